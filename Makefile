@@ -1,0 +1,51 @@
+# make demo       the whole pipeline in miniature, from images to report.html (minutes on two CPU cores)
+# make test       all tests
+# make lint       formatting and static checks
+# make redraw     all figures, tables and the report again from collected results; FIGURE=fid for one figure or table
+# make docs       the generated option reference
+# make requirements   pin what pyproject.toml asks for
+#
+# Each makes what it needs, the environment .venv included, and nothing twice. CORES=4 limits the cores.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+CORES ?= all
+CONFIG ?= config/mini.yaml
+FIGURE ?= fid losses rewards samples comparison convergence claims report
+VENV := .venv
+STAMP := $(VENV)/.installed
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+
+.PHONY: help environment demo test lint redraw docs requirements
+
+help:
+	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
+
+environment: $(STAMP)
+
+$(STAMP): requirements.txt pyproject.toml
+	@PYTHON="$(PYTHON)" VENV="$(VENV)" .ci/environment
+	@touch $@
+
+demo: $(STAMP)
+	snakemake --cores $(CORES) --configfile $(CONFIG)
+	@python -c "from vrpo.config import load_experiment; print('The report: ', load_experiment('$(CONFIG)').folder.resolve() / 'report.html')"
+
+test: $(STAMP)
+	OMP_NUM_THREADS=1 pytest -n logical --maxprocesses 4 --dist worksteal
+
+lint: $(STAMP)
+	ruff check
+	ruff format --check
+	snakefmt --check Snakefile workflow
+	snakemake --lint
+
+redraw: $(STAMP)
+	snakemake --cores $(CORES) --configfile $(CONFIG) --allowed-rules $(FIGURE) --forcerun $(FIGURE) -- $(FIGURE)
+
+docs: $(STAMP)
+	python -m vrpo docs
+
+requirements: $(STAMP)
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --all-extras pyproject.toml -o requirements.txt

@@ -1,0 +1,46 @@
+# The whole pipeline: images -> latents and features -> trained runs -> samples -> scores -> figures, tables, report.
+#
+#   snakemake --cores all                                        everything, for the default config/mini.yaml
+#   snakemake --cores all figures | tables | report              only those, with what they need
+#   snakemake --cores all fid | losses | rewards | samples | comparison | convergence | claims      one of them
+#   snakemake --cores all prepare | milestones                   data and networks; trained weights
+#   snakemake -n --configfile config/imagenet256.yaml --workflow-profile slurm                the paper, planned
+#
+# Options lie in config/*.yaml and are explained in docs/options.md; any can be set with --config, e.g. --config seeds='[0,1,2]'.
+
+if not workflow.overwrite_configfiles:
+
+    configfile: f"{workflow.basedir}/config/mini.yaml"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/prepare.smk"
+include: "workflow/rules/train.smk"
+include: "workflow/rules/sample.smk"
+include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/report.smk"
+
+
+report: "workflow/report/workflow.rst"
+
+
+rule all:
+    default_target: True
+    input:
+        rules.figures.input,
+        rules.tables.input,
+        rules.report.output,
+
+
+rule prepare:
+    input:
+        rules.images.output,
+        rules.encode_latents.output,
+        rules.reference.output,
+        expand(rules.encode_features.output, encoder=EXPERIMENT.encoders),
+        trained_networks(),
+
+
+rule milestones:
+    input:
+        milestones_of_runs(),

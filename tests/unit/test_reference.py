@@ -1,0 +1,127 @@
+"""The reference file: its numbers, its bytes, ADM's format, and what is refused."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from metrics_fixtures import OPTIONS, make_images, write_classifier, write_h5
+
+from vrpo.errors import UserError
+from vrpo.metrics.inception import load_extractor
+from vrpo.metrics.reference import compute_reference, load_reference, subset_indices
+
+COUNT = 400
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("reference")
+    write_h5(folder / "images.h5", make_images(COUNT), {"fingerprint": "f" * 64, "resolution": 32})
+    write_classifier(folder / "classifier.safetensors")
+    compute_reference(OPTIONS, folder / "images.h5", folder / "classifier.safetensors", folder / "reference.npz", "cpu")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def extractor(folder):
+    return load_extractor(OPTIONS, folder / "classifier.safetensors", "cpu")
+
+
+@pytest.fixture(scope="module")
+def features(extractor):
+    return extractor.features(torch.from_numpy(make_images(COUNT)).permute(0, 3, 1, 2))
+
+
+def adm_npz(path, features, images, **changes):
+    """A reference as ADM lays it out, of this network's features."""
+    pool, spatial = features.pool.double().numpy(), features.spatial.double().numpy()
+    arrays = {
+        "mu": pool.mean(0),
+        "sigma": np.cov(pool, rowvar=False),
+        "mu_s": spatial.mean(0),
+        "sigma_s": np.cov(spatial, rowvar=False),
+        "arr_0": images,
+    }
+    arrays = {name: array for name, array in {**arrays, **changes}.items() if array is not None}
+    np.savez(path, **arrays)
+    return path
+
+
+def test_statistics_are_numpys(folder, features):
+    with np.load(folder / "reference.npz") as file:
+        for name, rows in {"mu": features.pool, "mu_s": features.spatial}.items():
+            np.testing.assert_allclose(file[name], rows.double().mean(0), rtol=1e-5, atol=1e-7)
+        np.testing.assert_allclose(file["sigma"], np.cov(features.pool.double().numpy(), rowvar=False), rtol=1e-3, atol=1e-6)
+        np.testing.assert_allclose(file["sigma_s"], np.cov(features.spatial.double().numpy(), rowvar=False), rtol=1e-3, atol=1e-5)
+        np.testing.assert_allclose(file["pool"], features.pool[subset_indices(COUNT, 150)], rtol=1e-4, atol=1e-6)
+        description = json.loads(str(file["vrpo"]))
+    assert description["subset"] == {"images": 150, "of": COUNT, "seed": 0}
+    assert description["source"] == {"kind": "images", "fingerprint": "f" * 64}
+    assert (description["count"], description["resolution"]) == (COUNT, 32)
+
+
+def test_same_bytes_at_another_time(folder):
+    compute_reference(OPTIONS, folder / "images.h5", folder / "classifier.safetensors", folder / "again.npz", "cpu")
+    assert (folder / "again.npz").read_bytes() == (folder / "reference.npz").read_bytes()
+
+
+def test_subset():
+    assert list(subset_indices(5, 9)) == [0, 1, 2, 3, 4]
+    drawn = subset_indices(1000, 100)
+    assert len(np.unique(drawn)) == 100
+    assert (np.diff(drawn) > 0).all()
+
+
+def test_adm_file(folder, extractor, features, tmp_path):
+    """ADM's statistics are taken as they are; its images serve for precision and recall only."""
+    images = make_images(COUNT)[:120]
+    path = adm_npz(tmp_path / "adm.npz", features, images)
+    reference = load_reference(path, extractor, OPTIONS)
+    np.testing.assert_array_equal(reference.pool.mu, features.pool.double().numpy().mean(0))
+    np.testing.assert_array_equal(reference.spatial.sigma, np.cov(features.spatial.double().numpy(), rowvar=False))
+    torch.testing.assert_close(reference.features, features.pool[:120], rtol=1e-4, atol=1e-5)
+    assert reference.pool.count is None
+
+    options = OPTIONS.model_copy(update={"reference": str(path)})
+    compute_reference(options, folder / "images.h5", folder / "classifier.safetensors", tmp_path / "out.npz", "cpu")
+    stored = load_reference(tmp_path / "out.npz", extractor, options)
+    np.testing.assert_array_equal(stored.pool.sigma, reference.pool.sigma)
+    assert stored.description == reference.description
+
+
+def test_adm_file_with_faults(extractor, features, tmp_path):
+    images = make_images(20)
+    for changes, complaint in [
+        ({"mu_s": None, "sigma_s": None}, "missing: mu_s, sigma_s"),
+        ({"arr_0": None}, "no array `arr_0`"),
+        ({"mu": np.zeros(2048), "sigma": np.eye(2048)}, "this network has 16 such features"),
+        ({"arr_0": images.astype(np.float32)}, "images are float32"),
+    ]:
+        path = adm_npz(tmp_path / "adm.npz", features, images, **changes)
+        with pytest.raises(UserError, match=complaint):
+            load_reference(path, extractor, OPTIONS)
+
+
+def test_other_resolution_than_training(folder, features, tmp_path):
+    path = adm_npz(tmp_path / "adm.npz", features, make_images(20, side=64))
+    options = OPTIONS.model_copy(update={"reference": str(path)})
+    with pytest.raises(UserError, match="64 x 64.*32 x 32"):
+        compute_reference(options, folder / "images.h5", folder / "classifier.safetensors", tmp_path / "out.npz", "cpu")
+    assert not (tmp_path / "out.npz").exists()
+
+
+def test_other_weights_are_said_with_both_hashes(folder, tmp_path):
+    other = load_extractor(OPTIONS, write_classifier(tmp_path / "other.safetensors", seed=1), "cpu")
+    own = load_extractor(OPTIONS, folder / "classifier.safetensors", "cpu")
+    with pytest.raises(UserError, match=f"{own.sha256}.*{other.sha256}"):
+        load_reference(folder / "reference.npz", other, OPTIONS)
+
+
+def test_not_an_npz(extractor, tmp_path):
+    path = tmp_path / "reference.npz"
+    with pytest.raises(UserError, match="no such file"):
+        load_reference(path, extractor, OPTIONS)
+    path.write_bytes(b"PK\x03\x04 truncated")
+    with pytest.raises(UserError, match=r"not a \.npz, or truncated"):
+        load_reference(path, extractor, OPTIONS)

@@ -1,0 +1,96 @@
+"""The contract between the trainer and an alignment loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vrpo.models.projector import Projector
+
+Reduce = Callable[[Tensor], Tensor]
+
+
+@dataclass
+class AlignmentBatch:
+    """What one micro-batch of B rollouts offers to an alignment loss; groups lie side by side along B."""
+
+    hidden: Sequence[Tensor]
+    """Hidden tokens [B,N,W] after the blocks in `Alignment.hidden_after`, with gradient."""
+    tokens: dict[str, Tensor]
+    """Encoder tokens of the clean images [B,N,D] by encoder."""
+    noise_level: Tensor
+    """Noise level of each rollout [B], 0 clean to 1 noise."""
+    error: Tensor
+    """Denoising error mean (prediction - target)^2 of each rollout [B], with gradient."""
+    x0: Tensor
+    """Clean latents [B,C,H,W]."""
+    x0_hat: Callable[[], Tensor]
+    """The network's estimate of the clean latents [B,C,H,W], with gradient; computed when called."""
+    old_cosine: Tensor | None = None
+    """`ProjectedAlignment.cosine` [B] of the averaged network, without gradient, where `needs_old_policy`."""
+
+
+@dataclass
+class AlignmentResult:
+    """An alignment's loss, a mean over the micro-batch, and what is worth logging (scalars, no gradient)."""
+
+    loss: Tensor
+    metrics: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Alignment(nn.Module):
+    """Base of alignment losses, and the loss of plain training: zero.
+
+    A subclass sets the attributes below, and computes `forward`. Parameters (projectors) are trained and averaged
+    with the network; buffers are part of the training state.
+    """
+
+    hidden_after: tuple[int, ...] = ()
+    """Blocks (1-based) after which hidden tokens are taken."""
+    encoders: tuple[str, ...] = ()
+    """Encoders whose tokens are read."""
+    group_size: int = 1
+    """Rollouts in a group; the trainer keeps a group on one GPU, in one micro-batch, side by side."""
+    grouping: Literal["noise_level", "image"] = "noise_level"
+    """What the rollouts of a group share."""
+    needs_old_policy: bool = False
+    """Whether the averaged network's cosines are wanted."""
+
+    def forward(self, batch: AlignmentBatch) -> AlignmentResult:
+        """The loss of one micro-batch."""
+        return AlignmentResult(loss=batch.error.new_zeros(()))
+
+    def finish_step(self, all_reduce: Reduce, valid: Tensor) -> None:
+        """Called once per optimiser step on every rank, after the backward passes.
+
+        Args:
+            all_reduce: sums a tensor over ranks.
+            valid: 0-d bool, false when the step was skipped because something was not finite.
+        """
+
+
+class ProjectedAlignment(Alignment):
+    """Alignment of projected hidden tokens: one projector per encoder, cosines in fp32."""
+
+    def __init__(self, *, width: int, token_widths: dict[str, int], depth: int, projector_width: int) -> None:
+        """`token_widths`: channels D of each encoder's tokens; `width`: channels W of the hidden tokens."""
+        super().__init__()
+        self.hidden_after = (depth,)
+        self.encoders = tuple(token_widths)
+        self.projectors = nn.ModuleList(Projector(width, projector_width, size) for size in token_widths.values())
+
+    def cosine(self, hidden: Tensor, tokens: dict[str, Tensor]) -> Tensor:
+        """Mean cosine [B] over tokens and encoders between projected hidden tokens [B,N,W] and encoder tokens [B,N,D]."""
+        cosines = [cosine_similarity(projector(hidden), tokens[name]).mean(dim=1) for name, projector in zip(self.encoders, self.projectors, strict=True)]
+        return torch.stack(cosines).mean(dim=0)
+
+
+def cosine_similarity(a: Tensor, b: Tensor) -> Tensor:
+    """Cosine along the last axis, in fp32 whatever autocast says: in fp16 the norm overflows and ends in NaN (REPA, issue 46)."""
+    with torch.autocast(a.device.type, enabled=False):
+        return (F.normalize(a.float(), dim=-1) * F.normalize(b.float(), dim=-1)).sum(dim=-1)

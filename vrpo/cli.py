@@ -1,0 +1,288 @@
+"""`python -m vrpo STAGE ...`: one command a stage; the workflow's rules call these, and so can a person.
+
+Stages are imported when called, so that figures need no torch and `--help` is quick.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vrpo.errors import InterruptionError, UserError
+
+if TYPE_CHECKING:
+    import torch
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+
+Config = Annotated[Path, typer.Option("--config", help="resolved config of the stage (YAML)")]
+Output = Annotated[Path, typer.Option("--output", help="file to write")]
+Images = Annotated[Path, typer.Option("--images", help="images.h5")]
+Latents = Annotated[Path, typer.Option("--latents", help="latents.h5")]
+Weights = Annotated[Path | None, typer.Option("--weights", help="weights of a trained network; without it the pretrained ones that the config names")]
+Collected = Annotated[Path, typer.Option("--collected", help="folder of the collected results")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda")]
+Threads = Annotated[int, typer.Option("--threads", help="CPU threads; CPU results are bitwise reproducible for a fixed number", min=1)]
+
+
+def _device(name: str, threads: int) -> torch.device:
+    import torch
+
+    from vrpo.training.distributed import choose_device
+
+    torch.set_num_threads(threads)
+    return choose_device(name)
+
+
+def _pairs(option: str, values: list[str]) -> dict[str, Path]:
+    """`NAME=FILE` arguments as a mapping."""
+    pairs = dict(value.partition("=")[::2] for value in values)
+    if not all(pairs.values()):
+        raise UserError(f"{option}: {' '.join(values)} is not of the form NAME=FILE")
+    return {name: Path(path) for name, path in pairs.items()}
+
+
+@app.command("images")
+def images(config: Config, output: Output) -> None:
+    """Read the image source into one HDF5 file, centre-cropped to the resolution."""
+    from vrpo.config import load_resolved
+    from vrpo.config.options import DataOptions
+    from vrpo.prepare.images import write_images
+
+    write_images(load_resolved(DataOptions, config), output)
+
+
+@app.command("fit-tokenizer")
+def fit_tokenizer(config: Config, images: Images, output: Output, device: Device = "auto", threads: Threads = 1) -> None:
+    """Train the miniature's VAE."""
+    from vrpo.config import load_resolved
+    from vrpo.config.options import TokenizerOptions
+    from vrpo.prepare import tokenizer
+
+    tokenizer.fit_tokenizer(load_resolved(TokenizerOptions, config), images, output, _device(device, threads))
+
+
+@app.command("fit-classifier")
+def fit_classifier(
+    config: Config,
+    images: Images,
+    output: Output,
+    section: Annotated[str, typer.Option(help="`encoder`: --config is an encoder's; `trained`: it is the evaluation's")] = "encoder",
+    device: Device = "auto",
+    threads: Threads = 1,
+) -> None:
+    """Train the miniature's visual encoder or evaluation network, as a classifier."""
+    from vrpo.config import load_resolved
+    from vrpo.config.options import EncoderOptions, EvaluationOptions
+    from vrpo.prepare import classifier
+
+    options = load_resolved(EncoderOptions, config) if section == "encoder" else load_resolved(EvaluationOptions, config).trained
+    classifier.fit_classifier(options, images, output, _device(device, threads))
+
+
+@app.command("encode-latents")
+def encode_latents(config: Config, images: Images, output: Output, weights: Weights = None, device: Device = "auto", threads: Threads = 1) -> None:
+    """Encode all images into latent means and standard deviations."""
+    from vrpo.config import load_resolved
+    from vrpo.config.options import TokenizerOptions
+    from vrpo.prepare import latents
+
+    latents.encode_latents(load_resolved(TokenizerOptions, config), images, weights, output, _device(device, threads))
+
+
+@app.command("encode-features")
+def encode_features(
+    config: Config,
+    images: Images,
+    output: Output,
+    name: Annotated[str, typer.Option(help="the encoder's name")],
+    weights: Weights = None,
+    device: Device = "auto",
+    threads: Threads = 1,
+) -> None:
+    """Encode all images into the patch tokens of a visual encoder."""
+    from vrpo.config import load_resolved
+    from vrpo.config.options import EncoderOptions
+    from vrpo.prepare import features
+
+    features.encode_features(load_resolved(EncoderOptions, config), name, images, weights, output, _device(device, threads))
+
+
+@app.command("fit-critic")
+def fit_critic(
+    config: Config,
+    latents: Latents,
+    features: Annotated[Path, typer.Option(help="features of one encoder")],
+    output: Output,
+    device: Device = "auto",
+    threads: Threads = 1,
+) -> None:
+    """Distil the latent perceptual critic from cached features."""
+    from vrpo.config import load_resolved
+    from vrpo.config.options import CriticOptions
+    from vrpo.prepare import critic
+
+    critic.fit_critic(load_resolved(CriticOptions, config), latents, features, output, _device(device, threads))
+
+
+@app.command("train")
+def train(
+    config: Config,
+    latents: Latents,
+    output: Output,
+    milestone: Annotated[int, typer.Option(help="steps at which this job ends", min=1)],
+    features: Annotated[list[str] | None, typer.Option(help="ENCODER=FILE, once for each encoder of the alignment")] = None,
+    critic: Annotated[list[str] | None, typer.Option(help="ENCODER=FILE, once for each latent critic")] = None,
+    save_minutes: Annotated[float, typer.Option(help="minutes between saved states")] = 10.0,
+    max_minutes: Annotated[float | None, typer.Option(help="wall-time budget in minutes; then the state is saved and the exit status is 75")] = None,
+    log_every: Annotated[int, typer.Option(help="steps averaged in a row of train.csv", min=1)] = 100,
+    max_skipped: Annotated[int, typer.Option(help="non-finite steps in a row that are put up with", min=0)] = 10,
+    device: Device = "auto",
+    threads: Threads = 1,
+) -> None:
+    """Train a run to a milestone, going on from its state; under `torchrun`, on several GPUs."""
+    import torch
+
+    from vrpo.config import RunConfig, load_resolved
+    from vrpo.training.run import train as train_run
+
+    torch.set_num_threads(threads)
+    train_run(
+        load_resolved(RunConfig, config),
+        latents=latents,
+        features=_pairs("--features", features or []),
+        critics=_pairs("--critic", critic or []),
+        milestone=milestone,
+        output=output,
+        device=device,
+        save_minutes=save_minutes,
+        max_minutes=max_minutes,
+        log_every=log_every,
+        max_skipped=max_skipped,
+    )
+
+
+@app.command("sample")
+def sample(
+    config: Config,
+    milestone: Annotated[Path, typer.Option(help="weights of a run at a milestone")],
+    tokenizer_config: Annotated[Path, typer.Option(help="resolved config of the tokenizer")],
+    output: Output,
+    tokenizer_weights: Annotated[Path | None, typer.Option(help="weights of a trained tokenizer")] = None,
+    device: Device = "auto",
+    threads: Threads = 1,
+) -> None:
+    """Sample images from a milestone; one seed an image."""
+    from vrpo.config import load_resolved
+    from vrpo.config.options import SamplerOptions, TokenizerOptions
+    from vrpo.sampling.generate import sample_images
+
+    tokenizer = load_resolved(TokenizerOptions, tokenizer_config)
+    sample_images(load_resolved(SamplerOptions, config), milestone, tokenizer, tokenizer_weights, output, _device(device, threads))
+
+
+@app.command("reference")
+def reference(config: Config, images: Images, output: Output, weights: Weights = None, device: Device = "auto", threads: Threads = 1) -> None:
+    """Compute the reference statistics of the training images."""
+    from vrpo.config import load_resolved
+    from vrpo.config.options import EvaluationOptions
+    from vrpo.metrics.reference import compute_reference
+
+    compute_reference(load_resolved(EvaluationOptions, config), images, weights, output, _device(device, threads))
+
+
+@app.command("evaluate")
+def evaluate(
+    config: Config,
+    samples: Annotated[Path, typer.Option(help="sampled images: our HDF5, an .npz with `arr_0`, or a folder of PNG")],
+    reference: Annotated[Path, typer.Option(help="reference statistics (.npz, ours or ADM's)")],
+    output: Output,
+    weights: Weights = None,
+    device: Device = "auto",
+    threads: Threads = 1,
+) -> None:
+    """Score samples: FID, sFID, IS, precision, recall, with protocol and provenance."""
+    from vrpo.config import load_resolved
+    from vrpo.config.options import EvaluationOptions
+    from vrpo.metrics import evaluate as scoring
+
+    scoring.evaluate(load_resolved(EvaluationOptions, config), samples, reference, weights, output, _device(device, threads))
+
+
+@app.command("collect")
+def collect(
+    config: Annotated[list[Path], typer.Option(help="the experiment's config file; several are merged, later ones win")],
+    output_folder: Annotated[Path, typer.Option(help="folder of the collected results")],
+) -> None:
+    """Gather scores, training histories and sample grids: all that figures and tables read."""
+    from vrpo.config import load_experiment
+    from vrpo.reporting.collect import collect as collect_results
+
+    collect_results(load_experiment(*config), output_folder)
+
+
+@app.command("figure")
+def figure(name: Annotated[str, typer.Argument(help="which figure")], config: Config, collected: Collected, output: Output) -> None:
+    """Draw a figure from collected results (.pdf, .png and the .csv behind it)."""
+    from vrpo.config import load_resolved
+    from vrpo.config.options import ReportOptions
+    from vrpo.reporting.figures import draw
+
+    draw(name, load_resolved(ReportOptions, config), collected, output)
+
+
+@app.command("table")
+def table(name: Annotated[str, typer.Argument(help="which table")], config: Config, collected: Collected, output: Output) -> None:
+    """Write a table from collected results (.csv, .md and .tex)."""
+    from vrpo.config import load_resolved
+    from vrpo.config.options import ReportOptions
+    from vrpo.reporting.tables import write
+
+    write(name, load_resolved(ReportOptions, config), collected, output)
+
+
+@app.command("report")
+def report(config: Config, folder: Annotated[Path, typer.Option(help="results of the experiment")], output: Output) -> None:
+    """Write report.html: figures, tables and provenance in one file."""
+    from vrpo.config import load_resolved
+    from vrpo.config.options import ReportOptions
+    from vrpo.reporting.report import write_report
+
+    write_report(load_resolved(ReportOptions, config), folder, output)
+
+
+@app.command("cost")
+def cost(config: Annotated[list[Path], typer.Option(help="the experiment's config file")]) -> None:
+    """Compute the GPU hours and the disk that an experiment takes."""
+    from vrpo.config import load_experiment
+    from vrpo.reporting.cost import describe_cost
+
+    typer.echo(describe_cost(load_experiment(*config)))
+
+
+@app.command("docs")
+def docs(folder: Annotated[Path, typer.Option(help="folder of the generated files")] = Path("docs")) -> None:
+    """Generate the option reference and the JSON schema from the config classes."""
+    from vrpo.config.docs import write_docs
+
+    write_docs(folder)
+
+
+def main() -> None:
+    """Run a command; a `UserError` is printed as its line, with exit status 2, an interrupted training exits with 75."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    try:
+        app()
+    except UserError as error:
+        sys.exit(_fail(f"vrpo: error: {error}", 2))
+    except InterruptionError as error:
+        sys.exit(_fail(f"vrpo: {error}", 75))  # EX_TEMPFAIL: the same command goes on
+
+
+def _fail(message: str, status: int) -> int:
+    print(message, file=sys.stderr)
+    return status

@@ -1,0 +1,95 @@
+"""The option reference (docs/options.md) and the JSON schema (docs/options.schema.json), generated from the config classes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from vrpo.config.experiment import ExperimentConfig
+from vrpo.files import write_text_if_changed
+
+HEADER = """# Options
+
+Every option of a config file, generated from `vrpo/config` by `python -m vrpo docs`; `options.schema.json` is the same as a JSON schema, for editors.
+Options stand in YAML files (`config/mini.yaml`, `config/imagenet256.yaml`); any can be set on the command line, section by section:
+`snakemake --cores all --config seeds='[0, 1, 2]' training='{batch_size: 128}'`.
+"""
+
+
+def write_docs(folder: Path | str) -> list[Path]:
+    """Write `options.md` and `options.schema.json` into `folder`; returns those whose content changed."""
+    texts = {"options.md": option_reference(), "options.schema.json": schema_text()}
+    return [Path(folder) / name for name, text in texts.items() if write_text_if_changed(Path(folder) / name, text)]
+
+
+def schema_text() -> str:
+    """The JSON schema of a config file."""
+    return json.dumps(ExperimentConfig.model_json_schema(), indent=2) + "\n"
+
+
+def option_reference() -> str:
+    """Markdown: a section for each class of options, in the order in which a config file meets them."""
+    return "\n".join([HEADER, *(_section(model) for model in _classes(ExperimentConfig, []))])
+
+
+def _classes(model: type[BaseModel], seen: list[type[BaseModel]]) -> list[type[BaseModel]]:
+    if model not in seen:
+        seen.append(model)
+        for field in model.model_fields.values():
+            for inner in _models_in(field.annotation):
+                _classes(inner, seen)
+    return seen
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _models_in(argument)
+
+
+def _section(model: type[BaseModel]) -> str:
+    rows = ["| option | type | default | unit | |", "|---|---|---|---|---|"]
+    rows += [_row(name, field) for name, field in model.model_fields.items()]
+    return "\n".join([f"## {model.__name__}", "", (model.__doc__ or "").strip(), "", *rows, ""])
+
+
+def _row(name: str, field: FieldInfo) -> str:
+    extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+    cells = [f"`{name}`", _type_text(field.annotation), _default_text(field), str(extra.get("unit", "")), (field.description or "").replace("|", "\\|")]
+    return f"| {' | '.join(cells)} |"
+
+
+def _type_text(annotation: Any) -> str:
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _type_text(arguments[0])
+    if origin is Literal:
+        return ", ".join(f"`{value}`" for value in arguments)
+    if origin in (Union, UnionType):
+        return " or ".join("null" if argument is NoneType else _type_text(argument) for argument in arguments)
+    if origin is dict:
+        return f"mapping of names to {_type_text(arguments[1])}"
+    if origin is list:
+        return f"list of {_type_text(arguments[0])}"
+    if origin is tuple:
+        return f"[{', '.join(_type_text(argument) for argument in arguments)}]"
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return f"[{annotation.__name__}](#{annotation.__name__.lower()})"
+    return {int: "integer", float: "number", str: "text", bool: "true or false", Any: "any"}[annotation]
+
+
+def _default_text(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    default = field.get_default(call_default_factory=True, validated_data={})
+    if default is PydanticUndefined or isinstance(default, BaseModel):
+        return ""
+    return f"`{json.dumps(default)}`"

@@ -1,0 +1,84 @@
+"""Pydantic's complaints as one clear line each: the option's full name, what is wrong, and the nearest right name."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from types import NoneType, UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+
+from vrpo.errors import UserError
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def validate(model: type[Model], content: Mapping[str, Any], where: str) -> Model:
+    """Make `model` of `content`, which came from `where`.
+
+    Raises:
+        UserError: one line per mistake.
+    """
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        raise UserError("\n".join(f"{where}: {_explain(model, problem)}" for problem in error.errors())) from error
+
+
+def _explain(model: type[BaseModel], problem: Mapping[str, Any]) -> str:
+    if problem["type"] == "extra_forbidden":
+        *parents, wrong = problem["loc"]
+        names, known = _locate(model, parents)
+        close = difflib.get_close_matches(str(wrong), known, n=1, cutoff=0.5)
+        hint = f"did you mean `{close[0]}`?" if close else f"known here: {', '.join(known)}"
+        return f"unknown option `{wrong}`{f' in `{names}`' if names else ''}; {hint}"
+    name, _ = _locate(model, problem["loc"])
+    if problem["type"] == "missing":
+        return f"`{name}` is missing; it has no default"
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "value_error":
+        return f"{name}: {message}" if name else message
+    return f"{name}: {message[0].lower()}{message[1:]}, not {problem['input']!r}"
+
+
+def _locate(model: type[BaseModel], loc: tuple[Any, ...] | list[Any]) -> tuple[str, list[str]]:
+    """Follow pydantic's `loc` from `model`: the dotted name without union tags, and the options known at its end."""
+    here: Any = model
+    names: list[str] = []
+    for part in loc:
+        here = _unwrap(here)
+        if _is_options(here) and part in here.model_fields:
+            names.append(str(part))
+            here = here.model_fields[part].annotation
+        elif get_origin(here) is dict:
+            names.append(str(part))
+            here = get_args(here)[1]
+        elif get_origin(here) in (list, tuple):
+            names.append(str(part))
+            here = get_args(here)[0]
+        elif get_origin(here) in (Union, UnionType):
+            here = next((member for member in get_args(here) if part in _tags(member)), None)
+        else:
+            names.append(str(part))
+            here = None
+    here = _unwrap(here)
+    return ".".join(names), list(here.model_fields) if _is_options(here) else []
+
+
+def _unwrap(annotation: Any) -> Any:
+    """Without `Annotated` and without `| None`."""
+    if get_origin(annotation) is Annotated:
+        return _unwrap(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        members = [member for member in get_args(annotation) if member is not NoneType]
+        return _unwrap(members[0]) if len(members) == 1 else annotation
+    return annotation
+
+
+def _is_options(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def _tags(member: Any) -> tuple[Any, ...]:
+    return get_args(member.model_fields["kind"].annotation) if _is_options(member) and "kind" in member.model_fields else ()

@@ -1,0 +1,9 @@
+"""What ends a command without a traceback: bad input, which is the user's to mend, and interruption."""
+
+
+class UserError(Exception):
+    """Bad input, found before or during a stage: one line that says what is wrong, where, and how to mend it. Exit status 2."""
+
+
+class InterruptionError(Exception):
+    """A signal or the wall-time budget ended the work early, with its state saved; the same command goes on. Exit status 75."""

@@ -1,0 +1,74 @@
+"""`python -m vrpo.launch N STAGE ...`: run `python -m vrpo STAGE ...` on N GPUs that no other job of this machine holds.
+
+Snakemake's `gpu` resource counts jobs but does not say which device a job gets. Here each device has a lock file; the
+locks that this process takes stay with the stage, into which it turns, and the kernel drops them when the stage ends,
+however it ends. Inside a SLURM allocation, or without any GPU to choose from, the stage simply runs. More than one GPU is
+torchrun's business.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import getpass
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+
+def use_environment_of(python: str, checkout: Path | str) -> None:
+    """Let the processes that this one starts find `python`'s environment, activated or not, and the package in `checkout`."""
+    os.environ["PATH"] = os.pathsep.join([str(Path(python).parent), os.environ.get("PATH", os.defpath)])
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(checkout), os.environ.get("PYTHONPATH")]))
+
+
+def visible_devices() -> list[str]:
+    """The GPUs that may be used: those of CUDA_VISIBLE_DEVICES, or all of the machine."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is not None:
+        return [device.strip() for device in chosen.split(",") if device.strip()]
+    return sorted((path.name.removeprefix("nvidia") for path in Path("/dev").glob("nvidia[0-9]*")), key=int)
+
+
+def take_devices(devices: list[str], count: int, folder: Path) -> list[str]:
+    """Lock `count` of `devices` and return them, waiting until so many are free.
+
+    All are taken at once or none, so that two jobs never wait for each other's half. The locks outlive `exec`.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    while True:
+        taken: dict[str, int] = {}
+        for device in devices:
+            file = os.open(folder / f"{device.replace('/', '_')}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(file)
+                continue
+            taken[device] = file
+            if len(taken) == count:
+                for held in taken.values():
+                    os.set_inheritable(held, True)
+                return list(taken)
+        for file in taken.values():
+            os.close(file)
+        time.sleep(1 + os.getpid() % 7 / 10)
+
+
+def main() -> None:
+    """Take the devices and become the stage."""
+    count, stage = int(sys.argv[1]), ["-m", "vrpo", *sys.argv[2:]]
+    devices = visible_devices()
+    if count and devices and "SLURM_JOB_ID" not in os.environ:
+        if count > len(devices):
+            sys.exit(f"resources.gpus: the job asks for {count} GPUs, this machine offers {len(devices)}; set --config resources='{{gpus: {len(devices)}}}'")
+        folder = Path(tempfile.gettempdir()) / f"vrpo-gpus-{getpass.getuser()}"
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(take_devices(devices, count, folder))
+    if count > 1:
+        stage = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}", *stage]
+    os.execv(sys.executable, [sys.executable, *stage])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,188 @@
+"""Samples in, one JSON record out: every score from one pass, with the protocol and provenance that make it comparable."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from vrpo import __version__
+from vrpo.files import sha256, write_text
+from vrpo.metrics.confidence import fid_infinity, fid_interval, inception_score_interval
+from vrpo.metrics.features import FeatureSet, extract
+from vrpo.metrics.frechet import frechet_distance, frechet_distance_by_product
+from vrpo.metrics.inception import load_extractor
+from vrpo.metrics.inception_score import inception_score, permuted
+from vrpo.metrics.inputs import open_images
+from vrpo.metrics.kernel_distance import kernel_distance
+from vrpo.metrics.neighbours import precision_recall
+from vrpo.metrics.reference import Reference, load_reference, require_resolution
+from vrpo.metrics.statistics import Gaussian
+
+if TYPE_CHECKING:
+    from vrpo.config.options import EvaluationOptions
+
+PACKAGES = ("torch", "timm", "torch-fidelity", "numpy", "scipy")
+PERMUTATION_SEED = 0
+CHECK_TOLERANCE = 1e-3  # relative; the two ways of taking the trace agree to 1e-7 on sound covariances
+
+
+def evaluate(
+    options: EvaluationOptions,
+    samples: Path,
+    reference: Path,
+    weights: Path | None,
+    output: Path,
+    device: torch.device | str,
+    force_sfid: bool = False,
+) -> dict[str, Any]:
+    """Score `samples` against `reference` and write the record to `output`.
+
+    Args:
+        options: network, neighbours, precision of distances, chunk of the Inception score.
+        samples: .h5 with `images`, .npz with `arr_0`, or a folder of PNGs.
+        reference: .npz of `compute_reference`, or ADM's.
+        weights: of the evaluation network.
+        output: .json; equal inputs give equal bytes.
+        device: where the network runs.
+        force_sfid: give sFID also where there are fewer samples than spatial features.
+
+    Returns:
+        The record: `run`, `seed`, `step`, `sampler`, `scores`, `confidence`, `protocol`, `provenance`.
+
+    Raises:
+        UserError: an input is missing, of the wrong kind or resolution, or gives NaN features.
+    """
+    images = open_images(samples)
+    extractor = load_extractor(options, weights, device)
+    compared = load_reference(reference, extractor, options)
+    require_resolution(compared, images.resolution, str(samples), reference)
+    features = extract(extractor, images, options.batch_size, title="evaluate")
+    scores, confidence, protocol = measure(features, compared, options, device, force_sfid)
+    protocol["warnings"] = [*extractor.warnings, *protocol["warnings"]]
+    attributes = images.attributes
+    record = {
+        **{key: attributes.get(key) for key in ("run", "seed", "step", "sampler")},
+        "scores": scores,
+        "confidence": confidence,
+        "protocol": {**sampling_protocol(attributes), **protocol, "network": extractor.describe(), "resolution": images.resolution},
+        "provenance": {
+            "milestone_sha256": attributes.get("milestone_sha256"),
+            "network_sha256": extractor.sha256,
+            "reference_sha256": sha256(reference),
+            "samples_sha256": images.digest(),
+            "tokenizer": attributes.get("tokenizer"),
+            "versions": versions(),
+            "sampling_versions": attributes.get("versions"),
+        },
+    }
+    write_text(output, json.dumps(record, indent=2, sort_keys=True, allow_nan=False) + "\n")
+    return record
+
+
+def measure(
+    features: FeatureSet, reference: Reference, options: EvaluationOptions, device: torch.device | str, force_sfid: bool = False
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """All scores of `features` against `reference`, their confidence, and how they were taken."""
+    count = len(features.pool)
+    warnings: list[str] = []
+    fitted = features.pool_statistics.gaussian()
+    score = inception_score(features.logits, options.split_size, PERMUTATION_SEED)
+    warnings.extend(score.warnings)
+    neighbours = precision_recall(reference.features, features.pool, options.neighbours, options.distances, device)
+    kid = kernel_distance(reference.features, features.pool)
+    scores = {
+        "fid": _frechet("fid", fitted, reference.pool, warnings),
+        "sfid": _spatial(features, reference, warnings, force_sfid),
+        "is": score.value,
+        "precision": neighbours.precision,
+        "recall": neighbours.recall,
+        "kid": kid.value,
+    }
+    ordered = permuted(features.logits, PERMUTATION_SEED)
+    confidence = {
+        "fid": fid_interval(features.pool, fitted, reference.pool),
+        "fid_infinity": fid_infinity(features.pool, reference.pool),
+        "is": inception_score_interval(ordered, score.split_size, score.value),
+        "kid": {"std_between_subsets": kid.std},
+    }
+    protocol = {
+        "images": count,
+        "dims": {"pool": fitted.dim, "logits": features.logits.shape[1], "spatial": features.spatial_statistics.dim if features.spatial_statistics else None},
+        "reference": {key: reference.description[key] for key in ("source", "count", "subset", "resolution")},
+        "inception_score": {
+            "splits": score.splits,
+            "split_size": score.split_size,
+            "used": score.used,
+            "permutation_seed": score.permutation_seed,
+            "std": score.std,
+        },
+        "precision_recall": {"neighbours": options.neighbours, "distances": options.distances, "reference_images": len(reference.features), "images": count},
+        "kid": {"subsets": kid.subsets, "subset_size": kid.subset_size, "seed": kid.seed},
+        "warnings": warnings,
+    }
+    return scores, confidence, protocol
+
+
+def sampling_protocol(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """How the samples were made, as far as their file says (null where it does not): every one of these moves the FID."""
+    sampler = attributes.get("sampler") or {}
+    guidance = sampler.get("guidance") or {}
+    tokenizer = attributes.get("tokenizer") or {}
+    return {
+        "sampler": sampler.get("kind"),
+        "steps": sampler.get("steps"),
+        "labels": sampler.get("labels"),
+        "rounding": sampler.get("rounding"),
+        "sampling_seed": sampler.get("seed"),
+        "guidance": {"scale": guidance.get("scale"), "interval": guidance.get("interval"), "channels": guidance.get("channels")},
+        "decoder": tokenizer.get("weights"),
+    }
+
+
+def summary(record: Mapping[str, Any]) -> str:
+    """One line for people."""
+    scores, protocol = record["scores"], record["protocol"]
+    shown = {"fid": "FID", "sfid": "sFID", "is": "IS", "precision": "precision", "recall": "recall", "kid": "KID"}
+    parts = [f"{name} {'not given' if scores[key] is None else format(scores[key], '.4g')}" for key, name in shown.items()]
+    network = protocol["network"]
+    line = f"{', '.join(parts)} ({protocol['images']:,} images, {network.get('network') or network.get('architecture')})"
+    return f"{line}; {len(protocol['warnings'])} warnings in the record" if protocol["warnings"] else line
+
+
+def versions() -> dict[str, str | None]:
+    """Versions of what computes the scores; null for a package that is not installed."""
+    found: dict[str, str | None] = {"vrpo": __version__}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = None
+    return found
+
+
+def _frechet(name: str, fitted: Gaussian, reference: Gaussian, warnings: list[str]) -> float:
+    for what, gaussian in (("samples", fitted), ("reference images", reference)):
+        if gaussian.rank_deficient:
+            warnings.append(f"{name}: {gaussian.count:,} {what} for {gaussian.dim:,} features, the covariance is of deficient rank and the score biased high")
+    distance = frechet_distance(fitted, reference)
+    check = frechet_distance_by_product(fitted, reference)
+    if abs(distance - check) > CHECK_TOLERANCE * max(abs(distance), 1e-3):
+        warnings.append(f"{name}: the two ways of taking the trace differ, {distance:.6g} and {check:.6g}; the statistics are ill-conditioned")
+    return distance
+
+
+def _spatial(features: FeatureSet, reference: Reference, warnings: list[str], force: bool) -> float | None:
+    if features.spatial_statistics is None or reference.spatial is None:
+        warnings.append("sfid: not given, the network or the reference has no spatial features")
+        return None
+    fitted = features.spatial_statistics.gaussian()
+    short = [what for what, gaussian in (("samples", fitted), ("reference images", reference.spatial)) if gaussian.rank_deficient]
+    if short and not force:
+        warnings.append(f"sfid: not given, no more {' and '.join(short)} than its {fitted.dim:,} features; take more, or force it")
+        return None
+    return _frechet("sfid", fitted, reference.spatial, warnings)

@@ -1,0 +1,130 @@
+"""The feature networks of the scores: Inception-v3 as ADM's evaluator uses it, and the choice between it and the miniature's own.
+
+Inception is torch-fidelity's port of the TensorFlow graph (0.4.0), of which only the network is used. In one forward pass:
+
+- pool: `pool_3`, 2,048 features (FID, precision, recall, KID);
+- logits: pool times the classifier's weight, without its bias (Inception score);
+- spatial: the first 7 channels of `mixed_6/conv`, which is `Mixed_6d.branch1x1` after batch norm and ReLU, as NHWC: 17 x 17 x 7 = 2,023 (sFID).
+"""
+
+from __future__ import annotations
+
+import io
+import urllib.error
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from vrpo.errors import UserError
+from vrpo.files import sha256
+from vrpo.metrics.exact import full_precision
+from vrpo.metrics.features import Extractor, Features
+from vrpo.metrics.trained import TrainedExtractor
+
+if TYPE_CHECKING:
+    from vrpo.config.options import EvaluationOptions
+
+URL = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
+SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"  # of the file at URL; also of pytorch-fid's pt_inception-2015-12-05-6726825d.pth
+SPATIAL_CHANNELS = 7
+
+
+def load_extractor(options: EvaluationOptions, weights: Path | None, device: torch.device | str) -> Extractor:
+    """The evaluation network of `options`, frozen, on `device`.
+
+    Args:
+        options: which network.
+        weights: its file; None: `options.inception_weights`, or the download's place, for Inception; the pretrained weights by name for a timm network.
+        device: where it runs.
+
+    Raises:
+        UserError: the weights are missing (the message says what to fetch and where to put it), unreadable or of another network.
+    """
+    if options.network == "inception":
+        given = weights or (Path(options.inception_weights) if options.inception_weights else None)
+        return InceptionExtractor(find_weights(given), device)
+    return TrainedExtractor(options.trained, weights, device)
+
+
+class InceptionExtractor:
+    """Inception-v3 with the weights at a path (torch-fidelity's or pytorch-fid's flat state dict, or the same as safetensors)."""
+
+    def __init__(self, weights: Path, device: torch.device | str) -> None:
+        self.sha256 = sha256(weights)
+        self.warnings: list[str] = []
+        if self.sha256 != SHA256:
+            self.warnings.append(
+                f"inception: {weights.name} has SHA-256 {self.sha256}, the weights of published scores have {SHA256}; do not compare the scores with those"
+            )
+        self._device = torch.device(device)
+        self._network = _build(weights).to(self._device)
+        self._spatial: list[Tensor] = []
+        self._network.Mixed_6d.branch1x1.register_forward_hook(self._keep_spatial)
+
+    def _keep_spatial(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        channels_last = output[:, :SPATIAL_CHANNELS].permute(0, 2, 3, 1)  # [B, 17, 17, 7]
+        self._spatial.append(channels_last.flatten(1))
+
+    def features(self, images: Tensor) -> Features:
+        """Features of uint8 `images` [B, 3, H, W]; they are resized to 299 as TensorFlow 1 does."""
+        self._spatial.clear()
+        with torch.inference_mode(), full_precision():
+            pool, logits = self._network(images.to(self._device))
+        return Features(pool.cpu(), logits.cpu(), self._spatial.pop().cpu())
+
+    def describe(self) -> dict[str, Any]:
+        """What the network is."""
+        return {"network": "inception-v3-2015-12-05", "sha256": self.sha256}
+
+
+def find_weights(given: Path | None) -> Path:
+    """The file of Inception's weights: `given`, or torch's download folder, filled if there is a network.
+
+    Raises:
+        UserError: it is not there and cannot be fetched.
+    """
+    if given is not None:
+        if not given.is_file():
+            raise UserError(f"evaluation.inception_weights: {given} does not exist; fetch {URL} and put it there")
+        return given
+    place = Path(torch.hub.get_dir()) / "checkpoints" / URL.rsplit("/", 1)[1]
+    if not place.is_file():
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(URL, str(place), hash_prefix=SHA256)
+        except (urllib.error.URLError, OSError, RuntimeError) as error:
+            raise UserError(
+                f"evaluation.inception_weights: not given, and the download failed ({error}); fetch {URL} elsewhere and put it at {place}, or give its path"
+            ) from error
+    return place
+
+
+def _build(weights: Path) -> nn.Module:
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    state = _read_state(weights)
+    # torch-fidelity unpickles without limits; it gets a copy of what was read with them
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    buffer.seek(0)
+    with torch.random.fork_rng(devices=[]):  # the constructor draws weights before it loads them
+        try:
+            return FeatureExtractorInceptionV3("inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=buffer)
+        except (RuntimeError, AttributeError) as error:
+            what = " ".join(str(error).split())
+            raise UserError(f"{weights}: not the weights of this Inception ({what[:300]}); fetch {URL}") from error
+
+
+def _read_state(weights: Path) -> dict[str, Tensor]:
+    try:
+        state = load_file(weights) if weights.suffix == ".safetensors" else torch.load(weights, map_location="cpu", weights_only=True)
+    except (SafetensorError, UnpicklingError, RuntimeError, ValueError, OSError, EOFError) as error:
+        raise UserError(f"{weights}: not a file of weights, or truncated ({' '.join(str(error).split())[:200]}); fetch {URL}") from error
+    if not isinstance(state, dict):
+        raise UserError(f"{weights}: holds a {type(state).__name__}, not a state dict; fetch {URL}")
+    return state

@@ -1,0 +1,190 @@
+"""Images to be scored: this pipeline's HDF5, ADM's .npz (`arr_0`), or a folder of PNGs. All read in one pass, a batch at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import zipfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+import numpy as np
+from PIL import Image
+
+from vrpo.data.arrays import Arrays
+from vrpo.errors import UserError
+from vrpo.files import sha256
+
+LOSSY = {".jpg", ".jpeg", ".webp"}
+
+
+class Images(Protocol):
+    """A set of square RGB images."""
+
+    path: Path
+    count: int
+    resolution: int
+    attributes: dict[str, Any]
+
+    def batches(self, size: int) -> Iterator[np.ndarray]:
+        """Consecutive uint8 batches [B, H, W, 3], the last one shorter."""
+        ...
+
+    def digest(self) -> str:
+        """Hex SHA-256 of the file's (or of all files') bytes."""
+        ...
+
+
+def open_images(path: Path | str) -> Images:
+    """Images at `path`: `.h5` with `images`, `.npz` with `arr_0`, or a folder of PNGs.
+
+    Raises:
+        UserError: it is missing or none of these, is not uint8 RGB, or sizes are mixed or not square.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return PngFolder(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file or folder; give samples as .h5, .npz or a folder of PNGs")
+    return NpzImages(path) if path.suffix == ".npz" else StoredImages(path)
+
+
+class StoredImages:
+    """`images` of one of this pipeline's HDF5 files, memory-mapped."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        arrays = Arrays(path)
+        self._images = arrays["images"]
+        self.attributes = arrays.attributes
+        self.count, self.resolution = _checked(path, self._images.shape, self._images.dtype)
+
+    def batches(self, size: int) -> Iterator[np.ndarray]:
+        """Consecutive uint8 batches [B, H, W, 3]."""
+        return (np.asarray(self._images[start : start + size]) for start in range(0, self.count, size))
+
+    def digest(self) -> str:
+        """SHA-256 of the file."""
+        return sha256(self.path)
+
+
+class NpzImages:
+    """`arr_0` of a .npz, streamed: ADM's 50,000 images of 256 x 256 are 10 GB."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.attributes: dict[str, Any] = {}
+        with _npy_stream(path, "arr_0") as (_, shape, dtype):
+            self.count, self.resolution = _checked(path, shape, dtype)
+
+    def batches(self, size: int) -> Iterator[np.ndarray]:
+        """Consecutive uint8 batches [B, H, W, 3]."""
+        row = self.resolution * self.resolution * 3
+        with _npy_stream(self.path, "arr_0") as (stream, shape, _):
+            for start in range(0, self.count, size):
+                length = min(size, self.count - start)
+                data = stream.read(length * row)
+                if len(data) != length * row:
+                    raise UserError(
+                        f"{self.path}: `arr_0` ends after {start + len(data) // row:,} of {self.count:,} images; the file is truncated, fetch it again"
+                    )
+                yield np.frombuffer(data, np.uint8).reshape(length, *shape[1:])
+
+    def digest(self) -> str:
+        """SHA-256 of the file."""
+        return sha256(self.path)
+
+
+class PngFolder:
+    """All PNGs below a folder, sorted by path."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.attributes: dict[str, Any] = {}
+        self._files = sorted(file for file in path.rglob("*") if file.suffix.lower() == ".png")
+        if not self._files:
+            lossy = next((file for file in path.rglob("*") if file.suffix.lower() in LOSSY), None)
+            hint = f"it holds {lossy.name}, but lossy compression changes every score; save samples as PNG" if lossy else "give the folder of the samples"
+            raise UserError(f"{path}: no PNG in it; {hint}")
+        self.count = len(self._files)
+        self.resolution = _checked(self._files[0], (1, *_decoded(self._files[0]).shape), np.dtype(np.uint8))[1]
+
+    def batches(self, size: int) -> Iterator[np.ndarray]:
+        """Consecutive uint8 batches [B, H, W, 3]."""
+        with ThreadPoolExecutor(max_workers=8) as pool:
+            for start in range(0, self.count, size):
+                files = self._files[start : start + size]
+                images = list(pool.map(_decoded, files))
+                for file, image in zip(files, images, strict=True):
+                    if image.shape != (self.resolution, self.resolution, 3):
+                        raise UserError(
+                            f"{file}: {image.shape[1]} x {image.shape[0]} pixels, while {self._files[0].name} has {self.resolution} x {self.resolution}; "
+                            "all images must have one size"
+                        )
+                yield np.stack(images)
+
+    def digest(self) -> str:
+        """SHA-256 over the names and hashes of all files."""
+        lines = (f"{file.relative_to(self.path).as_posix()} {sha256(file)}\n" for file in self._files)
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def read_npz(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """Those of the arrays `names` that the .npz at `path` holds.
+
+    Raises:
+        UserError: it is no .npz, or truncated.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in names if name in file}
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file") from error
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path}: not a .npz, or truncated ({error}); fetch or compute it again") from error
+
+
+@contextlib.contextmanager
+def _npy_stream(path: Path, name: str) -> Iterator[tuple[IO[bytes], tuple[int, ...], np.dtype]]:
+    try:
+        archive = zipfile.ZipFile(path)
+    except (OSError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path}: not a .npz, or truncated ({error}); fetch it again") from error
+    with archive:
+        if f"{name}.npy" not in archive.namelist():
+            held = ", ".join(entry.removesuffix(".npy") for entry in archive.namelist())
+            raise UserError(f"{path}: holds no array `{name}`, only {held}; samples are uint8 [N, H, W, 3] under `{name}`")
+        with archive.open(f"{name}.npy") as stream:
+            try:
+                version = np.lib.format.read_magic(stream)
+                read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+                shape, fortran, dtype = read_header(stream)
+            except ValueError as error:
+                raise UserError(f"{path}: `{name}` is not a NumPy array ({error}); write it with numpy.savez") from error
+            if fortran:
+                raise UserError(f"{path}: `{name}` is in Fortran order; write it again with numpy.ascontiguousarray")
+            yield stream, shape, dtype
+
+
+def _decoded(file: Path) -> np.ndarray:
+    """One PNG as uint8 [H, W, 3]."""
+    try:
+        with Image.open(file) as image:
+            if image.mode not in ("RGB", "L", "P"):
+                raise UserError(f"{file}: mode {image.mode}; samples are 8-bit RGB, save them so")
+            return np.asarray(image.convert("RGB"))
+    except (OSError, SyntaxError) as error:
+        raise UserError(f"{file}: cannot be decoded ({error}); delete or replace it") from error
+
+
+def _checked(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> tuple[int, int]:
+    """Count and side of images of this shape and type."""
+    if dtype != np.uint8:
+        raise UserError(f"{path}: images are {dtype}, scores need uint8 in 0..255; convert them as the protocol says (round or truncate)")
+    if len(shape) != 4 or shape[3] != 3 or shape[0] < 1:
+        raise UserError(f"{path}: images have shape {list(shape)}, not [N, H, W, 3] with N >= 1")
+    if shape[1] != shape[2]:
+        raise UserError(f"{path}: images are {shape[2]} x {shape[1]} pixels; scores are defined on square ones")
+    return shape[0], shape[1]

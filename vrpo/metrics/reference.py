@@ -1,0 +1,160 @@
+"""What samples are compared with: Gaussians of the training images' features, and features of some images for precision, recall and KID.
+
+Made from the training images, or read from ADM's reference .npz (`mu`, `sigma`, `mu_s`, `sigma_s` of the whole data set, and 10,000 images
+`arr_0`, which serve for precision and recall only: FID from those would be another number).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vrpo.data.arrays import Arrays
+from vrpo.errors import UserError
+from vrpo.metrics.export import write_npz
+from vrpo.metrics.features import Extractor, extract
+from vrpo.metrics.inception import load_extractor
+from vrpo.metrics.inputs import open_images, read_npz
+from vrpo.metrics.statistics import Gaussian
+from vrpo.seeds import numpy_generator
+
+if TYPE_CHECKING:
+    from vrpo.config.options import EvaluationOptions
+
+ADM_STATISTICS = ("mu", "sigma", "mu_s", "sigma_s")
+SUBSET_SEED = 0
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A reference: Gaussians of pooled and spatial features, pooled features [R, D] of the images for precision and recall, and where they come from."""
+
+    pool: Gaussian
+    spatial: Gaussian | None
+    features: Tensor
+    description: dict[str, Any]  # network, source, resolution, count, subset
+
+
+def compute_reference(options: EvaluationOptions, images: Path, weights: Path | None, output: Path, device: torch.device | str) -> None:
+    """Write the reference .npz: `mu` [D], `sigma` [D, D], `mu_s` [S], `sigma_s` [S, S], `pool` [R, D], and a JSON description under `vrpo`.
+
+    From the training `images` (images.h5), or, where `options.reference` names one, from ADM's .npz.
+
+    Raises:
+        UserError: weights, images or ADM's file are missing or unfit, or of different resolutions.
+    """
+    extractor = load_extractor(options, weights, device)
+    if options.reference:
+        reference = reference_from_adm(Path(options.reference), extractor, options)
+        _, side, *_ = Arrays(images).shape("images")
+        require_resolution(reference, side, f"{images} (the training images)", options.reference)
+    else:
+        reference = reference_from_images(images, extractor, options)
+    save_reference(reference, output)
+
+
+def reference_from_images(images: Path, extractor: Extractor, options: EvaluationOptions) -> Reference:
+    """Statistics of all images at `images`, and features of `options.reference_images` of them, drawn with seed 0."""
+    source = open_images(images)
+    subset = subset_indices(source.count, options.reference_images)
+    features = extract(extractor, source, options.batch_size, keep=subset, title="reference")
+    spatial = features.spatial_statistics.gaussian() if features.spatial_statistics else None
+    origin = {"kind": "images", "fingerprint": source.attributes.get("fingerprint") or source.digest()}
+    return Reference(
+        features.pool_statistics.gaussian(), spatial, features.pool, _description(extractor, origin, source.resolution, source.count, len(subset), source.count)
+    )
+
+
+def reference_from_adm(path: Path, extractor: Extractor, options: EvaluationOptions) -> Reference:
+    """ADM's statistics from its .npz, and features of its images `arr_0` through `extractor`.
+
+    Raises:
+        UserError: arrays are missing, or the statistics are not of this network's features.
+    """
+    arrays = read_npz(path, ADM_STATISTICS)
+    missing = [name for name in ADM_STATISTICS if name not in arrays]
+    if missing:
+        raise UserError(f"{path}: a reference needs the arrays {', '.join(ADM_STATISTICS)} and arr_0; missing: {', '.join(missing)}; fetch ADM's VIRTUAL_*.npz")
+    images = open_images(path)
+    subset = subset_indices(images.count, options.reference_images)
+    features = extract(extractor, images, options.batch_size, keep=subset, title="reference")
+    gaussians = {"pool": (arrays["mu"], arrays["sigma"]), "spatial": (arrays["mu_s"], arrays["sigma_s"])}
+    dims = {"pool": features.pool_statistics.dim, "spatial": features.spatial_statistics.dim if features.spatial_statistics else 0}
+    for name, (mu, sigma) in gaussians.items():
+        if mu.shape != (dims[name],) or sigma.shape != (dims[name], dims[name]):
+            raise UserError(
+                f"{path}: its {name} statistics have shapes {list(mu.shape)} and {list(sigma.shape)}, this network has {dims[name]} such features; "
+                "ADM's references go with `evaluation.network: inception`"
+            )
+    fitted = {name: Gaussian(_float64(mu), _float64(sigma)) for name, (mu, sigma) in gaussians.items()}
+    origin = {"kind": "adm", "sha256": images.digest()}
+    return Reference(fitted["pool"], fitted["spatial"], features.pool, _description(extractor, origin, images.resolution, None, len(subset), images.count))
+
+
+def save_reference(reference: Reference, output: Path) -> None:
+    """Write `reference` as .npz; equal content gives equal bytes."""
+    arrays = {
+        "mu": reference.pool.mu.numpy(),
+        "sigma": reference.pool.sigma.numpy(),
+        "pool": reference.features.numpy(),
+        "vrpo": np.array(json.dumps(reference.description, sort_keys=True)),
+    }
+    if reference.spatial is not None:
+        arrays |= {"mu_s": reference.spatial.mu.numpy(), "sigma_s": reference.spatial.sigma.numpy()}
+    write_npz(output, arrays)
+
+
+def load_reference(path: Path, extractor: Extractor, options: EvaluationOptions) -> Reference:
+    """The reference at `path`, one of `save_reference` or ADM's.
+
+    Raises:
+        UserError: arrays are missing, or it was computed with another network.
+    """
+    arrays = read_npz(path, (*ADM_STATISTICS, "pool", "vrpo"))
+    if "vrpo" not in arrays:
+        return reference_from_adm(path, extractor, options)
+    missing = [name for name in ("mu", "sigma", "pool") if name not in arrays]
+    if missing:
+        raise UserError(f"{path}: lacks the arrays {', '.join(missing)}; compute the reference again")
+    description = json.loads(str(arrays["vrpo"]))
+    if description["network"] != extractor.describe():
+        raise UserError(
+            f"{path}: was computed with {_named(description['network'])}, the samples would be with {_named(extractor.describe())}; "
+            "compute it again (`python -m vrpo reference`) or give those weights"
+        )
+    count = description["count"]
+    spatial = Gaussian(_float64(arrays["mu_s"]), _float64(arrays["sigma_s"]), count) if "mu_s" in arrays and "sigma_s" in arrays else None
+    return Reference(Gaussian(_float64(arrays["mu"]), _float64(arrays["sigma"]), count), spatial, torch.from_numpy(arrays["pool"]), description)
+
+
+def require_resolution(reference: Reference, resolution: int, what: str, where: Path | str) -> None:
+    """Raise `UserError` unless `reference`, which lies at `where`, is of images of `resolution`."""
+    side = reference.description["resolution"]
+    if side != resolution:
+        raise UserError(f"{where}: its images are {side} x {side}, those of {what} {resolution} x {resolution}; give the reference of that resolution")
+
+
+def subset_indices(count: int, wanted: int) -> np.ndarray:
+    """Ascending indices of `wanted` of `count` images (all, if there are fewer), always the same ones."""
+    if wanted >= count:
+        return np.arange(count)
+    return np.sort(numpy_generator("reference-images", SUBSET_SEED).permutation(count)[:wanted])
+
+
+def _description(extractor: Extractor, origin: dict[str, Any], resolution: int, count: int | None, subset: int, available: int) -> dict[str, Any]:
+    drawn = {"images": subset, "of": available, "seed": SUBSET_SEED if subset < available else None}
+    return {"network": extractor.describe(), "source": origin, "resolution": resolution, "count": count, "subset": drawn}
+
+
+def _named(network: dict[str, Any]) -> str:
+    return f"{network.get('network') or network.get('architecture')} of SHA-256 {network.get('sha256')}"
+
+
+def _float64(array: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.asarray(array, dtype=np.float64))

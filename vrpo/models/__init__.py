@@ -1,0 +1,1 @@
+"""Networks: the transformer, its projector, and the frozen ones beside it."""

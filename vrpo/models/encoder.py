@@ -1,0 +1,186 @@
+"""Networks of timm: the visual encoder whose patch tokens are the alignment targets, and classifiers of the miniature."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import timm
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vrpo.errors import UserError
+from vrpo.models.checkpoints import load_into, read_network
+from vrpo.models.digest import state_sha256
+
+if TYPE_CHECKING:
+    from vrpo.config.options import EncoderOptions, NetworkOptions
+
+
+class NetworkInput(nn.Module):
+    """Images uint8 `[B, 3, H, W]` to what a timm network was trained on: resized (bicubic, antialiased) to `size` and normalised by its own mean and std.
+
+    REPA normalises before it resizes and does not antialias; the values differ by rounding when the image grows, as from 256 to 224 by little.
+    """
+
+    def __init__(self, size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.size = size
+        self.mean = tuple(mean)
+        self.std = tuple(std)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Input `[B, 3, size, size]` float32 of `images` uint8 `[B, 3, H, W]`."""
+        x = images.float() / 255
+        if x.shape[-2:] != (self.size, self.size):
+            x = F.interpolate(x, (self.size, self.size), mode="bicubic", antialias=True)
+        mean, std = (x.new_tensor(values).view(1, 3, 1, 1) for values in (self.mean, self.std))
+        return (x - mean) / std
+
+
+class VisualEncoder(nn.Module):
+    """A frozen timm network that gives patch tokens.
+
+    Args:
+        network: with `forward_features` giving `[B, prefix + T, D]` after the final norm.
+        image_size: side of the image fed to it, in pixels.
+    """
+
+    def __init__(self, network: nn.Module, image_size: int) -> None:
+        super().__init__()
+        self.network = network
+        self.input = NetworkInput(image_size, *normalisation(network))
+        self.prefix = int(getattr(network, "num_prefix_tokens", 0))
+        self.sha256 = state_sha256(network)
+
+    def tokens(self, images: Tensor) -> Tensor:
+        """Patch tokens `[B, T, D]` float32 of `images` uint8 `[B, 3, H, W]`, without class and register tokens, after the final norm.
+
+        Raises:
+            UserError: the network gives no row of tokens.
+        """
+        tokens = self.network.forward_features(self.input(images))
+        if tokens.ndim != 3:
+            raise UserError(
+                f"encoders: {type(self.network).__name__} gives features {tuple(tokens.shape)}, no patch tokens; choose a vision transformer of timm"
+            )
+        return tokens[:, self.prefix :].float()  # (B, T, D)
+
+    forward = tokens
+
+
+def create_network(options: NetworkOptions, num_classes: int, **extra: Any) -> nn.Module:
+    """timm's network for inputs of `options.image_size`; weights are drawn from the global generator unless `extra` says `pretrained`.
+
+    Networks of a fixed input size (vision transformers) get it, so that timm resamples pretrained position embeddings to its grid.
+
+    Raises:
+        UserError: no such architecture, unknown arguments, or an image size that the patches do not divide.
+    """
+    config = _pretrained_config(options.architecture)
+    if config is None or (extra.get("pretrained") and not (config.has_weights or "pretrained_cfg_overlay" in extra)):
+        names = timm.list_pretrained() if extra.get("pretrained") else timm.list_models()
+        close = difflib.get_close_matches(options.architecture, names, n=1, cutoff=0.3)
+        what = "network" if config is None else "pretrained weights for"
+        raise UserError(f"architecture: timm has no {what} `{options.architecture}`; {f'did you mean `{close[0]}`?' if close else 'see `timm.list_models()`'}")
+    sized = {"img_size": options.image_size} if config.fixed_input_size else {}
+    try:
+        network = timm.create_model(options.architecture, num_classes=num_classes, **{**sized, **options.arguments}, **extra)
+    except (TypeError, AssertionError) as error:
+        raise UserError(f"arguments: timm cannot build `{options.architecture}` with {options.arguments} ({error}); mend `arguments`") from error
+    patch = getattr(getattr(network, "patch_embed", None), "patch_size", (1, 1))
+    if options.image_size % patch[0] or options.image_size % patch[1]:
+        fitting = options.image_size // patch[0] * patch[0]
+        raise UserError(f"image_size: {options.image_size} is no multiple of the patch {patch[0]} of `{options.architecture}`; {fitting or patch[0]} would fit")
+    return network
+
+
+def normalisation(network: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and std per channel, for values in [0, 1], that timm states for the network."""
+    return tuple(network.pretrained_cfg["mean"]), tuple(network.pretrained_cfg["std"])
+
+
+def load_encoder(options: EncoderOptions, weights: Path | str | None, device: torch.device | str) -> VisualEncoder:
+    """The visual encoder of `options`, frozen, in evaluation mode and fp32.
+
+    Args:
+        options: `weights: timm` loads by name, `trained` the file `weights`, anything else is a local .safetensors file in timm's naming.
+        weights: file of `fit_classifier`, or None.
+        device: where to put it.
+
+    Raises:
+        UserError: weights are missing, damaged or of another architecture; says what to fetch.
+    """
+    if options.weights == "trained":
+        network = load_classifier(options, weights)
+        network.reset_classifier(0)
+    elif options.weights == "timm":
+        network = _fetch(options)
+    else:
+        network = _read(options, Path(options.weights))
+    return VisualEncoder(network, options.image_size).to(device).eval().requires_grad_(False)
+
+
+def load_classifier(options: NetworkOptions, weights: Path | str | None) -> nn.Module:
+    """The whole network that `fit_classifier` wrote to `weights`, with its head, in evaluation mode on the CPU.
+
+    Raises:
+        UserError: the file is missing, damaged, or of another architecture than `options`.
+    """
+    if weights is None:
+        raise UserError(f"weights: `trained` needs the fitted weights of `{options.architecture}`; give them by `--weights` (`fit-classifier` makes them)")
+    state, description = read_network(weights)
+    if description.get("kind") != "classifier":
+        raise UserError(f"{weights}: holds a {description.get('kind', 'foreign network')}, not a classifier; give the output of `fit-classifier`")
+    wanted = {"architecture": options.architecture, "arguments": options.arguments, "image_size": options.image_size}
+    different = [f"{name} {description[name]} instead of {value}" for name, value in wanted.items() if description[name] != value]
+    if different:
+        raise UserError(f"{weights}: has {', '.join(different)}; fit it again or mend the options")
+    with torch.random.fork_rng(devices=[]):
+        network = create_network(options, description["num_classes"])
+    load_into(network, state, str(weights))
+    return network.eval()
+
+
+def _fetch(options: NetworkOptions) -> nn.Module:
+    try:
+        with torch.random.fork_rng(devices=[]):
+            return create_network(options, 0, pretrained=True)
+    except UserError:
+        raise
+    except Exception as error:  # the hub's client raises errors of several libraries
+        raise UserError(
+            f"weights: the pretrained `{options.architecture}` could not be loaded ({_first_line(error)}); on a machine with network fetch "
+            f"{_where(options.architecture)} and set `weights` to its path"
+        ) from error
+
+
+def _read(options: NetworkOptions, path: Path) -> nn.Module:
+    if path.suffix != ".safetensors" or not path.is_file():
+        raise UserError(f"weights: {path} is no .safetensors file; give `timm`, `trained`, or the local path of {_where(options.architecture)}")
+    try:
+        with torch.random.fork_rng(devices=[]):
+            return create_network(options, 0, pretrained=True, pretrained_cfg_overlay={"file": str(path)})
+    except UserError:
+        raise
+    except Exception as error:  # safetensors' and torch's own
+        raise UserError(f"{path}: does not fit `{options.architecture}` ({_first_line(error)}); fetch its weights, or mend `architecture`") from error
+
+
+def _where(architecture: str) -> str:
+    config = _pretrained_config(architecture)
+    return f"`model.safetensors` of https://huggingface.co/{(config.hf_hub_id if config else None) or f'timm/{architecture}'}"
+
+
+def _pretrained_config(architecture: str) -> timm.models.PretrainedCfg | None:
+    try:
+        return timm.models.get_pretrained_cfg(architecture, allow_unregistered=False)
+    except RuntimeError:  # no such network, or no such tag of it
+        return None
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,256 @@
+"""The diffusion transformer of DiT (arXiv:2212.09748, section 3, adaLN-Zero), which SiT and REPA share unchanged.
+
+Parameters are named as in the official DiT, so that its checkpoints fit. What the papers' code does per step and need not,
+dropping labels and deriving frequencies and positions, is done outside or once.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vrpo.errors import UserError
+
+if TYPE_CHECKING:
+    from vrpo.config.experiment import ModelOptions
+
+FREQUENCIES = 128  # sines, and as many cosines, of the time embedding
+MAX_PERIOD = 10_000  # longest period of time and position embeddings, over 2 pi
+
+
+class PatchEmbedding(nn.Module):
+    """Non-overlapping patches, projected linearly; the weight has a convolution's shape, as in the official DiT."""
+
+    def __init__(self, patch_size: int, in_channels: int, width: int) -> None:
+        super().__init__()
+        self.patch_size = patch_size
+        self.proj = nn.Conv2d(in_channels, width, kernel_size=patch_size, stride=patch_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B,C,H,W] to tokens [B,N,width], row by row."""
+        B, C, H, W = x.shape
+        p = self.patch_size
+        patches = x.reshape(B, C, H // p, p, W // p, p).permute(0, 2, 4, 1, 3, 5).reshape(B, -1, C * p * p)  # (B, N, C p p)
+        return F.linear(patches, self.proj.weight.flatten(1), self.proj.bias)
+
+
+class TimeEmbedding(nn.Module):
+    """Cosines and sines of the time at geometrically spaced frequencies, through a two-layer MLP."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(2 * FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
+        exponents = torch.arange(FREQUENCIES, dtype=torch.float32) / FREQUENCIES
+        self.register_buffer("frequencies", torch.exp(-math.log(MAX_PERIOD) * exponents), persistent=False)
+
+    def forward(self, t: Tensor) -> Tensor:
+        """[B] to [B,width]."""
+        angles = t[:, None].float() * self.frequencies
+        return self.mlp(torch.cat([angles.cos(), angles.sin()], dim=-1))
+
+
+class LabelEmbedding(nn.Module):
+    """A vector per class, and one more for the null class."""
+
+    def __init__(self, num_classes: int, width: int) -> None:
+        super().__init__()
+        self.embedding_table = nn.Embedding(num_classes + 1, width)
+
+    def forward(self, labels: Tensor) -> Tensor:
+        """[B] int64 to [B,width]."""
+        return self.embedding_table(labels)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B,N,width] to [B,N,width]."""
+        B, N, W = x.shape
+        q, k, v = self.qkv(x).view(B, N, 3, self.heads, W // self.heads).permute(2, 0, 3, 1, 4).unbind(0)  # (B, heads, N, W / heads)
+        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(B, N, W))
+
+
+class MLP(nn.Module):
+    """Linear, GELU (tanh form), linear."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B,N,width] to [B,N,width]."""
+        return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
+
+
+def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """Layer norm without parameters, then `x (1 + scale) + shift`; x [B,N,W], shift and scale [B,1,W]."""
+    return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=1e-6), 1 + scale)
+
+
+class Block(nn.Module):
+    """Attention and MLP, each shifted, scaled and gated by the condition (adaLN-Zero).
+
+    The SiLU that the official DiT has where `Identity` stands here is the same for all layers: the transformer applies it once.
+    """
+
+    def __init__(self, width: int, heads: int, mlp_ratio: float) -> None:
+        super().__init__()
+        self.attn = Attention(width, heads)
+        self.mlp = MLP(width, int(width * mlp_ratio))
+        self.adaLN_modulation = nn.Sequential(nn.Identity(), nn.Linear(width, 6 * width))
+
+    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+        """Tokens [B,N,W] and activated condition [B,1,W] to tokens [B,N,W]."""
+        shift_attn, scale_attn, gate_attn, shift_mlp, scale_mlp, gate_mlp = self.adaLN_modulation(c).chunk(6, dim=-1)  # each (B, 1, W)
+        x = torch.addcmul(x, gate_attn, self.attn(modulated_norm(x, shift_attn, scale_attn)))
+        return torch.addcmul(x, gate_mlp, self.mlp(modulated_norm(x, shift_mlp, scale_mlp)))
+
+
+class FinalLayer(nn.Module):
+    """Modulated norm and a linear map from tokens to patches."""
+
+    def __init__(self, width: int, patch_channels: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, patch_channels)
+        self.adaLN_modulation = nn.Sequential(nn.Identity(), nn.Linear(width, 2 * width))
+
+    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+        """Tokens [B,N,W] and activated condition [B,1,W] to patches [B,N,p p out]."""
+        shift, scale = self.adaLN_modulation(c).chunk(2, dim=-1)
+        return self.linear(modulated_norm(x, shift, scale))
+
+
+class DiffusionTransformer(nn.Module):
+    """DiT's and SiT's network: class- and time-conditional, on square latents.
+
+    Args:
+        input_size: side of the latent, a multiple of `patch_size`.
+        patch_size: side of a patch.
+        in_channels: channels of the latent.
+        out_channels: channels of the prediction; twice `in_channels` where the variance is learned.
+        width: channels of a token, a multiple of `heads` and of 4.
+        depth: blocks.
+        heads: attention heads.
+        num_classes: classes; the null class is `null_label`, this number.
+        mlp_ratio: hidden width of the MLPs over `width`.
+    """
+
+    def __init__(
+        self,
+        *,
+        input_size: int,
+        patch_size: int,
+        in_channels: int,
+        out_channels: int,
+        width: int,
+        depth: int,
+        heads: int,
+        num_classes: int,
+        mlp_ratio: float = 4.0,
+    ) -> None:
+        super().__init__()
+        self.patch_size, self.out_channels, self.null_label = patch_size, out_channels, num_classes
+        self.grid = input_size // patch_size
+        self.x_embedder = PatchEmbedding(patch_size, in_channels, width)
+        self.t_embedder = TimeEmbedding(width)
+        self.y_embedder = LabelEmbedding(num_classes, width)
+        self.register_buffer("pos_embed", position_embedding(width, self.grid), persistent=False)
+        self.blocks = nn.ModuleList(Block(width, heads, mlp_ratio) for _ in range(depth))
+        self.final_layer = FinalLayer(width, patch_size**2 * out_channels)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """Initial weights, distributed as the official DiT's: with zero gates every block starts as the identity, and the output as zero."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+        nn.init.xavier_uniform_(self.x_embedder.proj.weight.data.flatten(1))  # as a linear layer, not as a convolution
+        nn.init.zeros_(self.x_embedder.proj.bias)
+        for weight in (self.y_embedder.embedding_table.weight, self.t_embedder.mlp[0].weight, self.t_embedder.mlp[2].weight):
+            nn.init.normal_(weight, std=0.02)
+        for layer in (*(block.adaLN_modulation[1] for block in self.blocks), self.final_layer.adaLN_modulation[1], self.final_layer.linear):
+            nn.init.zeros_(layer.weight)
+
+    def forward(self, x: Tensor, t: Tensor, labels: Tensor, hidden_after: tuple[int, ...] = ()) -> tuple[Tensor, list[Tensor]]:
+        """Predict.
+
+        Args:
+            x: noised latents [B,C,H,W].
+            t: times as the process gives them to the network [B] float.
+            labels: classes [B] int64; `null_label` is the null class.
+            hidden_after: blocks, counted from 1, whose hidden tokens are returned too.
+
+        Returns:
+            The prediction [B,out_channels,H,W], and for each of `hidden_after`, in ascending order, tokens [B,N,width].
+        """
+        x, c = self._embed(x, t, labels)
+        hidden = []
+        for index, block in enumerate(self.blocks, start=1):
+            x = block(x, c)  # (B, N, W)
+            if index in hidden_after:
+                hidden.append(x)
+        return self._unpatchify(self.final_layer(x, c)), hidden
+
+    def hidden(self, x: Tensor, t: Tensor, labels: Tensor, after: int) -> Tensor:
+        """Hidden tokens [B,N,width] after block `after`, counted from 1, without running the blocks behind it; arguments as of `forward`."""
+        x, c = self._embed(x, t, labels)
+        for block in self.blocks[:after]:
+            x = block(x, c)
+        return x
+
+    def _embed(self, x: Tensor, t: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens [B,N,W], and the condition [B,1,W] after the activation with which every adaLN begins."""
+        c = F.silu(self.t_embedder(t) + self.y_embedder(labels))
+        return self.x_embedder(x) + self.pos_embed, c.unsqueeze(1)
+
+    def _unpatchify(self, patches: Tensor) -> Tensor:
+        """[B,N,p p out] to [B,out,H,W]."""
+        g, p, channels = self.grid, self.patch_size, self.out_channels
+        return patches.view(-1, g, g, p, p, channels).permute(0, 5, 1, 3, 2, 4).reshape(-1, channels, g * p, g * p)
+
+
+def position_embedding(width: int, grid: int) -> Tensor:
+    """Fixed sines and cosines of column (first half of the channels) and row (second half): [1, grid * grid, width] float32."""
+    frequencies = MAX_PERIOD ** -(torch.arange(width // 4, dtype=torch.float64) / (width // 4))
+    angles = torch.arange(grid, dtype=torch.float64)[:, None] * frequencies  # (grid, width / 4)
+    axis = torch.cat([angles.sin(), angles.cos()], dim=-1)  # (grid, width / 2)
+    columns, rows = axis[None, :].expand(grid, -1, -1), axis[:, None].expand(-1, grid, -1)
+    return torch.cat([columns, rows], dim=-1).reshape(1, grid * grid, width).float()
+
+
+def build_transformer(model: ModelOptions, latent_shape: tuple[int, ...] | list[int], out_channels: int) -> DiffusionTransformer:
+    """The transformer of `model` for latents of shape (C, h, w).
+
+    Raises:
+        UserError: the latents are not square or not divisible by the patch size, or the width is not by the heads.
+    """
+    channels, height, width = latent_shape
+    if height != width or height % model.patch_size:
+        raise UserError(
+            f"model {model.name}: latents of {height}x{width} cannot be cut into patches of {model.patch_size}; choose a resolution or patch that fits"
+        )
+    if model.width % model.heads or model.width % 4:
+        raise UserError(f"model {model.name}: width {model.width} must be a multiple of 4 and of its {model.heads} heads")
+    return DiffusionTransformer(
+        input_size=height,
+        patch_size=model.patch_size,
+        in_channels=channels,
+        out_channels=out_channels,
+        width=model.width,
+        depth=model.depth,
+        heads=model.heads,
+        num_classes=model.num_classes,
+    )

@@ -1,0 +1,77 @@
+"""Fitting the miniature's visual encoder and evaluation network: timm networks as classifiers of the images."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vrpo.data.arrays import Arrays
+from vrpo.data.batches import sample_indices
+from vrpo.models.checkpoints import save_network
+from vrpo.models.encoder import NetworkInput, create_network, normalisation
+from vrpo.prepare.fitting import fit, initial_weights
+from vrpo.prepare.pixels import augment, image_batch
+from vrpo.seeds import torch_generator
+
+if TYPE_CHECKING:
+    from vrpo.config.options import NetworkOptions
+
+log = logging.getLogger(__name__)
+HELD_OUT_EVERY = 10  # every tenth image is left out of the training and measures the accuracy
+
+
+def fit_classifier(options: NetworkOptions, images: Path | str, output: Path | str, device: torch.device | str) -> None:
+    """Train `options.architecture` from scratch on the images' classes; write its weights and what they are.
+
+    The description holds `architecture`, `arguments`, `image_size`, `num_classes`, `mean`, `std` and the held-out `accuracy`.
+
+    Raises:
+        UserError: the images are missing, or timm cannot build the network.
+    """
+    data = Arrays(images)
+    count, num_classes = data.shape("images")[0], int(data.attributes["classes"])
+    seed = options.training.seed
+    with initial_weights("classifier-weights", options.architecture, seed):
+        network = create_network(options, num_classes).to(device)
+    prepare = NetworkInput(options.image_size, *normalisation(network))
+    kept = np.flatnonzero(np.arange(count) % HELD_OUT_EVERY)
+    labels = torch.from_numpy(np.array(data["labels"])).to(device)
+
+    def loss_of_step(step: int) -> Tensor:
+        indices = kept[sample_indices(len(kept), options.training.batch_size, seed, step)]
+        batch = augment(image_batch(data, indices, device), torch_generator("augmentation", seed, step))
+        return F.cross_entropy(network(prepare(batch)), labels[torch.from_numpy(indices).to(device)])
+
+    fit(network, options.training, loss_of_step, options.architecture)
+    accuracy = _held_out_accuracy(network, prepare, data, labels, options.training.batch_size, device)
+    log.info("%s: held-out accuracy %.2f%% (every %dth image, not trained on)", options.architecture, 100 * accuracy, HELD_OUT_EVERY)
+    description = {
+        "kind": "classifier",
+        "architecture": options.architecture,
+        "arguments": options.arguments,
+        "image_size": options.image_size,
+        "num_classes": num_classes,
+        "mean": prepare.mean,
+        "std": prepare.std,
+        "accuracy": round(accuracy, 6),
+        "images": data.attributes["fingerprint"],
+        "training": options.training.model_dump(mode="json"),
+    }
+    save_network(output, network.state_dict(), description)
+
+
+@torch.inference_mode()
+def _held_out_accuracy(network: nn.Module, prepare: NetworkInput, data: Arrays, labels: Tensor, batch_size: int, device: torch.device | str) -> float:
+    held_out = np.arange(0, len(labels), HELD_OUT_EVERY)
+    right = 0
+    for start in range(0, len(held_out), batch_size):
+        indices = held_out[start : start + batch_size]
+        predicted = network(prepare(image_batch(data, indices, device))).argmax(dim=1)
+        right += int((predicted == labels[torch.from_numpy(indices).to(device)]).sum())
+    return right / len(held_out)

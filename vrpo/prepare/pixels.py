@@ -1,0 +1,35 @@
+"""Batches of images for the networks of this room: read, moved, and lightly augmented."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vrpo.data.arrays import Arrays
+
+MAX_SHIFT = 0.08  # of the image's side
+MAX_ROTATION = 12.0  # degrees
+MAX_SCALE = 0.12  # larger or smaller, as a part
+
+
+def image_batch(data: Arrays, rows: np.ndarray | slice, device: torch.device | str) -> Tensor:
+    """Images `rows` of images.h5 as uint8 `[B, 3, H, W]` on `device`."""
+    images = np.array(data["images"][rows])  # [B, H, W, 3]
+    return torch.from_numpy(images).to(device).permute(0, 3, 1, 2).contiguous()
+
+
+def augment(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Shift, turn and scale each of `images` uint8 `[B, 3, H, W]` a little, at random; what comes in from outside is the border's colour."""
+    draws = torch.rand((4, len(images)), generator=generator) * 2 - 1  # in [-1, 1)
+    angle = draws[0] * math.radians(MAX_ROTATION)
+    zoom = 1 + draws[1] * MAX_SCALE
+    cosine, sine = torch.cos(angle) * zoom, torch.sin(angle) * zoom
+    shift = draws[2:] * (2 * MAX_SHIFT)  # the grid's coordinates run from -1 to 1
+    matrix = torch.stack([torch.stack([cosine, -sine, shift[0]], dim=1), torch.stack([sine, cosine, shift[1]], dim=1)], dim=1)  # (B, 2, 3)
+    grid = F.affine_grid(matrix.to(images.device), list(images.shape), align_corners=False)
+    moved = F.grid_sample(images.float(), grid, mode="bilinear", padding_mode="border", align_corners=False)
+    return moved.round().to(torch.uint8)

@@ -1,0 +1,94 @@
+"""Fitting the miniature's tokenizer: a small AutoencoderKL on the images themselves."""
+
+from __future__ import annotations
+
+import logging
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from vrpo.data.arrays import Arrays
+from vrpo.data.batches import sample_indices
+from vrpo.errors import UserError
+from vrpo.models.checkpoints import save_network
+from vrpo.models.tokenizer import Tokenizer, build_vae, vae_arguments
+from vrpo.prepare.fitting import fit, initial_weights
+from vrpo.prepare.pixels import image_batch
+from vrpo.seeds import torch_generator
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
+
+    from vrpo.config.options import TokenizerOptions
+
+log = logging.getLogger(__name__)
+
+
+def fit_tokenizer(options: TokenizerOptions, images: Path | str, output: Path | str, device: torch.device | str) -> None:
+    """Fit a VAE to `images` and write its weights, construction arguments, measured scale and reconstruction quality.
+
+    The loss is the mean absolute plus the mean squared error of pixels in [-1, 1], plus `kl_weight` times the mean KL divergence of a
+    latent element from a standard normal; no perceptual or adversarial part, which images as small as the miniature's do not need.
+
+    Raises:
+        UserError: the images are missing, or their side is not divisible by the VAE's downsampling.
+    """
+    data = Arrays(images)
+    count, side = data.shape("images")[:2]
+    downsampling = 2 ** (len(options.block_channels) - 1)
+    if side % downsampling:
+        raise UserError(
+            f"tokenizer.block_channels: {len(options.block_channels)} levels divide by {downsampling}, images of {side} pixels cannot be; give fewer levels"
+        )
+    seed = options.training.seed
+    arguments = vae_arguments(options, side)
+    with initial_weights("tokenizer-weights", seed):
+        vae = build_vae(arguments).to(device, memory_format=torch.channels_last)
+
+    def loss_of_step(step: int) -> Tensor:
+        batch = image_batch(data, sample_indices(count, options.training.batch_size, seed, step), device)
+        x = (batch.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+        posterior = vae.encode(x).latent_dist
+        noise = torch.randn(posterior.mean.shape, generator=torch_generator("tokenizer-noise", seed, step)).to(device)
+        error = vae.decode(posterior.mean + posterior.std * noise).sample - x
+        kl = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).mean()
+        return error.abs().mean() + error.square().mean() + options.kl_weight * kl
+
+    fit(vae, options.training, loss_of_step, "tokenizer")
+    scale, psnr = _measure(vae, data, options.batch_size, seed, device)
+    log.info("tokenizer: reconstructions of the training images at %.1f dB PSNR, latent scale %.4f", psnr, scale)
+    description = {
+        "kind": "tokenizer",
+        "arguments": arguments,
+        "scale": scale,
+        "psnr": round(psnr, 3),
+        "images": data.attributes["fingerprint"],
+        "training": options.training.model_dump(mode="json"),
+        "kl_weight": options.kl_weight,
+    }
+    save_network(output, vae.to(memory_format=torch.contiguous_format).state_dict(), description)
+
+
+@torch.inference_mode()
+def _measure(vae: AutoencoderKL, data: Arrays, batch_size: int, seed: int, device: torch.device | str) -> tuple[float, float]:
+    """1 / standard deviation of latents sampled over all images, and the PSNR in dB of their reconstructions."""
+    tokenizer = Tokenizer(vae, scale=1.0)
+    count = data.shape("images")[0]
+    total, squares, errors, elements, pixels = 0.0, 0.0, 0.0, 0, 0
+    for start in tqdm(range(0, count, batch_size), desc="latent scale", unit="batch", mininterval=1.0):
+        batch = image_batch(data, slice(start, start + batch_size), device)
+        mean, std = tokenizer.encode(batch)
+        noise = torch.randn(mean.shape, generator=torch_generator("tokenizer-scale", seed, start)).to(device)
+        latents = mean + std * noise
+        reconstructions = tokenizer.decode(latents).clamp(-1, 1)
+        total += latents.double().sum().item()
+        squares += latents.double().square().sum().item()
+        elements += latents.numel()
+        errors += (reconstructions - (batch.float() / 127.5 - 1)).double().square().sum().item()
+        pixels += batch.numel()
+    variance = squares / elements - (total / elements) ** 2
+    return 1 / math.sqrt(variance), 10 * math.log10(4 * pixels / errors)

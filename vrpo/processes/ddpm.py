@@ -1,0 +1,158 @@
+"""DiT's process: DDPM with epsilon prediction, learned range variance and the hybrid loss.
+
+Ho et al. 2020 (DDPM), Nichol and Dhariwal 2021 (IDDPM, arXiv:2102.09672), with the defaults of the official DiT (arXiv:2212.09748).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from vrpo.errors import UserError
+from vrpo.processes.process import Process, per_sample
+
+MAX_BETA = 0.999
+DATA_EDGE = 0.999  # beyond it the decoder's first and last bin take all that is left, as for images in [-1, 1]
+SMALLEST_PROBABILITY = 1e-12
+
+
+class DDPM(Process):
+    """A chain of noise levels 0 (least noise) to T - 1; times `t` are levels [B] int64.
+
+    Args:
+        betas: variance of each level's step [T] float64, inside (0, 1).
+        levels: the levels of another chain that this one was respaced from [T]; None: its own.
+    """
+
+    table: Tensor
+
+    def __init__(self, betas: Tensor, levels: list[int] | None = None) -> None:
+        super().__init__()
+        self.count = len(betas)
+        self.levels = levels if levels is not None else list(range(self.count))
+        self.alpha_bars = torch.cumprod(1 - betas, 0)
+        before = torch.cat([torch.ones(1, dtype=torch.float64), self.alpha_bars[:-1]])
+        rest = 1 - self.alpha_bars
+        variance = betas * (1 - before) / rest  # of the posterior, 0 at level 0: there its logarithm is that of level 1
+        columns = (
+            self.alpha_bars.sqrt(),  # x_t = 0 x_0 + 1 noise
+            rest.sqrt(),
+            (1 / self.alpha_bars).sqrt(),  # x_0 = 2 x_t - 3 noise
+            (1 / self.alpha_bars - 1).sqrt(),
+            betas * before.sqrt() / rest,  # posterior mean = 4 x_0 + 5 x_t
+            (1 - before) * (1 - betas).sqrt() / rest,
+            torch.cat([variance[1:2], variance[1:]]).log() if self.count > 1 else betas.log(),  # range of the log variance: 6 to 7
+            betas.log(),
+            (self.alpha_bars / rest).log(),  # log-SNR
+        )
+        self.register_buffer("table", torch.stack(columns, dim=1).float(), persistent=False)
+
+    @classmethod
+    def named(cls, betas: Literal["linear", "cosine"], steps: int) -> DDPM:
+        """A named schedule: `linear` from 0.0001 to 0.02, scaled by 1000 / steps; `cosine` after IDDPM (eq. 17).
+
+        Raises:
+            UserError: too few steps for the linear schedule, whose last beta is 20 / steps.
+        """
+        if betas == "linear":
+            if steps <= 20:
+                raise UserError(f"process steps: {steps} are too few for linear betas, which would reach {20 / steps:g}; choose more than 20, or cosine betas")
+            return cls(torch.linspace(0.1 / steps, 20 / steps, steps, dtype=torch.float64))
+        squared = torch.cos((torch.linspace(0, 1, steps + 1, dtype=torch.float64) + 0.008) / 1.008 * math.pi / 2) ** 2
+        return cls((1 - squared[1:] / squared[:-1]).clamp(max=MAX_BETA))
+
+    def respaced(self, steps: int) -> DDPM:
+        """The chain over `steps` of the levels, evenly spread from the first to the last, with the betas that keep their alpha-bars.
+
+        Raises:
+            UserError: there are fewer levels than `steps`.
+        """
+        if steps > self.count:
+            raise UserError(f"sampler steps: {steps} are more than the {self.count} noise levels of the process; choose at most {self.count}")
+        stride = (self.count - 1) / (steps - 1) if steps > 1 else 1.0
+        position, levels = 0.0, []
+        for _ in range(steps):
+            levels.append(round(position))
+            position += stride  # summed, not multiplied: ties must round as in the official code
+        alpha_bars = self.alpha_bars[levels]
+        before = torch.cat([torch.ones(1, dtype=torch.float64), alpha_bars[:-1]])
+        return DDPM(1 - alpha_bars / before, levels)
+
+    def sample_times(self, count: int, generator: torch.Generator) -> Tensor:
+        """Training levels [count] int64, uniform, on the CPU."""
+        return torch.randint(self.count, (count,), generator=generator)
+
+    def network_time(self, t: Tensor) -> Tensor:
+        """The levels' numbers, float32."""
+        return t.float()
+
+    def noise_level(self, t: Tensor) -> Tensor:
+        """t / (T - 1), so that training levels are uniform on [0, 1]."""
+        return t.float() / (self.count - 1)
+
+    def log_snr(self, t: Tensor) -> Tensor:
+        """log(alpha_bar / (1 - alpha_bar)) [B]."""
+        return self._rows(t)[8].flatten()
+
+    def prediction_channels(self, latent_channels: int) -> int:
+        """Noise, and as many channels for the variance."""
+        return 2 * latent_channels
+
+    def corrupt(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """x_t = sqrt(alpha_bar) x_0 + sqrt(1 - alpha_bar) noise."""
+        row = self._rows(t)
+        return row[0] * x0 + row[1] * noise
+
+    def x0_hat(self, prediction: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        """(x_t - sqrt(1 - alpha_bar) noise_hat) / sqrt(alpha_bar)."""
+        row = self._rows(t)
+        return row[2] * x_t - row[3] * prediction[:, : x_t.shape[1]]
+
+    def posterior(self, x0: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean [B,C,h,w] and log variance [B,1,1,1] of q(x_{t-1} | x_t, x_0) (DDPM, eqs. 6 and 7)."""
+        row = self._rows(t)
+        return row[4] * x0 + row[5] * x_t, row[6]
+
+    def reverse(self, prediction: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log variance [B,C,h,w] of the learned p(x_{t-1} | x_t); the variance lies between posterior and beta (IDDPM, eq. 15)."""
+        row = self._rows(t)
+        noise, position = prediction.chunk(2, dim=1)
+        x0 = row[2] * x_t - row[3] * noise
+        fraction = (position + 1) / 2
+        return row[4] * x0 + row[5] * x_t, fraction * row[7] + (1 - fraction) * row[6]
+
+    def losses(self, prediction: Tensor, x0: Tensor, noise: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Hybrid loss [B]: the error of the noise, plus the variational bound in bits per dimension, which trains the variance alone; and that error [B]."""
+        predicted, position = prediction.float().chunk(2, dim=1)
+        error = (predicted - noise).square().flatten(1).mean(1)
+        return error + self.variational_bound(torch.cat([predicted.detach(), position], dim=1), x0, x_t, t), error
+
+    def variational_bound(self, prediction: Tensor, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        """One term of the bound [B] in bits per dimension: the KL of posterior to prediction; at level 0 the decoder's negative log-likelihood."""
+        true_mean, true_log_variance = self.posterior(x0, x_t, t)
+        mean, log_variance = self.reverse(prediction, x_t, t)
+        gap = log_variance - true_log_variance
+        kl = 0.5 * (gap - 1 + torch.exp(-gap) + (true_mean - mean).square() * torch.exp(-log_variance))
+        nats = torch.where(per_sample(t) == 0, -discretised_log_likelihood(x0, mean, 0.5 * log_variance), kl)
+        return nats.flatten(1).mean(1) / math.log(2)
+
+    def _rows(self, t: Tensor) -> tuple[Tensor, ...]:
+        """The columns of the table at levels `t`, each [B,1,1,1]."""
+        return self.table.to(t.device)[t][:, :, None, None, None].unbind(1)
+
+
+def discretised_log_likelihood(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
+    """Log probability of the 256-level bin of [-1, 1] around `x` under a Gaussian (DDPM, eq. 13); nats, in the shape of `x`."""
+    inverse = torch.exp(-log_scale)
+    below_upper = _normal_cdf(inverse * (x - mean + 1 / 255))
+    below_lower = _normal_cdf(inverse * (x - mean - 1 / 255))
+    inside = torch.where(x > DATA_EDGE, 1 - below_lower, below_upper - below_lower)
+    return torch.where(x < -DATA_EDGE, below_upper, inside).clamp(min=SMALLEST_PROBABILITY).log()
+
+
+def _normal_cdf(x: Tensor) -> Tensor:
+    """The tanh approximation of the standard normal distribution function that the official code uses."""
+    return 0.5 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))

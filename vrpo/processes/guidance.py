@@ -1,0 +1,50 @@
+"""Classifier-free guidance (arXiv:2207.12598), on an interval of noise levels (arXiv:2404.07724): written once for all samplers."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from vrpo.models.transformer import DiffusionTransformer
+from vrpo.processes.process import Process
+
+
+class Guided:
+    """A denoiser: called with (x_t, t), it gives the guided prediction for fixed labels.
+
+    Prediction = unconditional + scale (conditional - unconditional) on the first `channels` channels; the others, and with them
+    the variance of DDPM, are the conditional ones, as in the official DiT.
+
+    Args:
+        network: the transformer.
+        process: gives the network's times, the noise level and the guidable channels.
+        labels: classes [B] int64.
+        scale: guidance scale; 1 is none and costs no second evaluation.
+        interval: noise levels, both included, on which guidance acts.
+        channels: channels of the latent that are guided (DiT and SiT: 3); None: all (REPA).
+    """
+
+    def __init__(
+        self,
+        network: DiffusionTransformer,
+        process: Process,
+        labels: Tensor,
+        scale: float = 1.0,
+        interval: tuple[float, float] = (0.0, 1.0),
+        channels: int | None = None,
+    ) -> None:
+        self.network, self.process, self.labels = network, process, labels
+        self.scale, self.interval, self.channels = scale, interval, channels
+        self.both_labels = torch.cat([labels, torch.full_like(labels, network.null_label)])
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        """Prediction [B,P,h,w] for x [B,C,h,w] at times t [B], all equal; on the CPU, so that reading them does not wait for a GPU."""
+        low, high = self.interval
+        times = self.process.network_time(t).to(x.device, non_blocking=True)
+        if self.scale == 1 or not low <= float(self.process.noise_level(t)[0]) <= high:
+            return self.network(x, times, self.labels)[0].float()
+        both = self.network(torch.cat([x, x]), torch.cat([times, times]), self.both_labels)[0].float()
+        conditional, unconditional = both.chunk(2)
+        guided = x.shape[1] if self.channels is None else self.channels
+        prediction = unconditional[:, :guided] + self.scale * (conditional[:, :guided] - unconditional[:, :guided])
+        return torch.cat([prediction, conditional[:, guided:]], dim=1)

@@ -1,0 +1,98 @@
+"""SiT's stochastic interpolant with velocity prediction (arXiv:2401.08740), in REPA's direction: t = 0 is data, t = 1 is noise."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from vrpo.processes.process import Process, per_sample
+
+HALF_PI = math.pi / 2
+SMALLEST_TIME = 2.0**-24  # times are drawn inside (0, 1): 1 minus this is the largest float32 below 1
+
+
+class Coefficients(NamedTuple):
+    """x_t = alpha x_0 + sigma noise, and the derivatives of both with respect to t."""
+
+    alpha: Tensor
+    sigma: Tensor
+    d_alpha: Tensor
+    d_sigma: Tensor
+
+
+class Interpolant(Process):
+    """x_t = alpha(t) x_0 + sigma(t) noise; the network predicts the velocity dx_t / dt (SiT, eqs. 1 and 3).
+
+    Args:
+        path: `linear`, alpha = 1 - t and sigma = t; or `cosine` (SiT's GVP), alpha = cos(pi t / 2) and sigma = sin(pi t / 2).
+        time: distribution of the training times: `uniform`; `logit-normal`, logit(t) ~ N(0, 1); `lognormal`, log(sigma / alpha) ~ N(0, 1)
+            as in REPA. On the linear path the last two are the same.
+    """
+
+    def __init__(self, path: Literal["linear", "cosine"] = "linear", time: Literal["uniform", "logit-normal", "lognormal"] = "uniform") -> None:
+        super().__init__()
+        self.path, self.time = path, time
+        self.determinant = 1.0 if path == "linear" else HALF_PI  # alpha d_sigma - sigma d_alpha, constant on both paths
+
+    def coefficients(self, t: Tensor) -> Coefficients:
+        """Coefficients of the path at times `t`, in the shape of `t`."""
+        if self.path == "linear":
+            one = torch.ones_like(t)
+            return Coefficients(1 - t, t, -one, one)
+        alpha, sigma = torch.cos(HALF_PI * t), torch.sin(HALF_PI * t)
+        return Coefficients(alpha, sigma, -HALF_PI * sigma, HALF_PI * alpha)
+
+    def sample_times(self, count: int, generator: torch.Generator) -> Tensor:
+        """Training times [count] float32 in (0, 1), on the CPU."""
+        if self.time == "uniform":
+            t = torch.rand(count, generator=generator)
+        else:
+            log_ratio = torch.randn(count, generator=generator)
+            t = torch.sigmoid(log_ratio) if self.time == "logit-normal" or self.path == "linear" else torch.atan(log_ratio.exp()) / HALF_PI
+        return t.clamp(SMALLEST_TIME, 1 - SMALLEST_TIME)
+
+    def network_time(self, t: Tensor) -> Tensor:
+        """The times themselves, float32."""
+        return t.float()
+
+    def noise_level(self, t: Tensor) -> Tensor:
+        """The times themselves, float32."""
+        return t.float()
+
+    def log_snr(self, t: Tensor) -> Tensor:
+        """2 log(alpha / sigma) [B]."""
+        return -2 * torch.logit(t) if self.path == "linear" else -2 * torch.log(torch.tan(HALF_PI * t))
+
+    def prediction_channels(self, latent_channels: int) -> int:
+        """As many as the latent has."""
+        return latent_channels
+
+    def corrupt(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """x_t = alpha x_0 + sigma noise."""
+        alpha, sigma, _, _ = self.coefficients(per_sample(t))
+        return alpha * x0 + sigma * noise
+
+    def velocity(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """The target d_alpha x_0 + d_sigma noise."""
+        if self.path == "linear":
+            return noise - x0
+        _, _, d_alpha, d_sigma = self.coefficients(per_sample(t))
+        return d_alpha * x0 + d_sigma * noise
+
+    def losses(self, prediction: Tensor, x0: Tensor, noise: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean squared error of the velocity [B], twice."""
+        error = (prediction.float() - self.velocity(x0, noise, t)).square().flatten(1).mean(1)
+        return error, error
+
+    def x0_hat(self, prediction: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        """Solve x_t and the velocity for x_0: (d_sigma x_t - sigma v) / (alpha d_sigma - sigma d_alpha)."""
+        _, sigma, _, d_sigma = self.coefficients(per_sample(t))
+        return (d_sigma * x_t - sigma * prediction) / self.determinant
+
+    def score(self, velocity: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        """The score that a velocity implies, -noise / sigma (SiT, eq. 9); `t` [B] or a scalar tensor, above 0."""
+        alpha, sigma, d_alpha, _ = self.coefficients(per_sample(t))
+        return (d_alpha * x_t - alpha * velocity) / (self.determinant * sigma)

@@ -1,0 +1,67 @@
+"""What a diffusion process is to the trainer and the samplers: how an image is noised, and what the network predicts of it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from vrpo.config.options import DDPMOptions, InterpolantOptions
+
+
+class Process(nn.Module, ABC):
+    """A diffusion process; a module only so that its tables move with `.to(device)`, it holds no weights.
+
+    Shapes: latents `x0`, `noise`, `x_t` [B,C,h,w]; times `t` [B], in the process's own unit; predictions [B,P,h,w] with
+    P = `prediction_channels(C)`. Losses are computed in float32.
+    """
+
+    @abstractmethod
+    def sample_times(self, count: int, generator: torch.Generator) -> Tensor:
+        """Training times [count], drawn on the CPU."""
+
+    @abstractmethod
+    def network_time(self, t: Tensor) -> Tensor:
+        """The times as the network takes them [B] float."""
+
+    @abstractmethod
+    def noise_level(self, t: Tensor) -> Tensor:
+        """Position of the times between clean (0) and noise (1) [B] float."""
+
+    @abstractmethod
+    def log_snr(self, t: Tensor) -> Tensor:
+        """Logarithm of the signal-to-noise ratio alpha^2 / sigma^2 [B]."""
+
+    @abstractmethod
+    def prediction_channels(self, latent_channels: int) -> int:
+        """Channels of the network's prediction."""
+
+    @abstractmethod
+    def corrupt(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """The noised latents x_t."""
+
+    @abstractmethod
+    def losses(self, prediction: Tensor, x0: Tensor, noise: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Per sample, what is trained [B], and the plain error mean (prediction - target)^2 [B]."""
+
+    @abstractmethod
+    def x0_hat(self, prediction: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        """The clean latents that the prediction implies."""
+
+
+def build_process(options: InterpolantOptions | DDPMOptions) -> Process:
+    """The process that `options` describe; `options.kind` is `interpolant` or `ddpm`."""
+    from vrpo.processes.ddpm import DDPM
+    from vrpo.processes.interpolant import Interpolant
+
+    if options.kind == "interpolant":
+        return Interpolant(options.path, options.time)
+    return DDPM.named(options.betas, options.steps)
+
+
+def per_sample(values: Tensor) -> Tensor:
+    """[B] as [B,1,1,1], to be broadcast over latents; a scalar stays one."""
+    return values[:, None, None, None] if values.dim() else values

@@ -1,0 +1,128 @@
+"""Samplers: from noise to latents, given a denoiser.
+
+A denoiser takes (x_t [B,C,h,w] float32, t [B] on the CPU, all equal) and gives the prediction [B,P,h,w], guidance included.
+Which ones belong to which process stands in `SAMPLERS`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from vrpo.errors import UserError
+from vrpo.processes.ddpm import DDPM
+from vrpo.processes.interpolant import Interpolant
+from vrpo.processes.process import Process
+
+if TYPE_CHECKING:
+    from vrpo.config.options import SamplerOptions
+
+Denoiser = Callable[[Tensor, Tensor], Tensor]
+Noise = Callable[[], Tensor]
+
+LAST_SDE_STEP = 0.04  # size of the SDE's last, noise-free step (SiT, appendix; REPA)
+
+
+def sample(process: Process, options: SamplerOptions, denoiser: Denoiser, x: Tensor, noise: Noise) -> Tensor:
+    """Sample latents.
+
+    Args:
+        process: what the denoiser was trained on.
+        options: `kind`, a key of `SAMPLERS`, and `steps`, network evaluations (`ode-heun`: nearly two a step).
+        denoiser: see above.
+        x: standard normal start [B,C,h,w] float32.
+        noise: gives the next standard normal draw [B,C,h,w]; called once per noisy step.
+
+    Returns:
+        Latents [B,C,h,w] float32.
+
+    Raises:
+        UserError: the sampler does not belong to the process.
+    """
+    kind, sampler = SAMPLERS[options.kind]
+    if not isinstance(process, kind):
+        own = ", ".join(name for name, (owner, _) in SAMPLERS.items() if isinstance(process, owner))
+        raise UserError(f"sampler {options.kind}: belongs to the process {kind.__name__}, not to {type(process).__name__}; use one of {own}")
+    with torch.no_grad():
+        return sampler(process, options.steps, denoiser, x, noise).float()
+
+
+def ode_euler(process: Interpolant, steps: int, denoiser: Denoiser, x: Tensor, noise: Noise) -> Tensor:
+    """Euler's method on dx / dt = v from t = 1 to 0, state in float64 as in REPA."""
+    x = x.double()
+    for now, then in itertools.pairwise(torch.linspace(1, 0, steps + 1, dtype=torch.float64)):
+        x = x + (then - now) * _velocity(denoiser, x, now)
+    return x
+
+
+def ode_heun(process: Interpolant, steps: int, denoiser: Denoiser, x: Tensor, noise: Noise) -> Tensor:
+    """Heun's method on dx / dt = v, with Euler's for the last step, state in float64 as in REPA."""
+    x = x.double()
+    times = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
+    for index, (now, then) in enumerate(itertools.pairwise(times)):
+        slope = _velocity(denoiser, x, now)
+        ahead = x + (then - now) * slope
+        x = ahead if index == steps - 1 else x + (then - now) * 0.5 * (slope + _velocity(denoiser, ahead, then))
+    return x
+
+
+def sde(process: Interpolant, steps: int, denoiser: Denoiser, x: Tensor, noise: Noise) -> Tensor:
+    """Euler-Maruyama on the reverse SDE dx = (v - w/2 score) dt + sqrt(w) dW with w = 2 t (SiT, eq. 5), in REPA's schedule.
+
+    Times go evenly from 1 to 0.04; the last step, from there to 0, is without noise. State in float64.
+    """
+    x = x.double()
+    times = torch.linspace(1, LAST_SDE_STEP, steps, dtype=torch.float64)
+    for now, then in itertools.pairwise(times):
+        x = x + (then - now) * _drift(process, denoiser, x, now) + (2 * now * (now - then)).sqrt() * noise().double()
+    return x - times[-1] * _drift(process, denoiser, x, times[-1])
+
+
+def ddpm(process: DDPM, steps: int, denoiser: Denoiser, x: Tensor, noise: Noise) -> Tensor:
+    """Ancestral sampling over evenly respaced levels with the learned variance, as DiT samples; the estimate of x_0 is not clipped."""
+    spaced = process.respaced(steps).to(x.device)
+    for level in reversed(range(steps)):
+        mean, log_variance = spaced.reverse(denoiser(x, _same(process, spaced, level, x)), x, torch.full((len(x),), level, device=x.device))
+        x = mean if level == 0 else mean + torch.exp(0.5 * log_variance) * noise()
+    return x
+
+
+def ddim(process: DDPM, steps: int, denoiser: Denoiser, x: Tensor, noise: Noise) -> Tensor:
+    """Deterministic DDIM (arXiv:2010.02502, eq. 12 with eta = 0) over the levels that `ddpm` uses."""
+    spaced = process.respaced(steps)
+    alpha_bars = [1.0, *spaced.alpha_bars.tolist()]
+    for level in reversed(range(steps)):
+        now, then = alpha_bars[level + 1], alpha_bars[level]
+        predicted = denoiser(x, _same(process, spaced, level, x))[:, : x.shape[1]]
+        x0 = (x - (1 - now) ** 0.5 * predicted) / now**0.5
+        x = then**0.5 * x0 + (1 - then) ** 0.5 * predicted
+    return x
+
+
+SAMPLERS: dict[str, tuple[type[Process], Callable[..., Tensor]]] = {
+    "ode-euler": (Interpolant, ode_euler),
+    "ode-heun": (Interpolant, ode_heun),
+    "sde": (Interpolant, sde),
+    "ddpm": (DDPM, ddpm),
+    "ddim": (DDPM, ddim),
+}
+
+
+def _velocity(denoiser: Denoiser, x: Tensor, t: Tensor) -> Tensor:
+    """The denoiser in float32, its velocity in float64, at the scalar time `t`."""
+    return denoiser(x.float(), torch.full((len(x),), float(t))).double()
+
+
+def _drift(process: Interpolant, denoiser: Denoiser, x: Tensor, t: Tensor) -> Tensor:
+    """v - w/2 score with w = 2 t."""
+    velocity = _velocity(denoiser, x, t)
+    return velocity - t * process.score(velocity, x, t)
+
+
+def _same(process: DDPM, spaced: DDPM, level: int, x: Tensor) -> Tensor:
+    """Level `level` of the respaced chain as a level of `process` [B]."""
+    return torch.full((len(x),), int(spaced.levels[level]))

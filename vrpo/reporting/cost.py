@@ -1,0 +1,173 @@
+"""What an experiment costs in GPU hours and disk, from the FLOPs of its networks and the bytes of its files.
+
+A multiply-add counts as two FLOPs; biases, norms and activations are left out, they are bound by memory and belong to the
+utilisation. The transformer follows DiT (arXiv:2212.09748): a block of width D on N tokens takes 24 N D^2 for its four
+matrices, 4 N^2 D for attention and 12 D^2 for adaLN; a backward pass takes twice its forward pass.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from vrpo.config.experiment import ExperimentConfig, RunConfig
+from vrpo.config.options import AlignmentOptions, EncoderOptions, SamplerOptions
+from vrpo.errors import UserError
+
+IMAGENET_IMAGES = 1_281_167
+DIGITS = 1_797
+ENCODE_FLOPS = 272.7e9 / 256**2  # per pixel: Stable Diffusion's VAE encoder and decoder, counted by torch.utils.flop_counter at 256x256
+DECODE_FLOPS = 622.2e9 / 256**2
+INCEPTION_FLOPS = 11.4e9  # per image, at 299x299
+VIT_SIZES = {"small": (12, 384), "base": (12, 768), "large": (24, 1024), "giant": (40, 1536)}  # depth, width of timm's ViTs
+KEPT_STATES = 2  # the trainer keeps the last two resume states
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The GPU that hours are computed for."""
+
+    name: str = "H200"
+    peak: float = 790e12  # FLOP/s of dense bf16 matrix products, as measured
+    training: float = 0.45  # share of the peak that a training step reaches
+    inference: float = 0.35  # the same for encoding, sampling and decoding
+    fp32: float = 20e12  # FLOP/s that evaluation reaches: TF32 is off, the data sheet's peak is 67e12
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One row: what, how many FLOPs, how many hours, how many bytes."""
+
+    what: str
+    flops: float
+    hours: float
+    bytes: float
+
+
+def latent_side(config: ExperimentConfig) -> int:
+    """Side of the latent: the VAE halves the image at all levels but the last (Stable Diffusion's has four)."""
+    levels = len(config.tokenizer.block_channels) if config.tokenizer.weights == "trained" else 4
+    return config.data.resolution // 2 ** (levels - 1)
+
+
+def encoder_tokens(encoder: EncoderOptions) -> tuple[int, int, int]:
+    """Tokens, width and depth of a ViT, from its arguments or else from its timm name.
+
+    Raises:
+        UserError: the name does not tell them.
+    """
+    arguments = encoder.arguments
+    patch = arguments.get("patch_size") or _number(r"patch(\d+)", encoder.architecture)
+    depth, width = next((size for name, size in VIT_SIZES.items() if f"_{name}_" in encoder.architecture), (None, None))
+    depth, width = arguments.get("depth", depth), arguments.get("embed_dim", width)
+    if not (patch and depth and width):
+        raise UserError(f"encoder `{encoder.architecture}`: its cost is not known; give `patch_size`, `depth` and `embed_dim` as its `arguments`")
+    return (encoder.image_size // patch) ** 2, width, depth
+
+
+def vit_flops(tokens: int, width: int, depth: int) -> float:
+    """One forward pass of a ViT's blocks."""
+    return depth * (24 * tokens * width**2 + 4 * tokens**2 * width)
+
+
+def transformer_flops(run: RunConfig, side: int, channels: int) -> float:
+    """One forward pass of SiT or DiT on one latent [channels, side, side]."""
+    model = run.model
+    tokens = (side // model.patch_size) ** 2
+    patch = model.patch_size**2 * channels
+    out = 2 * patch if run.process.kind == "ddpm" else patch
+    ends = 2 * tokens * model.width * (patch + out) + 2 * model.width * (256 + model.width) + 4 * model.width**2
+    return vit_flops(tokens, model.width, model.depth) + model.depth * 12 * model.width**2 + ends
+
+
+def projector_flops(run: RunConfig, tokens: int, widths: list[int]) -> float:
+    """One forward pass of the alignment's projectors, one for each encoder."""
+    if not isinstance(run.alignment, AlignmentOptions):
+        return 0.0
+    hidden = run.alignment.projector_width
+    return sum(2 * tokens * (run.model.width * hidden + hidden**2 + hidden * width) for width in widths)
+
+
+def training_flops(run: RunConfig, config: ExperimentConfig) -> float:
+    """Forward and backward pass for one training image, projector included; the latent critic's few convolutions are not."""
+    side = latent_side(config)
+    widths = [encoder_tokens(config.encoders[name])[1] for name in getattr(run.alignment, "encoders", [])]
+    tokens = (side // run.model.patch_size) ** 2
+    return 3 * (transformer_flops(run, side, config.tokenizer.latent_channels) + projector_flops(run, tokens, widths))
+
+
+def parameters(run: RunConfig, side: int, channels: int) -> int:
+    """Parameters of the transformer, without projector."""
+    width, patch = run.model.width, run.model.patch_size**2 * channels
+    out = 2 * patch if run.process.kind == "ddpm" else patch
+    block = 4 * width**2 + 4 * width + 8 * width**2 + 5 * width + 6 * width**2 + 6 * width
+    ends = (patch + 1) * width + (256 + 1) * width + (width + 1) * width + (run.model.num_classes + 1) * width + 2 * width * (width + 1) + (width + 1) * out
+    return run.model.depth * block + ends
+
+
+def network_evaluations(sampler: SamplerOptions) -> float:
+    """Evaluations of the network for one image; guidance doubles those inside its interval."""
+    evaluations = sampler.steps * (2 if sampler.kind == "ode-heun" else 1)
+    if sampler.guidance.scale == 1:
+        return evaluations
+    low, high = sampler.guidance.interval
+    first, last = (0.04, 1.0) if sampler.kind == "sde" else (0.0, 1.0)  # noise levels that the sampler visits, evenly
+    guided = max(0.0, min(high, last) - max(low, first)) / (last - first)
+    return evaluations * (1 + guided)
+
+
+def costs(config: ExperimentConfig, machine: Machine, images: int | None = None) -> list[Cost]:
+    """Rows of the experiment's cost, for a data set of `images` (None: ImageNet's training images, or the digits)."""
+    count = images or (DIGITS if config.data.source == "digits" else IMAGENET_IMAGES)
+    side, channels, pixels = latent_side(config), config.tokenizer.latent_channels, config.data.resolution**2
+    rows = [_row("images", 0.0, 3 * pixels * count, machine.inference, machine)]
+    latent_bytes = 2 * channels * side**2 * (2 if config.tokenizer.storage == "float16" else 4)
+    rows.append(_row("latents", ENCODE_FLOPS * pixels * count, latent_bytes * count, machine.inference, machine))
+    for name, encoder in config.encoders.items():
+        tokens, width, depth = encoder_tokens(encoder)
+        token_bytes = width + 2 if encoder.storage == "int8" else 2 * width
+        rows.append(_row(f"features of {name}", vit_flops(tokens, width, depth) * count, tokens * token_bytes * count, machine.inference, machine))
+    groups: dict[str, list[tuple[str, int]]] = {}
+    for run in config.runs:
+        for seed in config.seeds_of(run):
+            groups.setdefault(config.run_config(run, seed).model.name, []).append((run, seed))
+    for model, runs in groups.items():
+        resolved = [config.run_config(run, seed) for run, seed in runs]
+        flops = sum(training_flops(run, config) * run.training.batch_size * config.milestones_of(run.run)[-1] for run in resolved)
+        kept = sum(4 * parameters(run, side, channels) * (len(config.milestones_of(run.run)) + 4 * KEPT_STATES) for run in resolved)
+        rows.append(_row(f"training {model}, {len(runs)} runs", flops, kept, machine.training, machine))
+    sampling, sampled, evaluated = 0.0, 0, 0.0
+    for run, seed, _, name in config.evaluations():
+        sampler = config.samplers[name]
+        one = transformer_flops(config.run_config(run, seed), side, channels)
+        sampling += sampler.images * (network_evaluations(sampler) * one + DECODE_FLOPS * pixels)
+        sampled += sampler.images * 3 * pixels
+        evaluated += sampler.images * INCEPTION_FLOPS
+    rows.append(_row(f"sampling, {sum(1 for _ in config.evaluations())} sets", sampling, sampled, machine.inference, machine))
+    rows.append(_row("evaluation", evaluated + count * INCEPTION_FLOPS, 0, machine.fp32 / machine.peak, machine))
+    return [*rows, Cost("in all", *(sum(getattr(row, key) for row in rows) for key in ("flops", "hours", "bytes")))]
+
+
+def describe_cost(config: ExperimentConfig, machine: Machine | None = None, images: int | None = None) -> str:
+    """A Markdown table of `costs`, with the assumptions below it."""
+    machine = machine or Machine()
+    lines = ["| stage | EFLOP | GPU hours | disk, GB |", "|---|---:|---:|---:|"]
+    lines += [f"| {row.what} | {_text(row.flops / 1e18)} | {_text(row.hours)} | {_text(row.bytes / 1e9)} |" for row in costs(config, machine, images)]
+    assumed = (
+        f"GPU hours on one {machine.name} at {machine.peak / 1e12:.0f} TFLOP/s (dense bf16), of which training is assumed to reach {machine.training:.0%} "
+        f"and encoding and sampling {machine.inference:.0%}, evaluation {machine.fp32 / 1e12:.0f} TFLOP/s in fp32; disk with weights of every milestone and {KEPT_STATES} resume states of each run."
+    )
+    return "\n".join([*lines, "", assumed])
+
+
+def _row(what: str, flops: float, n_bytes: float, utilisation: float, machine: Machine) -> Cost:
+    return Cost(what, flops, flops / (machine.peak * utilisation) / 3600, n_bytes)
+
+
+def _number(pattern: str, text: str) -> int | None:
+    match = re.search(pattern, text)
+    return int(match[1]) if match else None
+
+
+def _text(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:,.1f}" if value >= 1 else f"{value:.2g}"

@@ -1,0 +1,1 @@
+"""Training of one run up to a milestone, exactly resumable at any moment."""

@@ -1,0 +1,74 @@
+"""Ranks of one training: what `torchrun` started, or this process alone."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, distributed
+
+from vrpo.errors import UserError
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those of the training."""
+
+    rank: int
+    world: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this rank writes files and shows progress."""
+        return self.rank == 0
+
+    def all_reduce(self, tensor: Tensor) -> Tensor:
+        """Sum `tensor` over ranks, in place."""
+        if self.world > 1:
+            distributed.all_reduce(tensor)
+        return tensor
+
+    def any(self, flag: bool) -> bool:
+        """Whether `flag` is set on any rank."""
+        if self.world == 1:
+            return flag
+        return bool(self.all_reduce(torch.tensor(float(flag), device=self.device)).item())
+
+    def barrier(self) -> None:
+        """Wait for all ranks."""
+        if self.world > 1:
+            distributed.barrier()
+
+
+def choose_device(name: str, local_rank: int = 0) -> torch.device:
+    """`auto`, `cpu` or `cuda` as a device.
+
+    Raises:
+        UserError: `cuda` is asked for and there is none.
+    """
+    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise UserError("resources.device: `cuda` is asked for but torch sees no GPU; set it to `auto` or `cpu`, or mend the driver")
+    return torch.device("cuda", local_rank)
+
+
+@contextlib.contextmanager
+def joined_ranks(device: str) -> Iterator[Ranks]:
+    """Join the process group that `torchrun` describes in the environment (nccl on GPUs, gloo on CPU), and leave it at the end."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    chosen = choose_device(device, int(os.environ.get("LOCAL_RANK", "0")))
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    if world == 1:
+        yield Ranks(0, 1, chosen)
+        return
+    distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    try:
+        yield Ranks(distributed.get_rank(), world, chosen)
+    finally:
+        distributed.destroy_process_group()

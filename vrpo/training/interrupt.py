@@ -1,0 +1,50 @@
+"""When a training must save, and when it must end early: signals, the wall-time budget, the time between states."""
+
+from __future__ import annotations
+
+import signal
+import time
+from types import FrameType
+
+from vrpo.errors import InterruptionError
+from vrpo.training.distributed import Ranks
+
+CHECK_EVERY = 10
+"""Steps between agreements among ranks."""
+
+
+class Interrupt:
+    """Watches SIGTERM, SIGUSR1 and two clocks; all ranks come to the same answer at the same step."""
+
+    def __init__(self, ranks: Ranks, *, save_minutes: float, max_minutes: float | None) -> None:
+        """`max_minutes`: wall-time budget of this process; None is unlimited."""
+        self.ranks = ranks
+        self.save_seconds = 60 * save_minutes
+        self.deadline = None if max_minutes is None else time.monotonic() + 60 * max_minutes
+        self.last_save = time.monotonic()
+        self.reason: str | None = None
+        self.stopping = False
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self.reason = signal.Signals(number).name
+
+    def save_now(self, step: int) -> bool:
+        """Whether to save after `step`; the caller saves, then calls `stop_if_asked`."""
+        if self.ranks.world > 1 and step % CHECK_EVERY:
+            return False
+        now = time.monotonic()
+        if self.reason is None and self.deadline is not None and now > self.deadline:
+            self.reason = "the wall-time budget"
+        self.stopping = self.ranks.any(self.reason is not None)
+        due = self.ranks.any(now - self.last_save > self.save_seconds)
+        if due or self.stopping:
+            self.last_save = now
+        return due or self.stopping
+
+    def stop_if_asked(self, step: int) -> None:
+        """Raise `InterruptionError` if a signal or the budget asked for the end."""
+        if self.stopping:
+            reason = self.reason or "another rank"
+            raise InterruptionError(f"training: ended by {reason} after step {step}, state is saved; the same command goes on from there")

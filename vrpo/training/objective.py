@@ -1,0 +1,63 @@
+"""The loss of one micro-batch: the process's denoising loss and an alignment, introduced to each other here."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from vrpo.alignment.base import Alignment, AlignmentBatch
+from vrpo.models.transformer import DiffusionTransformer
+from vrpo.processes.process import Process
+
+
+class Objective(nn.Module):
+    """A network and its alignment under one process; its parameters are what is trained and averaged."""
+
+    def __init__(self, network: DiffusionTransformer, alignment: Alignment, process: Process, precision: Literal["fp32", "bf16"] = "fp32") -> None:
+        """`precision` is the autocast type of network and projectors; losses and cosines are fp32 always."""
+        super().__init__()
+        self.network, self.alignment, self.process = network, alignment, process
+        self.precision = precision
+
+    def forward(
+        self, x0: Tensor, noise: Tensor, t: Tensor, labels: Tensor, tokens: dict[str, Tensor], old_cosine: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss (a mean over the micro-batch) and metrics.
+
+        Args:
+            x0: clean latents [B,C,H,W].
+            noise: standard normal [B,C,H,W].
+            t: times of the process [B].
+            labels: classes [B], dropped ones already replaced by the null class.
+            tokens: encoder tokens [B,N,D] by encoder.
+            old_cosine: the averaged network's cosines [B], where the alignment needs them.
+        """
+        process = self.process
+        x_t = process.corrupt(x0, noise, t)
+        with torch.autocast(x0.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            prediction, hidden = self.network(x_t, process.network_time(t), labels, hidden_after=self.alignment.hidden_after)
+            prediction = prediction.float()
+            denoising, error = process.losses(prediction, x0, noise, x_t, t)  # (B), (B)
+            batch = AlignmentBatch(
+                hidden=hidden,
+                tokens=tokens,
+                noise_level=process.noise_level(t),
+                error=error,
+                x0=x0,
+                x0_hat=lambda: process.x0_hat(prediction, x_t, t),
+                old_cosine=old_cosine,
+            )
+            aligned = self.alignment(batch)
+        loss = denoising.mean() + aligned.loss
+        return loss, {"loss": loss.detach(), "denoising": denoising.detach().mean(), **aligned.metrics}
+
+    @torch.no_grad()
+    def cosine(self, x0: Tensor, noise: Tensor, t: Tensor, labels: Tensor, tokens: dict[str, Tensor]) -> Tensor:
+        """The alignment's cosines [B] alone, from the first blocks of the network: the old policy's log-probability."""
+        x_t = self.process.corrupt(x0, noise, t)
+        (depth,) = self.alignment.hidden_after
+        with torch.autocast(x0.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            hidden = self.network.hidden(x_t, self.process.network_time(t), labels, after=depth)
+            return self.alignment.cosine(hidden, tokens)

@@ -1,0 +1,58 @@
+"""What one step trains on: samples, noise levels, dropped labels and noise, as a pure function of (seed, step)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vrpo.alignment.base import Alignment
+from vrpo.data.batches import sample_indices
+from vrpo.processes.process import Process
+from vrpo.seeds import torch_generator
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """A global batch of B rollouts, in the order in which ranks and micro-batches cut it: groups side by side."""
+
+    indices: np.ndarray
+    """Samples [B] int64."""
+    times: Tensor
+    """Times of the process [B]."""
+    dropped: Tensor
+    """Whether the label is replaced by the null class [B] bool."""
+    draw: Tensor
+    """Which of the step's noise draws belongs to each rollout [B] int64."""
+
+    def part(self, index: int, parts: int) -> StepPlan:
+        """The `index`-th of `parts` equal parts."""
+        size = len(self.indices) // parts
+        cut = slice(index * size, (index + 1) * size)
+        return StepPlan(self.indices[cut], self.times[cut], self.dropped[cut], self.draw[cut])
+
+
+def plan_step(process: Process, alignment: Alignment, *, seed: int, step: int, count: int, batch_size: int, label_dropout: float) -> StepPlan:
+    """Plan step `step` (from 0) of a training on `count` samples with a global batch of `batch_size` rollouts.
+
+    Runs that differ only in alignment draw the same samples, times, noise and dropout; groups of similar noise level
+    only reorder the batch, groups of one image take `group_size` rollouts of fewer samples.
+    """
+    group_size = alignment.group_size
+    if alignment.grouping == "image":
+        indices = np.repeat(sample_indices(count, batch_size // group_size, seed, step), group_size)
+    else:
+        indices = sample_indices(count, batch_size, seed, step)
+    times = process.sample_times(batch_size, torch_generator("train-time", seed, step))
+    dropped = torch.rand(batch_size, generator=torch_generator("train-label-dropout", seed, step)) < label_dropout
+    order = torch.arange(batch_size)
+    if group_size > 1 and alignment.grouping == "noise_level":
+        order = process.noise_level(times).argsort(stable=True)
+    return StepPlan(indices[order.numpy()], times[order], dropped[order], order)
+
+
+def step_noise(purpose: str, seed: int, step: int, batch_size: int, shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """Standard normal noise of a whole global batch [B, *shape], drawn on `device`."""
+    return torch.randn(batch_size, *shape, generator=torch_generator("train", purpose, seed, step, device=device), device=device)

@@ -1,0 +1,171 @@
+"""One training job: build what a resolved run describes, go on from its state, end in a milestone's weights."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from vrpo.alignment.registry import build_alignment
+from vrpo.data.batches import TrainingData
+from vrpo.errors import UserError
+from vrpo.files import exclusive_lock
+from vrpo.models.checkpoints import save_milestone
+from vrpo.models.critic import LatentCritic, load_critic
+from vrpo.models.transformer import build_transformer
+from vrpo.processes.process import build_process
+from vrpo.seeds import derive_seed
+from vrpo.training.distributed import Ranks, joined_ranks
+from vrpo.training.history import History
+from vrpo.training.interrupt import Interrupt
+from vrpo.training.objective import Objective
+from vrpo.training.state import StateStore, config_hash
+from vrpo.training.trainer import Trainer
+
+if TYPE_CHECKING:
+    from vrpo.config import RunConfig
+
+log = logging.getLogger(__name__)
+
+
+def train(
+    config: RunConfig,
+    *,
+    latents: Path,
+    features: dict[str, Path],
+    critics: dict[str, Path],
+    milestone: int,
+    output: Path,
+    device: str = "auto",
+    save_minutes: float = 10.0,
+    max_minutes: float | None = None,
+    log_every: int = 100,
+    max_skipped: int = 10,
+) -> None:
+    """Train `config` to `milestone` steps and write its averaged weights to `output`.
+
+    Goes on from the newest state in `output`'s folder; a killed training ends in the same bytes as an undisturbed one (CPU).
+    Under `torchrun` all ranks call this.
+
+    Args:
+        config: the resolved run.
+        latents: latents.h5.
+        features: features/<encoder>.h5 by encoder, for the encoders of the alignment.
+        critics: networks/critic-<encoder>.safetensors by encoder, where the alignment uses them.
+        milestone: steps at which it ends.
+        output: safetensors file of the averaged network and projectors.
+        device: `auto`, `cpu` or `cuda`.
+        save_minutes: time between saved states.
+        max_minutes: wall-time budget; at its end the state is saved and `InterruptionError` raised.
+        log_every: steps in a row of train.csv.
+        max_skipped: non-finite steps in a row that are put up with.
+
+    Raises:
+        UserError: inputs that do not fit each other, a training of this run already under way, a full disk.
+    """
+    with joined_ranks(device) as ranks:
+        lock = exclusive_lock(output.parent / "state" / "lock", f"a training of run {config.run}, seed {config.seed},")
+        with lock if ranks.is_main else contextlib.nullcontext():
+            _train(config, ranks, latents, features, critics, milestone, output, save_minutes, max_minutes, log_every, max_skipped)
+
+
+def _train(
+    config: RunConfig,
+    ranks: Ranks,
+    latents: Path,
+    features: dict[str, Path],
+    critics: dict[str, Path],
+    milestone: int,
+    output: Path,
+    save_minutes: float,
+    max_minutes: float | None,
+    log_every: int,
+    max_skipped: int,
+) -> None:
+    options = config.training
+    _check_batch(config, ranks)
+    data = TrainingData(latents, features)
+    objective = build_objective(config, data, critics, ranks.device)
+    trainer = Trainer(objective, data, options, seed=config.seed, ranks=ranks)
+    plain = config.model_dump(mode="json")
+    store = StateStore(output.parent, plain)
+    if ranks.is_main:
+        store.announce_other_configs()
+    state = store.load(at_most=milestone, device=ranks.device)
+    if state is not None:
+        trainer.load_state_dict(state)
+    log.info(
+        "%s, seed %d: steps %d to %d on %s; batch %d global = %d ranks x %d accumulation x %d",
+        config.run, config.seed, trainer.step, milestone, ranks.device, options.batch_size,
+        ranks.world, options.accumulation, options.batch_size // trainer.micro_batches,
+    )  # fmt: skip
+    history = History(output.parent, options.batch_size, trainer.step, trainer.rows) if ranks.is_main else None
+    interrupt = Interrupt(ranks, save_minutes=save_minutes, max_minutes=max_minutes)
+    trainer.train(milestone, store, history, interrupt, log_every=log_every, max_skipped=max_skipped)
+    if ranks.is_main:
+        description = {
+            "run": config.run,
+            "seed": config.seed,
+            "step": milestone,
+            "model": plain["model"],
+            "process": plain["process"],
+            "alignment": plain["alignment"],
+            "latent_shape": list(data.latent_shape),
+            "out_channels": objective.process.prediction_channels(data.latent_shape[0]),
+            "config_sha256": config_hash(plain),
+        }
+        averaged = trainer.ema
+        save_milestone(output, dict(averaged.network.named_parameters()), dict(averaged.alignment.named_parameters()), description)
+
+
+def build_objective(config: RunConfig, data: TrainingData, critics: dict[str, Path], device: torch.device) -> Objective:
+    """Network, process and alignment of a run, initialised from its seed: runs that differ in alignment start from the same network."""
+    process = build_process(config.process)
+    encoders = getattr(config.alignment, "encoders", [])
+    for name in encoders:
+        if name not in data.feature_shapes:
+            raise UserError(f"--features: the features of encoder `{name}` are missing, the alignment of run {config.run} reads them; give {name}=FILE")
+    needs_critic = getattr(config.alignment, "needs_critic", False)
+    if needs_critic and set(critics) != set(encoders):
+        raise UserError(f"--critic: run {config.run} needs a latent critic for each of {', '.join(encoders)}; give NAME=FILE for each")
+    loaded = {name: _fitting_critic(path, data, name, device) for name, path in critics.items()} if needs_critic else {}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed("network-weights", config.seed))
+        network = build_transformer(config.model, data.latent_shape, process.prediction_channels(data.latent_shape[0]))
+        torch.manual_seed(derive_seed("alignment-weights", config.seed))
+        alignment = build_alignment(
+            config.alignment, width=config.model.width, token_widths={name: data.feature_shapes[name][1] for name in encoders}, critics=loaded
+        )
+    for name in encoders:
+        tokens, grid = data.feature_shapes[name][0], data.latent_shape[1] // config.model.patch_size
+        if tokens != grid**2:
+            raise UserError(
+                f"encoders.{name}: gives {tokens} tokens an image, but {config.model.name} on latents of {data.latent_shape[1]}x{data.latent_shape[2]} "
+                f"has {grid}x{grid}; set encoders.{name}.image_size to {grid} x the encoder's patch size"
+            )
+    return Objective(network, alignment, process, config.training.precision)
+
+
+def _fitting_critic(path: Path, data: TrainingData, encoder: str, device: torch.device) -> LatentCritic:
+    critic, description = load_critic(path, device)
+    made_for = tuple(description["latent_shape"]), tuple(description["tokens"])
+    if made_for != (data.latent_shape, data.feature_shapes[encoder]):
+        raise UserError(
+            f"{path}: distilled from latents {made_for[0]} to tokens {made_for[1]}, not {data.latent_shape} to {data.feature_shapes[encoder]}; "
+            "delete it and distil again"
+        )
+    return critic
+
+
+def _check_batch(config: RunConfig, ranks: Ranks) -> None:
+    parts = ranks.world * config.training.accumulation
+    size, rest = divmod(config.training.batch_size, parts)
+    group = getattr(config.alignment, "group_size", 1)
+    if rest or size % group:
+        raise UserError(
+            f"training.batch_size: {config.training.batch_size} cannot be cut into {ranks.world} ranks x {config.training.accumulation} accumulation steps "
+            f"of whole groups of {group}; choose a multiple of {parts * group}"
+        )

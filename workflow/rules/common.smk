@@ -1,0 +1,142 @@
+# The experiment's options, names as wildcard constraints, where things lie, and what jobs ask for.
+import re
+import sys
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+from snakemake.logging import logger
+
+from vrpo.config import parse_experiment, write_resolved
+from vrpo.config.options import AlignmentOptions, VRPOOptions
+from vrpo.errors import UserError
+from vrpo.launch import use_environment_of
+
+use_environment_of(sys.executable, workflow.basedir)
+
+try:
+    EXPERIMENT = parse_experiment(config, " + ".join(map(str, workflow.configfiles)))
+    if workflow.is_main_process:
+        write_resolved(EXPERIMENT)
+except UserError as error:
+    raise WorkflowError(str(error)) from None
+
+if workflow.is_main_process and EXPERIMENT.data.source == "folder" and not Path(EXPERIMENT.data.root).is_dir():
+    logger.warning(
+        f"data.root: no training images at {EXPERIMENT.data.root}; put them there, a folder for each class, or name their place: --config data='{{root: /path/to/train}}'"
+    )
+
+RESULTS = EXPERIMENT.folder
+RESOURCES = EXPERIMENT.resources
+GPUS = 0 if RESOURCES.device == "cpu" else RESOURCES.gpus
+DEVICE = RESOURCES.device if GPUS else "cpu"
+TORCH_ENV = "../../envs/vrpo.yaml"
+REPORT_ENV = "../../envs/report.yaml"
+
+
+def one_of(names):
+    """A wildcard's constraint: exactly these names."""
+    return "|".join(map(re.escape, names)) or "none"
+
+
+wildcard_constraints:
+    run=one_of(EXPERIMENT.runs),
+    sampler=one_of(EXPERIMENT.samplers),
+    encoder=one_of(EXPERIMENT.encoders),
+    seed=r"\d+",
+    step=r"\d{7}",
+
+
+# ---- networks that the pipeline trains, when the config says `weights: trained` -------------------------------------
+
+
+def trained(options, name):
+    """[the network's file] when it is trained here, [] when its weights come from elsewhere."""
+    return [RESULTS / f"networks/{name}.safetensors"] if options.weights == "trained" else []
+
+
+def tokenizer_weights():
+    return trained(EXPERIMENT.tokenizer, "tokenizer")
+
+
+def encoder_weights(encoder):
+    return trained(EXPERIMENT.encoders[encoder], f"encoder-{encoder}")
+
+
+def evaluation_weights():
+    return trained(EXPERIMENT.evaluation.trained, "evaluation") if EXPERIMENT.evaluation.network == "trained" else []
+
+
+def trained_networks():
+    """All networks that are trained before the runs."""
+    encoders = [path for encoder in EXPERIMENT.encoders for path in encoder_weights(encoder)]
+    critics = [path for run in EXPERIMENT.runs for path in critics_of(run).values()]
+    return sorted({*tokenizer_weights(), *encoders, *evaluation_weights(), *critics})
+
+
+def weights_option(paths, name="weights"):
+    """`--weights FILE` when there is one, else nothing."""
+    return f"--{name} {paths[0]}" if paths else ""
+
+
+# ---- runs --------------------------------------------------------------------------------------------------------
+
+
+def milestone(run, seed, step):
+    """The weights of a run at a milestone."""
+    return RESULTS / f"runs/{run}/seed{seed}/step{step:07d}.safetensors"
+
+
+def milestones_of_runs():
+    """The weights of all runs at all their milestones."""
+    return [milestone(run, seed, step) for run in EXPERIMENT.runs for seed in EXPERIMENT.seeds_of(run) for step in EXPERIMENT.milestones_of(run)]
+
+
+def previous_milestone(wildcards):
+    """[the milestone before], which makes a run's jobs a chain."""
+    earlier = [step for step in EXPERIMENT.milestones_of(wildcards.run) if step < int(wildcards.step)]
+    return [milestone(wildcards.run, wildcards.seed, earlier[-1])] if earlier else []
+
+
+def features_of(run):
+    """{encoder: file} of the features that a run is aligned to."""
+    alignment = EXPERIMENT.alignments[EXPERIMENT.runs[run].alignment]
+    return {encoder: RESULTS / f"features/{encoder}.h5" for encoder in alignment.encoders} if isinstance(alignment, AlignmentOptions) else {}
+
+
+def critics_of(run):
+    """{encoder: file} of the latent critics that a run's perceptual reward needs."""
+    alignment = EXPERIMENT.alignments[EXPERIMENT.runs[run].alignment]
+    needed = isinstance(alignment, VRPOOptions) and alignment.needs_critic
+    return {encoder: RESULTS / f"networks/critic-{encoder}.safetensors" for encoder in alignment.encoders} if needed else {}
+
+
+def pairs_option(name, files):
+    """`--name KEY=FILE` for each of `files`."""
+    return " ".join(f"--{name} {key}={path}" for key, path in files.items())
+
+
+# ---- what is collected for the report ----------------------------------------------------------------------------
+
+
+def metrics():
+    """Scores of all evaluations."""
+    return [RESULTS / f"metrics/{run}/seed{seed}/step{step:07d}/{sampler}.json" for run, seed, step, sampler in EXPERIMENT.evaluations()]
+
+
+def grids():
+    """The samples that the grid shows."""
+    return [RESULTS / f"samples/{run}/seed{seed}/step{step:07d}/{sampler}.h5" for run, seed, step, sampler in EXPERIMENT.shown()]
+
+
+# ---- what jobs ask for -------------------------------------------------------------------------------------------
+
+
+def runtime(wildcards, attempt):
+    """Minutes; each try gets more."""
+    return RESOURCES.runtime_minutes * attempt
+
+
+def training_minutes(wildcards, attempt):
+    """A training's wall-time budget: it saves its state and leaves before the queue ends the job."""
+    minutes = runtime(wildcards, attempt)
+    return max(1, int(max(minutes - 10, 0.8 * minutes)))

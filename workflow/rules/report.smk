@@ -1,0 +1,139 @@
+# What figures and tables read, collected into small files; then one rule for each figure and table, by its name.
+
+FIGURES = {
+    "fid": "FID against training steps",
+    "losses": "Losses against training steps",
+    "rewards": "Rewards of VRPO against training steps",
+    "samples": "Samples of every run, from the same noise",
+}
+TABLES = {
+    "comparison": "Scores at the last milestone",
+    "convergence": "FID at every milestone",
+    "claims": "The paper's claims",
+}
+COLLECTED = [RESULTS / "collected" / name for name in ("metrics.csv", "training.csv", "samples.npz", "protocol.json")]
+
+
+rule collect:
+    input:
+        config=RESULTS / "config/collect.yaml",
+        experiment=ancient(RESULTS / "config/experiment.yaml"),  # collect.yaml holds what matters of it
+        metrics=metrics(),
+        samples=grids(),
+        images=rules.images.output,
+    output:
+        COLLECTED,
+    log:
+        RESULTS / "logs/collect.log",
+    conda:
+        REPORT_ENV
+    threads: 1
+    resources:
+        mem_mb=RESOURCES.memory_mb,
+        runtime=runtime,
+        gpu=0,
+    params:
+        folder=lambda wildcards, output: str(Path(output[0]).parent),
+    shell:
+        "python -m vrpo collect --config {input.experiment} --output-folder {params.folder} &> {log}"
+
+
+for NAME, TITLE in FIGURES.items():
+
+    rule:
+        name:
+            NAME
+        input:
+            config=RESULTS / "config/report.yaml",
+            collected=COLLECTED,
+        output:
+            png=report(
+                RESULTS / f"figures/{NAME}.png",
+                caption=f"../report/{NAME}.rst",
+                category="Figures",
+                labels={"figure": TITLE},
+            ),
+            pdf=RESULTS / f"figures/{NAME}.pdf",
+            csv=RESULTS / f"figures/{NAME}.csv",
+        log:
+            RESULTS / f"logs/figures/{NAME}.log",
+        conda:
+            REPORT_ENV
+        threads: 1
+        resources:
+            mem_mb=RESOURCES.memory_mb,
+            runtime=runtime,
+            gpu=0,
+        params:
+            name=NAME,
+            folder=lambda wildcards, input: str(Path(input.collected[0]).parent),
+        shell:
+            "python -m vrpo figure {params.name} --config {input.config} --collected {params.folder} --output {output.pdf} &> {log}"
+
+
+for NAME, TITLE in TABLES.items():
+
+    rule:
+        name:
+            NAME
+        input:
+            config=RESULTS / "config/report.yaml",
+            published=EXPERIMENT.report.published or [],
+            collected=COLLECTED,
+        output:
+            csv=report(
+                RESULTS / f"tables/{NAME}.csv",
+                caption=f"../report/{NAME}.rst",
+                category="Tables",
+                labels={"table": TITLE},
+            ),
+            md=RESULTS / f"tables/{NAME}.md",
+            tex=RESULTS / f"tables/{NAME}.tex",
+        log:
+            RESULTS / f"logs/tables/{NAME}.log",
+        conda:
+            REPORT_ENV
+        threads: 1
+        resources:
+            mem_mb=RESOURCES.memory_mb,
+            runtime=runtime,
+            gpu=0,
+        params:
+            name=NAME,
+            folder=lambda wildcards, input: str(Path(input.collected[0]).parent),
+        shell:
+            "python -m vrpo table {params.name} --config {input.config} --collected {params.folder} --output {output.csv} &> {log}"
+
+
+rule figures:
+    input:
+        expand(RESULTS / "figures/{name}.{kind}", name=FIGURES, kind=["pdf", "png", "csv"]),
+
+
+rule tables:
+    input:
+        expand(RESULTS / "tables/{name}.{kind}", name=TABLES, kind=["csv", "md", "tex"]),
+
+
+rule report:
+    input:
+        rules.figures.input,
+        rules.tables.input,
+        COLLECTED,
+        config=RESULTS / "config/report.yaml",
+    output:
+        html=report(RESULTS / "report.html", caption="../report/report.rst", category="Report"),
+        readme=RESULTS / "README.md",
+    log:
+        RESULTS / "logs/report.log",
+    conda:
+        REPORT_ENV
+    threads: 1
+    resources:
+        mem_mb=RESOURCES.memory_mb,
+        runtime=runtime,
+        gpu=0,
+    params:
+        folder=lambda wildcards, output: str(Path(output.html).parent),
+    shell:
+        "python -m vrpo report --config {input.config} --folder {params.folder} --output {output.html} &> {log}"

@@ -1,0 +1,38 @@
+# One job per milestone; each continues from the state that the run's last job left beside its weights.
+# State and train.csv are undeclared, so that Snakemake never deletes them: a killed training goes on where it was.
+
+
+rule train:
+    input:
+        config=RESULTS / "runs/{run}/seed{seed}/config.yaml",
+        latents=rules.encode_latents.output,
+        features=lambda wildcards: list(features_of(wildcards.run).values()),
+        critics=lambda wildcards: list(critics_of(wildcards.run).values()),
+        previous=previous_milestone,
+    output:
+        RESULTS / "runs/{run}/seed{seed}/step{step}.safetensors",
+    log:
+        RESULTS / "logs/train/{run}/seed{seed}/step{step}.log",
+    conda:
+        TORCH_ENV
+    threads: RESOURCES.threads
+    resources:
+        mem_mb=RESOURCES.memory_mb,
+        runtime=runtime,
+        max_minutes=training_minutes,
+        gpu=GPUS,
+        device=DEVICE,
+        nodes=1,
+        save_minutes=str(RESOURCES.save_minutes),  # resources, not params: changing them retrains nothing
+        log_every=RESOURCES.log_every,
+        max_skipped=RESOURCES.max_skipped,
+    params:
+        steps=lambda wildcards: int(wildcards.step),
+        features=lambda wildcards: pairs_option("features", features_of(wildcards.run)),
+        critics=lambda wildcards: pairs_option("critic", critics_of(wildcards.run)),
+    shell:
+        # only a queue ends jobs, so only there is a budget needed
+        "python -m vrpo.launch {resources.gpu} train --config {input.config} --latents {input.latents} {params.features} {params.critics}"
+        " --milestone {params.steps} --output {output} ${{SLURM_JOB_ID:+--max-minutes {resources.max_minutes}}}"
+        " --save-minutes {resources.save_minutes} --log-every {resources.log_every} --max-skipped {resources.max_skipped}"
+        " --device {resources.device} --threads {threads} &> {log}"
