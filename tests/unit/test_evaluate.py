@@ -47,11 +47,10 @@ def record(folder):
     return score(folder, folder / "samples.h5")
 
 
+@pytest.mark.filterwarnings("ignore:Matrix is singular")
 def test_scores_are_the_plain_ones(folder, record):
     extractor = load_extractor(OPTIONS, folder / "classifier.safetensors", "cpu")
-    real, made = (
-        extractor.features(torch.from_numpy(images).permute(0, 3, 1, 2)) for images in (make_images(400), make_images(COUNT, seed=5) // 2 + 50)
-    )
+    real, made = (extractor.features(torch.from_numpy(images).permute(0, 3, 1, 2)) for images in (make_images(400), make_images(COUNT, seed=5) // 2 + 50))
 
     def fid(a, b):
         a, b = a.double().numpy(), b.double().numpy()
@@ -178,7 +177,7 @@ def test_golden_numbers_of_adm():
     ref_batches/imagenet/256/) and torch-fidelity's `weights-inception-2015-12-05-6726825d.pth`; hours on a CPU, minutes on a GPU.
     """
     if not os.environ.get("VRPO_GOLDEN_DIR"):
-        pytest.skip("VRPO_GOLDEN_DIR is not set: it names the folder of ADM's samples, ADM's reference and Inception's weights (names in this test's docstring)")
+        pytest.skip("VRPO_GOLDEN_DIR is not set: it names the folder of ADM's samples, reference and Inception's weights (this test's docstring)")
     folder = Path(os.environ["VRPO_GOLDEN_DIR"])
     device = "cuda" if torch.cuda.is_available() else "cpu"
     options = EvaluationOptions(network="inception", distances="adm_fp16")

@@ -69,10 +69,10 @@ def test_spatial_layer_shape_and_order(features, inception_file, batch):
     assert branch.shape == (3, 192, 17, 17)
     nhwc = branch.permute(0, 2, 3, 1)[..., :7].reshape(3, -1)
     assert features.spatial.shape == (3, 2023)
-    torch.testing.assert_close(features.spatial, nhwc, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(features.spatial, nhwc, rtol=1e-4, atol=3e-4)
     assert not torch.allclose(features.spatial, branch[:, :7].reshape(3, -1), atol=1e-2), "NCHW order must be told apart"
-    torch.testing.assert_close(features.pool, pool)
-    torch.testing.assert_close(features.logits, logits)
+    torch.testing.assert_close(features.pool, pool, rtol=1e-4, atol=3e-4)
+    torch.testing.assert_close(features.logits, logits, rtol=1e-3, atol=1e-3)
 
 
 def test_pool_and_logits(features, inception_file):

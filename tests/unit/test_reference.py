@@ -106,7 +106,7 @@ def test_adm_file_with_faults(extractor, features, tmp_path):
 def test_other_resolution_than_training(folder, features, tmp_path):
     path = adm_npz(tmp_path / "adm.npz", features, make_images(20, side=64))
     options = OPTIONS.model_copy(update={"reference": str(path)})
-    with pytest.raises(UserError, match="64 x 64.*32 x 32"):
+    with pytest.raises(UserError, match=r"64 x 64.*32 x 32"):
         compute_reference(options, folder / "images.h5", folder / "classifier.safetensors", tmp_path / "out.npz", "cpu")
     assert not (tmp_path / "out.npz").exists()
 

@@ -13,7 +13,7 @@ import yaml
 
 from vrpo.config import RunConfig
 from vrpo.config.messages import validate
-from vrpo.data.arrays import ArrayWriter
+from vrpo.data.arrays import Arrays, ArrayWriter
 from vrpo.models.checkpoints import save_network
 from vrpo.models.critic import LatentCritic
 
@@ -53,7 +53,8 @@ class Toy:
             writer.finish()
         torch.manual_seed(0)
         critic = LatentCritic(LATENT, TOKENS, width=8, depth=1)
-        save_network(self.critic, critic.state_dict(), {"kind": "critic", "latent_shape": LATENT, "tokens": TOKENS, "width": 8, "depth": 1})
+        sources = {"latents": Arrays(self.latents).fingerprint, "features": Arrays(self.features).fingerprint}
+        save_network(self.critic, critic.state_dict(), {"kind": "critic", "latent_shape": LATENT, "tokens": TOKENS, "width": 8, "depth": 1, **sources})
 
     def config(self, alignment: str = "vrpo", process: str = "sit", **training: Any) -> RunConfig:
         """A resolved run; `training` overrides optimisation options."""

@@ -107,17 +107,17 @@ class ExperimentConfig(Options):
             for name in getattr(self, section):
                 if not re.fullmatch(NAME, name):
                     raise ValueError(f"{section}.{name}: names consist of letters, digits, '.', '_' and '-', they become file names")
+        if self.training.batch_size % (max(self.resources.gpus, 1) * self.training.accumulation):
+            raise ValueError(
+                f"training.batch_size: the global batch {self.training.batch_size} is not divisible by resources.gpus "
+                f"({self.resources.gpus}) x training.accumulation ({self.training.accumulation}); change one of them"
+            )
         for name, alignment in self.alignments.items():
             if isinstance(alignment, AlignmentOptions):
                 for encoder in alignment.encoders:
                     _known(f"alignments.{name}.encoders", encoder, self.encoders, "encoders")
             if isinstance(alignment, VRPOOptions):
                 self._check_groups(name, alignment)
-        if self.training.batch_size % (max(self.resources.gpus, 1) * self.training.accumulation):
-            raise ValueError(
-                f"training.batch_size: the global batch {self.training.batch_size} is not divisible by resources.gpus "
-                f"({self.resources.gpus}) x training.accumulation ({self.training.accumulation}); change one of them"
-            )
         for name, run in self.runs.items():
             self._check_run(name, run)
         for name, seeds, milestones in [("", self.seeds, self.milestones), *((f"runs.{n}.", r.seeds, r.milestones) for n, r in self.runs.items())]:
@@ -179,14 +179,11 @@ class ExperimentConfig(Options):
 
     def collection(self) -> CollectOptions:
         """What figures and tables are made of."""
-        rows = {
-            run: CollectedRun(
-                seeds=self.seeds_of(run),
-                milestones=self.milestones_of(run),
-                samplers={name: self.milestones_of(run) if self.samplers[name].milestones == "all" else self.milestones_of(run)[-1:] for name in self.samplers_of(run)},
-            )
-            for run in self.runs
-        }
+        rows = {}
+        for run in self.runs:
+            steps = self.milestones_of(run)
+            samplers = {name: steps if self.samplers[name].milestones == "all" else steps[-1:] for name in self.samplers_of(run)}
+            rows[run] = CollectedRun(seeds=self.seeds_of(run), milestones=steps, samplers=samplers)
         return CollectOptions(grid_images=self.report.grid_images, runs=rows)
 
     def shown(self) -> Iterator[tuple[str, int, int, str]]:

@@ -56,7 +56,7 @@ class TokenizerOptions(Options):
 
     weights: str = option("trained", "`trained`: fit a small one on the images; else a hub name such as `stabilityai/sd-vae-ft-ema`, or a local folder")
     scale: float | None = option(
-        None, "latents are multiplied by this (0.18215 for Stable Diffusion's VAE); null: 1 / standard deviation, measured on the training images"
+        None, "latents are multiplied by this (0.18215 for Stable Diffusion's VAE); null: a pretrained VAE's own factor, or 1 / standard deviation, measured on the training images"
     )
     latent_channels: int = option(4, "channels of the latent", ge=1)
     block_channels: list[int] = option(lambda: [32, 64, 64], "widths of a trained tokenizer's levels; each but the last halves the resolution", min_length=1)
@@ -259,7 +259,7 @@ class SamplerOptions(Options):
     labels: Literal["random", "balanced"] = option("random", "`random`: uniform per image (DiT, SiT, REPA); `balanced`: equal counts, about 0.1 FID lower")
     rounding: Literal["truncate", "round"] = option("truncate", "to uint8: `truncate` 255x (REPA) or `round` 127.5x + 128 (DiT, SiT)")
     seed: int = option(0, "base of the seeds per image; runs with equal seed share noise and labels")
-    batch_size: int = option(64, "images sampled at once; the images do not depend on it", "images", ge=1)
+    batch_size: int = option(64, "images sampled at once on a GPU; the CPU always takes 64, as its kernels round differently for other shapes. The images do not depend on it", "images", ge=1)
     milestones: Literal["all", "last"] = option("all", "sample at every milestone, or only at a run's last")
 
 

@@ -27,8 +27,7 @@ from vrpo.errors import UserError
 from vrpo.files import clear_os_errors, commit, partial_path, require_free_space
 
 ATTRIBUTE = "vrpo"
-ATTRIBUTE_SPARE = 1024  # bytes kept free for what is known only at the end
-ATTRIBUTE_LIMIT = 60_000  # HDF5 keeps compact attributes below 64 KiB
+ATTRIBUTE_SPARE = 1024  # bytes kept free for what is known only at the end; HDF5's limit for the whole is 64 KiB
 ALIGNMENT = 4096  # bytes; each dataset starts on a page
 
 # `earliest` object headers carry no checksums and no times: equal content is equal bytes, and an attribute is replaced in place
@@ -141,8 +140,6 @@ class ArrayWriter:
         require_free_space(self.path.parent, n_bytes, self.path.name)
         text = _json(self.attributes)
         length = -(-(len(text.encode()) + ATTRIBUTE_SPARE) // 512) * 512
-        if length > ATTRIBUTE_LIMIT:
-            raise ValueError(f"{self.path}: attributes of {length} bytes are more than HDF5's {ATTRIBUTE_LIMIT}")
         with h5py.File(self._partial, "w", **_FILE_OPTIONS) as file:
             file.attrs.create(ATTRIBUTE, _encoded(self.attributes, length), dtype=f"S{length}")
             for name, (shape, dtype) in self.shapes.items():

@@ -42,15 +42,15 @@ def kernel_distance(reference: Tensor, samples: Tensor, subsets: int = 100, subs
 def squared_mmd(x: Tensor, y: Tensor) -> Tensor:
     """Unbiased estimate (arXiv:1801.01401, eq. 4) of MMD^2 between rows `x` [m, D] and `y` [n, D], with k(a, b) = (a.b / D + 1)^3; may be negative."""
     m, n = len(x), len(y)
-    within = _off_diagonal(x) / (m * (m - 1)) + _off_diagonal(y) / (n * (n - 1))
-    return within - 2 * _kernel(x, y).mean()
+    xx, yy, xy = _kernel(x, x), _kernel(y, y), _kernel(x, y)
+    within = _off_diagonal(xx) / (m * (m - 1)) + _off_diagonal(yy) / (n * (n - 1))
+    return within - 2 * xy.sum(dtype=torch.float64) / (m * n)
 
 
-def _off_diagonal(x: Tensor) -> Tensor:
-    kernel = _kernel(x, x)
-    return kernel.sum() - kernel.trace()
+def _off_diagonal(kernel: Tensor) -> Tensor:
+    return kernel.sum(dtype=torch.float64) - kernel.diagonal().sum(dtype=torch.float64)
 
 
 def _kernel(a: Tensor, b: Tensor) -> Tensor:
-    base = (a @ b.T).double() / a.shape[1] + 1
-    return base * base * base
+    base = (a @ b.T).div_(a.shape[1]).add_(1)
+    return base.square().mul_(base)

@@ -86,16 +86,15 @@ def _radii(features: Tensor, k: int, work: _Pairs, bar: tqdm) -> Tensor:
                 block = work.block(features[rows], features[rows], same=True)
                 nearest[rows] = _smallest(nearest[rows], block, k + 1)
             else:
-                block, transposed = work.both(features[rows], features[columns])
-                nearest[rows] = _smallest(nearest[rows], block, k + 1)
-                nearest[columns] = _smallest(nearest[columns], transposed, k + 1)
+                for part, block in zip((rows, columns), work.both_ways(features[rows], features[columns]), strict=True):
+                    nearest[part] = _smallest(nearest[part], block, k + 1)
             bar.update()
     return nearest.amax(1)
 
 
 def _smallest(known: Tensor, block: Tensor, k: int) -> Tensor:
     """The `k` smallest of each row of `known` [n, k] and `block` [n, m], in any order."""
-    found = block.topk(min(k, block.shape[1]), dim=1, largest=False, sorted=False).values
+    found = block.topk(min(k, block.shape[1]), dim=1, largest=False, sorted=False).values.float()
     return torch.cat([known, found], 1).topk(k, dim=1, largest=False, sorted=False).values
 
 
@@ -113,22 +112,22 @@ class _Pairs:
         self.centre = centre.to(device, torch.float32)
 
     def block(self, u: Tensor, v: Tensor, same: bool = False) -> Tensor:
-        """Distances [n, m] of `u` [n, D] and `v` [m, D]; `same`: they are the same rows."""
+        """Distances [n, m] of `u` [n, D] and `v` [m, D]; `same`: they are the same rows. Float16 or float32."""
         if self.half:
-            block = self._half(u, v, transposed=False)[0]
-            if bool(torch.isfinite(block).all()):
-                return block.float()
+            return self._finished(u, v, self._half_products(u, v))
         block = self._single(u, v)
         return block.fill_diagonal_(0.0) if same else block
 
-    def both(self, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Distances [n, m], and [m, n] as they come out with `u` and `v` exchanged."""
+    def both_ways(self, u: Tensor, v: Tensor) -> Iterator[Tensor]:
+        """Distances [n, m], then [m, n] as they come out with `u` and `v` exchanged; the products are taken once."""
         if self.half:
-            block, transposed = self._half(u, v, transposed=True)
-            if bool(torch.isfinite(block).all() and torch.isfinite(transposed).all()):
-                return block.float(), transposed.float()
-        block = self._single(u, v)
-        return block, block.T.contiguous()
+            products = self._half_products(u, v)
+            yield self._finished(u, v, products)
+            yield self._finished(v, u, products.T)
+        else:
+            block = self._single(u, v)
+            yield block
+            yield block.T.contiguous()
 
     def _single(self, u: Tensor, v: Tensor) -> Tensor:
         # distances do not change when both are centred, and lose fewer digits
@@ -137,10 +136,11 @@ class _Pairs:
         block = torch.addmm(v.square().sum(1), u, v.T, alpha=-2)
         return block.add_(u.square().sum(1, keepdim=True)).clamp_(min=0)
 
-    def _half(self, u: Tensor, v: Tensor, transposed: bool) -> tuple[Tensor, Tensor | None]:
-        u, v = u.to(self.device).half(), v.to(self.device).half()
-        norm_u = u.square().float().sum(1).half()
-        norm_v = v.square().float().sum(1).half()
-        double = (u.float() @ v.float().T).half().mul_(2)
-        other = (norm_v[:, None] - double.T).add_(norm_u).clamp_(min=0) if transposed else None
-        return double.neg_().add_(norm_u[:, None]).add_(norm_v).clamp_(min=0), other
+    def _half_products(self, u: Tensor, v: Tensor) -> Tensor:
+        return (u.to(self.device).half().float() @ v.to(self.device).half().float().T).half()
+
+    def _finished(self, u: Tensor, v: Tensor, products: Tensor) -> Tensor:
+        norm_u, norm_v = (x.to(self.device).half().square().float().sum(1).half() for x in (u, v))
+        block = (products * -2).add_(norm_u[:, None]).add_(norm_v).clamp_(min=0)
+        # a maximum is NaN or infinite when any element is
+        return block if bool(torch.isfinite(block.amax())) else self._single(u, v)

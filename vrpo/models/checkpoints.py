@@ -65,7 +65,17 @@ def load_into(module: nn.Module, state: Mapping[str, Tensor], where: Path | str)
     """Copy `state` into `module`, all of it and nothing else.
 
     Raises:
-        UserError: a tensor is missing, extra or of another shape; all are named, with both shapes.
+        UserError: as `check_state`.
+    """
+    check_state(module, state, where)
+    module.load_state_dict(dict(state))
+
+
+def check_state(module: nn.Module, state: Mapping[str, Tensor], where: Path | str) -> None:
+    """See that `state` has the tensors of `module`, in their shapes.
+
+    Raises:
+        UserError: a tensor is missing, extra or of another shape; the first of them are named, with both shapes.
     """
     own = module.state_dict()
     faults = [f"{name} {_shape(own[name])} is missing" for name in own if name not in state]
@@ -73,7 +83,6 @@ def load_into(module: nn.Module, state: Mapping[str, Tensor], where: Path | str)
     faults += [f"{name} is {_shape(state[name])}, not {_shape(own[name])}" for name in own if name in state and state[name].shape != own[name].shape]
     if faults:
         raise UserError(f"{where}: the weights are of another architecture: {_listed(faults)}; give weights of this network, or change its options")
-    module.load_state_dict(dict(state))
 
 
 def save_milestone(path: Path | str, network_state: Mapping[str, Tensor], projector_state: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:

@@ -68,7 +68,7 @@ def encode_features(options: EncoderOptions, name: str, images: Path | str, weig
 def quantise(tokens: Tensor) -> dict[str, Tensor]:
     """int8 `tokens` `[B, T, D]` and float16 `scale` `[B, T]` whose product is nearest to `tokens` float32.
 
-    The scale is rounded to float16 before the tokens are divided by it, so that its rounding costs nothing.
+    The scale is rounded to float16 before the tokens are divided by it, so that its own rounding hardly adds to the error.
     """
     scale = (tokens.abs().amax(dim=-1) / LEVELS).clamp_min(torch.finfo(torch.float16).tiny).half()  # (B, T)
     levels = (tokens / scale.float().unsqueeze(-1)).round().clamp(-LEVELS, LEVELS)

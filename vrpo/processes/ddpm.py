@@ -65,13 +65,7 @@ class DDPM(Process):
         return cls((1 - squared[1:] / squared[:-1]).clamp(max=MAX_BETA))
 
     def respaced(self, steps: int) -> DDPM:
-        """The chain over `steps` of the levels, evenly spread from the first to the last, with the betas that keep their alpha-bars.
-
-        Raises:
-            UserError: there are fewer levels than `steps`.
-        """
-        if steps > self.count:
-            raise UserError(f"sampler steps: {steps} are more than the {self.count} noise levels of the process; choose at most {self.count}")
+        """The chain over `steps` of the levels, evenly spread from the first to the last, with the betas that keep their alpha-bars."""
         stride = (self.count - 1) / (steps - 1) if steps > 1 else 1.0
         position, levels = 0.0, []
         for _ in range(steps):

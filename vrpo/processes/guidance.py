@@ -37,11 +37,15 @@ class Guided:
         self.scale, self.interval, self.channels = scale, interval, channels
         self.both_labels = torch.cat([labels, torch.full_like(labels, network.null_label)])
 
-    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
-        """Prediction [B,P,h,w] for x [B,C,h,w] at times t [B], all equal; on the CPU, so that reading them does not wait for a GPU."""
+    def __call__(self, x: Tensor, t: Tensor, began: Tensor | None = None) -> Tensor:
+        """Prediction [B,P,h,w] for x [B,C,h,w] at times t [B], all equal; on the CPU, so that reading them does not wait for a GPU.
+
+        `began`, a scalar, is the time whose noise level is compared with the interval; None: `t`.
+        """
         low, high = self.interval
         times = self.process.network_time(t).to(x.device, non_blocking=True)
-        if self.scale == 1 or not low <= float(self.process.noise_level(t)[0]) <= high:
+        level = float(self.process.noise_level(t[0] if began is None else began))
+        if self.scale == 1 or not low <= level <= high:
             return self.network(x, times, self.labels)[0].float()
         both = self.network(torch.cat([x, x]), torch.cat([times, times]), self.both_labels)[0].float()
         conditional, unconditional = both.chunk(2)

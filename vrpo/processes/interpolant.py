@@ -59,8 +59,8 @@ class Interpolant(Process):
         return t.float()
 
     def noise_level(self, t: Tensor) -> Tensor:
-        """The times themselves, float32."""
-        return t.float()
+        """The times themselves."""
+        return t
 
     def log_snr(self, t: Tensor) -> Tensor:
         """2 log(alpha / sigma) [B]."""

@@ -1,6 +1,7 @@
 """Samplers: from noise to latents, given a denoiser.
 
-A denoiser takes (x_t [B,C,h,w] float32, t [B] on the CPU, all equal) and gives the prediction [B,P,h,w], guidance included.
+A denoiser gives the prediction [B,P,h,w], guidance included, for x_t [B,C,h,w] float32 and t [B] float64 or int64, all equal and on the CPU.
+Heun's second evaluation passes `began` too, the time at which its step began: as in REPA, guidance acts on whole steps.
 Which ones belong to which process stands in `SAMPLERS`.
 """
 
@@ -21,7 +22,7 @@ from vrpo.processes.process import Process
 if TYPE_CHECKING:
     from vrpo.config.options import SamplerOptions
 
-Denoiser = Callable[[Tensor, Tensor], Tensor]
+Denoiser = Callable[..., Tensor]
 Noise = Callable[[], Tensor]
 
 LAST_SDE_STEP = 0.04  # size of the SDE's last, noise-free step (SiT, appendix; REPA)
@@ -41,14 +42,25 @@ def sample(process: Process, options: SamplerOptions, denoiser: Denoiser, x: Ten
         Latents [B,C,h,w] float32.
 
     Raises:
-        UserError: the sampler does not belong to the process.
+        UserError: as `check_sampler`.
     """
-    kind, sampler = SAMPLERS[options.kind]
-    if not isinstance(process, kind):
-        own = ", ".join(name for name, (owner, _) in SAMPLERS.items() if isinstance(process, owner))
-        raise UserError(f"sampler {options.kind}: belongs to the process {kind.__name__}, not to {type(process).__name__}; use one of {own}")
+    check_sampler(process, options)
     with torch.no_grad():
-        return sampler(process, options.steps, denoiser, x, noise).float()
+        return SAMPLERS[options.kind][1](process, options.steps, denoiser, x, noise).float()
+
+
+def check_sampler(process: Process, options: SamplerOptions) -> None:
+    """See that `options` fit the process.
+
+    Raises:
+        UserError: the sampler belongs to another process, or has more steps than the process has noise levels.
+    """
+    owner, _ = SAMPLERS[options.kind]
+    if not isinstance(process, owner):
+        fitting = ", ".join(name for name, (other, _) in SAMPLERS.items() if isinstance(process, other))
+        raise UserError(f"sampler kind: `{options.kind}` samples {owner.__name__} processes, this one is {type(process).__name__}; use one of {fitting}")
+    if isinstance(process, DDPM) and options.steps > process.count:
+        raise UserError(f"sampler steps: {options.steps} are more than the {process.count} noise levels of the process; choose at most {process.count}")
 
 
 def ode_euler(process: Interpolant, steps: int, denoiser: Denoiser, x: Tensor, noise: Noise) -> Tensor:
@@ -66,7 +78,7 @@ def ode_heun(process: Interpolant, steps: int, denoiser: Denoiser, x: Tensor, no
     for index, (now, then) in enumerate(itertools.pairwise(times)):
         slope = _velocity(denoiser, x, now)
         ahead = x + (then - now) * slope
-        x = ahead if index == steps - 1 else x + (then - now) * 0.5 * (slope + _velocity(denoiser, ahead, then))
+        x = ahead if index == steps - 1 else x + (then - now) * 0.5 * (slope + _velocity(denoiser, ahead, then, began=now))
     return x
 
 
@@ -112,9 +124,9 @@ SAMPLERS: dict[str, tuple[type[Process], Callable[..., Tensor]]] = {
 }
 
 
-def _velocity(denoiser: Denoiser, x: Tensor, t: Tensor) -> Tensor:
+def _velocity(denoiser: Denoiser, x: Tensor, t: Tensor, **began: Tensor) -> Tensor:
     """The denoiser in float32, its velocity in float64, at the scalar time `t`."""
-    return denoiser(x.float(), torch.full((len(x),), float(t))).double()
+    return denoiser(x.float(), t.expand(len(x)), **began).double()
 
 
 def _drift(process: Interpolant, denoiser: Denoiser, x: Tensor, t: Tensor) -> Tensor:

@@ -155,7 +155,8 @@ def describe_cost(config: ExperimentConfig, machine: Machine | None = None, imag
     lines += [f"| {row.what} | {_text(row.flops / 1e18)} | {_text(row.hours)} | {_text(row.bytes / 1e9)} |" for row in costs(config, machine, images)]
     assumed = (
         f"GPU hours on one {machine.name} at {machine.peak / 1e12:.0f} TFLOP/s (dense bf16), of which training is assumed to reach {machine.training:.0%} "
-        f"and encoding and sampling {machine.inference:.0%}, evaluation {machine.fp32 / 1e12:.0f} TFLOP/s in fp32; disk with weights of every milestone and {KEPT_STATES} resume states of each run."
+        f"and encoding and sampling {machine.inference:.0%}; evaluation in fp32 at {machine.fp32 / 1e12:.0f} TFLOP/s. "
+        f"Disk with the weights of every milestone and {KEPT_STATES} resume states of each run."
     )
     return "\n".join([*lines, "", assumed])
 

@@ -150,13 +150,10 @@ def build_objective(config: RunConfig, data: TrainingData, critics: dict[str, Pa
 
 
 def _fitting_critic(path: Path, data: TrainingData, encoder: str, device: torch.device) -> LatentCritic:
-    critic, description = load_critic(path, device)
-    made_for = tuple(description["latent_shape"]), tuple(description["tokens"])
-    if made_for != (data.latent_shape, data.feature_shapes[encoder]):
-        raise UserError(
-            f"{path}: distilled from latents {made_for[0]} to tokens {made_for[1]}, not {data.latent_shape} to {data.feature_shapes[encoder]}; "
-            "delete it and distil again"
-        )
+    critic = load_critic(path, device)
+    for made_from, arrays in (("latents", data.latents), ("features", data.features[encoder])):
+        if critic.description[made_from] != arrays.fingerprint:
+            raise UserError(f"{path}: distilled from other {made_from} than {arrays.path}; delete it and distil again")
     return critic
 
 

@@ -9,6 +9,7 @@ FIGURES = {
 TABLES = {
     "comparison": "Scores at the last milestone",
     "convergence": "FID at every milestone",
+    "gains": "Differences between alignments, paired by seed",
     "claims": "The paper's claims",
 }
 COLLECTED = [RESULTS / "collected" / name for name in ("metrics.csv", "training.csv", "samples.npz", "protocol.json")]

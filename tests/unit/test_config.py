@@ -1,0 +1,125 @@
+"""Configs: what is accepted, what is refused and in which words, and what is written for the stages."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from vrpo.config import load_experiment, load_resolved, parse_experiment, write_resolved
+from vrpo.config.experiment import CollectOptions, RunConfig, deep_merge
+from vrpo.config.resolve import resolved_files
+from vrpo.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+MINI = yaml.safe_load((ROOT / "config/mini.yaml").read_text(encoding="utf-8"))
+
+
+def changed(**sections: Any) -> dict[str, Any]:
+    return deep_merge(copy.deepcopy(MINI), sections)
+
+
+def refusal(content: dict[str, Any]) -> str:
+    with pytest.raises(UserError) as caught:
+        parse_experiment(content, "some.yaml")
+    text = str(caught.value)
+    assert text.startswith("some.yaml: ")
+    return text
+
+
+@pytest.mark.parametrize("path", [*(ROOT / "config").glob("*.yaml"), ROOT / "tests/workflow/tiny.yaml"], ids=lambda path: path.name)
+def test_shipped_configs_are_sound(path: Path) -> None:
+    config = load_experiment(path)
+    assert list(config.evaluations())
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (changed(millestones=[1]), ["unknown option `millestones`", "did you mean `milestones`"]),
+        (changed(training={"learning_rat": 1e-3}), ["unknown option `learning_rat` in `training`", "did you mean `learning_rate`"]),
+        (changed(alignments={"repa": {"wheight": 1}}), ["`wheight`", "did you mean `weight`"]),
+        (changed(training={"batch_size": "many"}), ["training.batch_size", "integer", "'many'"]),
+        (changed(training={"batch_size": 0}), ["training.batch_size", "greater than or equal to 1"]),
+        (changed(alignments={"repa": {"encoders": ["vitt"]}}), ["alignments.repa.encoders", "`vitt` is not in `encoders`", "did you mean `vit`"]),
+        (changed(runs={"sit-none": {"process": "sti"}}), ["runs.sit-none.process", "did you mean `sit`"]),
+        (changed(runs={"sit-none": {"alignment": "vrp"}}), ["runs.sit-none.alignment", "did you mean `vrpo`"]),
+        (changed(runs={"sit-none": {"model": "XXL/2"}}), ["runs.sit-none.model", "`XXL` is not in `sizes`", "did you mean `XL`"]),
+        (changed(runs={"sit-none": {"model": "XL"}}), ["SIZE/PATCH"]),
+        (changed(alignments={"repa": {"depth": 9}}), ["runs.sit-repa", "block 9", "lower `alignments.repa.depth`"]),
+        (changed(alignments={"vrpo": {"group_size": 7}}), ["alignments.vrpo.group_size", "divisor of 64"]),
+        (changed(alignments={"vrpo": {"group_size": 128}}), ["alignments.vrpo.group_size"]),
+        (changed(resources={"gpus": 3}), ["training.batch_size", "not divisible"]),
+        (changed(milestones=[500, 400]), ["milestones", "ascending"]),
+        (changed(seeds=[1, 1]), ["seeds", "different"]),
+        (changed(samplers={"ode": {"guidance": {"interval": [0.2, 1.5]}}}), ["samplers.ode.guidance", "[0, 1]"]),
+        ({**changed(), "samplers": {"ode": MINI["samplers"]["ode"]}}, ["runs.dit-none", "no sampler", "ddpm"]),
+        (changed(data={"source": "folder"}), ["data", "`root`"]),
+        (changed(runs={"a/b": MINI["runs"]["sit-none"]}), ["file names"]),
+        ({key: value for key, value in changed().items() if key != "runs"}, ["`runs` is missing"]),
+    ],
+)
+def test_bad_input_is_named(content: dict[str, Any], words: list[str]) -> None:
+    text = refusal(content)
+    assert [word for word in words if word not in text] == [], text
+    assert "\n" not in text and "Traceback" not in text
+
+
+def test_every_mistake_is_told() -> None:
+    assert len(refusal(changed(training={"batchsize": 1}, evaluation={"split": 1})).splitlines()) == 2
+
+
+def test_missing_and_malformed_files(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such config file"):
+        load_experiment(tmp_path / "absent.yaml")
+    (tmp_path / "bad.yaml").write_text("a: [1, 2")
+    with pytest.raises(UserError, match="not valid YAML"):
+        load_experiment(tmp_path / "bad.yaml")
+    (tmp_path / "list.yaml").write_text("- 1")
+    with pytest.raises(UserError, match="a config is a mapping"):
+        load_experiment(tmp_path / "list.yaml")
+
+
+def test_later_files_override_earlier_ones(tmp_path: Path) -> None:
+    (tmp_path / "more.yaml").write_text("seeds: [3, 4]\ntraining: {batch_size: 32}\n")
+    config = load_experiment(ROOT / "config/mini.yaml", tmp_path / "more.yaml")
+    assert config.seeds == [3, 4]
+    assert config.training.batch_size == 32
+    assert config.training.learning_rate == MINI["training"]["learning_rate"]
+
+
+def test_evaluations_follow_milestones_and_samplers() -> None:
+    config = load_experiment(ROOT / "config/imagenet256.yaml")
+    rows = list(config.evaluations())
+    assert len(rows) == 15 * (4 + 1) == len(set(rows))
+    assert {step for _, _, step, sampler in rows if sampler.endswith("guided")} == {400_000}
+    assert all(("sde" in sampler) == run.startswith("sit") for run, _, _, sampler in rows)
+    assert [row for row in config.shown() if row not in rows] == []
+
+
+def test_resolved_files_are_rewritten_only_when_they_change(tmp_path: Path) -> None:
+    config = parse_experiment(changed(results=str(tmp_path)), "mini")
+    assert len(write_resolved(config)) == len(resolved_files(config))
+    assert write_resolved(config) == []
+    title = parse_experiment(changed(results=str(tmp_path), report={"title": "another"}), "mini")
+    assert {path.name for path in write_resolved(title)} == {"report.yaml", "experiment.yaml"}
+    seeds = parse_experiment(changed(results=str(tmp_path), report={"title": "another"}, seeds=[0, 1]), "mini")
+    written = {str(path.relative_to(config.folder)) for path in write_resolved(seeds)}
+    assert written == {"config/experiment.yaml", "config/collect.yaml", *(f"runs/{run}/seed1/config.yaml" for run in config.runs)}
+
+
+def test_resolved_files_are_read_back(tmp_path: Path) -> None:
+    config = parse_experiment(changed(results=str(tmp_path)), "mini")
+    write_resolved(config)
+    assert load_resolved(RunConfig, config.folder / "runs/dit-vrpo/seed0/config.yaml") == config.run_config("dit-vrpo", 0)
+    assert load_resolved(CollectOptions, config.folder / "config/collect.yaml") == config.collection()
+    assert load_experiment(config.folder / "config/experiment.yaml") == config
+    with pytest.raises(UserError, match="unknown option"):
+        load_resolved(RunConfig, config.folder / "config/collect.yaml")
+
+
+def test_a_run_depends_on_nothing_else() -> None:
+    base, other = parse_experiment(changed(), "a"), parse_experiment(changed(report={"title": "x"}, resources={"threads": 2}, milestones=[7]), "b")
+    assert base.run_config("sit-vrpo", 0) == other.run_config("sit-vrpo", 0)
+    assert base.run_config("sit-vrpo", 0) != base.run_config("sit-vrpo", 1)

@@ -1,0 +1,300 @@
+"""Checkpoints of the official DiT, SiT and REPA code, in and out.
+
+Their tensors carry our names; what differs is converted exactly, so that process and samplers need not know where weights come from:
+
+- DiT: nothing.
+- REPA: nothing; its projectors become the alignment's. Early files call the blocks after the aligned one `decoder_blocks`.
+- SiT: its time runs from noise (0) to data (1), ours the other way, as REPA's, so `v(x, t) = -v_SiT(x, 1 - t)`. The sign goes into the
+  last layer. The time enters by cosines and sines of `t f`, and those of `(1 - t) f` are a rotation and reflection of them,
+  which goes into the first layer of the time embedding. The half of the output that SiT learns to no purpose (`learn_sigma`) is dropped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import math
+import pickle
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from vrpo.config.experiment import PAPER_SIZES
+from vrpo.errors import UserError
+from vrpo.files import atomic_output, sha256
+from vrpo.models.checkpoints import ALIGNMENT, NETWORK, check_state, read_network, save_milestone
+from vrpo.models.transformer import TimeEmbedding, build_transformer, position_embedding
+
+Family = Literal["dit", "sit", "repa"]
+
+POSITION_TOLERANCE = 1e-2  # averaging a constant in float32 for millions of steps moves it a little
+PATHS = {"linear": "linear", "cosine": "cosine", "Linear": "linear", "GVP": "cosine"}
+LAST, TIME = "final_layer.linear", "t_embedder.mlp.0.weight"
+
+
+class Layout(NamedTuple):
+    """A network's sizes, as its tensors tell them."""
+
+    depth: int
+    width: int
+    patch_size: int
+    channels: int
+    out_channels: int
+    num_classes: int
+    grid: int
+
+
+def import_checkpoint(
+    path: Path | str,
+    output: Path | str,
+    *,
+    family: Family | None = None,
+    weights: Literal["ema", "model"] = "ema",
+    heads: int | None = None,
+    run: str | None = None,
+    step: int | None = None,
+) -> dict[str, Any]:
+    """Convert an official checkpoint to a milestone that `sample` takes.
+
+    Args:
+        path: `.pt` file: a bare state dict, or a dict with `ema` and perhaps `model`, `opt`, `args`, `steps`.
+        output: safetensors file to write.
+        family: whose code wrote it; None: as the file says (its arguments, its projectors, or its name).
+        weights: averaged or plain weights, where the file has both.
+        heads: attention heads; None: those of the paper's model of this width and depth.
+        run: name of the run in tables; None: the file's name.
+        step: training steps; None: as the file or its name says, else 0.
+
+    Returns:
+        The description written beside the tensors.
+
+    Raises:
+        UserError: the file is missing, damaged or of an unknown kind, a tensor does not fit, or something cannot be told from it.
+    """
+    path = Path(path)
+    content = read_pickle(path)
+    state, arguments = _state(content, weights, path), _arguments(content)
+    family = family or _family(state, arguments, path)
+    projectors = {name: tensor for name, tensor in state.items() if name.startswith("projectors.")}
+    state = {name: tensor for name, tensor in state.items() if name not in projectors}
+    layout = _layout(state, path)
+    _check_positions(state.pop("pos_embed"), layout, path)
+    size, heads = _size(layout, heads, path)
+    if family == "sit":
+        state, layout = _from_sit(state, layout)
+    model = {"name": f"{'DiT' if family == 'dit' else 'SiT'}-{size}/{layout.patch_size}", "depth": layout.depth, "width": layout.width, "heads": heads}
+    model |= {"patch_size": layout.patch_size, "num_classes": layout.num_classes}
+    latent_shape = [layout.channels, *[layout.grid * layout.patch_size] * 2]
+    with torch.device("meta"):
+        expected = build_transformer(SimpleNamespace(**model), latent_shape, layout.channels * (2 if family == "dit" else 1))
+    check_state(expected, state, path)
+    description = {
+        "run": run or path.stem,
+        "seed": int(arguments.get("seed") or arguments.get("global_seed") or 0),
+        "step": _step(content, path) if step is None else step,
+        "model": model,
+        "process": _process(family, arguments, path),
+        "latent_shape": latent_shape,
+        "out_channels": expected.out_channels,
+        "alignment": _alignment(projectors, arguments),
+        "config_sha256": None,
+        "source": {"file": path.name, "sha256": sha256(path), "family": family, "weights": weights},
+    }
+    save_milestone(output, state, projectors, description)
+    return description
+
+
+def export_checkpoint(milestone: Path | str, output: Path | str, *, family: Family | None = None) -> Family:
+    """Write a milestone as `{"ema": state}`, which the official DiT, SiT and REPA scripts load.
+
+    SiT's unused half of the output is filled with zeros.
+
+    Args:
+        milestone: safetensors file of a run, or of `import_checkpoint`.
+        output: `.pt` file to write.
+        family: whose code is to read it; None: DiT for DDPM, REPA for a run with projectors, else SiT.
+
+    Returns:
+        The family.
+
+    Raises:
+        UserError: the file is damaged or no milestone, or its process is not the family's.
+    """
+    tensors, description = read_network(milestone)
+    if "process" not in description:
+        raise UserError(f"{milestone}: holds a network but no diffusion transformer; give a milestone (`step*.safetensors`)")
+    state = {name.removeprefix(NETWORK): tensor for name, tensor in tensors.items() if name.startswith(NETWORK)}
+    projectors = {name.removeprefix(ALIGNMENT): tensor for name, tensor in tensors.items() if name.startswith(f"{ALIGNMENT}projectors.")}
+    ddpm = description["process"]["kind"] == "ddpm"
+    family = family or ("dit" if ddpm else "repa" if projectors else "sit")
+    if ddpm != (family == "dit"):
+        raise UserError(
+            f"--family {family}: {milestone} was trained with the process `{description['process']['kind']}`; choose {'dit' if ddpm else 'sit or repa'}"
+        )
+    model, latent = description["model"], description["latent_shape"]
+    if family == "sit":
+        state = _to_sit(state, model["patch_size"], latent[0])
+    if family == "repa":
+        state |= projectors
+    state["pos_embed"] = position_embedding(model["width"], latent[1] // model["patch_size"])
+    buffer = io.BytesIO()  # a file's own name would be written into it
+    torch.save({"ema": dict(sorted(state.items()))}, buffer)
+    with atomic_output(output) as partial:
+        partial.write_bytes(buffer.getbuffer())
+    return family
+
+
+def read_pickle(path: Path | str) -> Mapping[str, Any]:
+    """What `torch.save` wrote, with nothing but tensors, plain values and `argparse.Namespace` allowed.
+
+    Raises:
+        UserError: the file is missing, damaged, or holds other objects.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; give a checkpoint of the official DiT, SiT or REPA code")
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except pickle.UnpicklingError as error:
+        unsafe = re.search(r"GLOBAL (\S+)", str(error))
+        reason = f"it holds objects of type {unsafe[1]}, which could run code" if unsafe else "not a checkpoint of PyTorch, or truncated"
+        raise UserError(f"{path}: {reason}; give a checkpoint of the official DiT, SiT or REPA code") from error
+    except (RuntimeError, EOFError, OSError) as error:
+        raise UserError(
+            f"{path}: not a checkpoint of PyTorch, or truncated ({(str(error) or type(error).__name__).splitlines()[0]}); fetch it again"
+        ) from error
+    if not isinstance(content, Mapping):
+        raise UserError(f"{path}: holds a {type(content).__name__}, not a dict of tensors; give a checkpoint of the official DiT, SiT or REPA code")
+    return content
+
+
+def reverse_time(weight: Tensor) -> Tensor:
+    """The first time-embedding weight [W,2F] of a network that is given 1 - t where it was given t; its own inverse.
+
+    cos((1-t) f) = cos f cos tf + sin f sin tf, and sin((1-t) f) = sin f cos tf - cos f sin tf.
+    """
+    frequencies = TimeEmbedding(1).frequencies.double()
+    cosine, sine = frequencies.cos(), frequencies.sin()
+    of_cosine, of_sine = weight.double().chunk(2, dim=1)
+    return torch.cat([of_cosine * cosine + of_sine * sine, of_cosine * sine - of_sine * cosine], dim=1).to(weight.dtype)
+
+
+def _from_sit(state: Mapping[str, Tensor], layout: Layout) -> tuple[dict[str, Tensor], Layout]:
+    own = dict(state)
+    for name in (f"{LAST}.weight", f"{LAST}.bias"):
+        rows = own[name].unflatten(0, (layout.patch_size**2, layout.out_channels))
+        own[name] = -rows[:, : layout.channels].flatten(0, 1)
+    own[TIME] = reverse_time(own[TIME])
+    return own, layout._replace(out_channels=layout.channels)
+
+
+def _to_sit(state: Mapping[str, Tensor], patch_size: int, channels: int) -> dict[str, Tensor]:
+    own = dict(state)
+    for name in (f"{LAST}.weight", f"{LAST}.bias"):
+        rows = own[name].unflatten(0, (patch_size**2, channels))
+        own[name] = torch.cat([-rows, torch.zeros_like(rows)], dim=1).flatten(0, 1)
+    own[TIME] = reverse_time(own[TIME])
+    return own
+
+
+def _state(content: Mapping[str, Any], weights: str, path: Path) -> dict[str, Tensor]:
+    """The state dict in `content`, in float32, with today's names."""
+    nested = {key for key in ("ema", "model") if isinstance(content.get(key), Mapping)}
+    if nested and weights not in nested:
+        raise UserError(f"{path}: has no weights `{weights}`, only {', '.join(sorted(nested))}; choose those")
+    state = {name.removeprefix("module.").removeprefix("_orig_mod."): tensor for name, tensor in (content[weights] if nested else content).items()}
+    foreign = [name for name, value in state.items() if not isinstance(value, Tensor)]
+    if foreign or TIME not in state:
+        raise UserError(
+            f"{path}: is not a checkpoint of DiT, SiT or REPA ({foreign[0] + ' is not a tensor' if foreign else TIME + ' is missing'}); give one of these"
+        )
+    first = 1 + max((int(name.split(".")[1]) for name in state if name.startswith("blocks.")), default=-1)
+    return {re.sub(r"^decoder_blocks\.(\d+)", lambda found: f"blocks.{first + int(found[1])}", name): tensor.float() for name, tensor in state.items()}
+
+
+def _arguments(content: Mapping[str, Any]) -> dict[str, Any]:
+    arguments = content.get("args")
+    return vars(arguments) if isinstance(arguments, argparse.Namespace) else {}
+
+
+def _family(state: Mapping[str, Tensor], arguments: Mapping[str, Any], path: Path) -> Family:
+    if any(name.startswith("projectors.") for name in state) or "enc_type" in arguments:
+        return "repa"
+    for text in (str(arguments.get("model", "")), path.name):
+        found = re.match(r"(dit|sit)\b", text.lower())
+        if found:
+            return "dit" if found[1] == "dit" else "sit"
+    raise UserError(
+        f"{path}: DiT's and SiT's checkpoints hold the same tensors, and nothing else in this file tells which it is; say `--family dit` or `--family sit`"
+    )
+
+
+def _layout(state: Mapping[str, Tensor], path: Path) -> Layout:
+    needed = ("x_embedder.proj.weight", "y_embedder.embedding_table.weight", "pos_embed", f"{LAST}.bias")
+    missing = [name for name in needed if name not in state]
+    if missing:
+        raise UserError(f"{path}: {', '.join(missing)} missing; it is not a whole checkpoint of DiT, SiT or REPA")
+    width, channels, patch_size, _ = state["x_embedder.proj.weight"].shape
+    depth = 1 + max((int(name.split(".")[1]) for name in state if name.startswith("blocks.")), default=-1)
+    tokens = state["pos_embed"].shape[1]
+    return Layout(
+        depth=depth,
+        width=width,
+        patch_size=patch_size,
+        channels=channels,
+        out_channels=len(state[f"{LAST}.bias"]) // patch_size**2,
+        num_classes=len(state["y_embedder.embedding_table.weight"]) - 1,
+        grid=math.isqrt(tokens),
+    )
+
+
+def _check_positions(positions: Tensor, layout: Layout, path: Path) -> None:
+    expected = position_embedding(layout.width, layout.grid)
+    if positions.shape != expected.shape:
+        raise UserError(f"{path}: pos_embed is {list(positions.shape)}, not {list(expected.shape)}; only square grids of tokens are supported")
+    off = float((positions - expected).abs().max())
+    if off > POSITION_TOLERANCE:
+        raise UserError(f"{path}: pos_embed differs from the fixed sines and cosines by up to {off:.3g}; networks with learned positions are not supported")
+
+
+def _size(layout: Layout, heads: int | None, path: Path) -> tuple[str, int]:
+    named = {(size.depth, size.width): (name, size.heads) for name, size in PAPER_SIZES.items()}
+    known = named.get((layout.depth, layout.width))
+    if known is None and heads is None:
+        raise UserError(
+            f"{path}: {layout.depth} blocks of width {layout.width} are none of the papers' sizes, and tensors do not tell the heads; say `--heads`"
+        )
+    name, own_heads = known or (f"{layout.depth}x{layout.width}", 0)
+    return name, heads or own_heads
+
+
+def _process(family: Family, arguments: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    if family == "dit":
+        return {"kind": "ddpm", "betas": "linear", "steps": 1000}
+    prediction, route = arguments.get("prediction", "velocity"), arguments.get("path_type", "linear")
+    if prediction not in ("v", "velocity") or route not in PATHS:
+        raise UserError(f"{path}: predicts `{prediction}` on the path `{route}`; only velocities on the linear and the cosine (GVP) path are supported")
+    return {"kind": "interpolant", "path": PATHS[route], "time": arguments.get("weighting") or "uniform"}
+
+
+def _alignment(projectors: Mapping[str, Tensor], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    if not projectors:
+        return {"kind": "none"}
+    return {
+        "kind": "repa",
+        "encoders": str(arguments.get("enc_type", "unknown")).split(","),
+        "depth": arguments.get("encoder_depth"),
+        "weight": arguments.get("proj_coeff"),
+        "projector_width": len(projectors["projectors.0.0.bias"]),
+    }
+
+
+def _step(content: Mapping[str, Any], path: Path) -> int:
+    return int(content["steps"]) if "steps" in content else int(path.stem) if path.stem.isdigit() else 0

@@ -1,0 +1,145 @@
+"""From an experiment's many result files to the few small ones that figures, tables and the report are made of.
+
+`collected/metrics.csv`    a row for each evaluation: run, seed, step, sampler, scores, and the hashes that trace each number to its files
+`collected/training.csv`   the histories of all runs, one below the other
+`collected/samples.npz`    the first images of each run, all from the same noise, and real images of the same classes
+`collected/protocol.json`  how the scores were taken, and with which versions
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from vrpo.config.experiment import ExperimentConfig
+from vrpo.data.arrays import Arrays
+from vrpo.errors import UserError
+from vrpo.files import atomic_output, sha256, write_text
+
+HASHES = ("milestone_sha256", "samples_sha256", "reference_sha256", "network_sha256")
+
+
+def collect(config: ExperimentConfig, output_folder: Path) -> None:
+    """Write the collected files of the experiment into `output_folder`; equal results give equal bytes.
+
+    Raises:
+        UserError: a result is missing or is not what its path says.
+    """
+    names = {run: _names(config, run) for run in config.runs}
+    records = {key: _read_record(config.folder, *key) for key in config.evaluations()}
+    metrics = pd.DataFrame([_metrics_row(config.folder, key, names[key[0]], record) for key, record in records.items()])
+    _write_csv(metrics, output_folder / "metrics.csv")
+    histories = [_history(config, run, seed, names[run]) for run in config.runs for seed in config.seeds_of(run)]
+    _write_csv(pd.concat(histories, ignore_index=True), output_folder / "training.csv")
+    with atomic_output(output_folder / "samples.npz") as partial, open(partial, "wb") as file:
+        np.savez(file, **_grid(config))
+    write_text(output_folder / "protocol.json", json.dumps(_protocols(records), indent=2, sort_keys=True) + "\n")
+
+
+def _names(config: ExperimentConfig, run: str) -> dict[str, str]:
+    resolved = config.run_config(run, config.seeds_of(run)[0])
+    return {
+        "run": run,
+        "model": resolved.model.name,
+        "process": resolved.process.kind,
+        "alignment": config.runs[run].alignment,
+        "kind": resolved.alignment.kind,
+    }
+
+
+def _metrics_path(folder: Path, run: str, seed: int, step: int, sampler: str) -> Path:
+    return folder / f"metrics/{run}/seed{seed}/step{step:07d}/{sampler}.json"
+
+
+def _read_record(folder: Path, run: str, seed: int, step: int, sampler: str) -> dict[str, Any]:
+    path = _metrics_path(folder, run, seed, step, sampler)
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        found = record["run"], record["seed"], record["step"]
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path}: is missing or not a record of scores ({error}); run the evaluation again") from error
+    if found != (run, seed, step):
+        raise UserError(f"{path}: holds the scores of {found}; remove it and run the evaluation again")
+    return record
+
+
+def _metrics_row(folder: Path, key: tuple[str, int, int, str], names: dict[str, str], record: dict[str, Any]) -> dict[str, Any]:
+    run, seed, step, sampler = key
+    protocol, provenance = record["protocol"], record["provenance"]
+    return {
+        **names,
+        "seed": seed,
+        "step": step,
+        "sampler": sampler,
+        **record["scores"],
+        "images": protocol.get("images"),
+        "guidance": (protocol.get("guidance") or {}).get("scale"),
+        "metrics_sha256": sha256(_metrics_path(folder, run, seed, step, sampler)),
+        **{name: provenance.get(name) for name in HASHES},
+    }
+
+
+def _history(config: ExperimentConfig, run: str, seed: int, names: dict[str, str]) -> pd.DataFrame:
+    path = config.folder / f"runs/{run}/seed{seed}/train.csv"
+    try:
+        history = pd.read_csv(path, dtype=str)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: the training history is missing or empty; train the run again") from error
+    history = history.rename(columns={"alignment": "alignment_loss"})  # the name `alignment` says which alignment a run has
+    history = history[history["step"].astype(int) <= config.milestones_of(run)[-1]]
+    for position, (name, value) in enumerate({**names, "seed": seed}.items()):
+        history.insert(position, name, value)
+    return history
+
+
+def _grid(config: ExperimentConfig) -> dict[str, np.ndarray]:
+    """The grid's arrays: `images` [R,K,H,W,3] uint8 and `labels` [R,K] of R shown runs, `real` [K,H,W,3] of the labels of the first."""
+    count, images, labels = config.report.grid_images, [], []
+    for run, seed, step, sampler in config.shown():
+        samples = Arrays(config.folder / f"samples/{run}/seed{seed}/step{step:07d}/{sampler}.h5")
+        images.append(np.array(samples["images"][:count]))
+        labels.append(np.array(samples["labels"][:count]))
+    least = min(map(len, images))
+    source = Arrays(config.folder / "images.h5")
+    chosen = _of_classes(np.array(source["labels"]), labels[0][:least])
+    runs, seeds, steps, samplers = zip(*config.shown(), strict=True)
+    return {
+        "runs": np.array(runs),
+        "seeds": np.array(seeds),
+        "steps": np.array(steps),
+        "samplers": np.array(samplers),
+        "images": np.stack([row[:least] for row in images]),
+        "labels": np.stack([row[:least] for row in labels]),
+        "real": np.stack([np.array(source["images"][index]) for index in chosen]),
+    }
+
+
+def _of_classes(labels: np.ndarray, wanted: np.ndarray) -> list[int]:
+    """For each wanted class an image of it, another one each time while there are any."""
+    places = {label: np.flatnonzero(labels == label) for label in set(wanted.tolist())}
+    missing = [label for label, found in places.items() if not len(found)]
+    if missing:
+        raise UserError(f"images.h5: holds no image of class {missing[0]}, which was sampled; set data.num_classes to the number of its classes")
+    return [int(places[label][np.sum(wanted[:column] == label) % len(places[label])]) for column, label in enumerate(wanted.tolist())]
+
+
+def _protocols(records: dict[tuple[str, int, int, str], dict[str, Any]]) -> dict[str, Any]:
+    """Each sampler's protocol, as its first record has it, and all warnings and versions that occur."""
+    samplers: dict[str, Any] = {}
+    warnings: set[str] = set()
+    versions: dict[str, set[str]] = {}
+    for (_, _, _, sampler), record in records.items():
+        protocol = dict(record["protocol"])
+        warnings.update(protocol.pop("warnings", []))
+        samplers.setdefault(sampler, protocol)
+        for name, version in (record["provenance"].get("versions") or {}).items():
+            versions.setdefault(name, set()).add(str(version))
+    return {"samplers": samplers, "warnings": sorted(warnings), "versions": {name: sorted(found) for name, found in versions.items()}}
+
+
+def _write_csv(frame: pd.DataFrame, path: Path) -> None:
+    write_text(path, frame.to_csv(index=False, lineterminator="\n"))

@@ -1,0 +1,161 @@
+"""The report's figures, each from collected results alone: `fid`, `losses`, `rewards`, `samples`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from vrpo.config.options import ReportOptions
+from vrpo.errors import UserError
+from vrpo.reporting import style
+from vrpo.reporting.results import main_sampler, over_seeds, read_metrics, read_samples, read_training
+
+REWARDS = {"reward_fidelity": "fidelity", "reward_perceptual": "perceptual", "reward_semantic": "semantic"}
+LOSSES = {"denoising": "denoising loss", "alignment_loss": "alignment loss"}
+
+
+def draw(name: str, options: ReportOptions, collected: Path, output: Path) -> None:
+    """Draw the figure `name` from `collected` and write `output` as .pdf, .png and .csv.
+
+    Raises:
+        UserError: there is no such figure, or collected results are missing.
+    """
+    if name not in FIGURES:
+        raise UserError(f"figure `{name}`: there is none; known: {', '.join(FIGURES)}")
+    with matplotlib.rc_context(style.RC):
+        figure, data = FIGURES[name](options, collected)
+        style.save(figure, data, output)
+
+
+def fid(options: ReportOptions, collected: Path) -> tuple[Figure, pd.DataFrame]:
+    """FID against training steps, a panel for each model, with a band from the least to the greatest seed."""
+    data = over_seeds(main_sampler(read_metrics(collected)), ["model", "process", "run", "label", "step"], "fid")
+    models = list(dict.fromkeys(data["model"]))
+    figure, axes = style.panels(len(models), columns=3 if len(models) > 4 else 2)
+    _say_seeds(figure, data)
+    for axis, model in zip(axes, models, strict=True):
+        rows = data[data["model"] == model]
+        axis.set(title=model, ylabel=_fid_label(options))
+        style.value_axis(axis, rows["least"].min(), rows["greatest"].max())
+        _curves(axis, rows, marker="o")
+    return figure, data
+
+
+def losses(options: ReportOptions, collected: Path) -> tuple[Figure, pd.DataFrame]:
+    """Denoising and alignment loss against training steps: a row for each loss, a column for each model."""
+    data = _long(read_training(collected), LOSSES)
+    return _histories(data, LOSSES)
+
+
+def rewards(options: ReportOptions, collected: Path) -> tuple[Figure, pd.DataFrame]:
+    """VRPO's rewards against training steps: a panel for each reward, a line for each model."""
+    training = read_training(collected)
+    data = _long(training[training["kind"] == "vrpo"], REWARDS)
+    if data.empty:
+        figure, (axis,) = style.panels(1, columns=1, height=1.0)
+        axis.set_axis_off()
+        axis.text(0.5, 0.5, "no run of this experiment has rewards", ha="center", va="center", color=style.FAINT)
+        return figure, data
+    names = [name for name in REWARDS.values() if name in set(data["quantity"])]
+    figure, axes = style.panels(len(names), columns=3, height=2.1)
+    _say_seeds(figure, data)
+    for axis, name in zip(axes, names, strict=True):
+        rows = data[data["quantity"] == name].copy()
+        rows["label"] = rows["model"] if rows["run"].nunique() == rows["model"].nunique() else rows["run"]
+        axis.set(title=f"{name} reward")
+        _curves(axis, rows, colour=style.COLOURS["VRPO"])
+    return figure, data
+
+
+def samples(options: ReportOptions, collected: Path) -> tuple[Figure, pd.DataFrame]:
+    """Rows: each run at its last milestone, all from the same noise and labels; the last row is real images of the same classes."""
+    grid, metrics = read_samples(collected), read_metrics(collected)
+    titles = {run: f"{rows['model'].iloc[0]}\n{rows['label'].iloc[0]}" for run, rows in metrics.groupby("run", sort=False)}
+    tints = style.colours(metrics["label"])
+    rows = [*grid["images"], grid["real"]]
+    count = len(grid["real"])
+    side = min(0.62, (style.WIDTH - 1.0) / count)
+    width, height = 1.0 + side * count, side * len(rows) + 0.30
+    figure = Figure(figsize=(width, height))
+    for index, images in enumerate(rows):
+        top = height - 0.22 - side * (index + 1) - (0.06 if index == len(rows) - 1 else 0)
+        run = str(grid["runs"][index]) if index < len(grid["runs"]) else None
+        label = metrics.loc[metrics["run"] == run, "label"].iloc[0] if run else None
+        figure.text(
+            0.93 / width, (top + side / 2) / height, titles[run] if run else "real", ha="right", va="center", fontsize=7, color=tints.get(label, "black")
+        )
+        for column, image in enumerate(images):
+            axis = figure.add_axes(((1.0 + side * column) / width, top / height, side * 0.96 / width, side * 0.96 / height))
+            axis.imshow(image, interpolation="nearest" if image.shape[0] < 64 else "antialiased")
+            axis.set_axis_off()
+            if index == 0:
+                axis.set_title(str(grid["labels"][0][column]), fontsize=6.5, fontweight="normal", color=style.FAINT, loc="center", pad=2)
+    names = ("runs", "seeds", "steps", "samplers")
+    data = pd.DataFrame({name.removesuffix("s"): grid[name] for name in names}).assign(labels=[" ".join(map(str, row)) for row in grid["labels"].tolist()])
+    return figure, data
+
+
+FIGURES: dict[str, Callable[[ReportOptions, Path], tuple[Figure, pd.DataFrame]]] = {"fid": fid, "losses": losses, "rewards": rewards, "samples": samples}
+
+
+def _long(training: pd.DataFrame, quantities: dict[str, str]) -> pd.DataFrame:
+    """Over seeds, a row for each (run, quantity, step) that was logged."""
+    by = ["model", "process", "run", "label", "step"]
+    parts = [over_seeds(training, by, column).assign(quantity=name) for column, name in quantities.items() if column in training]
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=[*by, "mean", "least", "greatest", "seeds", "quantity"])
+
+
+def _histories(data: pd.DataFrame, quantities: dict[str, str]) -> tuple[Figure, pd.DataFrame]:
+    models = list(dict.fromkeys(data["model"]))
+    names = [name for name in quantities.values() if name in set(data["quantity"])]
+    beside = len(models) <= 3  # models stand beside each other; many stand one below the other
+    places = [(name, model) for name in names for model in models] if beside else [(name, model) for model in models for name in names]
+    columns = len(models) if beside else len(names)
+    figure, axes = style.panels(len(places), columns=columns, height=2.0 if beside else 1.6, sharex="col")
+    _say_seeds(figure, data)
+    for index, (axis, (name, model)) in enumerate(zip(axes, places, strict=True)):
+        rows = data[(data["model"] == model) & (data["quantity"] == name)]
+        first_row, first_column = index < columns, index % columns == 0
+        heading, side = (model, name) if beside else (name, model)
+        axis.set(title=heading if first_row else "", ylabel=side if first_column else "")
+        if rows.empty:  # a model without alignment
+            axis.set_axis_off()
+            continue
+        style.value_axis(axis, rows["least"].min(), rows["greatest"].max())
+        _curves(axis, rows)
+        if index < len(places) - columns:
+            axis.set_xlabel("")
+    return figure, data
+
+
+def _curves(axis: Axes, rows: pd.DataFrame, marker: str | None = None, colour: str | None = None) -> None:
+    """A line for each run with its name at its end, and a band over seeds."""
+    tints = style.colours(rows["label"])
+    ends = []
+    for _, line in rows.groupby("run", sort=False):
+        label, process = line["label"].iloc[0], line["process"].iloc[0]
+        tint = colour or tints[label]
+        axis.plot(line["step"], line["mean"], color=tint, linestyle=style.LINES.get(process, "-"), marker=marker)
+        axis.fill_between(line["step"], line["least"], line["greatest"], color=tint, alpha=0.18, linewidth=0)
+        ends.append((line["step"].iloc[-1], line["mean"].iloc[-1], label, tint))
+    style.step_axis(axis, rows["step"].min(), rows["step"].max())
+    style.label_ends(axis, ends)
+
+
+def _fid_label(options: ReportOptions) -> str:
+    space = options.metric_space.split(":")[0].split(",")[0].strip()
+    return f"FID ({space})" if space else "FID"
+
+
+def _say_seeds(figure: Figure, data: pd.DataFrame) -> None:
+    counts = sorted(set(np.asarray(data["seeds"], dtype=int).tolist()))
+    if counts:
+        many = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+        text = "one seed" if counts == [1] else f"mean of {many} seeds; bands: from the least to the greatest"
+        style.note(figure, text)

@@ -1,0 +1,92 @@
+"""Collected results as tables in memory, and how several seeds become one number with an interval."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from vrpo.errors import UserError
+
+ALIGNMENT_NAMES = {"none": "none", "repa": "REPA", "vrpo": "VRPO"}
+
+
+def read_metrics(collected: Path) -> pd.DataFrame:
+    """`metrics.csv` with a column `label`: what a run is called beside the others of its model.
+
+    Raises:
+        UserError: it is missing or lacks a column.
+    """
+    return _labelled(_read_csv(collected / "metrics.csv", ["run", "model", "alignment", "kind", "seed", "step", "sampler", "fid"]))
+
+
+def read_training(collected: Path) -> pd.DataFrame:
+    """`training.csv` with a column `label`, as `read_metrics`."""
+    return _labelled(_read_csv(collected / "training.csv", ["run", "model", "alignment", "kind", "seed", "step", "loss"]))
+
+
+def read_samples(collected: Path) -> dict[str, np.ndarray]:
+    """The arrays of `samples.npz`."""
+    path = collected / "samples.npz"
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return dict(file)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: is missing or damaged; collect the results again") from error
+
+
+def read_protocol(collected: Path) -> dict[str, Any]:
+    """The content of `protocol.json`."""
+    path = collected / "protocol.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: is missing or damaged; collect the results again") from error
+
+
+def main_sampler(metrics: pd.DataFrame) -> pd.DataFrame:
+    """The rows of each run's main sampler: its first, which is evaluated at every milestone."""
+    return metrics[metrics["sampler"] == metrics.groupby("run", sort=False)["sampler"].transform("first")]
+
+
+def last_milestone(metrics: pd.DataFrame) -> pd.DataFrame:
+    """The rows of each run's last milestone."""
+    return metrics[metrics["step"] == metrics.groupby("run", sort=False)["step"].transform("max")]
+
+
+def interval(values: np.ndarray | list[float], confidence: float = 0.95) -> tuple[float, float, float]:
+    """Mean and Student's t interval over seeds; the interval of one seed is unknown (NaN)."""
+    values = np.asarray(values, dtype=float)
+    mean = float(values.mean())
+    if len(values) < 2:
+        return mean, float("nan"), float("nan")
+    half = float(stats.t.ppf(0.5 + confidence / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
+    return mean, mean - half, mean + half
+
+
+def over_seeds(frame: pd.DataFrame, by: list[str], value: str) -> pd.DataFrame:
+    """Mean, least and greatest value over seeds, and their number, in the order in which the rows stand."""
+    grouped = frame.dropna(subset=[value]).groupby(by, sort=False)[value]
+    return grouped.agg(mean="mean", least="min", greatest="max", seeds="count").reset_index()
+
+
+def _read_csv(path: Path, needed: list[str]) -> pd.DataFrame:
+    try:
+        frame = pd.read_csv(path, keep_default_na=False, na_values=[""])
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: is missing or empty; collect the results first") from error
+    missing = [name for name in needed if name not in frame]
+    if missing:
+        raise UserError(f"{path}: lacks the column `{missing[0]}`; collect the results again")
+    return frame
+
+
+def _labelled(frame: pd.DataFrame) -> pd.DataFrame:
+    """Papers' names where they are unambiguous within a model, else the config's names."""
+    rivals = frame.groupby(["model", "kind"])["run"].transform("nunique")
+    frame["label"] = np.where(rivals == 1, frame["kind"].map(lambda kind: ALIGNMENT_NAMES.get(kind, kind)), frame["alignment"])
+    return frame

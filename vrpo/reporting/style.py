@@ -1,0 +1,148 @@
+"""How all figures look: one colour for each alignment, one line style for each process, labels at the lines' ends, equal bytes each time."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+from vrpo.files import atomic_output, write_text
+
+matplotlib.use("agg")
+logging.getLogger("fontTools").setLevel(logging.WARNING)  # it reports every glyph
+
+WIDTH = 6.75  # inches: the text width of a two-column paper
+COLOURS = {"none": "#666666", "REPA": "#0072B2", "VRPO": "#D55E00"}  # Okabe and Ito's, told apart by the colour-blind too
+OTHER_COLOURS = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31", "#7A5195")
+LINES = {"interpolant": "-", "ddpm": (0, (5, 1.6))}
+FAINT = "#9a9a9a"
+
+RC = {
+    "font.size": 8,
+    "font.family": "DejaVu Sans",
+    "axes.titlesize": 8.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.labelsize": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "axes.edgecolor": "#444444",
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e6e6e6",
+    "grid.linewidth": 0.6,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "xtick.color": "#444444",
+    "ytick.color": "#444444",
+    "xtick.minor.visible": False,
+    "lines.linewidth": 1.6,
+    "lines.markersize": 3.5,
+    "figure.dpi": 100,
+    "savefig.dpi": 250,
+    "pdf.fonttype": 42,
+}
+
+
+def colours(labels: Iterable[str]) -> dict[str, str]:
+    """A colour for each label: the same for none, REPA and VRPO in every figure."""
+    chosen = {label: COLOURS[label] for label in labels if label in COLOURS}
+    others = [label for label in dict.fromkeys(labels) if label not in COLOURS]
+    return chosen | {label: OTHER_COLOURS[i % len(OTHER_COLOURS)] for i, label in enumerate(others)}
+
+
+def panels(count: int, columns: int, height: float = 2.3, **keywords: object) -> tuple[Figure, np.ndarray]:
+    """A figure of the text width with `count` panels, as a flat array; places left over are empty."""
+    columns = max(1, min(columns, count))
+    rows = -(-count // columns)
+    figure = Figure(figsize=(WIDTH, height * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False, **keywords).ravel()
+    for spare in axes[count:]:
+        spare.set_axis_off()
+    return figure, axes[:count]
+
+
+def step_axis(axis: Axes, first: float, last: float) -> None:
+    """Training steps from `first` to `last` on the x axis, as 500 or 50k; names of lines stand to the right of it."""
+    margin = 0.03 * (last - first)
+    axis.set(xlabel="training steps", xlim=(first - margin, last + margin) if last > first else (0, 2 * last))
+    axis.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / 1000:g}k" if last >= 10_000 and value else f"{value:g}"))
+
+
+def value_axis(axis: Axes, least: float, greatest: float) -> None:
+    """A logarithmic y axis where values span more than a factor of four, with plain numbers on it."""
+    if least > 0 and greatest > 4 * least:
+        axis.set_yscale("log")
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5) if greatest < 30 * least else (1, 2, 5) if greatest < 300 * least else (1,), numticks=30))
+        axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.yaxis.set_minor_formatter(NullFormatter())
+        axis.tick_params(axis="y", which="minor", left=False)
+
+
+def note(figure: Figure, text: str) -> None:
+    """A line of small print below the panels."""
+    height = 0.16 / figure.get_figheight()
+    figure.get_layout_engine().set(rect=(0, height, 1, 1 - height))
+    figure.text(0.995, 0.02 / figure.get_figheight(), text, ha="right", va="bottom", fontsize=6, color=FAINT)
+
+
+def label_ends(axis: Axes, ends: list[tuple[float, float, str, str]], gap: float = 9.5) -> None:
+    """Write each line's name beside its end, moved up or down so that names keep `gap` points from each other.
+
+    Args:
+        axis: with its limits and scale set.
+        ends: (x, y, name, colour) of each line.
+        gap: distance between two names, in points.
+    """
+    if not ends:
+        return
+    to_points = 72 / axis.figure.dpi
+    axis.figure.draw_without_rendering()
+    wanted = np.array([axis.transData.transform((x, y))[1] for x, y, _, _ in ends]) * to_points
+    order = np.argsort(wanted, kind="stable")
+    placed = _spread(wanted[order], gap)
+    for index, height in zip(order, placed, strict=True):
+        x, y, name, colour = ends[index]
+        axis.annotate(
+            name,
+            (x, y),
+            xytext=(5, height - wanted[index]),
+            textcoords="offset points",
+            color=colour,
+            fontsize=7.5,
+            fontweight="bold",
+            va="center",
+            annotation_clip=False,
+        )
+
+
+def _spread(heights: np.ndarray, gap: float) -> np.ndarray:
+    """Ascending heights, moved as little as needed to keep `gap`: neighbours that are too close become one block around their mean."""
+    blocks = [[height] for height in heights]
+    at = 0
+    while at + 1 < len(blocks):
+        below, above = blocks[at], blocks[at + 1]
+        if np.mean(below) + gap * (len(below) - 1) / 2 + gap > np.mean(above) - gap * (len(above) - 1) / 2:
+            blocks[at : at + 2] = [below + above]
+            at = max(at - 1, 0)
+        else:
+            at += 1
+    return np.array([np.mean(block) + gap * (i - (len(block) - 1) / 2) for block in blocks for i in range(len(block))])
+
+
+def save(figure: Figure, data: pd.DataFrame, output: Path) -> None:
+    """Write .pdf, .png and the .csv behind the figure beside each other; the same data gives the same bytes."""
+    with atomic_output(output.with_suffix(".pdf")) as partial:
+        figure.savefig(partial, format="pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None})
+    with atomic_output(output.with_suffix(".png")) as partial:
+        figure.savefig(partial, format="png", metadata={"Software": None})
+    write_text(output.with_suffix(".csv"), data.to_csv(index=False, lineterminator="\n"))
