@@ -2,7 +2,7 @@
 #
 #   snakemake --cores all                                        everything, for the default config/mini.yaml
 #   snakemake --cores all figures | tables | report              only those, with what they need
-#   snakemake --cores all fid | losses | rewards | samples | comparison | convergence | gains | claims one of them
+#   snakemake --cores all fid | losses | rewards | samples | representation | comparison | convergence | gains | claims one of them
 #   snakemake --cores all prepare | milestones                   data and networks; trained weights
 #   snakemake -n --configfile config/imagenet256.yaml --workflow-profile slurm                the paper, planned
 #
@@ -18,6 +18,7 @@ include: "workflow/rules/prepare.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/sample.smk"
 include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/representation.smk"
 include: "workflow/rules/report.smk"
 
 

@@ -176,13 +176,18 @@ def sample(
     device: Device = "auto",
     threads: Threads = 1,
 ) -> None:
-    """Sample images from a milestone; one seed an image."""
+    """Sample images from a milestone; one seed an image; under `torchrun`, on several GPUs."""
+    import torch
+
     from vrpo.config import load_resolved
     from vrpo.config.options import SamplerOptions, TokenizerOptions
     from vrpo.sampling.generate import sample_images
+    from vrpo.training.distributed import joined_ranks
 
-    tokenizer = load_resolved(TokenizerOptions, tokenizer_config)
-    sample_images(load_resolved(SamplerOptions, config), milestone, tokenizer, tokenizer_weights, output, _device(device, threads))
+    torch.set_num_threads(threads)
+    options, tokenizer = load_resolved(SamplerOptions, config), load_resolved(TokenizerOptions, tokenizer_config)
+    with joined_ranks(device) as ranks:
+        sample_images(options, milestone, tokenizer, tokenizer_weights, output, ranks.device, ranks)
 
 
 @app.command("reference")
@@ -197,20 +202,55 @@ def reference(config: Config, images: Images, output: Output, weights: Weights =
 
 @app.command("evaluate")
 def evaluate(
-    config: Config,
-    samples: Annotated[Path, typer.Option(help="sampled images: our HDF5, an .npz with `arr_0`, or a folder of PNG")],
-    reference: Annotated[Path, typer.Option(help="reference statistics (.npz, ours or ADM's)")],
-    output: Output,
+    samples: Annotated[Path, typer.Argument(help="sampled images: our HDF5, an .npz with `arr_0`, or a folder of PNGs")],
+    reference: Annotated[Path, typer.Argument(help="what they are compared with: reference .npz, ours or ADM's, or real images, as .h5 or a folder of PNGs")],
+    config: Annotated[Path | None, typer.Option("--config", help="options of the evaluation; without it Inception and ADM's protocol")] = None,
+    output: Annotated[Path | None, typer.Option("--output", help="JSON file to write, with protocol and provenance")] = None,
     weights: Weights = None,
+    force_sfid: Annotated[bool, typer.Option("--force-sfid", help="give sFID also for fewer images than its features")] = False,
     device: Device = "auto",
     threads: Threads = 1,
 ) -> None:
-    """Score samples: FID, sFID, IS, precision, recall, with protocol and provenance."""
+    """Score samples: FID, sFID, IS, precision, recall, KID; one line for people, and a JSON record for `--output`."""
     from vrpo.config import load_resolved
-    from vrpo.config.options import EvaluationOptions
+    from vrpo.config.options import ADM_PROTOCOL, EvaluationOptions
     from vrpo.metrics import evaluate as scoring
 
-    scoring.evaluate(load_resolved(EvaluationOptions, config), samples, reference, weights, output, _device(device, threads))
+    options = load_resolved(EvaluationOptions, config) if config else ADM_PROTOCOL
+    record = scoring.evaluate(options, samples, reference, weights, output, _device(device, threads), force_sfid)
+    typer.echo(scoring.summary(record))
+    for warning in record["protocol"]["warnings"]:
+        typer.echo(f"  {warning}", err=True)
+
+
+@app.command("export-npz")
+def export_npz(
+    samples: Annotated[Path, typer.Argument(help="sampled images: our HDF5 or a folder of PNGs")],
+    output: Annotated[Path, typer.Argument(help=".npz to write")],
+) -> None:
+    """Write samples as the .npz that ADM's own evaluator reads (`arr_0`)."""
+    from vrpo.metrics import export
+
+    typer.echo(f"{export.export_npz(samples, output):,} images in {output}")
+
+
+@app.command("representation")
+def representation(
+    config: Config,
+    milestone: Annotated[Path, typer.Option(help="weights of a run at a milestone, ours or imported")],
+    latents: Latents,
+    output: Output,
+    features: Annotated[list[str] | None, typer.Option(help="ENCODER=FILE, once for each encoder to compare with")] = None,
+    device: Device = "auto",
+    threads: Threads = 1,
+) -> None:
+    """Measure hidden representations, block by block: linear probe, and CKNNA with the encoders."""
+    from vrpo.config import load_resolved
+    from vrpo.config.options import RepresentationOptions
+    from vrpo.metrics.representation import measure_representation
+
+    pairs = _pairs("--features", features or [])
+    measure_representation(load_resolved(RepresentationOptions, config), milestone, latents, pairs, output, _device(device, threads))
 
 
 @app.command("collect")
@@ -266,10 +306,12 @@ def cost(config: Annotated[list[Path], typer.Option(help="the experiment's confi
 
 @app.command("docs")
 def docs(folder: Annotated[Path, typer.Option(help="folder of the generated files")] = Path("docs")) -> None:
-    """Generate the option reference and the JSON schema from the config classes."""
+    """Generate the option reference, the JSON schema and the table of encoders."""
     from vrpo.config.docs import write_docs
+    from vrpo.models.encoder_table import write_encoder_docs
 
     write_docs(folder)
+    write_encoder_docs(folder)
 
 
 def main() -> None:

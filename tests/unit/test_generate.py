@@ -9,6 +9,7 @@ import golden
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from vrpo.config.options import SamplerOptions, TokenizerOptions
 from vrpo.data.arrays import Arrays, ArrayWriter
@@ -147,10 +148,34 @@ def test_killed_sampling_goes_on_to_the_same_bytes(folder, tmp_path, monkeypatch
     assert sorted(path.name for path in tmp_path.iterdir()) == ["killed.h5", "undisturbed.h5"]
 
 
+def test_ranks_make_the_same_file(folder, tmp_path):
+    """Two processes go on with what one began; the last round has 44 images, none for the second rank."""
+    chosen = options("ddpm", 300, steps=2)
+    (tmp_path / "sampler.yaml").write_text(yaml.safe_dump(chosen.model_dump(mode="json")))
+    (tmp_path / "tokenizer.yaml").write_text(yaml.safe_dump(TOKENIZER.model_dump(mode="json")))
+    run(folder, chosen, tmp_path / "one.h5")
+    write_beginning(tmp_path / "one.h5", tmp_path / "two.h5", rows=2 * generate.CPU_BATCH)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "vrpo", "sample", "--device", "cpu"]
+    command += ["--config", tmp_path / "sampler.yaml", "--milestone", folder / "dit.safetensors", "--output", tmp_path / "two.h5"]
+    command += ["--tokenizer-config", tmp_path / "tokenizer.yaml", "--tokenizer-weights", folder / "tokenizer.safetensors"]
+    result = subprocess.run(command, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "two.h5").read_bytes() == (tmp_path / "one.h5").read_bytes()
+
+
+def write_beginning(whole, output, rows):
+    """What a sampling leaves that was killed after `rows` rows."""
+    arrays = Arrays(whole)
+    shapes = {name: (arrays.shape(name), arrays[name].dtype) for name in arrays.keys()}
+    with ArrayWriter(output, shapes, arrays.attributes) as writer:
+        writer.write(0, {name: np.array(arrays[name][:rows]) for name in shapes})
+        writer._make_durable()
+
+
 @pytest.mark.parametrize(
     ("chosen", "process", "message"),
     [
-        (options("ddpm", 3), "sit", "use one of ode-euler, ode-heun, sde"),
+        (options("ddpm", 3), "sit", "use one of ode-euler, ode-heun, ode-dopri5, sde"),
         (options("ddim", 3, steps=1001), "dit", "choose at most 1000"),
         (options("sde", 3, guidance={"scale": 2.0, "channels": 5}), "sit", "more than the latent's 4"),
     ],

@@ -73,7 +73,9 @@ def test_no_torch(room: str) -> None:
 
 
 def test_importing_config_and_reporting_loads_no_torch() -> None:
-    names = [".".join(["vrpo", *path.relative_to(PACKAGE).with_suffix("").parts]) for room in ("config", "reporting") for path in (PACKAGE / room).glob("[a-z]*.py")]
+    names = [
+        ".".join(["vrpo", *path.relative_to(PACKAGE).with_suffix("").parts]) for room in ("config", "reporting") for path in (PACKAGE / room).glob("[a-z]*.py")
+    ]
     loaded = loaded_by([*names, "vrpo.cli"])
     assert not loaded & {"torch", "timm", "diffusers"}
 

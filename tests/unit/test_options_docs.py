@@ -22,7 +22,7 @@ def test_every_option_is_documented() -> None:
     assert not undocumented
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "config").glob("*.yaml")) + [ROOT / "tests/workflow/tiny.yaml"], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [*sorted((ROOT / "config").glob("*.yaml")), ROOT / "tests/workflow/tiny.yaml"], ids=lambda path: path.name)
 def test_configs_fit_the_schema(path: Path) -> None:
     jsonschema.validate(yaml.safe_load(path.read_text(encoding="utf-8")), json.loads(schema_text()))
 

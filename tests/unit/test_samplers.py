@@ -126,7 +126,7 @@ def test_table_of_samplers_is_the_configs():
 @pytest.mark.parametrize(
     ("process", "kind", "steps", "message"),
     [
-        (Interpolant(), "ddpm", 10, "use one of ode-euler, ode-heun, sde"),
+        (Interpolant(), "ddpm", 10, "use one of ode-euler, ode-heun, ode-dopri5, sde"),
         (DDPM.named("linear", 1000), "sde", 10, "use one of ddpm, ddim"),
         (DDPM.named("linear", 100), "ddim", 101, "choose at most 100"),
     ],

@@ -33,6 +33,12 @@ class AlignmentBatch:
     """The network's estimate of the clean latents [B,C,H,W], with gradient; computed when called."""
     old_cosine: Tensor | None = None
     """`ProjectedAlignment.cosine` [B] of the averaged network, without gradient, where `needs_old_policy`."""
+    attention: Sequence[tuple[Tensor, Tensor]] = ()
+    """Queries and keys [B,heads,N,W/heads] of the blocks in `Alignment.attention_of`, with gradient."""
+    encoder_attention: dict[str, Tensor] = field(default_factory=dict)
+    """Queries and keys [B,L,2,heads,N,D/heads] of L blocks of each encoder, where `Alignment.attention_of` is not empty."""
+    step: Tensor | None = None
+    """Optimiser steps done so far, int64 scalar on the device: a tensor, so that compiled code serves all steps."""
 
 
 @dataclass
@@ -52,6 +58,8 @@ class Alignment(nn.Module):
 
     hidden_after: tuple[int, ...] = ()
     """Blocks (1-based) after which hidden tokens are taken."""
+    attention_of: tuple[int, ...] = ()
+    """Blocks (1-based) whose queries and keys are taken."""
     encoders: tuple[str, ...] = ()
     """Encoders whose tokens are read."""
     group_size: int = 1

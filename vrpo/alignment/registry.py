@@ -6,6 +6,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from vrpo.alignment.base import Alignment
+from vrpo.alignment.haste import HASTE
+from vrpo.alignment.irepa import IREPA
 from vrpo.alignment.repa import REPA
 from vrpo.alignment.vrpo import VRPO, Critic
 from vrpo.errors import UserError
@@ -17,6 +19,8 @@ ALIGNMENTS: dict[str, type[Alignment]] = {
     "none": Alignment,
     "repa": REPA,
     "vrpo": VRPO,
+    "irepa": IREPA,
+    "haste": HASTE,
 }
 
 

@@ -47,7 +47,7 @@ def clipped_surrogate(log_prob: Tensor, old_log_prob: Tensor, advantages: Tensor
 
 
 class VRPO(ProjectedAlignment):
-    """`L = -lambda (eta/kappa mean_i S_i + beta/kappa mean_i log pi(y_i|s_i)) - sum_k w_k mean_i r_k,i / std_k(t_i)`.
+    """`L = -lambda (eta/kappa mean_i S_i + beta/kappa mean_i log pi(y_i|s_i)) - sum_k w_k mean_i z_k,i`.
 
     `S_i` is the clipped surrogate of the group-relative advantage of `R = sum_k score_k z_k` with the rewards z
     standardised at their noise level; the last sum runs over the rewards with a pathwise weight. With eta = 0, beta = 1
@@ -99,7 +99,7 @@ class VRPO(ProjectedAlignment):
         old_log_prob = log_prob.detach() if batch.old_cosine is None else self.kappa * batch.old_cosine
         surrogate, clipped = clipped_surrogate(log_prob, old_log_prob, advantages, self.clip)
         policy = (self.eta * surrogate.mean() + self.beta * log_prob.mean()) / self.kappa
-        gain = (self.pathwise[:, None] * inverse_std.float() * rewards).sum(dim=0).mean()
+        gain = (self.pathwise[:, None] * inverse_std.float() * (rewards - mean.float())).sum(dim=0).mean()
         metrics = {f"reward_{name}": value for name, value in zip(REWARDS, rewards.detach().mean(dim=1), strict=True)}
         metrics |= {
             "alignment": -cosine.detach().mean(),

@@ -20,10 +20,12 @@ from vrpo.config.options import (
     DataOptions,
     EncoderOptions,
     EvaluationOptions,
+    HASTEOptions,
     ModelSize,
     Options,
     ProcessOptions,
     ReportOptions,
+    RepresentationOptions,
     ResourceOptions,
     RunOptions,
     SamplerOptions,
@@ -98,6 +100,7 @@ class ExperimentConfig(Options):
     runs: dict[str, RunOptions] = option(..., "the comparison, a row a run", min_length=1)
     samplers: dict[str, SamplerOptions] = option(..., "sampling protocols; each serves the runs whose process it belongs to", min_length=1)
     evaluation: EvaluationOptions = option(..., "scores")
+    representation: RepresentationOptions | None = option(None, "quality of hidden representations; null: not measured")
     resources: ResourceOptions = option(ResourceOptions, "what jobs ask for")
     report: ReportOptions = option(ReportOptions, "figures and tables")
 
@@ -118,14 +121,26 @@ class ExperimentConfig(Options):
                     _known(f"alignments.{name}.encoders", encoder, self.encoders, "encoders")
             if isinstance(alignment, VRPOOptions):
                 self._check_groups(name, alignment)
+            if isinstance(alignment, HASTEOptions):
+                self._check_attention(name, alignment)
         for name, run in self.runs.items():
             self._check_run(name, run)
+        self._check_decoders()
+        for encoder in (self.representation.encoders or []) if self.representation else []:
+            _known("representation.encoders", encoder, self.encoders, "encoders")
         for name, seeds, milestones in [("", self.seeds, self.milestones), *((f"runs.{n}.", r.seeds, r.milestones) for n, r in self.runs.items())]:
             if milestones is not None and (not milestones or list(milestones) != sorted(set(milestones)) or milestones[0] < 1):
                 raise ValueError(f"{name}milestones: {milestones} must be positive, ascending and not empty")
             if seeds is not None and (not seeds or len(set(seeds)) != len(seeds)):
                 raise ValueError(f"{name}seeds: {seeds} must be different from each other and not empty")
         return self
+
+    def _check_decoders(self) -> None:
+        for name, sampler in self.samplers.items():
+            if sampler.decoder and self.tokenizer.weights == "trained":
+                raise ValueError(
+                    f"samplers.{name}.decoder: `{sampler.decoder}` does not decode latents of a trained tokenizer; set `decoder: null` beside the preset"
+                )
 
     def _check_groups(self, name: str, alignment: VRPOOptions) -> None:
         micro_batch = self.training.batch_size // (max(self.resources.gpus, 1) * self.training.accumulation)
@@ -135,16 +150,27 @@ class ExperimentConfig(Options):
                 f"(training.batch_size {self.training.batch_size}); choose a divisor of {micro_batch}"
             )
 
+    def _check_attention(self, name: str, alignment: HASTEOptions) -> None:
+        for encoder in alignment.encoders:
+            cached = self.encoders[encoder].attention
+            if len(cached) != len(alignment.attention_blocks):
+                raise ValueError(
+                    f"alignments.{name}.attention_blocks: {alignment.attention_blocks} are {len(alignment.attention_blocks)} blocks, encoder `{encoder}` "
+                    f"caches the attention of {len(cached)}; name as many of its blocks in `encoders.{encoder}.attention`"
+                )
+
     def _check_run(self, name: str, run: RunOptions) -> None:
         _known(f"runs.{name}.process", run.process, self.processes, "processes")
         _known(f"runs.{name}.alignment", run.alignment, self.alignments, "alignments")
         size, _ = split_model(f"runs.{name}.model", run.model, {**PAPER_SIZES, **self.sizes})
         alignment = self.alignments[run.alignment]
-        if isinstance(alignment, AlignmentOptions) and alignment.depth > size.depth:
-            raise ValueError(
-                f"runs.{name}: alignment `{run.alignment}` takes block {alignment.depth}, but {run.model} has {size.depth} blocks; "
-                f"lower `alignments.{run.alignment}.depth`"
-            )
+        taken = {"depth": getattr(alignment, "depth", 0), "attention_blocks": max(getattr(alignment, "attention_blocks", [0]))}
+        for option_name, block in taken.items():
+            if block > size.depth:
+                raise ValueError(
+                    f"runs.{name}: alignment `{run.alignment}` takes block {block}, but {run.model} has {size.depth} blocks; "
+                    f"lower `alignments.{run.alignment}.{option_name}`"
+                )
         if not self.samplers_of(name):
             kind = self.processes[run.process].kind
             raise ValueError(f"runs.{name}: no sampler belongs to its process `{kind}`; add one of {_kinds(kind)} to `samplers`")
@@ -176,6 +202,12 @@ class ExperimentConfig(Options):
                 for sampler, steps in row.samplers.items():
                     for step in steps:
                         yield run, seed, step, sampler
+
+    def represented(self) -> Iterator[tuple[str, int, int]]:
+        """The (run, seed, last milestone) whose hidden representations are measured."""
+        for run in self.runs if self.representation else ():
+            for seed in self.seeds_of(run):
+                yield run, seed, self.milestones_of(run)[-1]
 
     def collection(self) -> CollectOptions:
         """What figures and tables are made of."""

@@ -31,6 +31,8 @@ def resolved_files(config: ExperimentConfig) -> dict[str, Options]:
         "config/collect.yaml": config.collection(),
         "config/report.yaml": config.report,
     }
+    if config.representation:
+        files["config/representation.yaml"] = config.representation
     for name, encoder in config.encoders.items():
         files[f"config/encoders/{name}.yaml"] = encoder
     for name, sampler in config.samplers.items():

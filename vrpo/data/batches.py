@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +47,7 @@ class LatentBatch:
     std: Tensor  # [B, C, h, w] float32, scaled
     labels: Tensor  # [B] int64
     tokens: dict[str, Tensor]  # encoder -> [B, N, D] float32, not normalised
+    attention: dict[str, Tensor] = field(default_factory=dict)  # encoder -> queries and keys [B, L, 2, heads, N, D / heads] float32 of L blocks
 
 
 class TrainingData:
@@ -66,17 +67,19 @@ class TrainingData:
         self.count, *latent_shape = self.latents.shape("mean")
         self.latent_shape: tuple[int, int, int] = tuple(latent_shape)
         self.feature_shapes: dict[str, tuple[int, int]] = {encoder: arrays.shape("tokens")[1:] for encoder, arrays in self.features.items()}
+        self.attention_blocks = {encoder: arrays.shape("attention")[1] if "attention" in arrays else 0 for encoder, arrays in self.features.items()}
         self.labels = np.array(self.latents["labels"])
         for arrays in self.features.values():
             check_same_images(self.latents, "mean", arrays, "tokens")
 
-    def gather(self, indices: np.ndarray) -> LatentBatch:
-        """Read the samples `indices` int64 `[B]`."""
+    def gather(self, indices: np.ndarray, attention: bool = False) -> LatentBatch:
+        """Read the samples `indices` int64 `[B]`; with `attention`, the encoders' queries and keys too."""
         return LatentBatch(
             mean=_take(self.latents["mean"], indices).float(),
             std=_take(self.latents["std"], indices).float(),
             labels=torch.from_numpy(self.labels[indices]),
             tokens={encoder: read_tokens(arrays, indices) for encoder, arrays in self.features.items()},
+            attention={encoder: read_tokens(arrays, indices, "attention") for encoder, arrays in self.features.items()} if attention else {},
         )
 
 
@@ -95,11 +98,12 @@ def check_same_images(first: Arrays, first_array: str, second: Arrays, second_ar
         )
 
 
-def read_tokens(arrays: Arrays, indices: np.ndarray) -> Tensor:
-    """Encoder tokens `[B, N, D]` float32 of the samples `indices`: int8 times the token's scale, or float16 as it is."""
-    tokens = _take(arrays["tokens"], indices).float()
-    if "scale" in arrays:
-        tokens *= _take(arrays["scale"], indices).float().unsqueeze(-1)  # (B, N, D) * (B, N, 1)
+def read_tokens(arrays: Arrays, indices: np.ndarray, name: str = "tokens") -> Tensor:
+    """Encoder tokens `[B, N, D]` float32 of the samples `indices`, or what `name` says: int8 times the token's scale, or float16 as it is."""
+    tokens = _take(arrays[name], indices).float()
+    scale = "scale" if name == "tokens" else f"{name}_scale"
+    if scale in arrays:
+        tokens *= _take(arrays[scale], indices).float().unsqueeze(-1)  # (B, N, D) * (B, N, 1)
     return tokens
 
 

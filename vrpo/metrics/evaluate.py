@@ -36,18 +36,18 @@ def evaluate(
     samples: Path,
     reference: Path,
     weights: Path | None,
-    output: Path,
+    output: Path | None,
     device: torch.device | str,
     force_sfid: bool = False,
 ) -> dict[str, Any]:
-    """Score `samples` against `reference` and write the record to `output`.
+    """Score `samples` against `reference` and write the record to `output`, if there is one.
 
     Args:
         options: network, neighbours, precision of distances, chunk of the Inception score.
         samples: .h5 with `images`, .npz with `arr_0`, or a folder of PNGs.
-        reference: .npz of `compute_reference`, or ADM's.
+        reference: .npz of `compute_reference`, or ADM's; or real images, .h5 or a folder of PNGs.
         weights: of the evaluation network.
-        output: .json; equal inputs give equal bytes.
+        output: .json, or None; equal inputs give equal bytes.
         device: where the network runs.
         force_sfid: give sFID also where there are fewer samples than spatial features.
 
@@ -58,9 +58,11 @@ def evaluate(
         UserError: an input is missing, of the wrong kind or resolution, or gives NaN features.
     """
     images = open_images(samples)
+    if reference.suffix != ".npz":
+        require_resolution(open_images(reference).resolution, images.resolution, str(samples), reference)
     extractor = load_extractor(options, weights, device)
     compared = load_reference(reference, extractor, options)
-    require_resolution(compared, images.resolution, str(samples), reference)
+    require_resolution(compared.description["resolution"], images.resolution, str(samples), reference)
     features = extract(extractor, images, options.batch_size, title="evaluate")
     scores, confidence, protocol = measure(features, compared, options, device, force_sfid)
     protocol["warnings"] = [*extractor.warnings, *protocol["warnings"]]
@@ -73,14 +75,15 @@ def evaluate(
         "provenance": {
             "milestone_sha256": attributes.get("milestone_sha256"),
             "network_sha256": extractor.sha256,
-            "reference_sha256": sha256(reference),
+            "reference_sha256": open_images(reference).digest() if reference.is_dir() else sha256(reference),
             "samples_sha256": images.digest(),
             "tokenizer": attributes.get("tokenizer"),
             "versions": versions(),
             "sampling_versions": attributes.get("versions"),
         },
     }
-    write_text(output, json.dumps(record, indent=2, sort_keys=True, allow_nan=False) + "\n")
+    if output is not None:
+        write_text(output, json.dumps(record, indent=2, sort_keys=True, allow_nan=False) + "\n")
     return record
 
 

@@ -53,7 +53,7 @@ def compute_reference(options: EvaluationOptions, images: Path, weights: Path | 
     if options.reference:
         reference = reference_from_adm(Path(options.reference), extractor, options)
         _, side, *_ = Arrays(images).shape("images")
-        require_resolution(reference, side, f"{images} (the training images)", options.reference)
+        require_resolution(reference.description["resolution"], side, f"{images} (the training images)", options.reference)
     else:
         reference = reference_from_images(images, extractor, options)
     save_reference(reference, output)
@@ -111,11 +111,13 @@ def save_reference(reference: Reference, output: Path) -> None:
 
 
 def load_reference(path: Path, extractor: Extractor, options: EvaluationOptions) -> Reference:
-    """The reference at `path`, one of `save_reference` or ADM's.
+    """The reference at `path`, one of `save_reference` or ADM's; or that of the real images there (.h5 or a folder of PNGs), computed now.
 
     Raises:
         UserError: arrays are missing, or it was computed with another network.
     """
+    if path.suffix != ".npz":
+        return reference_from_images(path, extractor, options)
     arrays = read_npz(path, (*ADM_STATISTICS, "pool", "vrpo"))
     if "vrpo" not in arrays:
         return reference_from_adm(path, extractor, options)
@@ -133,9 +135,8 @@ def load_reference(path: Path, extractor: Extractor, options: EvaluationOptions)
     return Reference(Gaussian(_float64(arrays["mu"]), _float64(arrays["sigma"]), count), spatial, torch.from_numpy(arrays["pool"]), description)
 
 
-def require_resolution(reference: Reference, resolution: int, what: str, where: Path | str) -> None:
-    """Raise `UserError` unless `reference`, which lies at `where`, is of images of `resolution`."""
-    side = reference.description["resolution"]
+def require_resolution(side: int, resolution: int, what: str, where: Path | str) -> None:
+    """Raise `UserError` unless the reference at `where`, of images of `side`, has the `resolution` of `what`."""
     if side != resolution:
         raise UserError(f"{where}: its images are {side} x {side}, those of {what} {resolution} x {resolution}; give the reference of that resolution")
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import timm
+import timm.layers
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -46,14 +48,19 @@ class VisualEncoder(nn.Module):
     Args:
         network: with `forward_features` giving `[B, prefix + T, D]` after the final norm.
         image_size: side of the image fed to it, in pixels.
+        attention: blocks, counted from 1, whose queries and keys `attention` gives.
+
+    Raises:
+        UserError: there is no such block, or its attention is not timm's plain one.
     """
 
-    def __init__(self, network: nn.Module, image_size: int) -> None:
+    def __init__(self, network: nn.Module, image_size: int, attention: Sequence[int] = ()) -> None:
         super().__init__()
         self.network = network
         self.input = NetworkInput(image_size, *normalisation(network))
         self.prefix = int(getattr(network, "num_prefix_tokens", 0))
         self.sha256 = state_sha256(network)
+        self.attention_layers = self._attention_layers(network, attention)
 
     def tokens(self, images: Tensor) -> Tensor:
         """Patch tokens `[B, T, D]` float32 of `images` uint8 `[B, 3, H, W]`, without class and register tokens, after the final norm.
@@ -61,14 +68,56 @@ class VisualEncoder(nn.Module):
         Raises:
             UserError: the network gives no row of tokens.
         """
-        tokens = self.network.forward_features(self.input(images))
-        if tokens.ndim != 3:
-            raise UserError(
-                f"encoders: {type(self.network).__name__} gives features {tuple(tokens.shape)}, no patch tokens; choose a vision transformer of timm"
-            )
-        return tokens[:, self.prefix :].float()  # (B, T, D)
+        return patch_tokens(self.network, self.input(images))
 
     forward = tokens
+
+    def attention(self, images: Tensor) -> Tensor:
+        """Queries and keys `[B, L, 2, heads, T, D / heads]` float32 of the L blocks, of patch tokens alone.
+
+        A block's attention logits among patches are `q k^T / sqrt(D / heads)`.
+        """
+        outputs: list[Tensor] = []
+        hooks = [layer.qkv.register_forward_hook(lambda _layer, _input, output: outputs.append(output)) for layer in self.attention_layers]
+        try:
+            self.network.forward_features(self.input(images))
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return torch.stack([self._queries_keys(layer, qkv) for layer, qkv in zip(self.attention_layers, outputs, strict=True)], dim=1)
+
+    def _queries_keys(self, layer: timm.layers.Attention, qkv: Tensor) -> Tensor:
+        """[B,2,heads,T,D/heads] of `qkv` [B,prefix+T,3D]."""
+        queries, keys, _ = qkv.unflatten(-1, (3, layer.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)  # (B, heads, prefix + T, D / heads)
+        return torch.stack([layer.q_norm(queries), layer.k_norm(keys)], dim=1)[..., self.prefix :, :].float()
+
+    @staticmethod
+    def _attention_layers(network: nn.Module, blocks: Sequence[int]) -> list[timm.layers.Attention]:
+        layers = [getattr(block, "attn", None) for block in getattr(network, "blocks", [])]
+        for block in blocks:
+            if not 1 <= block <= len(layers):
+                raise UserError(f"encoders: `attention` names block {block}, {type(network).__name__} has blocks 1 to {len(layers)}")
+            if type(layers[block - 1]) is not timm.layers.Attention:
+                raise UserError(
+                    f"encoders: the attention of {type(network).__name__} is not plain (rotary, perhaps), its maps cannot be cached; leave `attention` empty"
+                )
+        return [layers[block - 1] for block in blocks]
+
+
+def patch_tokens(network: nn.Module, inputs: Tensor) -> Tensor:
+    """Patch tokens `[B, T, D]` float32 of prepared inputs, without prefix tokens, after the final norm.
+
+    A network that pools before its norm has no `norm` but `fc_norm`, which `forward_features` leaves out: it is applied here.
+
+    Raises:
+        UserError: the network gives no row of tokens.
+    """
+    tokens = network.forward_features(inputs)
+    if tokens.ndim != 3:
+        raise UserError(f"encoders: {type(network).__name__} gives features {tuple(tokens.shape)}, no patch tokens; choose a vision transformer of timm")
+    if isinstance(getattr(network, "norm", None), nn.Identity):
+        tokens = getattr(network, "fc_norm", network.norm)(tokens)
+    return tokens[:, int(getattr(network, "num_prefix_tokens", 0)) :].float()  # (B, T, D)
 
 
 def create_network(options: NetworkOptions, num_classes: int, **extra: Any) -> nn.Module:
@@ -120,7 +169,7 @@ def load_encoder(options: EncoderOptions, weights: Path | str | None, device: to
         network = _fetch(options)
     else:
         network = _read(options, Path(options.weights))
-    return VisualEncoder(network, options.image_size).to(device).eval().requires_grad_(False)
+    return VisualEncoder(network, options.image_size, options.attention).to(device).eval().requires_grad_(False)
 
 
 def load_classifier(options: NetworkOptions, weights: Path | str | None) -> nn.Module:

@@ -1,8 +1,10 @@
-"""The projector from hidden tokens to an encoder's tokens (REPA, arXiv:2410.06940, section 3)."""
+"""Projectors from hidden tokens to an encoder's tokens: REPA's MLP (arXiv:2410.06940, section 3), iREPA's convolution (arXiv:2512.10794)."""
 
 from __future__ import annotations
 
-from torch import nn
+import math
+
+from torch import Tensor, nn
 
 
 class Projector(nn.Sequential):
@@ -13,3 +15,16 @@ class Projector(nn.Sequential):
         for layer in (self[0], self[2], self[4]):
             nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)
+
+
+class ConvolutionalProjector(nn.Conv2d):
+    """One convolution over the grid of tokens: [B,N,width_in] to [B,N,width_out]; N is a square number. PyTorch's initial weights, as in iREPA."""
+
+    def __init__(self, width_in: int, width_out: int, kernel_size: int) -> None:
+        super().__init__(width_in, width_out, kernel_size, padding=kernel_size // 2)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """See the class."""
+        side = math.isqrt(tokens.shape[1])
+        grid = tokens.transpose(1, 2).unflatten(2, (side, side))  # (B, width_in, side, side)
+        return super().forward(grid).flatten(2).transpose(1, 2)

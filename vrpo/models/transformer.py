@@ -74,10 +74,12 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[B,N,width] to [B,N,width]."""
+    def forward(self, x: Tensor, kept: list[tuple[Tensor, Tensor]] | None = None) -> Tensor:
+        """[B,N,width] to [B,N,width]; queries and keys [B,heads,N,width/heads] are appended to `kept`."""
         B, N, W = x.shape
         q, k, v = self.qkv(x).view(B, N, 3, self.heads, W // self.heads).permute(2, 0, 3, 1, 4).unbind(0)  # (B, heads, N, W / heads)
+        if kept is not None:
+            kept.append((q, k))
         return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(B, N, W))
 
 
@@ -111,10 +113,10 @@ class Block(nn.Module):
         self.mlp = MLP(width, int(width * mlp_ratio))
         self.adaLN_modulation = nn.Sequential(nn.Identity(), nn.Linear(width, 6 * width))
 
-    def forward(self, x: Tensor, c: Tensor) -> Tensor:
-        """Tokens [B,N,W] and activated condition [B,1,W] to tokens [B,N,W]."""
+    def forward(self, x: Tensor, c: Tensor, kept: list[tuple[Tensor, Tensor]] | None = None) -> Tensor:
+        """Tokens [B,N,W] and activated condition [B,1,W] to tokens [B,N,W]; `kept` as in `Attention.forward`."""
         shift_attn, scale_attn, gate_attn, shift_mlp, scale_mlp, gate_mlp = self.adaLN_modulation(c).chunk(6, dim=-1)  # each (B, 1, W)
-        x = torch.addcmul(x, gate_attn, self.attn(modulated_norm(x, shift_attn, scale_attn)))
+        x = torch.addcmul(x, gate_attn, self.attn(modulated_norm(x, shift_attn, scale_attn), kept))
         return torch.addcmul(x, gate_mlp, self.mlp(modulated_norm(x, shift_mlp, scale_mlp)))
 
 
@@ -196,13 +198,21 @@ class DiffusionTransformer(nn.Module):
         Returns:
             The prediction [B,out_channels,H,W], and for each of `hidden_after`, in ascending order, tokens [B,N,width].
         """
+        prediction, hidden, _ = self.traced(x, t, labels, hidden_after)
+        return prediction, hidden
+
+    def traced(
+        self, x: Tensor, t: Tensor, labels: Tensor, hidden_after: tuple[int, ...] = (), attention_of: tuple[int, ...] = ()
+    ) -> tuple[Tensor, list[Tensor], list[tuple[Tensor, Tensor]]]:
+        """As `forward`, and the queries and keys [B,heads,N,width/heads] of each block in `attention_of`, in ascending order."""
         x, c = self._embed(x, t, labels)
-        hidden = []
+        hidden: list[Tensor] = []
+        attention: list[tuple[Tensor, Tensor]] = []
         for index, block in enumerate(self.blocks, start=1):
-            x = block(x, c)  # (B, N, W)
+            x = block(x, c, attention if index in attention_of else None)  # (B, N, W)
             if index in hidden_after:
                 hidden.append(x)
-        return self._unpatchify(self.final_layer(x, c)), hidden
+        return self._unpatchify(self.final_layer(x, c)), hidden, attention
 
     def hidden(self, x: Tensor, t: Tensor, labels: Tensor, after: int) -> Tensor:
         """Hidden tokens [B,N,width] after block `after`, counted from 1, without running the blocks behind it; arguments as of `forward`."""

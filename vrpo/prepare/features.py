@@ -27,6 +27,7 @@ LEVELS = 127  # int8, symmetric about zero
 def encode_features(options: EncoderOptions, name: str, images: Path | str, weights: Path | str | None, output: Path | str, device: torch.device | str) -> None:
     """Write the tokens `[N, T, D]` of encoder `name`; a killed run goes on where it was.
 
+    With `options.attention`, queries and keys `attention` `[N, L, 2, heads, T, D / heads]` of those L blocks, stored as the tokens are (`attention_scale`).
     `tokens` are int8 with `scale` float16 `[N, T]`, or float16. `error` float32 `[N, 2]` is each image's mean and worst 1 - cos between a token
     and what is stored of it; the attribute `error` has both over all images.
 
@@ -38,8 +39,10 @@ def encode_features(options: EncoderOptions, name: str, images: Path | str, weig
     count = data.shape("images")[0]
     token_shape = tuple(encoder.tokens(image_batch(data, slice(0, 1), device)).shape[1:])
     shapes = {"tokens": ((count, *token_shape), options.storage), "error": ((count, 2), np.float32)}
+    if options.attention:
+        shapes["attention"] = ((count, *encoder.attention(image_batch(data, slice(0, 1), device)).shape[1:]), options.storage)
     if options.storage == "int8":
-        shapes["scale"] = ((count, token_shape[0]), np.float16)
+        shapes |= {_scale_of(name): (shape[:-1], np.float16) for name, (shape, _) in shapes.items() if name != "error"}
     attributes = {
         "images": data.attributes["fingerprint"],
         "encoder": name,
@@ -51,18 +54,33 @@ def encode_features(options: EncoderOptions, name: str, images: Path | str, weig
         "std": encoder.input.std,
         "storage": options.storage,
         "batch_size": options.batch_size,
+        **({"attention": options.attention} if options.attention else {}),
     }
     with ArrayWriter(output, shapes, attributes) as writer, tqdm(total=count, initial=writer.done, desc=name, unit="image", mininterval=1.0) as progress:
         for rows in writer.batches(options.batch_size):
-            tokens = encoder.tokens(image_batch(data, rows, device))
-            stored = quantise(tokens) if options.storage == "int8" else {"tokens": tokens.half()}
+            pixels = image_batch(data, rows, device)
+            tokens = encoder.tokens(pixels)
+            stored = _stored("tokens", tokens, options.storage)
             error = storage_error(tokens, stored)
+            if options.attention:
+                stored |= _stored("attention", encoder.attention(pixels), options.storage)
             writer.write(rows.start, {key: values.cpu().numpy() for key, values in {**stored, "error": error}.items()})
             progress.update(len(tokens))
         errors = writer.read("error")
         mean, worst = float(errors[:, 0].mean(dtype=np.float64)), float(errors[:, 1].max())
         writer.finish({"error": {"mean": mean, "worst": worst}})
     log.info("%s: %d x %s tokens as %s, 1 - cos: mean %.1e, worst %.1e", name, count, "x".join(map(str, token_shape)), options.storage, mean, worst)
+
+
+def _scale_of(name: str) -> str:
+    return "scale" if name == "tokens" else f"{name}_scale"
+
+
+def _stored(name: str, values: Tensor, storage: str) -> dict[str, Tensor]:
+    if storage == "float16":
+        return {name: values.half()}
+    quantised = quantise(values)
+    return {name: quantised["tokens"], _scale_of(name): quantised["scale"]}
 
 
 def quantise(tokens: Tensor) -> dict[str, Tensor]:

@@ -37,6 +37,10 @@ class Guided:
         self.scale, self.interval, self.channels = scale, interval, channels
         self.both_labels = torch.cat([labels, torch.full_like(labels, network.null_label)])
 
+    def rows(self, rows: slice) -> Guided:
+        """The denoiser of some of the images."""
+        return Guided(self.network, self.process, self.labels[rows], self.scale, self.interval, self.channels)
+
     def __call__(self, x: Tensor, t: Tensor, began: Tensor | None = None) -> Tensor:
         """Prediction [B,P,h,w] for x [B,C,h,w] at times t [B], all equal; on the CPU, so that reading them does not wait for a GPU.
 

@@ -2,6 +2,7 @@
 
 `collected/metrics.csv`    a row for each evaluation: run, seed, step, sampler, scores, and the hashes that trace each number to its files
 `collected/training.csv`   the histories of all runs, one below the other
+`collected/representation.csv`  probe accuracy and CKNNA of hidden tokens: a row for each run, noise level, block and quantity; without rows if not measured
 `collected/samples.npz`    the first images of each run, all from the same noise, and real images of the same classes
 `collected/protocol.json`  how the scores were taken, and with which versions
 """
@@ -9,6 +10,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from vrpo.data.arrays import Arrays
 from vrpo.errors import UserError
 from vrpo.files import atomic_output, sha256, write_text
 
+REPRESENTATION_COLUMNS = ["run", "model", "process", "alignment", "kind", "seed", "step", "noise_level", "block", "quantity", "value"]
 HASHES = ("milestone_sha256", "samples_sha256", "reference_sha256", "network_sha256")
 
 
@@ -35,6 +38,8 @@ def collect(config: ExperimentConfig, output_folder: Path) -> None:
     _write_csv(metrics, output_folder / "metrics.csv")
     histories = [_history(config, run, seed, names[run]) for run in config.runs for seed in config.seeds_of(run)]
     _write_csv(pd.concat(histories, ignore_index=True), output_folder / "training.csv")
+    measured = [row for key in config.represented() for row in _representation_rows(config.folder, key, names[key[0]])]
+    _write_csv(pd.DataFrame(measured, columns=REPRESENTATION_COLUMNS), output_folder / "representation.csv")
     with atomic_output(output_folder / "samples.npz") as partial, open(partial, "wb") as file:
         np.savez(file, **_grid(config))
     write_text(output_folder / "protocol.json", json.dumps(_protocols(records), indent=2, sort_keys=True) + "\n")
@@ -81,6 +86,19 @@ def _metrics_row(folder: Path, key: tuple[str, int, int, str], names: dict[str, 
         "metrics_sha256": sha256(_metrics_path(folder, run, seed, step, sampler)),
         **{name: provenance.get(name) for name in HASHES},
     }
+
+
+def _representation_rows(folder: Path, key: tuple[str, int, int], names: dict[str, str]) -> Iterator[dict[str, Any]]:
+    run, seed, step = key
+    path = folder / f"representation/{run}/seed{seed}/step{step:07d}.json"
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        rows = [(row["noise_level"], row["block"], {"probe_accuracy": row["probe_accuracy"]}, row["cknna"]) for row in record["rows"]]
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path}: is missing or not a record of representations ({error}); measure it again") from error
+    for level, block, probe, alignment in rows:
+        for quantity, value in {**probe, **{f"cknna_{encoder}": value for encoder, value in alignment.items()}}.items():
+            yield {**names, "seed": seed, "step": step, "noise_level": level, "block": block, "quantity": quantity, "value": value}
 
 
 def _history(config: ExperimentConfig, run: str, seed: int, names: dict[str, str]) -> pd.DataFrame:

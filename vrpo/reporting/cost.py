@@ -116,8 +116,9 @@ def network_evaluations(sampler: SamplerOptions) -> float:
     return evaluations * (1 + guided)
 
 
-def costs(config: ExperimentConfig, machine: Machine, images: int | None = None) -> list[Cost]:
+def costs(config: ExperimentConfig, machine: Machine | None = None, images: int | None = None) -> list[Cost]:
     """Rows of the experiment's cost, for a data set of `images` (None: ImageNet's training images, or the digits)."""
+    machine = machine or Machine()
     count = images or (DIGITS if config.data.source == "digits" else IMAGENET_IMAGES)
     side, channels, pixels = latent_side(config), config.tokenizer.latent_channels, config.data.resolution**2
     rows = [_row("images", 0.0, 3 * pixels * count, machine.inference, machine)]

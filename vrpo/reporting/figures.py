@@ -1,4 +1,4 @@
-"""The report's figures, each from collected results alone: `fid`, `losses`, `rewards`, `samples`."""
+"""The report's figures, each from collected results alone: `fid`, `losses`, `rewards`, `samples`, `representation`."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from vrpo.config.options import ReportOptions
 from vrpo.errors import UserError
 from vrpo.reporting import style
+from vrpo.reporting.representation import representation
 from vrpo.reporting.results import main_sampler, over_seeds, read_metrics, read_samples, read_training
 
 REWARDS = {"reward_fidelity": "fidelity", "reward_perceptual": "perceptual", "reward_semantic": "semantic"}
@@ -58,10 +59,7 @@ def rewards(options: ReportOptions, collected: Path) -> tuple[Figure, pd.DataFra
     training = read_training(collected)
     data = _long(training[training["kind"] == "vrpo"], REWARDS)
     if data.empty:
-        figure, (axis,) = style.panels(1, columns=1, height=1.0)
-        axis.set_axis_off()
-        axis.text(0.5, 0.5, "no run of this experiment has rewards", ha="center", va="center", color=style.FAINT)
-        return figure, data
+        return style.nothing("no run of this experiment has rewards"), data
     names = [name for name in REWARDS.values() if name in set(data["quantity"])]
     figure, axes = style.panels(len(names), columns=3, height=2.1)
     _say_seeds(figure, data)
@@ -101,7 +99,13 @@ def samples(options: ReportOptions, collected: Path) -> tuple[Figure, pd.DataFra
     return figure, data
 
 
-FIGURES: dict[str, Callable[[ReportOptions, Path], tuple[Figure, pd.DataFrame]]] = {"fid": fid, "losses": losses, "rewards": rewards, "samples": samples}
+FIGURES: dict[str, Callable[[ReportOptions, Path], tuple[Figure, pd.DataFrame]]] = {
+    "fid": fid,
+    "losses": losses,
+    "rewards": rewards,
+    "samples": samples,
+    "representation": representation,
+}
 
 
 def _long(training: pd.DataFrame, quantities: dict[str, str]) -> pd.DataFrame:

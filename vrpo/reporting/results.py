@@ -29,6 +29,11 @@ def read_training(collected: Path) -> pd.DataFrame:
     return _labelled(_read_csv(collected / "training.csv", ["run", "model", "alignment", "kind", "seed", "step", "loss"]))
 
 
+def read_representation(collected: Path) -> pd.DataFrame:
+    """`representation.csv` with a column `label`, as `read_metrics`; without rows where it was not measured."""
+    return _labelled(_read_csv(collected / "representation.csv", ["run", "model", "alignment", "kind", "seed", "noise_level", "block", "quantity", "value"]))
+
+
 def read_samples(collected: Path) -> dict[str, np.ndarray]:
     """The arrays of `samples.npz`."""
     path = collected / "samples.npz"

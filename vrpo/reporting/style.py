@@ -88,6 +88,14 @@ def value_axis(axis: Axes, least: float, greatest: float) -> None:
         axis.tick_params(axis="y", which="minor", left=False)
 
 
+def nothing(text: str) -> Figure:
+    """A figure that says why there is nothing to show."""
+    figure, (axis,) = panels(1, columns=1, height=1.0)
+    axis.set_axis_off()
+    axis.text(0.5, 0.5, text, ha="center", va="center", color=FAINT)
+    return figure
+
+
 def note(figure: Figure, text: str) -> None:
     """A line of small print below the panels."""
     height = 0.16 / figure.get_figheight()

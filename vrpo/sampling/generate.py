@@ -3,22 +3,27 @@
 So an image depends on the sampler's seed and its own number, not on batches, ranks or interruptions. On the CPU this holds bitwise: matrix
 kernels round differently for different batch shapes, so there the shapes are fixed and the last batch is filled up. On a GPU
 the shape is `batch_size`, and images of different batch sizes agree up to rounding.
+
+Ranks take the batches in turn. The first one gathers and writes them, so that there is one file, in order, to go on with on any number of ranks.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 from tqdm import tqdm
 
 import vrpo
-from vrpo.data.arrays import ArrayWriter
+from vrpo.data.arrays import ArrayWriter, Shapes
 from vrpo.errors import UserError
 from vrpo.files import sha256
 from vrpo.models.checkpoints import load_milestone
@@ -27,6 +32,7 @@ from vrpo.processes.guidance import Guided
 from vrpo.processes.process import build_process
 from vrpo.processes.samplers import check_sampler, sample
 from vrpo.seeds import torch_generator
+from vrpo.training.distributed import Ranks
 
 if TYPE_CHECKING:
     from vrpo.config.options import SamplerOptions, TokenizerOptions
@@ -47,6 +53,7 @@ def sample_images(
     tokenizer_weights: Path | str | None,
     output: Path | str,
     device: torch.device | str,
+    ranks: Ranks | None = None,
 ) -> None:
     """Write `images` uint8 [N,H,W,3] and `labels` int64 [N]; a killed run goes on where it was.
 
@@ -57,11 +64,15 @@ def sample_images(
         tokenizer_weights: its file if it was trained here, else None.
         output: HDF5 file to write; its attributes are the protocol.
         device: where to compute.
+        ranks: this process among those that share the work; None: alone.
 
     Raises:
         UserError: sampler, milestone and tokenizer do not fit each other, or are missing or damaged; the network gives values that are not finite.
     """
     device = torch.device(device)
+    ranks = ranks or Ranks(0, 1, device)
+    if options.decoder:
+        tokenizer = tokenizer.model_copy(update={"weights": options.decoder})
     network, description = load_milestone(milestone, device)
     process = build_process(SimpleNamespace(**description["process"]))
     check_sampler(process, options)
@@ -72,21 +83,26 @@ def sample_images(
     side = (height * decoder.downsampling, width * decoder.downsampling)
     shapes = {"images": ((options.images, *side, 3), np.uint8), "labels": ((options.images,), np.int64)}
     attributes = _protocol(options, description, milestone, tokenizer, decoder)
-    with (
-        ArrayWriter(output, shapes, attributes) as writer,
-        tqdm(total=options.images, initial=writer.done, desc="samples", unit="image", mininterval=1.0) as progress,
-    ):
-        for rows in writer.batches(batch_size):
-            draws = ImageDraws(options.seed, range(rows.start, rows.start + batch_size), shape, device)
-            labels = draws.labels(options.labels, network.null_label)
-            latents = _sample_latents(options, network, process, labels, draws)
-            wanted = rows.stop - rows.start
-            if not torch.isfinite(latents[:wanted]).all():
-                raise UserError(f"{milestone}: not finite at images {rows.start} to {rows.stop - 1}; the training diverged, lower its learning rate")
-            images = to_uint8(_decode(decoder, latents, wanted), options.rounding)
-            writer.write(rows.start, {"images": images.cpu().numpy(), "labels": labels[:wanted].cpu().numpy()})
-            progress.update(wanted)
-        writer.finish()
+    with _writer(ranks, output, shapes, attributes) as writer:
+        collected = _Collector(ranks, batch_size, (*side, 3), writer)
+        waiting = None
+        for rows in _rounds(ranks, writer, options.images, batch_size):
+            first = rows.start + ranks.rank * batch_size
+            wanted = max(0, min(batch_size, rows.stop - first))
+            finished = waiting
+            waiting = _Batch(rows, wanted)
+            if wanted:
+                draws = ImageDraws(options.seed, range(first, first + batch_size), shape, device)
+                labels = draws.labels(options.labels, network.null_label)
+                latents = _sample_latents(options, network, process, labels, draws)
+                waiting.decode(decoder, latents, labels, options.rounding)
+            if finished:
+                collected.add(finished, milestone)
+        if waiting:
+            collected.add(waiting, milestone)
+        collected.finish()
+    if not ranks.is_main:
+        return
     log.info("samples: %d of %dx%d, %s with %d steps", options.images, *side, options.kind, options.steps)
 
 
@@ -123,11 +139,124 @@ def _sample_latents(options: SamplerOptions, network: DiffusionTransformer, proc
     return sample(process, options, denoiser, draws.normal(), draws.normal)
 
 
-def _decode(decoder: Tokenizer, latents: Tensor, wanted: int) -> Tensor:
-    """The first `wanted` images, decoded in batches of one shape."""
-    full = torch.cat([latents, latents.new_zeros(-len(latents) % DECODE_BATCH, *latents.shape[1:])])
-    batches = full[: wanted + -wanted % DECODE_BATCH].split(DECODE_BATCH)
-    return torch.cat([decoder.decode(batch) for batch in batches])[:wanted]
+class _Batch:
+    """A rank's batch on its way from latents to images: on a GPU it is decoded on a stream of its own, while the next batch is sampled."""
+
+    def __init__(self, rows: slice, wanted: int) -> None:
+        self.rows, self.wanted = rows, wanted
+
+    def decode(self, decoder: Tokenizer, latents: Tensor, labels: Tensor, rounding: str) -> None:
+        """Begin to decode the first `wanted` of `latents` [B,C,h,w], in batches of one shape."""
+        with _decoding_stream(latents, labels):
+            self.finite = torch.isfinite(latents[: self.wanted]).all()
+            self.labels = labels[: self.wanted].to("cpu", non_blocking=True)
+            full = torch.cat([latents, latents.new_zeros(-len(latents) % DECODE_BATCH, *latents.shape[1:])])
+            batches = full[: self.wanted + -self.wanted % DECODE_BATCH].split(DECODE_BATCH)
+            decoded = torch.cat([to_uint8(decoder.decode(batch), rounding) for batch in batches])[: self.wanted]
+            self.images = decoded.to("cpu", non_blocking=True)
+            self.done = torch.cuda.current_stream(latents.device).record_event() if latents.is_cuda else None
+
+    def wait(self) -> bool:
+        """Wait until the images are there; whether the latents were finite."""
+        if not self.wanted:
+            return True
+        if self.done is not None:
+            self.done.synchronize()
+        return bool(self.finite)
+
+
+@contextlib.contextmanager
+def _decoding_stream(*inputs: Tensor) -> Iterator[None]:
+    """On a GPU, work inside goes on a stream of its own, after what makes `inputs`."""
+    device = inputs[0].device
+    if device.type != "cuda":
+        yield
+        return
+    stream = _side_stream(device)
+    stream.wait_stream(torch.cuda.current_stream(device))
+    for tensor in inputs:
+        tensor.record_stream(stream)
+    with torch.cuda.stream(stream):
+        yield
+
+
+@functools.cache
+def _side_stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)
+
+
+class _Collector:
+    """Brings the batches of all ranks to the first one, which writes them and shows images/s."""
+
+    def __init__(self, ranks: Ranks, batch_size: int, image_shape: tuple[int, ...], writer: ArrayWriter | None) -> None:
+        self.ranks, self.batch_size, self.image_shape, self.writer = ranks, batch_size, image_shape, writer
+        self.group = distributed.new_group(backend="gloo") if ranks.world > 1 else None
+        self.progress = tqdm(
+            total=writer.count if writer else None,
+            initial=writer.done if writer else 0,
+            desc="samples",
+            unit="image",
+            mininterval=1.0,
+            disable=writer is None,
+        )
+
+    def add(self, batch: _Batch, milestone: Path | str) -> None:
+        """Gather one batch of every rank, and write them.
+
+        Raises:
+            UserError: on every rank, when latents of one were not finite.
+        """
+        if not self._all(batch.wait()):
+            raise UserError(f"{milestone}: not finite at images {batch.rows.start} to {batch.rows.stop - 1}; the training diverged, lower its learning rate")
+        images = self._gathered(getattr(batch, "images", None), torch.zeros(self.batch_size, *self.image_shape, dtype=torch.uint8))
+        labels = self._gathered(getattr(batch, "labels", None), torch.zeros(self.batch_size, dtype=torch.int64))
+        if self.writer is not None:
+            count = batch.rows.stop - batch.rows.start
+            self.writer.write(batch.rows.start, {"images": images[:count].numpy(), "labels": labels[:count].numpy()})
+            self.progress.update(count)
+
+    def finish(self) -> None:
+        """Give the file its name, and wait for the first rank to have done so."""
+        self.progress.close()
+        if self.writer is not None:
+            self.writer.finish()
+        self.ranks.barrier()
+
+    def _all(self, flag: bool) -> bool:
+        """Whether `flag` is set on every rank; over the CPU, so that nothing waits for the batch that a GPU is sampling."""
+        if self.group is None:
+            return flag
+        unset = torch.tensor(int(not flag))
+        distributed.all_reduce(unset, group=self.group)
+        return not unset
+
+    def _gathered(self, own: Tensor | None, padded: Tensor) -> Tensor:
+        """On the first rank the rows of all ranks, in order."""
+        if self.group is None:
+            return own
+        if own is not None:
+            padded[: len(own)] = own
+        parts = [torch.empty_like(padded) for _ in range(self.ranks.world)] if self.ranks.is_main else None
+        distributed.gather(padded, parts, dst=0, group=self.group)
+        return torch.cat(parts) if parts else padded
+
+
+@contextlib.contextmanager
+def _writer(ranks: Ranks, output: Path | str, shapes: Shapes, attributes: dict[str, Any]) -> Iterator[ArrayWriter | None]:
+    """The writer on the first rank, None on the others."""
+    if not ranks.is_main:
+        yield None
+        return
+    with ArrayWriter(output, shapes, attributes) as writer:
+        yield writer
+
+
+def _rounds(ranks: Ranks, writer: ArrayWriter | None, count: int, batch_size: int) -> Iterator[slice]:
+    """Rows that are still to be made, a batch of each rank at a time; the first rank knows where to begin."""
+    size = batch_size * ranks.world
+    rounds = list(writer.batches(size)) if writer else []
+    begin = int(ranks.all_reduce(torch.tensor(rounds[0].start if rounds else count if writer else 0, device=ranks.device)))
+    return (slice(start, min(start + size, count)) for start in range(begin, count, size))
 
 
 def _check_channels(options: SamplerOptions, channels: int, decoder: Tokenizer, milestone: Path | str) -> None:
@@ -147,7 +276,7 @@ def _protocol(options: SamplerOptions, description: dict[str, Any], milestone: P
         "seed": description["seed"],
         "step": description["step"],
         "milestone_sha256": sha256(milestone),
-        "sampler": options.model_dump(mode="json", exclude={"batch_size", "milestones"}),
+        "sampler": options.model_dump(mode="json", exclude={"preset", "decoder", "batch_size", "milestones"}),
         "tokenizer": {"weights": tokenizer.weights, "scale": decoder.scale, "sha256": decoder.sha256},
         "versions": {"vrpo": vrpo.__version__, "torch": torch.__version__.split("+")[0]},
     }

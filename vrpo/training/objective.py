@@ -22,7 +22,15 @@ class Objective(nn.Module):
         self.precision = precision
 
     def forward(
-        self, x0: Tensor, noise: Tensor, t: Tensor, labels: Tensor, tokens: dict[str, Tensor], old_cosine: Tensor | None = None
+        self,
+        x0: Tensor,
+        noise: Tensor,
+        t: Tensor,
+        labels: Tensor,
+        tokens: dict[str, Tensor],
+        old_cosine: Tensor | None = None,
+        encoder_attention: dict[str, Tensor] | None = None,
+        step: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss (a mean over the micro-batch) and metrics.
 
@@ -33,11 +41,13 @@ class Objective(nn.Module):
             labels: classes [B], dropped ones already replaced by the null class.
             tokens: encoder tokens [B,N,D] by encoder.
             old_cosine: the averaged network's cosines [B], where the alignment needs them.
+            encoder_attention: queries and keys [B,L,2,heads,N,D/heads] by encoder, where the alignment needs them.
+            step: optimiser steps done so far, int64 scalar.
         """
         process = self.process
         x_t = process.corrupt(x0, noise, t)
         with torch.autocast(x0.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            prediction, hidden = self.network(x_t, process.network_time(t), labels, hidden_after=self.alignment.hidden_after)
+            prediction, hidden, attention = self._predict(x_t, process.network_time(t), labels)
             prediction = prediction.float()
             denoising, error = process.losses(prediction, x0, noise, x_t, t)  # (B), (B)
             batch = AlignmentBatch(
@@ -48,10 +58,20 @@ class Objective(nn.Module):
                 x0=x0,
                 x0_hat=lambda: process.x0_hat(prediction, x_t, t),
                 old_cosine=old_cosine,
+                attention=attention,
+                encoder_attention=encoder_attention or {},
+                step=step,
             )
             aligned = self.alignment(batch)
         loss = denoising.mean() + aligned.loss
         return loss, {"loss": loss.detach(), "denoising": denoising.detach().mean(), **aligned.metrics}
+
+    def _predict(self, x_t: Tensor, t: Tensor, labels: Tensor) -> tuple[Tensor, list[Tensor], list[tuple[Tensor, Tensor]]]:
+        """Prediction, hidden tokens, queries and keys: only an alignment that wants the last needs a network that has them."""
+        alignment = self.alignment
+        if alignment.attention_of:
+            return self.network.traced(x_t, t, labels, hidden_after=alignment.hidden_after, attention_of=alignment.attention_of)
+        return *self.network(x_t, t, labels, hidden_after=alignment.hidden_after), []
 
     @torch.no_grad()
     def cosine(self, x0: Tensor, noise: Tensor, t: Tensor, labels: Tensor, tokens: dict[str, Tensor]) -> Tensor:

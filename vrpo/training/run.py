@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -94,6 +95,7 @@ def _train(
     store = StateStore(output.parent, plain)
     if ranks.is_main:
         store.announce_other_configs()
+        store.require_space(sum(parameter.numel() for parameter in trainer.parameters))
     state = store.load(at_most=milestone, device=ranks.device)
     if state is not None:
         trainer.load_state_dict(state)
@@ -128,6 +130,13 @@ def build_objective(config: RunConfig, data: TrainingData, critics: dict[str, Pa
     for name in encoders:
         if name not in data.feature_shapes:
             raise UserError(f"--features: the features of encoder `{name}` are missing, the alignment of run {config.run} reads them; give {name}=FILE")
+    wanted = len(getattr(config.alignment, "attention_blocks", []))
+    for name in encoders:
+        if wanted and data.attention_blocks[name] != wanted:
+            raise UserError(
+                f"--features {name}: {data.features[name].path} holds the attention of {data.attention_blocks[name]} blocks, the alignment of run {config.run} "
+                f"reads {wanted}; name them in `encoders.{name}.attention` and encode again"
+            )
     needs_critic = getattr(config.alignment, "needs_critic", False)
     if needs_critic and set(critics) != set(encoders):
         raise UserError(f"--critic: run {config.run} needs a latent critic for each of {', '.join(encoders)}; give NAME=FILE for each")
@@ -144,9 +153,16 @@ def build_objective(config: RunConfig, data: TrainingData, critics: dict[str, Pa
         if tokens != grid**2:
             raise UserError(
                 f"encoders.{name}: gives {tokens} tokens an image, but {config.model.name} on latents of {data.latent_shape[1]}x{data.latent_shape[2]} "
-                f"has {grid}x{grid}; set encoders.{name}.image_size to {grid} x the encoder's patch size"
+                f"has {grid}x{grid}; set encoders.{name}.image_size to {_fitting_size(data, name, grid)}"
             )
     return Objective(network, alignment, process, config.training.precision)
+
+
+def _fitting_size(data: TrainingData, encoder: str, grid: int) -> str:
+    """The image size at which an encoder would have `grid` x `grid` tokens."""
+    image_size, side = data.features[encoder].attributes.get("image_size"), math.isqrt(data.feature_shapes[encoder][0])
+    patches = f"{grid} of its patches"
+    return f"{image_size // side * grid}, {patches}" if image_size and side**2 == data.feature_shapes[encoder][0] else patches
 
 
 def _fitting_critic(path: Path, data: TrainingData, encoder: str, device: torch.device) -> LatentCritic:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from vrpo.errors import UserError
-from vrpo.files import atomic_output, write_text
+from vrpo.files import atomic_output, require_free_space, write_text
 
 log = logging.getLogger(__name__)
 KEPT = 2
@@ -38,6 +38,15 @@ class StateStore:
             if other.parent != self.folder:
                 differences = "; ".join(config_differences(json.loads(other.read_text()), self.config))
                 log.warning("%s: an earlier state of another config (%s); it is kept, and not used", other.parent, differences)
+
+    def require_space(self, parameters: int) -> None:
+        """Refuse to begin what the disk cannot hold: the states kept and the one being written, four fp32 numbers a parameter, and a milestone.
+
+        Raises:
+            UserError: too little is free.
+        """
+        new_states = max(1, KEPT + 1 - len(self._states()))
+        require_free_space(self.folder, (16 * new_states + 4) * parameters, "training state and weights")
 
     def load(self, at_most: int, device: torch.device) -> dict[str, Any] | None:
         """The newest whole state of at most `at_most` steps, or None."""

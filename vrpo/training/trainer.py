@@ -97,14 +97,16 @@ class Trainer:
 
     def _backward(self, part: StepPlan, latent_noise: Tensor, noise: Tensor) -> None:
         device = self.ranks.device
-        batch = self.data.gather(part.indices)
+        alignment = self.objective.alignment
+        batch = self.data.gather(part.indices, attention=bool(alignment.attention_of))
         draw = part.draw.to(device)
         x0 = batch.mean.to(device) + batch.std.to(device) * latent_noise[draw]  # (B, C, H, W)
         labels = torch.where(part.dropped, self.objective.network.null_label, batch.labels).to(device)
-        tokens = {name: values.to(device) for name, values in batch.tokens.items()}
+        tokens, encoder_attention = ({name: values.to(device) for name, values in read.items()} for read in (batch.tokens, batch.attention))
         times, eps = part.times.to(device), noise[draw]
-        old_cosine = self.ema.cosine(x0, eps, times, labels, tokens) if self.objective.alignment.needs_old_policy else None
-        loss, metrics = self.loss_function(x0, eps, times, labels, tokens, old_cosine)
+        old_cosine = self.ema.cosine(x0, eps, times, labels, tokens) if alignment.needs_old_policy else None
+        step = torch.full((), self.step, device=device)
+        loss, metrics = self.loss_function(x0, eps, times, labels, tokens, old_cosine, encoder_attention, step)
         (loss / self.options.accumulation).backward()
         for name, value in metrics.items():
             self.totals[name] = self.totals.get(name, torch.zeros_like(value)) + value / self.options.accumulation

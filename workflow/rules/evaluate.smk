@@ -67,5 +67,5 @@ rule evaluate:
     params:
         weights=weights_option(evaluation_weights()),
     shell:
-        "python -m vrpo.launch {resources.gpu} evaluate --config {input.config} --samples {input.samples} --reference {input.reference}"
+        "python -m vrpo.launch {resources.gpu} evaluate {input.samples} {input.reference} --config {input.config}"
         " {params.weights} --output {output} --device {resources.device} --threads {threads} &> {log}"

@@ -5,6 +5,7 @@ FIGURES = {
     "losses": "Losses against training steps",
     "rewards": "Rewards of VRPO against training steps",
     "samples": "Samples of every run, from the same noise",
+    "representation": "Linear probe and CKNNA over blocks",
 }
 TABLES = {
     "comparison": "Scores at the last milestone",
@@ -12,7 +13,7 @@ TABLES = {
     "gains": "Differences between alignments, paired by seed",
     "claims": "The paper's claims",
 }
-COLLECTED = [RESULTS / "collected" / name for name in ("metrics.csv", "training.csv", "samples.npz", "protocol.json")]
+COLLECTED = [RESULTS / "collected" / name for name in ("metrics.csv", "training.csv", "representation.csv", "samples.npz", "protocol.json")]
 
 
 rule collect:
@@ -21,6 +22,7 @@ rule collect:
         experiment=ancient(RESULTS / "config/experiment.yaml"),  # collect.yaml holds what matters of it
         metrics=metrics(),
         samples=grids(),
+        representation=representations(),
         images=rules.images.output,
     output:
         COLLECTED,

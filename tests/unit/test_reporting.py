@@ -1,0 +1,323 @@
+"""Figures, tables, claims and costs from made-up results whose answers are known."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from vrpo.config import load_experiment
+from vrpo.config.options import EncoderOptions, ReportOptions
+from vrpo.errors import UserError
+from vrpo.reporting import style
+from vrpo.reporting.claims import gains, headline, judge, speedup, steps_to_reach
+from vrpo.reporting.cost import costs, describe_cost, encoder_tokens, network_evaluations, parameters, training_flops, transformer_flops
+from vrpo.reporting.figures import FIGURES, draw
+from vrpo.reporting.report import write_report
+from vrpo.reporting.results import interval, last_milestone, main_sampler, read_metrics
+from vrpo.reporting.tables import TABLES, write
+
+ROOT = Path(__file__).parents[2]
+MINIATURE = ReportOptions(metric_space="miniature: made up")
+IMAGENET = ReportOptions(metric_space="ImageNet 256x256, Inception features", published=str(ROOT / "config/published.csv"))
+STEPS = (500, 1000, 1500)
+FIDS = {"none": (40.0, 20.0, 12.0), "repa": (30.0, 15.0, 10.0), "vrpo": (26.0, 12.0, 8.0)}
+RUN = {"SiT-B/2": ("sit", "interpolant", "ode"), "DiT-XL/2": ("dit", "ddpm", "ddpm")}
+
+
+def metrics_frame(seeds: tuple[int, ...] = (0,), kinds: tuple[str, ...] = ("none", "repa", "vrpo")) -> pd.DataFrame:
+    """Seed k adds k to every FID, and VRPO's gain over REPA falls by 0.1 k."""
+    rows = []
+    for model, (short, process, sampler) in RUN.items():
+        for kind in kinds:
+            for seed in seeds:
+                for step, fid in zip(STEPS, FIDS[kind], strict=True):
+                    names = {"run": f"{short}-{kind}", "model": model, "process": process, "alignment": kind, "kind": kind}
+                    score = {"fid": fid + seed + (0.1 * seed if kind == "vrpo" else 0), "sfid": np.nan, "is": 9.0, "precision": 0.5, "recall": 0.4}
+                    hashes = dict.fromkeys(("metrics_sha256", "milestone_sha256", "samples_sha256"), "0123456789abcdef")
+                    rows.append({**names, "seed": seed, "step": step, "sampler": sampler, **score, "images": 100, "guidance": 1.0, **hashes})
+                    if step == STEPS[-1]:
+                        rows.append({**rows[-1], "sampler": f"{sampler}-guided", "fid": 1.0, "guidance": 1.8})
+    return pd.DataFrame(rows)
+
+
+def collected(folder: Path, metrics: pd.DataFrame) -> Path:
+    folder.mkdir(parents=True)
+    metrics.to_csv(folder / "metrics.csv", index=False)
+    runs = metrics.drop_duplicates(["run", "seed"])
+    history = []
+    for row in runs.to_dict("records"):
+        for step in range(100, 1501, 100):
+            more = {"alignment_loss": -step / 2000} if row["kind"] != "none" else {}
+            more |= {"reward_fidelity": -1.0, "reward_perceptual": 0.5, "reward_semantic": step / 2000} if row["kind"] == "vrpo" else {}
+            history.append(
+                {
+                    **{key: row[key] for key in ("run", "model", "process", "alignment", "kind", "seed")},
+                    "step": step,
+                    "loss": 1.0,
+                    "denoising": 100 / step,
+                    **more,
+                }
+            )
+    pd.DataFrame(history).to_csv(folder / "training.csv", index=False)
+    blocks = [
+        {"noise_level": level, "block": block, "quantity": name, "value": 0.1 * block + level}
+        for level in (0.2, 0.5, 0.8)
+        for block in (1, 2, 3)
+        for name in ("probe_accuracy", "cknna_vit")
+    ]
+    keys = ("run", "model", "process", "alignment", "kind", "seed")
+    measured = [{**{key: row[key] for key in keys}, "step": 1500, **more} for row in runs.to_dict("records") for more in blocks]
+    pd.DataFrame(measured).to_csv(folder / "representation.csv", index=False)
+    names = list(dict.fromkeys(metrics["run"]))
+    images = np.arange(len(names) * 3 * 8 * 8 * 3, dtype=np.int64).reshape(len(names), 3, 8, 8, 3).astype(np.uint8)
+    columns = {"seeds": 0, "steps": 1500, "samplers": "ode"}
+    arrays = {name: np.full(len(names), value) for name, value in columns.items()}
+    np.savez(folder / "samples.npz", runs=np.array(names), images=images, labels=np.tile([3, 1, 2], (len(names), 1)), real=images[0], **arrays)
+    protocol = {"samplers": {"ode": {"images": 100, "guidance": {"scale": 1.0, "channels": None}, "decoder": None}}, "warnings": ["fid: few samples"]}
+    (folder / "protocol.json").write_text(json.dumps({**protocol, "versions": {"torch": ["2.15"]}}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def one_seed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return collected(tmp_path_factory.mktemp("one") / "collected", metrics_frame())
+
+
+@pytest.fixture(scope="module")
+def three_seeds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return collected(tmp_path_factory.mktemp("three") / "collected", metrics_frame((0, 1, 2)))
+
+
+# ---- numbers ----------------------------------------------------------------------------------------------------------
+
+
+def test_interval_is_students() -> None:
+    mean, low, high = interval([1.0, 2.0, 3.0])
+    assert mean == 2.0
+    assert high - mean == pytest.approx(4.302652729749464 / np.sqrt(3))  # t quantile at 2 degrees of freedom, standard deviation 1
+    assert low == pytest.approx(2 * mean - high)
+    assert np.isnan(interval([1.0])[1])
+
+
+def test_steps_to_reach_interpolates() -> None:
+    assert steps_to_reach(STEPS, (26, 12, 8), 10.0) == (1250.0, False)
+    assert steps_to_reach(STEPS, (26, 12, 8), 8.0) == (1500.0, False)
+    assert steps_to_reach(STEPS, (26, 12, 8), 30.0) == (500.0, True)
+    assert steps_to_reach(STEPS, (26, 12, 8), 7.0) == (None, False)
+    assert steps_to_reach(STEPS, (26, 8, 12), 10.0)[0] == pytest.approx(500 + 500 * 16 / 18)  # the first crossing counts
+
+
+def test_speedup_both_ways() -> None:
+    assert speedup(STEPS, (26, 12, 8), (30, 15, 10)) == (1500 / 1250, False)
+    assert speedup(STEPS, (30, 15, 10), (26, 12, 8)) == (1250 / 1500, False)
+    assert speedup(STEPS, (5, 4, 3), (30, 15, 10)) == (3.0, True)
+    assert speedup(STEPS, (26, 12, 8), (26, 12, 8)) == (1.0, False)
+
+
+def test_gains_are_paired_by_seed(three_seeds: Path) -> None:
+    table = gains(read_metrics(three_seeds))
+    row = table[(table["run"] == "sit-vrpo") & (table["base"] == "sit-repa")].iloc[0]
+    assert row["gain"] == pytest.approx(1.9)  # 2.0, 1.9, 1.8
+    assert row["gain_high"] - row["gain"] == pytest.approx(4.302652729749464 * 0.1 / np.sqrt(3))  # seeds' common shift is gone
+    assert row["seeds"] == 3
+    assert len(table) == 6
+
+
+def test_seeds_without_a_partner_are_left_out() -> None:
+    metrics = metrics_frame((0, 1, 2))
+    metrics = metrics[~((metrics["kind"] == "vrpo") & (metrics["seed"] == 2))]
+    table = gains(metrics.assign(label=metrics["kind"]))
+    assert set(table.loc[table["kind"] == "vrpo", "seeds"]) == {2}
+
+
+def test_verdicts(one_seed: Path, three_seeds: Path, tmp_path: Path) -> None:
+    assert set(judge(read_metrics(one_seed), comparable=True)["verdict"]) == {"one seed is no verdict"}
+    judged = judge(read_metrics(three_seeds), comparable=True)
+    assert set(judged.loc[judged["claim"].str.startswith("FID"), "verdict"]) == {"reproduced"}  # [1.65, 2.15] reaches 1.8
+    assert set(judged.loc[judged["claim"].str.startswith("training"), "verdict"]) == {"not reproduced"}
+    assert set(judged["finding"]) == {"VRPO better"}
+    assert judge(read_metrics(three_seeds), comparable=False)["verdict"].str.startswith("not run").all()
+    without = read_metrics(collected(tmp_path / "collected", metrics_frame((0, 1), ("none", "repa"))))
+    assert set(judge(without, comparable=True)["verdict"]) == {"not run"}
+
+
+def test_headline_says_what_was_measured(one_seed: Path) -> None:
+    text = " ".join(headline(read_metrics(one_seed), comparable=False))
+    assert "SiT-B/2, FID after 1,500 steps: none 12.00, REPA 10.00, VRPO 8.00 (one seed)." in text
+    assert "one seed is no verdict" in text
+
+
+def test_main_sampler_and_last_milestone(one_seed: Path) -> None:
+    metrics = read_metrics(one_seed)
+    assert set(main_sampler(metrics)["sampler"]) == {"ode", "ddpm"}
+    assert set(last_milestone(metrics)["step"]) == {1500}
+    assert "guided" in " ".join(last_milestone(metrics)["sampler"])
+
+
+def test_rivals_of_one_kind_keep_their_own_names(tmp_path: Path) -> None:
+    metrics = metrics_frame()
+    other = metrics[metrics["kind"] == "vrpo"].assign(run=lambda frame: frame["run"] + "-2", alignment="vrpo-eta1")
+    labels = read_metrics(collected(tmp_path / "collected", pd.concat([metrics, other])))["label"]
+    assert set(labels) == {"none", "REPA", "vrpo", "vrpo-eta1"}
+
+
+# ---- figures, tables, report ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_figures_are_deterministic_and_not_blank(name: str, three_seeds: Path, tmp_path: Path) -> None:
+    for place in ("a", "b"):
+        draw(name, MINIATURE, three_seeds, tmp_path / place / f"{name}.pdf")
+    for ending in ("pdf", "png", "csv"):
+        first, second = ((tmp_path / place / f"{name}.{ending}").read_bytes() for place in ("a", "b"))
+        assert first == second
+    assert np.asarray(Image.open(tmp_path / "a" / f"{name}.png").convert("L")).std() > 5
+
+
+def test_fid_figure_holds_the_band(three_seeds: Path, tmp_path: Path) -> None:
+    draw("fid", MINIATURE, three_seeds, tmp_path / "fid.pdf")
+    data = pd.read_csv(tmp_path / "fid.csv")
+    row = data[(data["run"] == "sit-repa") & (data["step"] == 1500)].iloc[0]
+    assert (row["least"], row["mean"], row["greatest"], row["seeds"]) == (10.0, 11.0, 12.0, 3)
+    assert set(data["label"]) == {"none", "REPA", "VRPO"}
+
+
+def test_rewards_without_vrpo_say_so(tmp_path: Path) -> None:
+    folder = collected(tmp_path / "collected", metrics_frame(kinds=("none", "repa")))
+    draw("rewards", MINIATURE, folder, tmp_path / "rewards.pdf")
+    assert (tmp_path / "rewards.png").stat().st_size > 0
+
+
+def test_representation_figure_holds_all_levels_and_may_be_empty(one_seed: Path, tmp_path: Path) -> None:
+    draw("representation", MINIATURE, one_seed, tmp_path / "a.pdf")
+    data = pd.read_csv(tmp_path / "a.csv")
+    assert set(data["noise_level"]) == {0.2, 0.5, 0.8} and set(data["label"]) == {"none", "REPA", "VRPO"}
+    folder = collected(tmp_path / "collected", metrics_frame())
+    (folder / "representation.csv").write_text((folder / "representation.csv").read_text().splitlines()[0] + "\n")
+    draw("representation", MINIATURE, folder, tmp_path / "b.pdf")
+    assert (tmp_path / "b.png").stat().st_size > 0
+
+
+def test_labels_at_line_ends_keep_their_distance() -> None:
+    placed = style._spread(np.array([0.0, 1.0, 2.0, 50.0]), 10.0)
+    assert np.diff(placed).min() >= 10.0 - 1e-9
+    assert placed[:3].mean() == pytest.approx(1.0)
+    assert placed[3] == 50.0
+
+
+def test_colours_are_the_same_everywhere() -> None:
+    assert style.colours(["none", "REPA", "VRPO"]) == style.COLOURS
+    assert style.colours(["VRPO", "iREPA"])["VRPO"] == style.COLOURS["VRPO"]
+
+
+@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("options", [MINIATURE, IMAGENET], ids=["miniature", "imagenet"])
+def test_tables_in_three_formats(name: str, options: ReportOptions, three_seeds: Path, tmp_path: Path) -> None:
+    write(name, options, three_seeds, tmp_path / f"{name}.csv")
+    data = pd.read_csv(tmp_path / f"{name}.csv")
+    markdown, latex = (tmp_path / f"{name}.md").read_text(), (tmp_path / f"{name}.tex").read_text()
+    assert len(data) > 0
+    assert options.metric_space in markdown
+    rows = [line for line in markdown.splitlines() if line.startswith("|")]
+    assert {line.count("|") for line in rows} == {rows[0].count("|")}
+    body = [line for line in latex.splitlines() if line.endswith(r"\\")]
+    assert {line.count("&") for line in body} == {body[0].count("&")}
+    assert "%" not in latex.split("\n", 1)[1].replace(r"\%", "")
+
+
+def test_published_numbers_stand_only_beside_imagenet(three_seeds: Path, tmp_path: Path) -> None:
+    write("comparison", MINIATURE, three_seeds, tmp_path / "mini.csv")
+    write("comparison", IMAGENET, three_seeds, tmp_path / "imagenet.csv")
+    assert set(pd.read_csv(tmp_path / "mini.csv")["source"]) == {"this pipeline"}
+    published = pd.read_csv(tmp_path / "imagenet.csv")
+    assert 24.4 in set(published.loc[published["source"] != "this pipeline", "fid"])
+    assert set(published["model"]) == {"SiT-B/2", "DiT-XL/2"}  # what is not compared here does not appear
+
+
+def test_best_is_bold_only_where_there_is_a_rival(three_seeds: Path, tmp_path: Path) -> None:
+    write("comparison", MINIATURE, three_seeds, tmp_path / "t.csv")
+    lines = (tmp_path / "t.md").read_text().splitlines()
+    assert [line for line in lines if "VRPO" in line and "| ode |" in line and "**9.10 ± 1.10**" in line]
+    assert not [line for line in lines if "guided" in line and "**" in line]  # all equal
+
+
+def test_report_is_whole(three_seeds: Path) -> None:
+    folder = three_seeds.parent
+    for name in FIGURES:
+        draw(name, MINIATURE, three_seeds, folder / f"figures/{name}.pdf")
+    write_report(MINIATURE, folder, folder / "report.html")
+    html = (folder / "report.html").read_text()
+    assert html.count("data:image/png;base64,") == len(FIGURES)
+    assert "http" not in html.replace("https://", "http://").split("<body>")[1].replace("http://www.w3.org", "")
+    assert "miniature: made up" in html and "Nothing on this page is comparable" in html
+    readme = (folder / "README.md").read_text()
+    assert all(f"`figures/{name}." in readme for name in FIGURES) and all(f"`tables/{name}." in readme for name in TABLES)
+    first = (folder / "report.html").read_bytes()
+    write_report(MINIATURE, folder, folder / "report.html")
+    assert (folder / "report.html").read_bytes() == first
+
+
+def test_workflow_knows_the_same_figures_and_tables() -> None:
+    rules = (ROOT / "workflow/rules/report.smk").read_text()
+    for name in [*FIGURES, *TABLES]:
+        assert f'    "{name}": ' in rules
+        assert (ROOT / f"workflow/report/{name}.rst").is_file()
+        assert name in (ROOT / "Makefile").read_text()
+
+
+def test_bad_input_is_named(one_seed: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"figure `fidd`.*known: fid"):
+        draw("fidd", MINIATURE, one_seed, tmp_path / "x.pdf")
+    with pytest.raises(UserError, match=r"table `claim`.*claims"):
+        write("claim", MINIATURE, one_seed, tmp_path / "x.csv")
+    with pytest.raises(UserError, match=r"metrics.csv: is missing"):
+        draw("fid", MINIATURE, tmp_path, tmp_path / "x.pdf")
+    (tmp_path / "metrics.csv").write_text("run,fid\n")
+    with pytest.raises(UserError, match="lacks the column"):
+        draw("fid", MINIATURE, tmp_path, tmp_path / "x.pdf")
+    (tmp_path / "samples.npz").write_bytes(b"PK half a file")
+    with pytest.raises(UserError, match=r"samples.npz: is missing or damaged"):
+        draw("samples", MINIATURE, tmp_path, tmp_path / "x.pdf")
+    with pytest.raises(UserError, match="published numbers"):
+        write("comparison", ReportOptions(published=str(tmp_path / "absent.csv")), one_seed, tmp_path / "x.csv")
+    assert not list(tmp_path.glob("x.*"))
+
+
+# ---- costs ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("run", "gflop", "million"), [("sit-b2-repa", 149, 130), ("sit-l2-repa", 496, 458), ("sit-xl2-repa", 724, 675), ("dit-xl2-vrpo", 724, 675)]
+)
+def test_flops_and_parameters_of_the_papers_sizes(run: str, gflop: float, million: float) -> None:
+    config = load_experiment(ROOT / "config/imagenet256.yaml")
+    resolved = config.run_config(run, 0)
+    assert training_flops(resolved, config) / 1e9 == pytest.approx(gflop, rel=0.01)
+    assert parameters(resolved, 32, 4) / 1e6 == pytest.approx(million, rel=0.005)  # DiT, table 1; SiT, table 1
+
+
+def test_sampling_cost_of_the_paper() -> None:
+    config = load_experiment(ROOT / "config/imagenet256.yaml")
+    one = transformer_flops(config.run_config("sit-xl2-none", 0), 32, 4)
+    assert one / 1e9 == pytest.approx(237, rel=0.01)
+    assert network_evaluations(config.samplers["sde"]) == 250
+    assert network_evaluations(config.samplers["sde-guided"]) == pytest.approx(250 * (1 + 0.66 / 0.96))
+    assert network_evaluations(config.samplers["ddpm-guided"]) == 500
+
+
+def test_cost_table_adds_up() -> None:
+    config = load_experiment(ROOT / "config/imagenet256.yaml")
+    *rows, total = costs(config)
+    assert total.hours == pytest.approx(sum(row.hours for row in rows))
+    features = next(row for row in rows if row.what.startswith("features"))
+    assert features.bytes == pytest.approx(252e9, rel=0.01)  # 256 x 768 int8 with a float16 scale a token
+    assert describe_cost(config).splitlines()[0].startswith("| stage")
+
+
+def test_cost_of_an_unknown_encoder_is_refused() -> None:
+    assert encoder_tokens(EncoderOptions(architecture="vit_large_patch14_dinov2", image_size=224)) == (256, 1024, 24)
+    with pytest.raises(UserError, match="its cost is not known"):
+        encoder_tokens(EncoderOptions(architecture="resnet50"))

@@ -1,0 +1,137 @@
+"""The whole chain, end to end: run, run again, redraw, kill and go on."""
+
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from running import DRAWN, command, environment, snakemake, whole
+
+pytestmark = [pytest.mark.workflow, pytest.mark.timeout(900), pytest.mark.xdist_group("pipeline")]
+
+FINAL = {".h5", ".safetensors", ".csv", ".npz", ".json", ".yaml", ".md", ".tex", ".pdf", ".png", ".html"}
+DRAWN_FILES = ("figures", "tables", "report.html", "README.md")
+
+
+def final_bytes(results: Path) -> dict[str, str]:
+    """Hash of every final file, by its path: all but logs, resume states and clock times."""
+    files = (path for path in results.rglob("*") if path.is_file() and path.suffix in FINAL)
+    kept = (path for path in files if path.name != "speed.csv" and not {"state", "logs"} & set(path.relative_to(results).parts))
+    return {str(path.relative_to(results)): hashlib.sha256(path.read_bytes()).hexdigest() for path in kept}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an undisturbed run."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    result = snakemake(folder, "--cores", "2")
+    assert result.returncode == 0, whole(result)[-8000:]
+    return folder
+
+
+def test_everything_is_there(finished: Path) -> None:
+    results = finished / "results/tiny"
+    assert (results / "report.html").stat().st_size > 100_000
+    assert (results / "README.md").is_file()
+    assert sorted(path.name for path in (results / "figures").glob("*.png")) == ["fid.png", "losses.png", "rewards.png", "samples.png"]
+    assert len(list((results / "tables").glob("*.tex"))) == 4
+    assert sorted(path.name for path in (results / "runs/sit-vrpo/seed0").glob("*.safetensors")) == ["step0000008.safetensors", "step0000016.safetensors"]
+    assert not [path for path in results.rglob("*") if "partial" in path.name], "something half-written was left"
+
+
+def test_run_again_does_nothing(finished: Path) -> None:
+    before = final_bytes(finished / "results/tiny")
+    started = time.monotonic()
+    result = snakemake(finished, "--cores", "2")
+    assert "Nothing to be done" in whole(result)
+    assert time.monotonic() - started < 60
+    assert final_bytes(finished / "results/tiny") == before
+
+
+def test_a_plots_look_retrains_nothing(finished: Path) -> None:
+    text = whole(snakemake(finished, "-n", "--config", "report={title: another}"))
+    assert "train" not in planned(text)
+    assert {"fid", "report"} <= planned(text)
+    snakemake(finished, "-n")  # writes the configs back
+
+
+def test_another_seed_trains_only_that_seed(finished: Path) -> None:
+    text = whole(snakemake(finished, "-n", "--config", "seeds=[0,1]"))
+    jobs = {
+        line.split()[0]: int(line.split()[1])
+        for line in text.splitlines()
+        if line.split()[1:2] and line.split()[1].isdigit() and line.split()[0] in ("train", "images")
+    }
+    assert jobs == {"train": 3}
+    snakemake(finished, "-n")
+
+
+def test_redraw_without_intermediates(finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path / "copy", symlinks=True)
+    results = tmp_path / "copy/results/tiny"
+    before = {name: content for name, content in final_bytes(results).items() if name.startswith(("figures", "tables"))}
+    for gone in ("runs", "samples", "metrics", "features", "networks", "images.h5", "latents.h5", "reference.npz", "figures", "tables"):
+        path = results / gone
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    result = snakemake(tmp_path / "copy", "--cores", "2", "--allowed-rules", *DRAWN, "--forcerun", *DRAWN, "--", *DRAWN)
+    assert result.returncode == 0, whole(result)[-8000:]
+    assert planned(whole(result)) == set(DRAWN)
+    assert {name: content for name, content in final_bytes(results).items() if name.startswith(("figures", "tables"))} == before
+    assert not (results / "samples").exists()
+
+
+def test_killed_and_started_again_gives_the_same_bytes(finished: Path, tmp_path: Path) -> None:
+    """SIGKILL to snakemake and its jobs, once in the middle of each kind of long stage."""
+    results = tmp_path / "results/tiny"
+    moments = {
+        "a network is fitted": lambda: any((results / "logs").glob("fit-tokenizer.log")),
+        "a run is trained": lambda: any(results.glob("runs/*/*/state/**/*.pt")),
+        "images are sampled": lambda: any(results.glob("samples/**/.*.partial*")) or any(results.glob("logs/sample/**/*.log")),
+    }
+    for reached in moments.values():
+        run_and_kill(tmp_path, reached)
+    result = snakemake(tmp_path, "--cores", "2", "--", "collect")
+    assert result.returncode == 0, whole(result)[-8000:]
+    undisturbed = final_bytes(finished / "results/tiny")
+    assert final_bytes(results) == {name: content for name, content in undisturbed.items() if not name.startswith(DRAWN_FILES)}
+
+
+def test_snakemakes_own_report(finished: Path) -> None:
+    result = snakemake(finished, "--report", "report.zip")
+    assert result.returncode == 0, whole(result)[-4000:]
+    assert (finished / "report.zip").stat().st_size > 100_000
+
+
+def planned(text: str) -> set[str]:
+    """Names of the rules in snakemake's table of jobs."""
+    table = text.split("Job stats:")[1].split("\ntotal")[0] if "Job stats:" in text else ""
+    return {line.split()[0] for line in table.splitlines()[3:] if line.split()}
+
+
+def run_and_kill(folder: Path, reached: object) -> None:
+    """Start the workflow, and kill its whole process group when `reached()` holds."""
+    process = subprocess.Popen(
+        command("--cores", "2", "--", "collect"), cwd=folder, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        for _ in polls(300):
+            if reached():
+                break
+            assert process.poll() is None, "the workflow ended before it could be killed"
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def polls(seconds: float) -> Iterator[None]:
+    """A turn every 0.05 s until `seconds` have passed."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        yield
+        time.sleep(0.05)
+    raise AssertionError(f"waited {seconds} s in vain")

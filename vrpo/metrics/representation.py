@@ -1,0 +1,165 @@
+"""How good a diffusion transformer's hidden representations are, block by block and noise level by noise level (REPA, figures 2 and 3).
+
+Each image's latent is drawn from its posterior and noised to a level, the network sees it under the null class (its own class would give the answer
+away), and the hidden tokens after a block are averaged. Of these features: the accuracy of a linear probe, and the CKNNA with each encoder's averaged tokens.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from vrpo import __version__
+from vrpo.data.batches import TrainingData
+from vrpo.errors import UserError
+from vrpo.files import sha256, write_text
+from vrpo.metrics.cknna import cknna, nearest
+from vrpo.metrics.exact import full_precision
+from vrpo.metrics.probe import probe_accuracy
+from vrpo.models.checkpoints import load_milestone
+from vrpo.processes.ddpm import DDPM
+from vrpo.processes.process import Process, build_process
+from vrpo.seeds import numpy_generator, torch_generator
+
+if TYPE_CHECKING:
+    from vrpo.config.options import RepresentationOptions
+    from vrpo.models.transformer import DiffusionTransformer
+
+
+def measure_representation(
+    options: RepresentationOptions, milestone: Path, latents: Path, features: Mapping[str, Path], output: Path, device: torch.device | str
+) -> dict[str, Any]:
+    """Measure the blocks of `milestone` and write the record to `output`; equal inputs give equal bytes on the CPU.
+
+    Args:
+        options: images, noise levels, blocks, neighbours and the probe.
+        milestone: averaged weights of a run, ours or imported.
+        latents: latents.h5.
+        features: file of each encoder's tokens.
+        output: .json.
+        device: where the network runs.
+
+    Returns:
+        `rows`, for each noise level and block `probe_accuracy` and `cknna` {encoder: value}; `encoders`, the probe of each encoder; `protocol`, `provenance`.
+
+    Raises:
+        UserError: files are missing or of other images than each other, the latents are not of the network's shape, a block does not exist, or
+            there are too few images.
+    """
+    device = torch.device(device)
+    network, description = load_milestone(milestone, device)
+    process = build_process(SimpleNamespace(**description["process"])).to(device)
+    data = TrainingData(latents, features)
+    if list(data.latent_shape) != list(description["latent_shape"]):
+        raise UserError(f"{latents}: latents of shape {list(data.latent_shape)}, the milestone was trained on {list(description['latent_shape'])}")
+    blocks = _blocks(options.blocks, len(network.blocks))
+    chosen = _chosen(data.count, options.images)
+    test = _test_rows(len(chosen), options.test_fraction)
+    labels = torch.from_numpy(data.labels[chosen])
+    tokens = _encoder_features(data, chosen, options.batch_size)
+    arranged = {encoder: nearest(rows, options.neighbours) for encoder, rows in tokens.items()}
+
+    def probe(rows: Tensor) -> float:
+        rows, classes = rows.to(device), labels.to(device)
+        return probe_accuracy(rows[~test], classes[~test], rows[test], classes[test], options.weight_decay, options.probe_steps)
+
+    measured = []
+    with full_precision(), tqdm(total=len(options.noise_levels) * len(blocks), desc="representation", unit="block") as bar:
+        for level in options.noise_levels:
+            for block, hidden in _hidden(network, process, data, chosen, level, blocks, options.batch_size).items():
+                if not torch.isfinite(hidden).all():
+                    raise UserError(f"{milestone}: hidden tokens after block {block} are not finite; the training diverged, lower its learning rate")
+                own = nearest(hidden.to(device), options.neighbours)
+                alignment = {encoder: cknna(own, other) for encoder, other in arranged.items()}
+                measured.append({"noise_level": level, "block": block, "probe_accuracy": probe(hidden), "cknna": alignment})
+                bar.update()
+        encoders = {encoder: probe(rows) for encoder, rows in tokens.items()}
+    record = {
+        **{key: description.get(key) for key in ("run", "seed", "step")},
+        "rows": measured,
+        "encoders": encoders,
+        "protocol": {
+            "images": len(chosen),
+            "of": data.count,
+            "test_images": int(test.sum()),
+            "neighbours": options.neighbours,
+            "label": "null",
+            "pooling": "mean of tokens",
+            "probe": {"kind": "logistic regression, L-BFGS", "weight_decay": options.weight_decay, "steps": options.probe_steps},
+        },
+        "provenance": {
+            "milestone_sha256": sha256(milestone),
+            "latents": data.latents.attributes,
+            "features": {encoder: arrays.attributes for encoder, arrays in data.features.items()},
+            "versions": {"vrpo": __version__, "torch": torch.__version__.split("+")[0]},
+        },
+    }
+    write_text(output, json.dumps(record, indent=2, sort_keys=True, allow_nan=False) + "\n")
+    return record
+
+
+@torch.inference_mode()
+def _hidden(
+    network: DiffusionTransformer, process: Process, data: TrainingData, chosen: np.ndarray, level: float, blocks: list[int], batch_size: int
+) -> dict[int, Tensor]:
+    """Features [N, width] on the CPU of the images `chosen`, noised to `level`, after each of `blocks`."""
+    device = next(network.parameters()).device
+    parts: list[list[Tensor]] = []
+    for indices in _batches(chosen, batch_size):
+        batch = data.gather(indices)
+        # an image's draws are its own, the same at all levels and for all networks
+        draws = torch.stack([torch.randn(2, *data.latent_shape, generator=torch_generator("representation", int(i))) for i in indices])
+        x0 = (batch.mean + batch.std * draws[:, 0]).to(device)
+        t = times_at(process, level, len(indices)).to(device)
+        x_t = process.corrupt(x0, draws[:, 1].to(device), t)
+        null = torch.full((len(indices),), network.null_label, device=device)
+        _, hidden = network(x_t.float(), process.network_time(t), null, hidden_after=tuple(blocks))
+        parts.append([tokens.float().mean(1).cpu() for tokens in hidden])
+    return dict(zip(blocks, map(torch.cat, zip(*parts, strict=True)), strict=True))
+
+
+def times_at(process: Process, level: float, count: int) -> Tensor:
+    """The noise level (0 clean, 1 noise) as `count` times of the process [B]."""
+    if isinstance(process, DDPM):
+        return torch.full((count,), round(level * (process.count - 1)))
+    return torch.full((count,), float(level))
+
+
+def _encoder_features(data: TrainingData, chosen: np.ndarray, batch_size: int) -> dict[str, Tensor]:
+    """Averaged tokens [N, D] of each encoder."""
+    parts = [{encoder: tokens.mean(1) for encoder, tokens in data.gather(indices).tokens.items()} for indices in _batches(chosen, batch_size)]
+    return {encoder: torch.cat([part[encoder] for part in parts]) for encoder in data.features}
+
+
+def _batches(indices: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    return (indices[start : start + size] for start in range(0, len(indices), size))
+
+
+def _chosen(count: int, wanted: int) -> np.ndarray:
+    """Ascending indices of `wanted` of `count` images, always the same ones."""
+    return np.sort(numpy_generator("representation-images").permutation(count)[:wanted])
+
+
+def _test_rows(count: int, fraction: float) -> Tensor:
+    """Which of the images are kept from the probe's fit [N] bool."""
+    held = round(count * fraction)
+    if not 0 < held < count:
+        raise UserError(f"representation.test_fraction: {fraction} of {count} images leaves none to fit or to test the probe; change it or take more images")
+    test = torch.zeros(count, dtype=torch.bool)
+    test[torch.from_numpy(numpy_generator("representation-test").permutation(count)[:held])] = True
+    return test
+
+
+def _blocks(wanted: list[int] | None, depth: int) -> list[int]:
+    blocks = sorted(set(wanted)) if wanted else list(range(1, depth + 1))
+    if blocks[0] < 1 or blocks[-1] > depth:
+        raise UserError(f"representation.blocks: {wanted}, but this network has blocks 1 to {depth}; leave it out to measure all")
+    return blocks

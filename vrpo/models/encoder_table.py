@@ -1,0 +1,108 @@
+"""Visual encoders that fit images of 256 pixels, in one table: what to write in a config, and what timm's networks expect (docs/encoders.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+
+from vrpo.files import write_text_if_changed
+
+IMAGE = 256  # pixels of the training images, whose latents of 32 x 32 give GRID x GRID tokens at patch 2
+GRID = 16
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A visual encoder for images of 256 pixels: it gives `GRID` x `GRID` tokens."""
+
+    name: str
+    architecture: str
+    """timm's name; its tag says which weights."""
+    patch: int
+    """Side of a patch, in pixels."""
+    width: int
+    """Channels of a token."""
+    prefix: int
+    """Class and register tokens, which are left out."""
+    note: str = ""
+
+    @property
+    def image_size(self) -> int:
+        """Side of the image fed to it, in pixels."""
+        return GRID * self.patch
+
+    @property
+    def normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and std per channel, for values in [0, 1], that timm states."""
+        config = timm.models.get_pretrained_cfg(self.architecture)
+        return tuple(config.mean), tuple(config.std)
+
+    def options(self) -> dict[str, Any]:
+        """Its row under `encoders` in a config."""
+        return {"architecture": self.architecture, "image_size": self.image_size}
+
+
+CLIP_NOTE = "REPA takes CLIP's tokens before the final norm, this pipeline after it"
+MOCO_NOTE = (
+    "timm has no weights of MoCo v3; DINO's network is the same. Save `module.base_encoder.*` of its checkpoint, without that prefix and without `head`, as "
+    "safetensors and name the file in `weights`"
+)
+ENCODERS = (
+    Encoder("dinov2-s", "vit_small_patch14_dinov2.lvd142m", 14, 384, 1),
+    Encoder("dinov2-b", "vit_base_patch14_dinov2.lvd142m", 14, 768, 1, "REPA's default"),
+    Encoder("dinov2-l", "vit_large_patch14_dinov2.lvd142m", 14, 1024, 1),
+    Encoder("dinov2-g", "vit_giant_patch14_dinov2.lvd142m", 14, 1536, 1),
+    Encoder("dinov2-b-reg", "vit_base_patch14_reg4_dinov2.lvd142m", 14, 768, 5),
+    Encoder("dinov2-l-reg", "vit_large_patch14_reg4_dinov2.lvd142m", 14, 1024, 5),
+    Encoder("dinov2-g-reg", "vit_giant_patch14_reg4_dinov2.lvd142m", 14, 1536, 5),
+    Encoder("dinov3-s", "vit_small_patch16_dinov3.lvd1689m", 16, 384, 5, "rotary positions"),
+    Encoder("dinov3-b", "vit_base_patch16_dinov3.lvd1689m", 16, 768, 5, "rotary positions"),
+    Encoder("dinov3-l", "vit_large_patch16_dinov3.lvd1689m", 16, 1024, 5, "rotary positions"),
+    Encoder("dino-b", "vit_base_patch16_224.dino", 16, 768, 1),
+    Encoder("mocov3-b", "vit_base_patch16_224.dino", 16, 768, 1, MOCO_NOTE),
+    Encoder("mae-b", "vit_base_patch16_224.mae", 16, 768, 1),
+    Encoder("mae-l", "vit_large_patch16_224.mae", 16, 1024, 1),
+    Encoder("clip-b", "vit_base_patch16_clip_quickgelu_224.openai", 16, 768, 1, CLIP_NOTE),
+    Encoder("clip-l", "vit_large_patch14_clip_quickgelu_224.openai", 14, 1024, 1, CLIP_NOTE),
+    Encoder("siglip-b", "vit_base_patch16_siglip_256.webli", 16, 768, 0),
+    Encoder("siglip2-b", "vit_base_patch16_siglip_256.v2_webli", 16, 768, 0),
+    Encoder("siglip-so400m", "vit_so400m_patch14_siglip_224.webli", 14, 1152, 0),
+    Encoder("ijepa-h", "vit_huge_patch14_gap_224.in1k_ijepa", 14, 1280, 0),
+    Encoder("ijepa-g", "vit_giant_patch16_gap_224.in22k_ijepa", 16, 1408, 0),
+)
+
+HEADER = f"""# Encoders
+
+Visual encoders whose patch tokens can be alignment targets, generated from `vrpo/models/encoder_table.py` by `python -m vrpo docs`. Any other vision transformer
+of timm serves as well. For images of {IMAGE} pixels the transformers have {GRID} x {GRID} tokens at patch 2, and so must the encoder: the input size is {GRID} patches.
+Images are divided by 255, resized (bicubic, antialiased) to the input size and normalised by mean and deviation of the network's own training. Tokens are taken after the
+network's last norm, without class and register tokens. Learned position embeddings are resampled to the grid (bicubic, antialiased) when the weights are loaded, as REPA does.
+
+In a config, e.g.
+
+```yaml
+encoders:
+  dinov2-b: {{architecture: vit_base_patch14_dinov2.lvd142m, image_size: 224}}
+```
+
+| name | `architecture` | `image_size` | patch | tokens | left out | mean | deviation | |
+|---|---|---|---|---|---|---|---|---|
+"""
+
+
+def write_encoder_docs(folder: Path | str) -> bool:
+    """Write `encoders.md` into `folder`; says whether its content changed."""
+    return write_text_if_changed(Path(folder) / "encoders.md", HEADER + "".join(f"| {' | '.join(cells)} |\n" for cells in _rows()))
+
+
+def _rows() -> Iterator[list[str]]:
+    for encoder in ENCODERS:
+        mean, deviation = (", ".join(f"{value:.3f}" for value in values) for values in encoder.normalisation)
+        tokens = f"{GRID} x {GRID} x {encoder.width}"
+        yield [
+            encoder.name, f"`{encoder.architecture}`", str(encoder.image_size), str(encoder.patch), tokens, str(encoder.prefix), mean, deviation, encoder.note
+        ]  # fmt: skip

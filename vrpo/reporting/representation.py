@@ -1,0 +1,56 @@
+"""The figure `representation`: linear probe and CKNNA over the blocks of each model, one line for each alignment (as in REPA's figures 2 and 3)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from vrpo.config.options import ReportOptions
+from vrpo.reporting import style
+from vrpo.reporting.results import over_seeds, read_representation
+
+PROBE = "probe_accuracy"
+CKNNA = "cknna_"
+
+
+def representation(options: ReportOptions, collected: Path) -> tuple[Figure, pd.DataFrame]:
+    """A row for each quantity, a column for each model, at the middle one of the measured noise levels; the data hold all of them."""
+    measured = read_representation(collected)
+    data = over_seeds(measured, ["model", "process", "run", "label", "step", "noise_level", "quantity", "block"], "value")
+    if data.empty:
+        return style.nothing("the hidden representations of this experiment were not measured"), data
+    levels = sorted(set(data["noise_level"]))
+    level = levels[len(levels) // 2]
+    shown = data[data["noise_level"] == level]
+    models, quantities = list(dict.fromkeys(shown["model"])), list(dict.fromkeys(shown["quantity"]))
+    figure, axes = style.panels(len(models) * len(quantities), columns=len(models), height=2.0, sharex="col", sharey="row")
+    seeds = int(data["seeds"].max())
+    style.note(figure, f"noise level {level:g}; {'one seed' if seeds == 1 else f'mean of {seeds} seeds; bands: from the least to the greatest'}")
+    for index, (quantity, model) in enumerate((quantity, model) for quantity in quantities for model in models):
+        axis, rows = axes[index], shown[(shown["model"] == model) & (shown["quantity"] == quantity)]
+        tints = style.colours(rows["label"])
+        ends = []
+        for _, line in rows.groupby("run", sort=False):
+            label = line["label"].iloc[0]
+            axis.plot(line["block"], line["mean"], color=tints[label], linestyle=style.LINES.get(line["process"].iloc[0], "-"), marker="o")
+            axis.fill_between(line["block"], line["least"], line["greatest"], color=tints[label], alpha=0.18, linewidth=0)
+            ends.append((line["block"].iloc[-1], line["mean"].iloc[-1], label, tints[label]))
+        axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axis.set(
+            title=model if index < len(models) else "",
+            xlabel="block" if index >= len(models) * (len(quantities) - 1) else "",
+            ylabel=_name(quantity) if index % len(models) == 0 else "",
+        )
+        blocks = np.array(sorted(set(rows["block"])))
+        margin = 0.03 * max(1, np.ptp(blocks))
+        axis.set_xlim(blocks[0] - margin, blocks[-1] + margin)
+        style.label_ends(axis, ends)
+    return figure, data
+
+
+def _name(quantity: str) -> str:
+    return "linear probe accuracy" if quantity == PROBE else f"CKNNA with {quantity.removeprefix(CKNNA)}"
