@@ -46,6 +46,11 @@ def _pairs(option: str, values: list[str]) -> dict[str, Path]:
     return {name: Path(path) for name, path in pairs.items()}
 
 
+def _one_of(option: str, value: str | None, allowed: tuple[str | None, ...]) -> None:
+    if value not in allowed:
+        raise UserError(f"{option}: `{value}` is none of {', '.join(name for name in allowed if name)}")
+
+
 @app.command("images")
 def images(config: Config, output: Output) -> None:
     """Read the image source into one HDF5 file, centre-cropped to the resolution."""
@@ -190,6 +195,39 @@ def sample(
         sample_images(options, milestone, tokenizer, tokenizer_weights, output, ranks.device, ranks)
 
 
+@app.command("import-checkpoint")
+def import_checkpoint(
+    file: Annotated[Path, typer.Argument(help="`.pt` file of the official DiT, SiT or REPA code")],
+    output: Output,
+    family: Annotated[str | None, typer.Option(help="dit, sit or repa: whose code wrote it; without it, as the file says")] = None,
+    weights: Annotated[str, typer.Option(help="ema or model: averaged or plain weights")] = "ema",
+    heads: Annotated[int | None, typer.Option(help="attention heads, for sizes that are none of the papers'", min=1)] = None,
+    run: Annotated[str | None, typer.Option(help="its name in tables; without it, the file's")] = None,
+    step: Annotated[int | None, typer.Option(help="training steps; without it, as the file says", min=0)] = None,
+    seed: Annotated[int | None, typer.Option(help="training seed; without it, as the file says", min=0)] = None,
+    model: Annotated[str | None, typer.Option(help="what it must be, e.g. SiT-XL/2; anything else is refused")] = None,
+) -> None:
+    """Convert an official checkpoint to a milestone that `sample` takes."""
+    from vrpo.models import official
+
+    _one_of("--family", family, (None, "dit", "sit", "repa"))
+    _one_of("--weights", weights, ("ema", "model"))
+    official.import_checkpoint(file, output, family=family, weights=weights, heads=heads, run=run, step=step, seed=seed, model=model)
+
+
+@app.command("export-checkpoint")
+def export_checkpoint(
+    milestone: Annotated[Path, typer.Argument(help="weights of a run at a milestone")],
+    output: Output,
+    family: Annotated[str | None, typer.Option(help="dit, sit or repa: whose code is to read it; without it, as the milestone says")] = None,
+) -> None:
+    """Write a milestone as a `.pt` file that the official DiT, SiT and REPA scripts load."""
+    from vrpo.models import official
+
+    _one_of("--family", family, (None, "dit", "sit", "repa"))
+    official.export_checkpoint(milestone, output, family=family)
+
+
 @app.command("reference")
 def reference(config: Config, images: Images, output: Output, weights: Weights = None, device: Device = "auto", threads: Threads = 1) -> None:
     """Compute the reference statistics of the training images."""
@@ -293,6 +331,23 @@ def report(config: Config, folder: Annotated[Path, typer.Option(help="results of
     from vrpo.reporting.report import write_report
 
     write_report(load_resolved(ReportOptions, config), folder, output)
+
+
+bench = typer.Typer(no_args_is_help=True, help="Measure speed and memory.")
+app.add_typer(bench, name="bench")
+
+
+@bench.command("metrics")
+def bench_metrics(
+    images: Annotated[int, typer.Option(help="images in each of the two compared sets", min=8)] = 200,
+    at_scale: Annotated[bool, typer.Option("--at-scale", help="also FID and precision and recall of 50,000 random features")] = False,
+    output: Annotated[Path | None, typer.Option("--output", help="JSON file to write")] = None,
+    threads: Threads = 1,
+) -> None:
+    """Scores against torch-fidelity's on the same random images, on the CPU: time and peak memory of each."""
+    from vrpo.bench import metrics
+
+    typer.echo(metrics.table(metrics.bench_metrics(images, threads, at_scale, output)))
 
 
 @app.command("cost")

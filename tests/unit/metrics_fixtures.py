@@ -1,11 +1,10 @@
 """Small stand-ins that the tests of scores share: images, a randomly drawn classifier, an Inception with random weights that has sensible features."""
 
-import io
-
 import numpy as np
 import torch
 from torch import nn
 
+from vrpo.bench.weights import write_random_inception
 from vrpo.config.options import EvaluationOptions
 from vrpo.data.arrays import ArrayWriter
 from vrpo.models.checkpoints import save_network
@@ -70,24 +69,5 @@ def write_classifier(path, options=OPTIONS.trained, seed=0):
 
 
 def write_inception(path, seed=0):
-    """Random Inception weights: Kaiming convolutions, and batch norms calibrated on the fixture's images, without which features are about 1e-8."""
-    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-
-    class Drawn(FeatureExtractorInceptionV3):
-        def load_state_dict(self, state, *args, **kwargs):
-            for module in self.modules():
-                if isinstance(module, nn.Conv2d):
-                    nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-                elif isinstance(module, nn.BatchNorm2d):
-                    module.momentum = None  # one forward pass sets the running statistics
-
-    nothing = io.BytesIO()
-    torch.save({}, nothing)
-    nothing.seek(0)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = Drawn("drawn", ["2048"], feature_extractor_weights_path=nothing)
-    with torch.no_grad():
-        network.train()(torch.from_numpy(make_images(6, 64, 9)).permute(0, 3, 1, 2))
-    torch.save({name: tensor for name, tensor in network.state_dict().items() if "num_batches_tracked" not in name}, path)
-    return path
+    """Random Inception weights, calibrated on the fixture's images."""
+    return write_random_inception(path, make_images(6, 64, 9), seed)

@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
+import yaml
 from metrics_fixtures import ATTRIBUTES, OPTIONS, make_images, write_classifier, write_h5
 from PIL import Image
+from typer.testing import CliRunner
 
+from vrpo.cli import app
 from vrpo.config.options import EvaluationOptions
 from vrpo.errors import UserError
 from vrpo.files import sha256
@@ -108,6 +111,24 @@ def test_all_inputs_give_the_same_scores(folder, record, tmp_path):
         assert len(other["provenance"]["samples_sha256"]) == 64
     export_npz(tmp_path / "png", tmp_path / "again.npz")
     assert (tmp_path / "again.npz").read_bytes() == (tmp_path / "samples.npz").read_bytes()
+
+
+def test_command_line(folder, record, tmp_path):
+    """With the pipeline's config; with real images as the reference; and without a config, which means Inception."""
+    (tmp_path / "evaluation.yaml").write_text(yaml.safe_dump(OPTIONS.model_dump(mode="json")))
+    common = ["--config", tmp_path / "evaluation.yaml", "--weights", folder / "classifier.safetensors", "--device", "cpu"]
+    result = command("evaluate", folder / "samples.h5", folder / "reference.npz", *common, "--output", tmp_path / "record.json")
+    assert result.stdout.strip() == summary(record)
+    assert "is: 250 images are no multiple of 100" in result.stderr
+    assert (tmp_path / "record.json").read_bytes() == (folder / "record.json").read_bytes()
+    assert command("evaluate", folder / "samples.h5", folder / "images.h5", *common).stdout == result.stdout
+    assert command("export-npz", folder / "samples.h5", tmp_path / "samples.npz").stdout.startswith("250 images in ")
+    refused = command("evaluate", folder / "samples.h5", folder / "reference.npz", "--weights", tmp_path / "absent.pth")
+    assert isinstance(refused.exception, UserError) and "evaluation.inception_weights" in str(refused.exception)
+
+
+def command(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 def test_too_few_samples(folder, tmp_path):

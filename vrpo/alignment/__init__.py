@@ -1,1 +1,1 @@
-"""What is asked of the hidden tokens: nothing, REPA's static cosine, or VRPO's rewards. Knows no process."""
+"""What is asked of the hidden tokens: nothing, a static alignment (REPA, iREPA, HASTE), or VRPO's rewards. Knows no process."""

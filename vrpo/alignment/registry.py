@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING, Any
 
 from vrpo.alignment.base import Alignment
@@ -10,7 +9,7 @@ from vrpo.alignment.haste import HASTE
 from vrpo.alignment.irepa import IREPA
 from vrpo.alignment.repa import REPA
 from vrpo.alignment.vrpo import VRPO, Critic
-from vrpo.errors import UserError
+from vrpo.models.backbones import import_class
 
 if TYPE_CHECKING:
     from vrpo.config.options import AlignmentOptions, NoAlignment
@@ -42,19 +41,8 @@ def build_alignment(options: AlignmentOptions | NoAlignment, *, width: int, toke
     if options.kind == "vrpo":
         arguments["critics"] = critics
     if options.kind == "custom":
-        loss = _import_loss(arguments.pop("loss"))
+        loss = import_class(arguments.pop("loss"), Alignment, "alignments")
         arguments |= arguments.pop("arguments")
     else:
         loss = ALIGNMENTS[options.kind]
     return loss(width=width, token_widths=token_widths, **arguments)
-
-
-def _import_loss(target: str) -> type[Alignment]:
-    module, _, name = target.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"alignments: the loss `{target}` cannot be imported ({error}); put {module.split('.')[0]}.py beside the Snakefile") from error
-    if not (isinstance(found, type) and issubclass(found, Alignment)):
-        raise UserError(f"alignments: `{target}` is not a subclass of vrpo.alignment.base.Alignment")
-    return found

@@ -13,10 +13,14 @@ from pydantic import model_validator
 
 from vrpo.config.messages import validate
 from vrpo.config.options import (
+    CHECKPOINT_PROCESS,
     SAMPLER_PROCESS,
     AlignmentOptions,
     AnyAlignment,
+    AnySize,
+    CheckpointOptions,
     CriticOptions,
+    CustomSize,
     DataOptions,
     EncoderOptions,
     EvaluationOptions,
@@ -56,12 +60,19 @@ class ModelOptions(Options):
     num_classes: int = option(..., "classes; the null class is this number", ge=1)
 
 
+class CustomModelOptions(ModelOptions):
+    """A network of one's own, resolved."""
+
+    backbone: str = option(..., "`module:Class`")
+    arguments: dict[str, Any] = option(dict, "further keyword arguments of the class")
+
+
 class RunConfig(Options):
     """A run resolved for one seed: all that its training depends on, and nothing else (`runs/<run>/seed<k>/config.yaml`)."""
 
     run: str = option(..., "the run's name")
     seed: int = option(..., "seed of weights, data order, noise and dropout")
-    model: ModelOptions = option(..., "network")
+    model: ModelOptions | CustomModelOptions = option(..., "network")
     process: ProcessOptions = option(..., "process")
     alignment: AnyAlignment = option(..., "alignment")
     training: TrainingOptions = option(..., "optimisation")
@@ -93,11 +104,12 @@ class ExperimentConfig(Options):
     tokenizer: TokenizerOptions = option(TokenizerOptions, "VAE")
     encoders: dict[str, EncoderOptions] = option(dict, "visual encoders by name")
     critic: CriticOptions = option(CriticOptions, "latent perceptual critic of VRPO")
-    sizes: dict[str, ModelSize] = option(dict, "model sizes beside S, B, L and XL")
+    sizes: dict[str, AnySize] = option(dict, "model sizes beside S, B, L and XL")
     processes: dict[str, ProcessOptions] = option(..., "processes by name", min_length=1)
     alignments: dict[str, AnyAlignment] = option(..., "alignments by name", min_length=1)
     training: TrainingOptions = option(TrainingOptions, "optimisation, equal for all runs")
     runs: dict[str, RunOptions] = option(..., "the comparison, a row a run", min_length=1)
+    checkpoints: dict[str, CheckpointOptions] = option(dict, "weights of the official code by name, a row each beside the runs")
     samplers: dict[str, SamplerOptions] = option(..., "sampling protocols; each serves the runs whose process it belongs to", min_length=1)
     evaluation: EvaluationOptions = option(..., "scores")
     representation: RepresentationOptions | None = option(None, "quality of hidden representations; null: not measured")
@@ -106,7 +118,7 @@ class ExperimentConfig(Options):
 
     @model_validator(mode="after")
     def _consistent(self) -> ExperimentConfig:
-        for section in ("encoders", "runs", "samplers", "alignments", "processes"):
+        for section in ("encoders", "runs", "checkpoints", "samplers", "alignments", "processes"):
             for name in getattr(self, section):
                 if not re.fullmatch(NAME, name):
                     raise ValueError(f"{section}.{name}: names consist of letters, digits, '.', '_' and '-', they become file names")
@@ -125,6 +137,8 @@ class ExperimentConfig(Options):
                 self._check_attention(name, alignment)
         for name, run in self.runs.items():
             self._check_run(name, run)
+        for name, checkpoint in self.checkpoints.items():
+            self._check_checkpoint(name, checkpoint)
         self._check_decoders()
         for encoder in (self.representation.encoders or []) if self.representation else []:
             _known("representation.encoders", encoder, self.encoders, "encoders")
@@ -171,9 +185,18 @@ class ExperimentConfig(Options):
                     f"runs.{name}: alignment `{run.alignment}` takes block {block}, but {run.model} has {size.depth} blocks; "
                     f"lower `alignments.{run.alignment}.{option_name}`"
                 )
+        self._check_samplers(f"runs.{name}", name)
+
+    def _check_checkpoint(self, name: str, checkpoint: CheckpointOptions) -> None:
+        if name in self.runs:
+            raise ValueError(f"checkpoints.{name}: a run has this name; choose another")
+        split_model(f"checkpoints.{name}.model", checkpoint.model, {**PAPER_SIZES, **self.sizes})
+        self._check_samplers(f"checkpoints.{name}", name)
+
+    def _check_samplers(self, where: str, name: str) -> None:
         if not self.samplers_of(name):
-            kind = self.processes[run.process].kind
-            raise ValueError(f"runs.{name}: no sampler belongs to its process `{kind}`; add one of {_kinds(kind)} to `samplers`")
+            kind = self.process_of(name)
+            raise ValueError(f"{where}: no sampler belongs to its process `{kind}`; add one of {_kinds(kind)} to `samplers`")
 
     # ---- names of things, in the order of the config -------------------------------------------------------------
 
@@ -190,9 +213,13 @@ class ExperimentConfig(Options):
         """Milestones of `run`, in steps, ascending."""
         return self.runs[run].milestones or self.milestones
 
+    def process_of(self, name: str) -> str:
+        """Kind of the process of a run or of an external checkpoint: `interpolant` or `ddpm`."""
+        return CHECKPOINT_PROCESS[self.checkpoints[name].family] if name in self.checkpoints else self.processes[self.runs[name].process].kind
+
     def samplers_of(self, run: str) -> list[str]:
-        """Samplers that belong to the process of `run`."""
-        kind = self.processes[self.runs[run].process].kind
+        """Samplers that belong to the process of `run`, which may be an external checkpoint."""
+        kind = self.process_of(run)
         return [name for name, sampler in self.samplers.items() if SAMPLER_PROCESS[sampler.kind] == kind]
 
     def evaluations(self) -> Iterator[tuple[str, int, int, str]]:
@@ -216,6 +243,9 @@ class ExperimentConfig(Options):
             steps = self.milestones_of(run)
             samplers = {name: steps if self.samplers[name].milestones == "all" else steps[-1:] for name in self.samplers_of(run)}
             rows[run] = CollectedRun(seeds=self.seeds_of(run), milestones=steps, samplers=samplers)
+        for name, checkpoint in self.checkpoints.items():
+            steps = [checkpoint.step]
+            rows[name] = CollectedRun(seeds=[checkpoint.seed], milestones=steps, samplers=dict.fromkeys(self.samplers_of(name), steps))
         return CollectOptions(grid_images=self.report.grid_images, runs=rows)
 
     def shown(self) -> Iterator[tuple[str, int, int, str]]:
@@ -223,14 +253,19 @@ class ExperimentConfig(Options):
         for run in self.runs:
             yield run, self.seeds_of(run)[0], self.milestones_of(run)[-1], self.samplers_of(run)[0]
 
+    def model_of(self, name: str) -> ModelOptions:
+        """The network of a run or of an external checkpoint."""
+        section, row = ("checkpoints", self.checkpoints[name]) if name in self.checkpoints else ("runs", self.runs[name])
+        size, patch = split_model(f"{section}.{name}.model", row.model, {**PAPER_SIZES, **self.sizes})
+        family = {"interpolant": "SiT", "ddpm": "DiT"}[self.process_of(name)]
+        options = CustomModelOptions if isinstance(size, CustomSize) else ModelOptions
+        return options(name=f"{family}-{row.model}", **size.model_dump(), patch_size=patch, num_classes=self.data.num_classes)
+
     def run_config(self, run: str, seed: int) -> RunConfig:
         """Resolve `run` for one seed."""
         row = self.runs[run]
-        size, patch = split_model(f"runs.{run}.model", row.model, {**PAPER_SIZES, **self.sizes})
-        process = self.processes[row.process]
-        family = {"interpolant": "SiT", "ddpm": "DiT"}[process.kind]
-        model = ModelOptions(name=f"{family}-{row.model}", **size.model_dump(), patch_size=patch, num_classes=self.data.num_classes)
-        return RunConfig(run=run, seed=seed, model=model, process=process, alignment=self.alignments[row.alignment], training=self.training)
+        process, alignment = self.processes[row.process], self.alignments[row.alignment]
+        return RunConfig(run=run, seed=seed, model=self.model_of(run), process=process, alignment=alignment, training=self.training)
 
 
 def split_model(where: str, name: str, sizes: Mapping[str, ModelSize]) -> tuple[ModelSize, int]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from types import NoneType, UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Tag, ValidationError
 
 from vrpo.errors import UserError
 
@@ -81,4 +81,6 @@ def _is_options(annotation: Any) -> bool:
 
 
 def _tags(member: Any) -> tuple[Any, ...]:
+    if get_origin(member) is Annotated:
+        return tuple(item.tag for item in member.__metadata__ if isinstance(item, Tag))
     return get_args(member.model_fields["kind"].annotation) if _is_options(member) and "kind" in member.model_fields else ()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 
 def option(default: Any = ..., doc: str = "", unit: str | None = None, **constraints: Any) -> Any:
@@ -107,6 +107,19 @@ class ModelSize(Options):
         if self.width % self.heads or self.width % 4:
             raise ValueError(f"`width` {self.width} must be a multiple of `heads` ({self.heads}) and of 4")
         return self
+
+
+class CustomSize(ModelSize):
+    """A network of one's own in the place of the transformer (docs/extending.md)."""
+
+    backbone: str = option(..., "`module:Class` in a module beside the Snakefile", pattern=r"^[\w.]+:\w+$")
+    arguments: dict[str, Any] = option(dict, "further keyword arguments of the class")
+
+
+AnySize = Annotated[
+    Annotated[ModelSize, Tag("transformer")] | Annotated[CustomSize, Tag("custom")],
+    Discriminator(lambda size: "custom" if isinstance(size, CustomSize) or (isinstance(size, dict) and "backbone" in size) else "transformer"),
+]
 
 
 class InterpolantOptions(Options):
@@ -267,6 +280,20 @@ class RunOptions(Options):
     milestones: list[int] | None = option(None, "milestones of this run; null: the experiment's", "steps")
 
 
+CHECKPOINT_PROCESS = {"dit": "ddpm", "sit": "interpolant", "repa": "interpolant"}
+
+
+class CheckpointOptions(Options):
+    """Weights of the official DiT, SiT or REPA code: sampled and scored as a run's, and shown beside the runs."""
+
+    file: str = option(..., "the `.pt` file, e.g. `weights/SiT-XL-2-256.pt`")
+    family: Literal["dit", "sit", "repa"] = option(..., "whose code wrote it; DiT's are sampled as `ddpm`, the others as `interpolant`")
+    model: str = option(..., "size and patch, e.g. `XL/2`, as in `runs`")
+    weights: Literal["ema", "model"] = option("ema", "averaged or plain weights, where the file has both")
+    step: int = option(0, "training steps, for tables; 0: unknown", "steps", ge=0)
+    seed: int = option(0, "training seed, for tables", ge=0)
+
+
 class GuidanceOptions(Options):
     """Classifier-free guidance."""
 
@@ -299,7 +326,7 @@ class SamplerOptions(Options):
 
     preset: Literal["repa", "sit", "dit", "balanced"] | None = option(
         None,
-        "a paper's protocol: sets `kind`, `steps`, `images`, `labels`, `rounding`, `guidance.channels` and `decoder` (docs/evaluation.md); guidance is off until "
+        "a paper's protocol: sets `kind`, `steps`, `images`, `labels`, `rounding`, `guidance.channels` and `decoder` (docs/evaluation.md); no guidance until "
         "`guidance.scale` is given; `balanced` is `repa` with balanced labels; null: none",
     )
     kind: Literal["ode-euler", "ode-heun", "ode-dopri5", "sde", "ddpm", "ddim"] = option(
@@ -343,6 +370,9 @@ class EvaluationOptions(Options):
     )
     inception_weights: str | None = option(None, "local file of the Inception weights (pt_inception-2015-12-05-6726825d.pth); null: torch-fidelity's download")
     trained: NetworkOptions | None = option(None, "architecture and training of the miniature's evaluation network")
+    extra_networks: dict[str, NetworkOptions] = option(
+        dict, "further feature spaces by name, each giving the score `fd_<name>` on a timm ViT's class token; `dinov2` with ViT-L/14 is EDM2's FD-DINOv2"
+    )
     reference: str | None = option(None, "ADM's reference .npz (`mu`, `sigma`, `mu_s`, `sigma_s`, `arr_0`); null: computed from the training images")
     reference_images: int = option(10_000, "reference images for precision and recall, drawn with seed 0", "images", ge=1)
     split_size: int = option(5_000, "images in a chunk of the Inception score; ADM: 5,000", "images", ge=1)

@@ -11,17 +11,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from vrpo import __version__
+from vrpo.errors import UserError
 from vrpo.files import sha256, write_text
 from vrpo.metrics.confidence import fid_infinity, fid_interval, inception_score_interval
 from vrpo.metrics.features import FeatureSet, extract
 from vrpo.metrics.frechet import frechet_distance, frechet_distance_by_product
 from vrpo.metrics.inception import load_extractor
 from vrpo.metrics.inception_score import inception_score, permuted
-from vrpo.metrics.inputs import open_images
+from vrpo.metrics.inputs import Images, open_images
 from vrpo.metrics.kernel_distance import kernel_distance
 from vrpo.metrics.neighbours import precision_recall
-from vrpo.metrics.reference import Reference, load_reference, require_resolution
+from vrpo.metrics.reference import Reference, load_reference, require_resolution, with_extra
 from vrpo.metrics.statistics import Gaussian
+from vrpo.metrics.tokens import ClassTokenExtractor
 
 if TYPE_CHECKING:
     from vrpo.config.options import EvaluationOptions
@@ -62,9 +64,12 @@ def evaluate(
         require_resolution(open_images(reference).resolution, images.resolution, str(samples), reference)
     extractor = load_extractor(options, weights, device)
     compared = load_reference(reference, extractor, options)
+    if reference.suffix != ".npz":
+        compared = with_extra(compared, reference, options, device)
     require_resolution(compared.description["resolution"], images.resolution, str(samples), reference)
     features = extract(extractor, images, options.batch_size, title="evaluate")
     scores, confidence, protocol = measure(features, compared, options, device, force_sfid)
+    scores |= _extra(images, compared, options, reference, protocol, device)
     protocol["warnings"] = [*extractor.warnings, *protocol["warnings"]]
     attributes = images.attributes
     record = {
@@ -151,6 +156,7 @@ def summary(record: Mapping[str, Any]) -> str:
     """One line for people."""
     scores, protocol = record["scores"], record["protocol"]
     shown = {"fid": "FID", "sfid": "sFID", "is": "IS", "precision": "precision", "recall": "recall", "kid": "KID"}
+    shown |= {key: f"FD-{key.removeprefix('fd_')}" for key in scores if key.startswith("fd_")}
     parts = [f"{name} {'not given' if scores[key] is None else format(scores[key], '.4g')}" for key, name in shown.items()]
     network = protocol["network"]
     line = f"{', '.join(parts)} ({protocol['images']:,} images, {network.get('network') or network.get('architecture')})"
@@ -177,6 +183,26 @@ def _frechet(name: str, fitted: Gaussian, reference: Gaussian, warnings: list[st
     if abs(distance - check) > CHECK_TOLERANCE * max(abs(distance), 1e-3):
         warnings.append(f"{name}: the two ways of taking the trace differ, {distance:.6g} and {check:.6g}; the statistics are ill-conditioned")
     return distance
+
+
+def _extra(
+    images: Images, reference: Reference, options: EvaluationOptions, path: Path, protocol: dict[str, Any], device: torch.device | str
+) -> dict[str, float | None]:
+    """Frechet distances in the further feature spaces; what was done goes into `protocol`."""
+    scores: dict[str, float | None] = {}
+    for name, network in options.extra_networks.items():
+        if name not in reference.extra:
+            scores[f"fd_{name}"] = None
+            protocol["warnings"].append(f"fd_{name}: not given, the reference has no statistics of this network; compute it with `python -m vrpo reference`")
+            continue
+        extractor = ClassTokenExtractor(name, network, device)
+        described = {key: value for key, value in reference.description["extra"][name].items() if key != "count"}
+        if described != extractor.describe():
+            raise UserError(f"{path}: its `{name}` is {described}, the samples' would be {extractor.describe()}; compute the reference again")
+        fitted = extractor.statistics(images, options.batch_size, f"evaluate {name}").gaussian()
+        scores[f"fd_{name}"] = _frechet(f"fd_{name}", fitted, reference.extra[name], protocol["warnings"])
+        protocol.setdefault("extra_networks", {})[name] = {**described, "dim": fitted.dim}
+    return scores
 
 
 def _spatial(features: FeatureSet, reference: Reference, warnings: list[str], force: bool) -> float | None:

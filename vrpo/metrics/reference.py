@@ -7,7 +7,8 @@ Made from the training images, or read from ADM's reference .npz (`mu`, `sigma`,
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from vrpo.metrics.features import Extractor, extract
 from vrpo.metrics.inception import load_extractor
 from vrpo.metrics.inputs import open_images, read_npz
 from vrpo.metrics.statistics import Gaussian
+from vrpo.metrics.tokens import ClassTokenExtractor
 from vrpo.seeds import numpy_generator
 
 if TYPE_CHECKING:
@@ -38,7 +40,8 @@ class Reference:
     pool: Gaussian
     spatial: Gaussian | None
     features: Tensor
-    description: dict[str, Any]  # network, source, resolution, count, subset
+    description: dict[str, Any]  # network, source, resolution, count, subset, extra
+    extra: Mapping[str, Gaussian] = field(default_factory=dict)  # in further feature spaces, by name
 
 
 def compute_reference(options: EvaluationOptions, images: Path, weights: Path | None, output: Path, device: torch.device | str) -> None:
@@ -56,7 +59,18 @@ def compute_reference(options: EvaluationOptions, images: Path, weights: Path | 
         require_resolution(reference.description["resolution"], side, f"{images} (the training images)", options.reference)
     else:
         reference = reference_from_images(images, extractor, options)
-    save_reference(reference, output)
+    save_reference(with_extra(reference, images, options, device), output)
+
+
+def with_extra(reference: Reference, images: Path, options: EvaluationOptions, device: torch.device | str) -> Reference:
+    """`reference` with the statistics of `images` in the feature spaces of `options.extra_networks`."""
+    if not options.extra_networks:
+        return reference
+    source = open_images(images)
+    networks = {name: ClassTokenExtractor(name, network, device) for name, network in options.extra_networks.items()}
+    gaussians = {name: network.statistics(source, options.batch_size, f"reference {name}").gaussian() for name, network in networks.items()}
+    description = {**reference.description, "extra": {name: {"count": source.count, **network.describe()} for name, network in networks.items()}}
+    return replace(reference, description=description, extra=gaussians)
 
 
 def reference_from_images(images: Path, extractor: Extractor, options: EvaluationOptions) -> Reference:
@@ -107,6 +121,8 @@ def save_reference(reference: Reference, output: Path) -> None:
     }
     if reference.spatial is not None:
         arrays |= {"mu_s": reference.spatial.mu.numpy(), "sigma_s": reference.spatial.sigma.numpy()}
+    for name, gaussian in reference.extra.items():
+        arrays |= {f"mu_{name}": gaussian.mu.numpy(), f"sigma_{name}": gaussian.sigma.numpy()}
     write_npz(output, arrays)
 
 
@@ -118,7 +134,8 @@ def load_reference(path: Path, extractor: Extractor, options: EvaluationOptions)
     """
     if path.suffix != ".npz":
         return reference_from_images(path, extractor, options)
-    arrays = read_npz(path, (*ADM_STATISTICS, "pool", "vrpo"))
+    names = [f"{kind}_{name}" for name in options.extra_networks for kind in ("mu", "sigma")]
+    arrays = read_npz(path, (*ADM_STATISTICS, "pool", "vrpo", *names))
     if "vrpo" not in arrays:
         return reference_from_adm(path, extractor, options)
     missing = [name for name in ("mu", "sigma", "pool") if name not in arrays]
@@ -132,7 +149,12 @@ def load_reference(path: Path, extractor: Extractor, options: EvaluationOptions)
         )
     count = description["count"]
     spatial = Gaussian(_float64(arrays["mu_s"]), _float64(arrays["sigma_s"]), count) if "mu_s" in arrays and "sigma_s" in arrays else None
-    return Reference(Gaussian(_float64(arrays["mu"]), _float64(arrays["sigma"]), count), spatial, torch.from_numpy(arrays["pool"]), description)
+    extra = {
+        name: Gaussian(_float64(arrays[f"mu_{name}"]), _float64(arrays[f"sigma_{name}"]), described["count"])
+        for name, described in description.get("extra", {}).items()
+        if f"mu_{name}" in arrays and f"sigma_{name}" in arrays
+    }
+    return Reference(Gaussian(_float64(arrays["mu"]), _float64(arrays["sigma"]), count), spatial, torch.from_numpy(arrays["pool"]), description, extra)
 
 
 def require_resolution(side: int, resolution: int, what: str, where: Path | str) -> None:

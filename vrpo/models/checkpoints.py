@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from vrpo.errors import UserError
 from vrpo.files import atomic_output
-from vrpo.models.transformer import DiffusionTransformer, build_transformer
+from vrpo.models.backbones import build_network
+from vrpo.models.transformer import DiffusionTransformer
 
 METADATA_KEY = "vrpo"
 NETWORK, ALIGNMENT = "network.", "alignment."
@@ -112,7 +113,7 @@ def load_milestone(path: Path | str, device: torch.device | str = "cpu") -> tupl
     if not {"model", "process", "latent_shape", "out_channels"} <= description.keys():
         raise UserError(f"{path}: holds a network but no diffusion transformer; give a milestone (`step*.safetensors`)")
     with torch.random.fork_rng(devices=[]):
-        network = build_transformer(SimpleNamespace(**description["model"]), description["latent_shape"], description["out_channels"])
+        network = build_network(SimpleNamespace(**description["model"]), description["latent_shape"], description["out_channels"])
     load_into(network, {name.removeprefix(NETWORK): tensor for name, tensor in state.items() if name.startswith(NETWORK)}, path)
     return network.to(device).eval().requires_grad_(False), description
 

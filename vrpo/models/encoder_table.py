@@ -77,10 +77,11 @@ ENCODERS = (
 
 HEADER = f"""# Encoders
 
-Visual encoders whose patch tokens can be alignment targets, generated from `vrpo/models/encoder_table.py` by `python -m vrpo docs`. Any other vision transformer
-of timm serves as well. For images of {IMAGE} pixels the transformers have {GRID} x {GRID} tokens at patch 2, and so must the encoder: the input size is {GRID} patches.
-Images are divided by 255, resized (bicubic, antialiased) to the input size and normalised by mean and deviation of the network's own training. Tokens are taken after the
-network's last norm, without class and register tokens. Learned position embeddings are resampled to the grid (bicubic, antialiased) when the weights are loaded, as REPA does.
+Visual encoders whose patch tokens can be alignment targets, generated from `vrpo/models/encoder_table.py` by `python -m vrpo docs`. Any other
+vision transformer of timm serves as well. For images of {IMAGE} pixels the transformers have {GRID} x {GRID} tokens at patch 2, and so must the
+encoder: the input size is {GRID} patches. Images are divided by 255, resized (bicubic, antialiased) to the input size and normalised by mean and
+deviation of the network's own training. Tokens are taken after the network's last norm, without class and register tokens. Learned position
+embeddings are resampled to the grid (bicubic, antialiased) when the weights are loaded, as REPA does.
 
 In a config, e.g.
 

@@ -59,6 +59,8 @@ def import_checkpoint(
     heads: int | None = None,
     run: str | None = None,
     step: int | None = None,
+    seed: int | None = None,
+    model: str | None = None,
 ) -> dict[str, Any]:
     """Convert an official checkpoint to a milestone that `sample` takes.
 
@@ -70,6 +72,8 @@ def import_checkpoint(
         heads: attention heads; None: those of the paper's model of this width and depth.
         run: name of the run in tables; None: the file's name.
         step: training steps; None: as the file or its name says, else 0.
+        seed: training seed; None: as the file says, else 0.
+        model: what the model must be, e.g. `SiT-XL/2`, or what one that is none of the papers' is called; None: whatever it is.
 
     Returns:
         The description written beside the tensors.
@@ -86,19 +90,21 @@ def import_checkpoint(
     layout = _layout(state, path)
     _check_positions(state.pop("pos_embed"), layout, path)
     size, heads = _size(layout, heads, path)
+    name = f"{'DiT' if family == 'dit' else 'SiT'}-{size}/{layout.patch_size}"
+    if model and model != name and size in PAPER_SIZES:
+        raise UserError(f"{path}: is a {name}, not a {model}; mend `model`, or give another file")
     if family == "sit":
         state, layout = _from_sit(state, layout)
-    model = {"name": f"{'DiT' if family == 'dit' else 'SiT'}-{size}/{layout.patch_size}", "depth": layout.depth, "width": layout.width, "heads": heads}
-    model |= {"patch_size": layout.patch_size, "num_classes": layout.num_classes}
+    sizes = {"depth": layout.depth, "width": layout.width, "heads": heads, "patch_size": layout.patch_size, "num_classes": layout.num_classes}
     latent_shape = [layout.channels, *[layout.grid * layout.patch_size] * 2]
     with torch.device("meta"):
-        expected = build_transformer(SimpleNamespace(**model), latent_shape, layout.channels * (2 if family == "dit" else 1))
+        expected = build_transformer(SimpleNamespace(name=name, **sizes), latent_shape, layout.channels * (2 if family == "dit" else 1))
     check_state(expected, state, path)
     description = {
         "run": run or path.stem,
-        "seed": int(arguments.get("seed") or arguments.get("global_seed") or 0),
+        "seed": int(arguments.get("seed") or arguments.get("global_seed") or 0) if seed is None else seed,
         "step": _step(content, path) if step is None else step,
-        "model": model,
+        "model": {"name": model or name, **sizes},
         "process": _process(family, arguments, path),
         "latent_shape": latent_shape,
         "out_channels": expected.out_channels,

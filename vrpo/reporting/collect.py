@@ -18,11 +18,14 @@ import numpy as np
 import pandas as pd
 
 from vrpo.config.experiment import ExperimentConfig
+from vrpo.config.options import CHECKPOINT_PROCESS
 from vrpo.data.arrays import Arrays
 from vrpo.errors import UserError
 from vrpo.files import atomic_output, sha256, write_text
+from vrpo.reporting.results import OFFICIAL
 
 REPRESENTATION_COLUMNS = ["run", "model", "process", "alignment", "kind", "seed", "step", "noise_level", "block", "quantity", "value"]
+FAMILIES = {"dit": "DiT", "sit": "SiT", "repa": "REPA"}
 HASHES = ("milestone_sha256", "samples_sha256", "reference_sha256", "network_sha256")
 
 
@@ -32,7 +35,7 @@ def collect(config: ExperimentConfig, output_folder: Path) -> None:
     Raises:
         UserError: a result is missing or is not what its path says.
     """
-    names = {run: _names(config, run) for run in config.runs}
+    names = {run: _names(config, run) for run in [*config.runs, *config.checkpoints]}
     records = {key: _read_record(config.folder, *key) for key in config.evaluations()}
     metrics = pd.DataFrame([_metrics_row(config.folder, key, names[key[0]], record) for key, record in records.items()])
     _write_csv(metrics, output_folder / "metrics.csv")
@@ -46,6 +49,10 @@ def collect(config: ExperimentConfig, output_folder: Path) -> None:
 
 
 def _names(config: ExperimentConfig, run: str) -> dict[str, str]:
+    if run in config.checkpoints:  # a kind of its own: what was trained elsewhere is shown beside the runs, not compared with them
+        family = config.checkpoints[run].family
+        kind = f"{OFFICIAL}{FAMILIES[family]}"
+        return {"run": run, "model": config.model_of(run).name, "process": CHECKPOINT_PROCESS[family], "alignment": run, "kind": kind}
     resolved = config.run_config(run, config.seeds_of(run)[0])
     return {
         "run": run,

@@ -10,8 +10,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from vrpo.config.experiment import ExperimentConfig, RunConfig
-from vrpo.config.options import AlignmentOptions, EncoderOptions, SamplerOptions
+from vrpo.config.experiment import ExperimentConfig, ModelOptions, RunConfig
+from vrpo.config.options import AlignmentOptions, EncoderOptions, IREPAOptions, SamplerOptions
 from vrpo.errors import UserError
 
 IMAGENET_IMAGES = 1_281_167
@@ -71,11 +71,15 @@ def vit_flops(tokens: int, width: int, depth: int) -> float:
 
 
 def transformer_flops(run: RunConfig, side: int, channels: int) -> float:
-    """One forward pass of SiT or DiT on one latent [channels, side, side]."""
-    model = run.model
+    """One forward pass of a run's SiT or DiT on one latent [channels, side, side]."""
+    return network_flops(run.model, run.process.kind, side, channels)
+
+
+def network_flops(model: ModelOptions, process: str, side: int, channels: int) -> float:
+    """As `transformer_flops`, of a network without a run."""
     tokens = (side // model.patch_size) ** 2
     patch = model.patch_size**2 * channels
-    out = 2 * patch if run.process.kind == "ddpm" else patch
+    out = 2 * patch if process == "ddpm" else patch
     ends = 2 * tokens * model.width * (patch + out) + 2 * model.width * (256 + model.width) + 4 * model.width**2
     return vit_flops(tokens, model.width, model.depth) + model.depth * 12 * model.width**2 + ends
 
@@ -84,6 +88,8 @@ def projector_flops(run: RunConfig, tokens: int, widths: list[int]) -> float:
     """One forward pass of the alignment's projectors, one for each encoder."""
     if not isinstance(run.alignment, AlignmentOptions):
         return 0.0
+    if isinstance(run.alignment, IREPAOptions):
+        return sum(2 * tokens * run.model.width * width * run.alignment.kernel_size**2 for width in widths)
     hidden = run.alignment.projector_width
     return sum(2 * tokens * (run.model.width * hidden + hidden**2 + hidden * width) for width in widths)
 
@@ -127,7 +133,8 @@ def costs(config: ExperimentConfig, machine: Machine | None = None, images: int 
     for name, encoder in config.encoders.items():
         tokens, width, depth = encoder_tokens(encoder)
         token_bytes = width + 2 if encoder.storage == "int8" else 2 * width
-        rows.append(_row(f"features of {name}", vit_flops(tokens, width, depth) * count, tokens * token_bytes * count, machine.inference, machine))
+        stored = tokens * token_bytes * (1 + 2 * len(encoder.attention))  # queries and keys are as wide as tokens
+        rows.append(_row(f"features of {name}", vit_flops(tokens, width, depth) * count, stored * count, machine.inference, machine))
     groups: dict[str, list[tuple[str, int]]] = {}
     for run in config.runs:
         for seed in config.seeds_of(run):
@@ -138,9 +145,9 @@ def costs(config: ExperimentConfig, machine: Machine | None = None, images: int 
         kept = sum(4 * parameters(run, side, channels) * (len(config.milestones_of(run.run)) + 4 * KEPT_STATES) for run in resolved)
         rows.append(_row(f"training {model}, {len(runs)} runs", flops, kept, machine.training, machine))
     sampling, sampled, evaluated = 0.0, 0, 0.0
-    for run, seed, _, name in config.evaluations():
+    for run, _, _, name in config.evaluations():
         sampler = config.samplers[name]
-        one = transformer_flops(config.run_config(run, seed), side, channels)
+        one = network_flops(config.model_of(run), config.process_of(run), side, channels)
         sampling += sampler.images * (network_evaluations(sampler) * one + DECODE_FLOPS * pixels)
         sampled += sampler.images * 3 * pixels
         evaluated += sampler.images * INCEPTION_FLOPS

@@ -12,7 +12,8 @@ from scipy import stats
 
 from vrpo.errors import UserError
 
-ALIGNMENT_NAMES = {"none": "none", "repa": "REPA", "vrpo": "VRPO"}
+ALIGNMENT_NAMES = {"none": "none", "repa": "REPA", "vrpo": "VRPO", "irepa": "iREPA", "haste": "HASTE"}
+OFFICIAL = "official "  # how the kind of weights that were trained elsewhere begins
 
 
 def read_metrics(collected: Path) -> pd.DataFrame:
@@ -54,7 +55,8 @@ def read_protocol(collected: Path) -> dict[str, Any]:
 
 
 def main_sampler(metrics: pd.DataFrame) -> pd.DataFrame:
-    """The rows of each run's main sampler: its first, which is evaluated at every milestone."""
+    """The rows of each run's main sampler, its first, which is evaluated at every milestone; without weights that were trained elsewhere."""
+    metrics = metrics[~metrics["kind"].str.startswith(OFFICIAL)]
     return metrics[metrics["sampler"] == metrics.groupby("run", sort=False)["sampler"].transform("first")]
 
 

@@ -271,12 +271,13 @@ def _check_channels(options: SamplerOptions, channels: int, decoder: Tokenizer, 
 
 def _protocol(options: SamplerOptions, description: dict[str, Any], milestone: Path | str, tokenizer: TokenizerOptions, decoder: Tokenizer) -> dict[str, Any]:
     """Attributes of the output: all that the images depend on, and so neither batch size nor the choice of milestones."""
+    unused = () if options.kind == "ode-dopri5" else ("rtol", "atol")
     return {
         "run": description["run"],
         "seed": description["seed"],
         "step": description["step"],
         "milestone_sha256": sha256(milestone),
-        "sampler": options.model_dump(mode="json", exclude={"preset", "decoder", "batch_size", "milestones"}),
+        "sampler": options.model_dump(mode="json", exclude={"preset", "decoder", "batch_size", "milestones", *unused}),
         "tokenizer": {"weights": tokenizer.weights, "scale": decoder.scale, "sha256": decoder.sha256},
         "versions": {"vrpo": vrpo.__version__, "torch": torch.__version__.split("+")[0]},
     }

@@ -14,9 +14,9 @@ from vrpo.alignment.registry import build_alignment
 from vrpo.data.batches import TrainingData
 from vrpo.errors import UserError
 from vrpo.files import exclusive_lock
+from vrpo.models.backbones import build_network
 from vrpo.models.checkpoints import save_milestone
 from vrpo.models.critic import LatentCritic, load_critic
-from vrpo.models.transformer import build_transformer
 from vrpo.processes.process import build_process
 from vrpo.seeds import derive_seed
 from vrpo.training.distributed import Ranks, joined_ranks
@@ -143,7 +143,7 @@ def build_objective(config: RunConfig, data: TrainingData, critics: dict[str, Pa
     loaded = {name: _fitting_critic(path, data, name, device) for name, path in critics.items()} if needs_critic else {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed("network-weights", config.seed))
-        network = build_transformer(config.model, data.latent_shape, process.prediction_channels(data.latent_shape[0]))
+        network = build_network(config.model, data.latent_shape, process.prediction_channels(data.latent_shape[0]))
         torch.manual_seed(derive_seed("alignment-weights", config.seed))
         alignment = build_alignment(
             config.alignment, width=config.model.width, token_widths={name: data.feature_shapes[name][1] for name in encoders}, critics=loaded

@@ -1,4 +1,5 @@
 # The experiment's options, names as wildcard constraints, where things lie, and what jobs ask for.
+import contextlib
 import re
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from snakemake.logging import logger
 from vrpo.config import parse_experiment, write_resolved
 from vrpo.config.options import AlignmentOptions, VRPOOptions
 from vrpo.errors import UserError
+from vrpo.files import exclusive_lock
 from vrpo.launch import use_environment_of
 
 use_environment_of(sys.executable, workflow.basedir)
@@ -33,13 +35,25 @@ TORCH_ENV = "../../envs/vrpo.yaml"
 REPORT_ENV = "../../envs/report.yaml"
 
 
+LOCKS = contextlib.ExitStack()
+
+
+def lock_results():
+    """Let no second workflow write the same results. The kernel drops this lock with the process, so a killed workflow can be started again at once."""
+    try:
+        LOCKS.enter_context(exclusive_lock(RESULTS / ".lock", "a workflow on these results"))
+    except UserError as error:
+        raise WorkflowError(str(error)) from None
+
+
 def one_of(names):
     """A wildcard's constraint: exactly these names."""
     return "|".join(map(re.escape, names)) or "none"
 
 
 wildcard_constraints:
-    run=one_of(EXPERIMENT.runs),
+    run=one_of([*EXPERIMENT.runs, *EXPERIMENT.checkpoints]),
+    checkpoint=one_of(EXPERIMENT.checkpoints),
     sampler=one_of(EXPERIMENT.samplers),
     encoder=one_of(EXPERIMENT.encoders),
     seed=r"\d+",
@@ -115,6 +129,12 @@ def pairs_option(name, files):
     return " ".join(f"--{name} {key}={path}" for key, path in files.items())
 
 
+def import_options(checkpoint):
+    """Options of `import-checkpoint` for an external checkpoint."""
+    options, model = EXPERIMENT.checkpoints[checkpoint], EXPERIMENT.model_of(checkpoint)
+    return f"--family {options.family} --weights {options.weights} --model {model.name} --heads {model.heads}"
+
+
 # ---- what is collected for the report ----------------------------------------------------------------------------
 
 
@@ -126,6 +146,17 @@ def metrics():
 def grids():
     """The samples that the grid shows."""
     return [RESULTS / f"samples/{run}/seed{seed}/step{step:07d}/{sampler}.h5" for run, seed, step, sampler in EXPERIMENT.shown()]
+
+
+def representations():
+    """The records of all runs that are measured."""
+    return [RESULTS / f"representation/{run}/seed{seed}/step{step:07d}.json" for run, seed, step in EXPERIMENT.represented()]
+
+
+def compared_features():
+    """{encoder: file} of the features that hidden tokens are compared with."""
+    chosen = EXPERIMENT.representation.encoders if EXPERIMENT.representation else []
+    return {encoder: RESULTS / f"features/{encoder}.h5" for encoder in (EXPERIMENT.encoders if chosen is None else chosen)}
 
 
 # ---- what jobs ask for -------------------------------------------------------------------------------------------

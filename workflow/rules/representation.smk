@@ -1,17 +1,5 @@
 # Quality of hidden representations: each run's last milestone, where the config has a section `representation`.
 
-
-def representations():
-    """The records of all runs that are measured."""
-    return [RESULTS / f"representation/{run}/seed{seed}/step{step:07d}.json" for run, seed, step in EXPERIMENT.represented()]
-
-
-def compared_features():
-    """{encoder: file} of the features that hidden tokens are compared with."""
-    chosen = EXPERIMENT.representation.encoders if EXPERIMENT.representation else []
-    return {encoder: RESULTS / f"features/{encoder}.h5" for encoder in (EXPERIMENT.encoders if chosen is None else chosen)}
-
-
 if EXPERIMENT.representation:
 
     rule representation_of_run:

@@ -13,6 +13,8 @@ rule train:
         RESULTS / "runs/{run}/seed{seed}/step{step}.safetensors",
     log:
         RESULTS / "logs/train/{run}/seed{seed}/step{step}.log",
+    wildcard_constraints:
+        run=one_of(EXPERIMENT.runs),
     conda:
         TORCH_ENV
     threads: RESOURCES.threads

@@ -1,0 +1,1 @@
+"""Measurements of speed and memory, against others' implementations where there are some."""

@@ -1,0 +1,108 @@
+"""Frechet distance in further feature spaces: the class token of a timm vision transformer. With DINOv2 ViT-L/14 it is FD-DINOv2.
+
+As EDM2 takes it (arXiv:2312.02696, appendix; after arXiv:2306.04675): images resized to 224 x 224, bicubic with antialiasing, ImageNet's
+normalisation, the 1,024 features of the class token after the final norm. DINOv2 was trained at 518; its own code shrinks the position embedding to the
+grid of 224 without antialiasing and with a scale of (16 + 0.1) / 37, which is done here, as timm's way gives slightly different features.
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from vrpo.errors import UserError
+from vrpo.metrics.exact import full_precision
+from vrpo.metrics.inputs import Images
+from vrpo.metrics.statistics import FeatureStatistics
+from vrpo.models.encoder import NetworkInput, load_encoder, normalisation
+
+if TYPE_CHECKING:
+    from vrpo.config.options import NetworkOptions
+
+SCALE_OFFSET = 0.1  # DINOv2's `interpolate_offset`
+
+
+class ClassTokenExtractor:
+    """Class tokens of a pretrained timm vision transformer.
+
+    Args:
+        name: key in `evaluation.extra_networks`.
+        options: `weights: timm` loads by name, anything else is a local .safetensors file; `image_size` is what images are resized to.
+        device: where it runs.
+
+    Raises:
+        UserError: the weights are missing or unfit, or the network has no class token or position embedding.
+    """
+
+    def __init__(self, name: str, options: NetworkOptions, device: torch.device | str) -> None:
+        if options.weights == "trained":
+            raise UserError(f"evaluation.extra_networks.{name}.weights: `trained` is for `evaluation.trained`; give `timm` or a local .safetensors file")
+        native = _native_size(options)
+        wanted = SimpleNamespace(architecture=options.architecture, weights=options.weights, arguments=options.arguments, image_size=native, attention=())
+        encoder = load_encoder(wanted, None, "cpu")
+        network = encoder.network
+        if getattr(network, "global_pool", None) != "token" or getattr(network, "pos_embed", None) is None:
+            raise UserError(
+                f"evaluation.extra_networks.{name}: `{options.architecture}` gives no class token, or has no position embedding; take a ViT such as DINOv2's"
+            )
+        if options.image_size != native:
+            resize_positions(network, options.image_size)
+        self.sha256 = encoder.sha256
+        self._input = NetworkInput(options.image_size, *normalisation(network))
+        self._device = torch.device(device)
+        self._network = network.to(self._device).eval().requires_grad_(False)
+        self._description = {"architecture": options.architecture, "arguments": dict(options.arguments), "image_size": options.image_size}
+
+    def features(self, images: Tensor) -> Tensor:
+        """Class tokens [B, D] float32 on the CPU of uint8 `images` [B, 3, H, W]."""
+        with torch.inference_mode(), full_precision():
+            tokens = self._network.forward_features(self._input(images.to(self._device)))
+            return self._network.forward_head(tokens, pre_logits=True).float().cpu()
+
+    def statistics(self, images: Images, batch_size: int, title: str) -> FeatureStatistics:
+        """Statistics of the class tokens of `images`, in one pass.
+
+        Raises:
+            UserError: NaN or infinite features.
+        """
+        statistics = None
+        with tqdm(total=images.count, desc=title, unit="image") as bar:
+            for batch in images.batches(batch_size):
+                rows = self.features(torch.from_numpy(np.ascontiguousarray(batch.transpose(0, 3, 1, 2))))
+                statistics = statistics or FeatureStatistics(rows.shape[1])
+                statistics.update(rows)
+                bar.update(len(batch))
+        return statistics
+
+    def describe(self) -> dict[str, Any]:
+        """What the network is."""
+        return {**self._description, "sha256": self.sha256}
+
+
+def resize_positions(network: nn.Module, image_size: int) -> None:
+    """Fit `network` to images of `image_size`, its position embedding resampled as DINOv2's own code does."""
+    prefix = network.pos_embed.shape[1] - network.patch_embed.num_patches
+    before = network.pos_embed.detach()
+    side, grid = network.patch_embed.grid_size[0], image_size // network.patch_embed.patch_size[0]
+    network.set_input_size(img_size=image_size)
+    plane = before[:, prefix:].reshape(1, side, side, -1).permute(0, 3, 1, 2).float()
+    scale = (grid + SCALE_OFFSET) / side
+    plane = F.interpolate(plane, mode="bicubic", antialias=False, scale_factor=(scale, scale))
+    network.pos_embed = nn.Parameter(torch.cat([before[:, :prefix], plane.permute(0, 2, 3, 1).flatten(1, 2)], 1), requires_grad=False)
+
+
+def _native_size(options: NetworkOptions) -> int:
+    """The side of the images that the pretrained network was made for; that of `options` where timm has no fixed one."""
+    import timm
+
+    try:
+        config = timm.models.get_pretrained_cfg(options.architecture, allow_unregistered=False)
+    except RuntimeError:  # no such network: `load_encoder` names the nearest
+        config = None
+    return config.input_size[-1] if config is not None and config.fixed_input_size else options.image_size

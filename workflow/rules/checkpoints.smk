@@ -1,0 +1,23 @@
+# Weights of the official DiT, SiT and REPA code, converted to milestones: sampled and scored as those of runs.
+
+
+rule import_checkpoint:
+    input:
+        lambda wildcards: EXPERIMENT.checkpoints[wildcards.checkpoint].file,
+    output:
+        RESULTS / "runs/{checkpoint}/seed{seed}/step{step}.safetensors",
+    log:
+        RESULTS / "logs/import/{checkpoint}/seed{seed}/step{step}.log",
+    conda:
+        TORCH_ENV
+    threads: 1
+    resources:
+        mem_mb=RESOURCES.memory_mb,
+        runtime=runtime,
+        gpu=0,
+    params:
+        options=lambda wildcards: import_options(wildcards.checkpoint),
+        step=lambda wildcards: int(wildcards.step),
+    shell:
+        "python -m vrpo import-checkpoint {input} --output {output} --run {wildcards.checkpoint} --seed {wildcards.seed} --step {params.step}"
+        " {params.options} &> {log}"
