@@ -5,9 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+from vrpo.reporting.figures import FIGURES
+from vrpo.reporting.tables import TABLES
+
 ROOT = Path(__file__).parents[2]
 TINY = ROOT / "tests/workflow/tiny.yaml"
-DRAWN = ["fid", "losses", "rewards", "samples", "representation", "comparison", "convergence", "gains", "claims", "report"]
+DRAWN = [*FIGURES, *TABLES, "report"]
 
 
 def command(*arguments: str, config: Path = TINY) -> list[str]:

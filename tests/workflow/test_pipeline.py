@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -13,6 +14,8 @@ import pytest
 from running import DRAWN, command, environment, snakemake, whole
 
 from vrpo.files import exclusive_lock
+from vrpo.reporting.figures import FIGURES
+from vrpo.reporting.tables import TABLES
 
 pytestmark = [pytest.mark.workflow, pytest.mark.timeout(900), pytest.mark.xdist_group("pipeline")]
 
@@ -40,8 +43,8 @@ def test_everything_is_there(finished: Path) -> None:
     results = finished / "results/tiny"
     assert (results / "report.html").stat().st_size > 100_000
     assert (results / "README.md").is_file()
-    assert sorted(path.name for path in (results / "figures").glob("*.png")) == ["fid.png", "losses.png", "representation.png", "rewards.png", "samples.png"]
-    assert len(list((results / "tables").glob("*.tex"))) == 4
+    assert sorted(path.name for path in (results / "figures").glob("*.png")) == sorted(f"{name}.png" for name in FIGURES)
+    assert len(list((results / "tables").glob("*.tex"))) == len(TABLES)
     assert sorted(path.name for path in (results / "runs/sit-vrpo/seed0").glob("*.safetensors")) == ["step0000008.safetensors", "step0000016.safetensors"]
     assert not [path for path in results.rglob("*") if "partial" in path.name], "something half-written was left"
 
@@ -53,32 +56,36 @@ def test_run_again_does_nothing(finished: Path) -> None:
     assert final_bytes(finished / "results/tiny") == before
 
 
-def test_a_plots_look_retrains_nothing(finished: Path) -> None:
-    text = whole(snakemake(finished, "-n", "--config", "report={title: another}"))
-    assert "train" not in planned(text)
-    assert {"fid", "report"} <= planned(text)
-    snakemake(finished, "-n")  # writes the configs back
+@pytest.fixture
+def copied(finished: Path, tmp_path: Path) -> Path:
+    """A copy of the undisturbed run, to be changed."""
+    return shutil.copytree(finished, tmp_path / "copy", symlinks=True)
 
 
-def test_another_seed_trains_only_that_seed(finished: Path) -> None:
-    text = whole(snakemake(finished, "-n", "--config", "seeds=[0,1]"))
-    jobs = {
-        line.split()[0]: int(line.split()[1])
-        for line in text.splitlines()
-        if line.split()[1:2] and line.split()[1].isdigit() and line.split()[0] in ("train", "images")
-    }
-    assert jobs == {"train": 3}
-    snakemake(finished, "-n")
+def test_a_plots_look_retrains_nothing(copied: Path) -> None:
+    jobs = planned(whole(snakemake(copied, "-n", "--config", "report={title: another}")))
+    assert not jobs & {"train", "sample", "evaluate"}
+    assert {"fid", "report"} <= jobs
 
 
-def test_redraw_without_intermediates(finished: Path, tmp_path: Path) -> None:
-    shutil.copytree(finished, tmp_path / "copy", symlinks=True)
-    results = tmp_path / "copy/results/tiny"
+def test_another_seed_trains_only_that_seed(copied: Path) -> None:
+    text = whole(snakemake(copied, "-n", "--config", "seeds=[0,1]"))
+    assert not planned(text) & {"images", "fit_tokenizer", "encode_latents", "encode_features", "reference"}
+    assert "total" in text and re.search(r"^train +3$", text, re.MULTILINE)
+
+
+def test_removed_samples_are_not_drawn_again(copied: Path) -> None:
+    shutil.rmtree(copied / "results/tiny/samples")
+    assert "Nothing to be done" in whole(snakemake(copied, "-n"))
+
+
+def test_redraw_without_intermediates(copied: Path) -> None:
+    results = copied / "results/tiny"
     before = {name: content for name, content in final_bytes(results).items() if name.startswith(("figures", "tables"))}
     for gone in ("runs", "samples", "metrics", "representation", "features", "networks", "images.h5", "latents.h5", "reference.npz", "figures", "tables"):
         path = results / gone
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-    result = snakemake(tmp_path / "copy", "--cores", "2", "--allowed-rules", *DRAWN, "--forcerun", *DRAWN, "--", *DRAWN)
+    result = snakemake(copied, "--cores", "2", "--allowed-rules", *DRAWN, "--forcerun", *DRAWN, "--", *DRAWN)
     assert result.returncode == 0, whole(result)[-8000:]
     assert planned(whole(result)) == set(DRAWN)
     assert {name: content for name, content in final_bytes(results).items() if name.startswith(("figures", "tables"))} == before
