@@ -82,7 +82,8 @@ def fit_classifier(
 ) -> None:
     """Train the miniature's visual encoder or evaluation network, as a classifier."""
     from vrpo.config import load_resolved
-    from vrpo.config.options import EncoderOptions, EvaluationOptions
+    from vrpo.config.options import EncoderOptions
+    from vrpo.config.scoring import EvaluationOptions
     from vrpo.prepare import classifier
 
     options = load_resolved(EncoderOptions, config) if section == "encoder" else load_resolved(EvaluationOptions, config).trained
@@ -185,7 +186,8 @@ def sample(
     import torch
 
     from vrpo.config import load_resolved
-    from vrpo.config.options import SamplerOptions, TokenizerOptions
+    from vrpo.config.options import TokenizerOptions
+    from vrpo.config.scoring import SamplerOptions
     from vrpo.sampling.generate import sample_images
     from vrpo.training.distributed import joined_ranks
 
@@ -232,7 +234,7 @@ def export_checkpoint(
 def reference(config: Config, images: Images, output: Output, weights: Weights = None, device: Device = "auto", threads: Threads = 1) -> None:
     """Compute the reference statistics of the training images."""
     from vrpo.config import load_resolved
-    from vrpo.config.options import EvaluationOptions
+    from vrpo.config.scoring import EvaluationOptions
     from vrpo.metrics.reference import compute_reference
 
     compute_reference(load_resolved(EvaluationOptions, config), images, weights, output, _device(device, threads))
@@ -251,7 +253,7 @@ def evaluate(
 ) -> None:
     """Score samples: FID, sFID, IS, precision, recall, KID; one line for people, and a JSON record for `--output`."""
     from vrpo.config import load_resolved
-    from vrpo.config.options import ADM_PROTOCOL, EvaluationOptions
+    from vrpo.config.scoring import ADM_PROTOCOL, EvaluationOptions
     from vrpo.metrics import evaluate as scoring
 
     options = load_resolved(EvaluationOptions, config) if config else ADM_PROTOCOL
@@ -284,7 +286,7 @@ def representation(
 ) -> None:
     """Measure hidden representations, block by block: linear probe, and CKNNA with the encoders."""
     from vrpo.config import load_resolved
-    from vrpo.config.options import RepresentationOptions
+    from vrpo.config.scoring import RepresentationOptions
     from vrpo.metrics.representation import measure_representation
 
     pairs = _pairs("--features", features or [])

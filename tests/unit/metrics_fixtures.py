@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from vrpo.bench.weights import write_random_inception
-from vrpo.config.options import EvaluationOptions
+from vrpo.config.scoring import EvaluationOptions
 from vrpo.data.arrays import ArrayWriter
 from vrpo.models.checkpoints import save_network
 from vrpo.models.encoder import create_network

@@ -12,7 +12,7 @@ from vrpo.alignment.base import Alignment, AlignmentBatch
 from vrpo.alignment.registry import build_alignment
 from vrpo.alignment.rewards import REWARDS, NoiseLevelStatistics
 from vrpo.alignment.vrpo import VRPO, clipped_surrogate, group_advantages
-from vrpo.config.options import NoAlignment, REPAOptions, VRPOOptions
+from vrpo.config.alignments import NoAlignment, REPAOptions, VRPOOptions
 
 B, N, W, D = 24, 5, 12, 7
 WIDTHS = {"a": D}
@@ -51,9 +51,7 @@ def make_vrpo(**changes: object) -> VRPO:
 
 def make_repa(weight: float = 0.5) -> Alignment:
     torch.manual_seed(0)
-    return build_alignment(
-        REPAOptions(kind="repa", encoders=["a"], depth=1, weight=weight, projector_width=16), width=W, token_widths=WIDTHS, critics={}
-    )
+    return build_alignment(REPAOptions(kind="repa", encoders=["a"], depth=1, weight=weight, projector_width=16), width=W, token_widths=WIDTHS, critics={})
 
 
 def warm(alignment: Alignment, steps: int = 5) -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from vrpo.cli import app
-from vrpo.config.options import EvaluationOptions
+from vrpo.config.scoring import EvaluationOptions
 from vrpo.errors import UserError
 from vrpo.files import sha256
 from vrpo.metrics import evaluate as module

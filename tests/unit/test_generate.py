@@ -11,7 +11,8 @@ import pytest
 import torch
 import yaml
 
-from vrpo.config.options import SamplerOptions, TokenizerOptions
+from vrpo.config.options import TokenizerOptions
+from vrpo.config.scoring import SamplerOptions
 from vrpo.data.arrays import Arrays, ArrayWriter
 from vrpo.errors import UserError
 from vrpo.models.checkpoints import save_milestone, save_network

@@ -15,9 +15,10 @@ from training_fixtures import COUNT, LATENT, Toy
 from vrpo.alignment.haste import HASTE, attention_cross_entropy
 from vrpo.alignment.registry import build_alignment
 from vrpo.config import RunConfig, parse_experiment
+from vrpo.config.alignments import HASTEOptions
 from vrpo.config.experiment import read_yaml
 from vrpo.config.messages import validate
-from vrpo.config.options import EncoderOptions, HASTEOptions
+from vrpo.config.options import EncoderOptions
 from vrpo.data.arrays import Arrays, ArrayWriter
 from vrpo.data.batches import TrainingData
 from vrpo.errors import UserError

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
 
-from vrpo.config.options import EvaluationOptions
+from vrpo.config.scoring import EvaluationOptions
 from vrpo.errors import UserError
 from vrpo.files import sha256
 from vrpo.metrics.inception import SHA256, URL, InceptionExtractor, load_extractor

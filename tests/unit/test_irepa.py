@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from vrpo.alignment.base import AlignmentBatch
 from vrpo.alignment.irepa import IREPA, spatial_normalisation
 from vrpo.alignment.registry import build_alignment
-from vrpo.config.options import IREPAOptions
+from vrpo.config.alignments import IREPAOptions
 from vrpo.models.projector import ConvolutionalProjector
 
 VALUES = golden.load("alignment")

@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 from test_config import changed, refusal
 
-from vrpo.config.options import SamplerOptions
+from vrpo.config.scoring import SamplerOptions
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from vrpo.config.options import RepresentationOptions
+from vrpo.config.scoring import RepresentationOptions
 from vrpo.data.arrays import ArrayWriter
 from vrpo.errors import UserError
 from vrpo.metrics.cknna import cknna, nearest

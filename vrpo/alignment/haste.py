@@ -48,7 +48,7 @@ class HASTE(ProjectedAlignment):
         depth: int,
         projector_width: int,
     ) -> None:
-        """`weight` is lambda, `attention_weight` lambda_A; the rest as in `vrpo.config.options.HASTEOptions` and `ProjectedAlignment`."""
+        """`weight` is lambda, `attention_weight` lambda_A; the rest as in `vrpo.config.alignments.HASTEOptions` and `ProjectedAlignment`."""
         super().__init__(width=width, token_widths=token_widths, depth=depth, projector_width=projector_width)
         self.weight, self.attention_weight, self.stop_step = weight, attention_weight, stop_step
         self.attention_of = tuple(attention_blocks)

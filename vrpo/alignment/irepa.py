@@ -24,7 +24,7 @@ class IREPA(Alignment):
     """
 
     def __init__(self, *, weight: float, kernel_size: int, gamma: float, width: int, token_widths: dict[str, int], depth: int) -> None:
-        """`weight` is lambda; the rest as in `vrpo.config.options.IREPAOptions` and `ProjectedAlignment`."""
+        """`weight` is lambda; the rest as in `vrpo.config.alignments.IREPAOptions` and `ProjectedAlignment`."""
         super().__init__()
         self.hidden_after, self.encoders = (depth,), tuple(token_widths)
         self.weight, self.gamma = weight, gamma

@@ -12,7 +12,7 @@ from vrpo.alignment.vrpo import VRPO, Critic
 from vrpo.models.backbones import import_class
 
 if TYPE_CHECKING:
-    from vrpo.config.options import AlignmentOptions, NoAlignment
+    from vrpo.config.alignments import AlignmentOptions, NoAlignment
 
 ALIGNMENTS: dict[str, type[Alignment]] = {
     "none": Alignment,

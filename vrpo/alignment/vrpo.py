@@ -18,7 +18,7 @@ from vrpo.alignment.base import AlignmentBatch, AlignmentResult, ProjectedAlignm
 from vrpo.alignment.rewards import REWARDS, NoiseLevelStatistics, perceptual_reward
 
 if TYPE_CHECKING:
-    from vrpo.config.options import RewardsOptions
+    from vrpo.config.alignments import RewardsOptions
 
 Critic = Callable[[Tensor], Tensor]
 
@@ -75,7 +75,7 @@ class VRPO(ProjectedAlignment):
         depth: int,
         projector_width: int,
     ) -> None:
-        """Options as in `vrpo.config.options.VRPOOptions`; `critics`: a frozen latent critic per encoder, or none when unused."""
+        """Options as in `vrpo.config.alignments.VRPOOptions`; `critics`: a frozen latent critic per encoder, or none when unused."""
         super().__init__(width=width, token_widths=token_widths, depth=depth, projector_width=projector_width)
         self.weight, self.eta, self.beta, self.kappa, self.clip = weight, eta, beta, kappa, clip
         self.grouping, self.group_size, self.max_advantage = grouping, group_size, max_advantage

@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 
 from vrpo.bench.weights import write_random_inception
-from vrpo.config.options import EvaluationOptions
+from vrpo.config.scoring import EvaluationOptions
 from vrpo.files import write_text
 from vrpo.metrics.evaluate import evaluate
 from vrpo.metrics.frechet import frechet_distance

@@ -11,33 +11,26 @@ from typing import Any
 import yaml
 from pydantic import model_validator
 
+from vrpo.config.alignments import AlignmentOptions, AnyAlignment, HASTEOptions, VRPOOptions
+from vrpo.config.base import Options, option
 from vrpo.config.messages import validate
 from vrpo.config.options import (
     CHECKPOINT_PROCESS,
-    SAMPLER_PROCESS,
-    AlignmentOptions,
-    AnyAlignment,
     AnySize,
     CheckpointOptions,
     CriticOptions,
     CustomSize,
     DataOptions,
     EncoderOptions,
-    EvaluationOptions,
-    HASTEOptions,
     ModelSize,
-    Options,
     ProcessOptions,
     ReportOptions,
-    RepresentationOptions,
     ResourceOptions,
     RunOptions,
-    SamplerOptions,
     TokenizerOptions,
     TrainingOptions,
-    VRPOOptions,
-    option,
 )
+from vrpo.config.scoring import SAMPLER_PROCESS, EvaluationOptions, RepresentationOptions, SamplerOptions
 from vrpo.errors import UserError
 
 PAPER_SIZES = {

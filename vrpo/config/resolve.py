@@ -12,9 +12,9 @@ from typing import TypeVar
 import yaml
 from pydantic import BaseModel
 
+from vrpo.config.base import Options
 from vrpo.config.experiment import ExperimentConfig, read_yaml
 from vrpo.config.messages import validate
-from vrpo.config.options import Options
 from vrpo.files import write_text_if_changed
 
 Model = TypeVar("Model", bound=BaseModel)

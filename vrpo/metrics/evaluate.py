@@ -26,7 +26,7 @@ from vrpo.metrics.statistics import Gaussian
 from vrpo.metrics.tokens import ClassTokenExtractor
 
 if TYPE_CHECKING:
-    from vrpo.config.options import EvaluationOptions
+    from vrpo.config.scoring import EvaluationOptions
 
 PACKAGES = ("torch", "timm", "torch-fidelity", "numpy", "scipy")
 PERMUTATION_SEED = 0

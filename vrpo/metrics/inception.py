@@ -27,7 +27,7 @@ from vrpo.metrics.features import Extractor, Features
 from vrpo.metrics.trained import TrainedExtractor
 
 if TYPE_CHECKING:
-    from vrpo.config.options import EvaluationOptions
+    from vrpo.config.scoring import EvaluationOptions
 
 URL = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
 SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"  # of the file at URL; also of pytorch-fid's pt_inception-2015-12-05-6726825d.pth

@@ -27,7 +27,7 @@ from vrpo.metrics.tokens import ClassTokenExtractor
 from vrpo.seeds import numpy_generator
 
 if TYPE_CHECKING:
-    from vrpo.config.options import EvaluationOptions
+    from vrpo.config.scoring import EvaluationOptions
 
 ADM_STATISTICS = ("mu", "sigma", "mu_s", "sigma_s")
 SUBSET_SEED = 0

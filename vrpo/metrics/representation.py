@@ -30,7 +30,7 @@ from vrpo.processes.process import Process, build_process
 from vrpo.seeds import numpy_generator, torch_generator
 
 if TYPE_CHECKING:
-    from vrpo.config.options import RepresentationOptions
+    from vrpo.config.scoring import RepresentationOptions
     from vrpo.models.transformer import DiffusionTransformer
 
 

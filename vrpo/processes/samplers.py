@@ -21,7 +21,7 @@ from vrpo.processes.interpolant import Interpolant
 from vrpo.processes.process import Process
 
 if TYPE_CHECKING:
-    from vrpo.config.options import SamplerOptions
+    from vrpo.config.scoring import SamplerOptions
 
 Denoiser = Callable[..., Tensor]
 Noise = Callable[[], Tensor]

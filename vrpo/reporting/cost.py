@@ -10,8 +10,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from vrpo.config.alignments import AlignmentOptions, IREPAOptions
 from vrpo.config.experiment import ExperimentConfig, ModelOptions, RunConfig
-from vrpo.config.options import AlignmentOptions, EncoderOptions, IREPAOptions, SamplerOptions
+from vrpo.config.options import EncoderOptions
+from vrpo.config.scoring import SamplerOptions
 from vrpo.errors import UserError
 
 IMAGENET_IMAGES = 1_281_167

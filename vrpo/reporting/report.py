@@ -20,7 +20,7 @@ from vrpo.reporting.tables import TABLES, Table
 
 CAPTIONS = {
     "fid": "FID against training steps; lower is better. Each point is a milestone whose averaged weights were sampled and scored.",
-    "losses": "The denoising loss and the alignment loss (for REPA and VRPO the mean negative cosine, before its weight). SiT and DiT have different denoising targets.",
+    "losses": "The denoising loss, and the mean negative cosine to the encoder before its weight. SiT and DiT have different denoising targets.",
     "rewards": "VRPO's raw rewards over training; the method uses them standardised at their noise level.",
     "samples": "Every run at its last milestone, all from the same noise and the same labels (above); the last row holds real images of the same classes.",
     "representation": "Hidden tokens at the last milestone, over the blocks: accuracy of a linear probe, and CKNNA with encoder tokens. Higher is better.",

@@ -35,7 +35,8 @@ from vrpo.seeds import torch_generator
 from vrpo.training.distributed import Ranks
 
 if TYPE_CHECKING:
-    from vrpo.config.options import SamplerOptions, TokenizerOptions
+    from vrpo.config.options import TokenizerOptions
+    from vrpo.config.scoring import SamplerOptions
     from vrpo.models.transformer import DiffusionTransformer
     from vrpo.processes.process import Process
 

@@ -8,7 +8,7 @@ from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
 from vrpo.config import parse_experiment, write_resolved
-from vrpo.config.options import AlignmentOptions, VRPOOptions
+from vrpo.config.alignments import AlignmentOptions, VRPOOptions
 from vrpo.errors import UserError
 from vrpo.files import exclusive_lock
 from vrpo.launch import use_environment_of
