@@ -30,6 +30,7 @@ def representation(options: ReportOptions, collected: Path) -> tuple[Figure, pd.
     figure, axes = style.panels(len(models) * len(quantities), columns=len(models), height=2.0, sharex="col", sharey="row")
     seeds = int(data["seeds"].max())
     style.note(figure, f"noise level {level:g}; {'one seed' if seeds == 1 else f'mean of {seeds} seeds; bands: from the least to the greatest'}")
+    names = []
     for index, (quantity, model) in enumerate((quantity, model) for quantity in quantities for model in models):
         axis, rows = axes[index], shown[(shown["model"] == model) & (shown["quantity"] == quantity)]
         tints = style.colours(rows["label"])
@@ -48,6 +49,8 @@ def representation(options: ReportOptions, collected: Path) -> tuple[Figure, pd.
         blocks = np.array(sorted(set(rows["block"])))
         margin = 0.03 * max(1, np.ptp(blocks))
         axis.set_xlim(blocks[0] - margin, blocks[-1] + margin)
+        names.append((axis, ends))
+    for axis, ends in names:  # when the shared axes have their limits
         style.label_ends(axis, ends)
     return figure, data
 

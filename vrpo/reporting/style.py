@@ -74,7 +74,7 @@ def step_axis(axis: Axes, first: float, last: float) -> None:
     """Training steps from `first` to `last` on the x axis, as 500 or 50k; names of lines stand to the right of it."""
     margin = 0.03 * (last - first)
     axis.set(xlabel="training steps", xlim=(first - margin, last + margin) if last > first else (0, 2 * last))
-    axis.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
+    axis.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / 1000:g}k" if last >= 10_000 and value else f"{value:g}"))
 
 
@@ -117,7 +117,8 @@ def label_ends(axis: Axes, ends: list[tuple[float, float, str, str]], gap: float
     axis.figure.draw_without_rendering()
     wanted = np.array([axis.transData.transform((x, y))[1] for x, y, _, _ in ends]) * to_points
     order = np.argsort(wanted, kind="stable")
-    placed = _spread(wanted[order], gap)
+    floor = axis.bbox.y0 * to_points + gap / 2  # above the x axis
+    placed = np.maximum(_spread(wanted[order], gap), floor + gap * np.arange(len(ends)))
     for index, height in zip(order, placed, strict=True):
         x, y, name, colour = ends[index]
         axis.annotate(
