@@ -1,6 +1,7 @@
 # make demo       the whole pipeline in miniature, from images to report.html (minutes on two CPU cores)
 # make test       all tests
 # make lint       formatting and static checks
+# make methods    the method benchmark in miniature: none, REPA, iREPA, HASTE, VRPO and its ablations over several seeds (hours on two CPU cores)
 # make redraw     all figures, tables and the report again from collected results; FIGURE=fid for one figure or table
 # make docs       the generated option reference
 # make requirements   pin what pyproject.toml asks for
@@ -12,12 +13,12 @@ SHELL := /bin/bash
 PYTHON ?= python3
 CORES ?= all
 CONFIG ?= config/mini.yaml
-FIGURE ?= fid losses rewards samples representation comparison convergence gains claims report
+FIGURE ?= fid losses rewards samples representation diagnostics comparison convergence gains claims report
 VENV := .venv
 STAMP := $(VENV)/.installed
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: help environment demo test lint redraw docs requirements
+.PHONY: help environment demo test lint methods redraw docs requirements
 
 help:
 	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
@@ -40,6 +41,9 @@ lint: $(STAMP)
 	ruff format --check
 	snakefmt --check Snakefile workflow
 	snakemake --lint
+
+methods: $(STAMP)
+	snakemake --cores $(CORES) --configfile config/mini.yaml config/methods.yaml -- methods
 
 redraw: $(STAMP)
 	snakemake --cores $(CORES) --configfile $(CONFIG) --allowed-rules $(FIGURE) --forcerun $(FIGURE) -- $(FIGURE)

@@ -2,8 +2,9 @@
 #
 #   snakemake --cores all                                        everything, for the default config/mini.yaml
 #   snakemake --cores all figures | tables | report              only those, with what they need
-#   snakemake --cores all fid | losses | rewards | samples | representation | comparison | convergence | gains | claims one of them
+#   snakemake --cores all fid | losses | rewards | samples | representation | diagnostics | comparison | convergence | gains | claims one of them
 #   snakemake --cores all prepare | milestones                   data and networks; trained weights
+#   snakemake --cores all --configfile config/mini.yaml config/methods.yaml -- methods        the method benchmark (docs/methods.md)
 #   snakemake -n --configfile config/imagenet256.yaml --workflow-profile slurm                the paper, planned
 #
 # Options lie in config/*.yaml and are explained in docs/options.md; any can be set with --config, e.g. --config seeds='[0,1,2]'.
@@ -21,6 +22,7 @@ include: "workflow/rules/sample.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/representation.smk"
 include: "workflow/rules/report.smk"
+include: "workflow/rules/methods.smk"
 
 
 report: "workflow/report/workflow.rst"
@@ -40,10 +42,11 @@ rule all:
 
 rule prepare:
     input:
-        rules.images.output,
-        rules.encode_latents.output,
+        parts_of("images"),
+        rules.manifest.output,
+        parts_of("latents"),
         rules.reference.output,
-        expand(rules.encode_features.output, encoder=EXPERIMENT.encoders),
+        feature_files(EXPERIMENT.encoders),
         trained_networks(),
 
 

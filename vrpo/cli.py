@@ -21,9 +21,10 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 
 Config = Annotated[Path, typer.Option("--config", help="resolved config of the stage (YAML)")]
 Output = Annotated[Path, typer.Option("--output", help="file to write")]
-Images = Annotated[Path, typer.Option("--images", help="images.h5")]
-Latents = Annotated[Path, typer.Option("--latents", help="latents.h5")]
+Images = Annotated[Path, typer.Option("--images", help="images.h5, or the folder of its shards")]
+Latents = Annotated[Path, typer.Option("--latents", help="latents.h5, or the folder of its shards")]
 Weights = Annotated[Path | None, typer.Option("--weights", help="weights of a trained network; without it the pretrained ones that the config names")]
+ExtraWeights = Annotated[list[str] | None, typer.Option("--extra-weights", help="NAME=FILE, once for each trained network of evaluation.extra_networks")]
 Collected = Annotated[Path, typer.Option("--collected", help="folder of the collected results")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda")]
 Threads = Annotated[int, typer.Option("--threads", help="CPU threads; CPU results are bitwise reproducible for a fixed number", min=1)]
@@ -53,12 +54,32 @@ def _one_of(option: str, value: str | None, allowed: tuple[str | None, ...]) -> 
 
 @app.command("images")
 def images(config: Config, output: Output) -> None:
-    """Read the image source into one HDF5 file, centre-cropped to the resolution."""
+    """Read the image source into HDF5, centre-cropped to the resolution; --output shard-00003-of-00016.h5 means that part of it."""
     from vrpo.config import load_resolved
     from vrpo.config.options import DataOptions
     from vrpo.prepare.images import write_images
 
     write_images(load_resolved(DataOptions, config), output)
+
+
+@app.command("manifest")
+def manifest(config: Config, images: Images, output: Output) -> None:
+    """Check that the images are those of the source, in all their shards, and write counts, classes and fingerprint (JSON)."""
+    from vrpo.config import load_resolved
+    from vrpo.config.options import DataOptions
+    from vrpo.prepare.manifest import write_manifest
+
+    write_manifest(load_resolved(DataOptions, config), images, output)
+
+
+@app.command("check")
+def check(places: Annotated[list[Path], typer.Argument(help="files of images, latents, features or samples, or folders of shards")]) -> None:
+    """Compare all rows with their checksums; stages do so by themselves before they first use a file."""
+    from vrpo.data.shards import open_arrays
+
+    for place in places:
+        arrays = open_arrays(place)
+        typer.echo(f"{place}: {arrays.shape(arrays.keys()[0])[0]:,} rows of {', '.join(arrays.keys())}, whole")
 
 
 @app.command("fit-tokenizer")
@@ -76,7 +97,9 @@ def fit_classifier(
     config: Config,
     images: Images,
     output: Output,
-    section: Annotated[str, typer.Option(help="`encoder`: --config is an encoder's; `trained`: it is the evaluation's")] = "encoder",
+    section: Annotated[
+        str, typer.Option(help="`encoder`: --config is an encoder's; `trained` or `extra_networks.NAME`: it is the evaluation's, and this section of it")
+    ] = "encoder",
     device: Device = "auto",
     threads: Threads = 1,
 ) -> None:
@@ -86,7 +109,7 @@ def fit_classifier(
     from vrpo.config.scoring import EvaluationOptions
     from vrpo.prepare import classifier
 
-    options = load_resolved(EncoderOptions, config) if section == "encoder" else load_resolved(EvaluationOptions, config).trained
+    options = load_resolved(EncoderOptions, config) if section == "encoder" else load_resolved(EvaluationOptions, config).network_of(section)
     classifier.fit_classifier(options, images, output, _device(device, threads))
 
 
@@ -122,7 +145,7 @@ def encode_features(
 def fit_critic(
     config: Config,
     latents: Latents,
-    features: Annotated[Path, typer.Option(help="features of one encoder")],
+    features: Annotated[Path, typer.Option(help="features of one encoder: a file, or the folder of its shards")],
     output: Output,
     device: Device = "auto",
     threads: Threads = 1,
@@ -231,13 +254,23 @@ def export_checkpoint(
 
 
 @app.command("reference")
-def reference(config: Config, images: Images, output: Output, weights: Weights = None, device: Device = "auto", threads: Threads = 1) -> None:
+def reference(
+    config: Config,
+    images: Images,
+    output: Output,
+    weights: Weights = None,
+    extra_weights: ExtraWeights = None,
+    device: Device = "auto",
+    threads: Threads = 1,
+) -> None:
     """Compute the reference statistics of the training images."""
     from vrpo.config import load_resolved
     from vrpo.config.scoring import EvaluationOptions
     from vrpo.metrics.reference import compute_reference
 
-    compute_reference(load_resolved(EvaluationOptions, config), images, weights, output, _device(device, threads))
+    compute_reference(
+        load_resolved(EvaluationOptions, config), images, weights, output, _device(device, threads), _pairs("--extra-weights", extra_weights or [])
+    )
 
 
 @app.command("evaluate")
@@ -247,6 +280,7 @@ def evaluate(
     config: Annotated[Path | None, typer.Option("--config", help="options of the evaluation; without it Inception and ADM's protocol")] = None,
     output: Annotated[Path | None, typer.Option("--output", help="JSON file to write, with protocol and provenance")] = None,
     weights: Weights = None,
+    extra_weights: ExtraWeights = None,
     force_sfid: Annotated[bool, typer.Option("--force-sfid", help="give sFID also for fewer images than its features")] = False,
     device: Device = "auto",
     threads: Threads = 1,
@@ -257,7 +291,8 @@ def evaluate(
     from vrpo.metrics import evaluate as scoring
 
     options = load_resolved(EvaluationOptions, config) if config else ADM_PROTOCOL
-    record = scoring.evaluate(options, samples, reference, weights, output, _device(device, threads), force_sfid)
+    extra = _pairs("--extra-weights", extra_weights or [])
+    record = scoring.evaluate(options, samples, reference, weights, output, _device(device, threads), force_sfid, extra)
     typer.echo(scoring.summary(record))
     for warning in record["protocol"]["warnings"]:
         typer.echo(f"  {warning}", err=True)
@@ -335,6 +370,34 @@ def report(config: Config, folder: Annotated[Path, typer.Option(help="results of
     write_report(load_resolved(ReportOptions, config), folder, output)
 
 
+@app.command("methods")
+def methods(
+    config: Config,
+    report_config: Annotated[Path, typer.Option(help="resolved config of the report")],
+    collected: Collected,
+    output_folder: Annotated[Path, typer.Option(help="folder of the benchmark's tables, figures and verdict")],
+) -> None:
+    """Write the method benchmark's tables, figures and verdict from collected results."""
+    from vrpo.config import load_resolved
+    from vrpo.config.methods import MethodsOptions
+    from vrpo.config.options import ReportOptions
+    from vrpo.reporting.methods_report import write_methods
+
+    write_methods(load_resolved(MethodsOptions, config), load_resolved(ReportOptions, report_config), collected, output_folder)
+
+
+@app.command("methods-snapshot")
+def methods_snapshot(
+    config: Annotated[list[Path], typer.Option(help="the experiment's config file; several are merged, later ones win")],
+    output_folder: Annotated[Path, typer.Option(help="folder that the small results are copied to, e.g. docs/methods")],
+) -> None:
+    """Copy the method benchmark's small results, with provenance and machine, where they can be committed."""
+    from vrpo.config import load_experiment
+    from vrpo.reporting.snapshot import write_snapshot
+
+    write_snapshot(load_experiment(*config), output_folder)
+
+
 bench = typer.Typer(no_args_is_help=True, help="Measure speed and memory.")
 app.add_typer(bench, name="bench")
 
@@ -350,6 +413,40 @@ def bench_metrics(
     from vrpo.bench import metrics
 
     typer.echo(metrics.table(metrics.bench_metrics(images, threads, at_scale, output)))
+
+
+@bench.command("data")
+def bench_data(
+    images: Annotated[int, typer.Option(help="images that are decoded and encoded", min=8)] = 256,
+    gigabytes: Annotated[float, typer.Option(help="size of the sparse file that is read at random; it takes no disk", min=0.1)] = 30.0,
+    folder: Annotated[Path | None, typer.Option(help="folder on the disk to be measured; without it the system's temporary one")] = None,
+    output: Annotated[Path | None, typer.Option("--output", help="JSON file to write")] = None,
+    device: Device = "auto",
+    threads: Threads = 1,
+) -> None:
+    """Decoding, encoding and random reads, against the images/s that training needs; on generated files."""
+    from vrpo.bench import data
+
+    typer.echo(data.table(data.bench_data(images, gigabytes, _device(device, threads), folder, output)))
+
+
+PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+
+
+@bench.command("train", context_settings=PASSED_ON)
+def bench_train(context: typer.Context) -> None:
+    """Training speed on synthetic data: images/s, the parts of a step, share of the matrix peak, memory (`bench train --help`)."""
+    from vrpo.bench.commands import train_command
+
+    typer.echo(train_command(context.args, context.command_path))
+
+
+@bench.command("sample", context_settings=PASSED_ON)
+def bench_sample(context: typer.Context) -> None:
+    """Sampling speed with random weights: images/s, latency of the network, VAE decode, and what 50,000 images take (`bench sample --help`)."""
+    from vrpo.bench.commands import sample_command
+
+    typer.echo(sample_command(context.args, context.command_path))
 
 
 @app.command("cost")

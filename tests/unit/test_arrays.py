@@ -82,7 +82,7 @@ def test_interrupted_and_continued(tmp_path, whole):
         assert not path.exists()
     assert 0 < write(path) <= 96
     assert path.read_bytes() == whole.read_bytes()
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["resumed.h5", "whole.h5"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == [".resumed.h5.verified", ".whole.h5.verified", "resumed.h5", "whole.h5"]
 
 
 def test_continued_with_another_batch_size(tmp_path, whole):
@@ -163,7 +163,7 @@ def test_a_full_disk(tmp_path, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(UserError, match=r"a\.h5: the disk is full"):
         patch.setattr(arrays_module.os, "pwrite", full)
         write(path)
-    with pytest.raises(UserError, match="needs 4,000,000,000,000,000 bytes"), ArrayWriter(path, {"a": ((1000, 10**12), np.float32)}, {}):
+    with pytest.raises(UserError, match="needs 4,000,000,000,004,000 bytes"), ArrayWriter(path, {"a": ((1000, 10**12), np.float32)}, {}):
         pass
     assert not path.exists() and not partial_path(path).with_name("a.h5").exists()
     write(path)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from vrpo.config import ExperimentConfig, parse_experiment
-from vrpo.config.experiment import deep_merge, read_yaml
+from vrpo.config.reading import deep_merge, read_yaml
 from vrpo.data.arrays import Arrays, ArrayWriter
 from vrpo.errors import UserError
 from vrpo.models.checkpoints import load_milestone, save_network

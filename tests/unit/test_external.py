@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from vrpo.cli import app
 from vrpo.config import ExperimentConfig, parse_experiment
-from vrpo.config.experiment import read_yaml
+from vrpo.config.reading import read_yaml
 from vrpo.errors import UserError
 from vrpo.models.checkpoints import load_milestone
 from vrpo.models.official import import_checkpoint

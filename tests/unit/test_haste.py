@@ -16,9 +16,9 @@ from vrpo.alignment.haste import HASTE, attention_cross_entropy
 from vrpo.alignment.registry import build_alignment
 from vrpo.config import RunConfig, parse_experiment
 from vrpo.config.alignments import HASTEOptions
-from vrpo.config.experiment import read_yaml
 from vrpo.config.messages import validate
 from vrpo.config.options import EncoderOptions
+from vrpo.config.reading import read_yaml
 from vrpo.data.arrays import Arrays, ArrayWriter
 from vrpo.data.batches import TrainingData
 from vrpo.errors import UserError
@@ -152,6 +152,7 @@ def haste_toy(folder, stop_step: int) -> tuple[Toy, RunConfig, dict[str, object]
         writer.write(0, {name: generator.standard_normal(shape).astype(np.float16) for name, (shape, _) in shapes.items()})
         writer.finish()
     content = toy.config("repa").model_dump(mode="json")
+    del content["alignment"]["weight_schedule"]  # HASTE has a stop of its own
     content["alignment"] |= {"kind": "haste", "attention_blocks": [2], "stop_step": stop_step}
     config = validate(RunConfig, content, "toy")
     return toy, config, {"latents": toy.latents, "features": {"toy": features}, "critics": {}}

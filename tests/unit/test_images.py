@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from vrpo.config.options import DataOptions
-from vrpo.data.images import DigitsSource, FolderSource, center_crop, open_source
+from vrpo.data.sources import DigitsSource, FolderSource, center_crop, open_source
 from vrpo.errors import UserError
 
 

@@ -1,13 +1,16 @@
 """The generated option reference and schema fit the code, the schema fits the configs."""
 
+import functools
 import json
 from pathlib import Path
 
 import jsonschema
 import pytest
 import yaml
+from test_config import OVER
 
 from vrpo.config.docs import option_reference, schema_text, write_docs
+from vrpo.config.reading import deep_merge
 
 ROOT = Path(__file__).parents[2]
 
@@ -24,7 +27,9 @@ def test_every_option_is_documented() -> None:
 
 @pytest.mark.parametrize("path", [*sorted((ROOT / "config").glob("*.yaml")), ROOT / "tests/workflow/tiny.yaml"], ids=lambda path: path.name)
 def test_configs_fit_the_schema(path: Path) -> None:
-    jsonschema.validate(yaml.safe_load(path.read_text(encoding="utf-8")), json.loads(schema_text()))
+    whole = [path.with_name(OVER[path.name]), path] if path.name in OVER else [path]
+    content = functools.reduce(deep_merge, (yaml.safe_load(part.read_text(encoding="utf-8")) for part in whole))
+    jsonschema.validate(content, json.loads(schema_text()))
 
 
 def test_docs_are_written_once(tmp_path: Path) -> None:

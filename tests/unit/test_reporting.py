@@ -12,11 +12,13 @@ from vrpo.config import load_experiment
 from vrpo.config.options import EncoderOptions, ReportOptions
 from vrpo.errors import UserError
 from vrpo.reporting import style
-from vrpo.reporting.claims import gains, headline, judge, speedup, steps_to_reach
-from vrpo.reporting.cost import costs, describe_cost, encoder_tokens, network_evaluations, parameters, training_flops, transformer_flops
+from vrpo.reporting.claims import gains, headline, judge
+from vrpo.reporting.collect import over_stretches
+from vrpo.reporting.cost import costs, describe_cost, encoder_tokens, network_evaluations, parameters, run_flops, training_flops
 from vrpo.reporting.figures import FIGURES, draw
 from vrpo.reporting.report import write_report
 from vrpo.reporting.results import interval, last_milestone, main_sampler, read_metrics
+from vrpo.reporting.speedup import speedup, steps_to_reach
 from vrpo.reporting.tables import TABLES, write
 
 ROOT = Path(__file__).parents[2]
@@ -62,6 +64,16 @@ def collected(folder: Path, metrics: pd.DataFrame) -> Path:
                 }
             )
     pd.DataFrame(history).to_csv(folder / "training.csv", index=False)
+    logged = [
+        {
+            **{key: row[key] for key in ("run", "model", "process", "alignment", "kind", "seed", "step")},
+            **{"noise_level": level, "fidelity": -level / row["step"], "semantic": row["step"] / 2000},
+            **({"perceptual": 0.5, "weight": 1 + level, "advantage_abs": 0.7, "kl": 0.5, "clipped": 0.0} if row["kind"] == "vrpo" else {}),
+        }
+        for row in history
+        for level in (0.25, 0.75)
+    ]
+    pd.DataFrame(logged).to_csv(folder / "diagnostics.csv", index=False)
     blocks = [
         {"noise_level": level, "block": block, "quantity": name, "value": 0.1 * block + level}
         for level in (0.2, 0.5, 0.8)
@@ -103,16 +115,16 @@ def test_interval_is_students() -> None:
 
 
 def test_steps_to_reach_interpolates() -> None:
-    assert steps_to_reach(STEPS, (26, 12, 8), 10.0) == (1250.0, False)
+    assert steps_to_reach(STEPS, (26, 16, 4), 8.0) == (1250.0, False)  # half way in the logarithm
     assert steps_to_reach(STEPS, (26, 12, 8), 8.0) == (1500.0, False)
     assert steps_to_reach(STEPS, (26, 12, 8), 30.0) == (500.0, True)
     assert steps_to_reach(STEPS, (26, 12, 8), 7.0) == (None, False)
-    assert steps_to_reach(STEPS, (26, 8, 12), 10.0)[0] == pytest.approx(500 + 500 * 16 / 18)  # the first crossing counts
+    assert steps_to_reach(STEPS, (26, 8, 12), 10.0)[0] == pytest.approx(500 + 500 * np.log(2.6) / np.log(26 / 8))  # the first crossing counts
 
 
 def test_speedup_both_ways() -> None:
-    assert speedup(STEPS, (26, 12, 8), (30, 15, 10)) == (1500 / 1250, False)
-    assert speedup(STEPS, (30, 15, 10), (26, 12, 8)) == (1250 / 1500, False)
+    assert speedup(STEPS, (26, 16, 4), (30, 15, 8)) == (1500 / 1250, False)
+    assert speedup(STEPS, (30, 15, 8), (26, 16, 4)) == (1250 / 1500, False)
     assert speedup(STEPS, (5, 4, 3), (30, 15, 10)) == (3.0, True)
     assert speedup(STEPS, (26, 12, 8), (26, 12, 8)) == (1.0, False)
 
@@ -189,6 +201,29 @@ def test_rewards_without_vrpo_say_so(tmp_path: Path) -> None:
     folder = collected(tmp_path / "collected", metrics_frame(kinds=("none", "repa")))
     draw("rewards", MINIATURE, folder, tmp_path / "rewards.pdf")
     assert (tmp_path / "rewards.png").stat().st_size > 0
+
+
+def test_diagnostics_figure_sets_vrpo_beside_repa(three_seeds: Path, tmp_path: Path) -> None:
+    draw("diagnostics", MINIATURE, three_seeds, tmp_path / "a.pdf")
+    data = pd.read_csv(tmp_path / "a.csv").set_index(["run", "quantity", "step"])
+    assert set(data["label"]) == {"REPA", "VRPO"} and set(data.index.get_level_values("run")) == {"sit-repa", "sit-vrpo"}
+    overall, by_level = data[data["noise_level"].isna()], data[data["noise_level"].notna()]
+    assert overall.loc[("sit-vrpo", "weight", 1500), "mean"] == pytest.approx(1.5)  # 1.25 and 1.75
+    assert overall.loc[("sit-repa", "weight", 1500), "mean"] == 1.0
+    assert overall.loc[("sit-repa", "kl", 1500), "mean"] == pytest.approx(0.25)  # 1 - cos
+    assert by_level.loc[("sit-vrpo", "error", 500), "mean"].tolist() == pytest.approx([0.25 / 500, 0.75 / 500])
+    folder = collected(tmp_path / "collected", metrics_frame(kinds=("none", "repa")))
+    draw("diagnostics", MINIATURE, folder, tmp_path / "b.pdf")
+    assert (tmp_path / "b.png").stat().st_size > 0
+
+
+def test_long_logs_are_averaged_over_stretches_of_steps() -> None:
+    rows = pd.DataFrame([{"step": step, "noise_level": level, "value": step + level} for step in range(10, 130, 10) for level in (0.25, 0.75)])
+    short = over_stretches(rows, stretches=4)
+    assert short["step"].tolist() == [30, 30, 60, 60, 90, 90, 120, 120]
+    assert short["value"].tolist() == [20.25, 20.75, 50.25, 50.75, 80.25, 80.75, 110.25, 110.75]
+    pd.testing.assert_frame_equal(over_stretches(rows, stretches=50), rows)
+    assert over_stretches(rows[:0]).empty
 
 
 def test_representation_figure_holds_all_levels_and_may_be_empty(one_seed: Path, tmp_path: Path) -> None:
@@ -301,7 +336,7 @@ def test_flops_and_parameters_of_the_papers_sizes(run: str, gflop: float, millio
 
 def test_sampling_cost_of_the_paper() -> None:
     config = load_experiment(ROOT / "config/imagenet256.yaml")
-    one = transformer_flops(config.run_config("sit-xl2-none", 0), 32, 4)
+    one = run_flops(config.run_config("sit-xl2-none", 0), 32, 4)
     assert one / 1e9 == pytest.approx(237, rel=0.01)
     assert network_evaluations(config.samplers["sde"]) == 250
     assert network_evaluations(config.samplers["sde-guided"]) == pytest.approx(250 * (1 + 0.66 / 0.96))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import random
 import signal
 import subprocess
 import time
@@ -14,12 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from training_fixtures import Toy, milestone_file
+from training_fixtures import COUNT, Toy, milestone_file
 
 from vrpo.config import RunConfig
+from vrpo.data.batches import sample_indices
 from vrpo.errors import UserError
 from vrpo.files import exclusive_lock
 from vrpo.models.checkpoints import read_network
+from vrpo.training import trainer as trainer_module
 from vrpo.training.run import train
 
 
@@ -68,25 +69,6 @@ def test_loss_falls(toy: Toy, tmp_path: Path) -> None:
     assert curve[-10:].mean() < 0.7 * curve[:10].mean()
 
 
-def test_kill_at_random_moments(toy: Toy, tmp_path: Path) -> None:
-    """SIGKILL four times at random moments, saving after every step; the end has the bytes of an undisturbed run."""
-    config = toy.config("vrpo")
-    train_to(toy, config, tmp_path / "whole", 60)
-    run, moments = tmp_path / "killed", random.Random(0)
-    state = run / "state"
-    for _ in range(4):
-        process = subprocess.Popen(toy.command(config, run, 60, "--save-minutes", "0.000001"), stderr=subprocess.DEVNULL)
-        before = len(list(state.glob("*/*.pt")))
-        deadline = time.monotonic() + 60
-        while len(list(state.glob("*/*.pt"))) <= before and before < 2 and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.02)
-        time.sleep(moments.uniform(0, 0.4))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    assert toy.run(config, run, 60).returncode == 0
-    assert_same_results(tmp_path / "whole", run, 60)
-
-
 def test_sigterm_saves_and_asks_to_be_started_again(toy: Toy, tmp_path: Path) -> None:
     config = toy.config("repa")
     process = subprocess.Popen(toy.command(config, tmp_path / "run", 100_000), stderr=subprocess.PIPE, text=True)
@@ -105,6 +87,23 @@ def test_wall_time_budget(toy: Toy, tmp_path: Path) -> None:
     result = toy.run(toy.config("none"), tmp_path / "run", 100_000, "--max-minutes", "0.01")
     assert result.returncode == 75
     assert "wall-time budget" in result.stderr
+
+
+def test_the_samples_of_a_step_that_is_not_finite_are_in_the_log(
+    toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One step's noise is NaN: it changes no weight, the training goes on, and the log names what it trained on."""
+    config, drawn, bad = toy.config("vrpo"), trainer_module.step_noise, 6
+
+    def poisoned(purpose: str, seed: int, step: int, *rest: Any) -> torch.Tensor:
+        return drawn(purpose, seed, step, *rest) * (float("nan") if step == bad and purpose == "noise" else 1.0)
+
+    monkeypatch.setattr(trainer_module, "step_noise", poisoned)
+    train_to(toy, config, tmp_path, 10)
+    samples = ", ".join(map(str, sorted(sample_indices(COUNT, config.training.batch_size, config.seed, bad).tolist())))
+    assert f"1 of the last 5 steps were not finite and changed no weight; samples of the last of them, step {bad + 1}: {samples}" in caplog.text
+    weights, _ = read_network(milestone_file(tmp_path, 10))
+    assert all(torch.isfinite(values).all() for values in weights.values())
 
 
 @pytest.mark.parametrize("alignment", ["repa", "vrpo"])

@@ -6,7 +6,7 @@ import golden
 import pytest
 import torch
 
-from vrpo.config.experiment import PAPER_SIZES
+from vrpo.config.resolved import PAPER_SIZES
 from vrpo.errors import UserError
 from vrpo.models.projector import Projector
 from vrpo.models.transformer import build_transformer

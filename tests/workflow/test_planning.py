@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 from running import ROOT, snakemake, whole
 
+from vrpo.config import load_experiment
+
 pytestmark = [pytest.mark.workflow]
 IMAGENET = ROOT / "config/imagenet256.yaml"
 
@@ -22,7 +24,7 @@ def test_the_paper_is_planned_without_imagenet(tmp_path: Path) -> None:
         "train": 60,
         "sample": 75,
         "evaluate": 75,
-        "encode_features": 1,
+        "encode_features": 16,
     }
     said = [line for line in text.splitlines() if "no training images at data/imagenet/train" in line]
     assert len(said) == 1
@@ -33,6 +35,51 @@ def test_the_default_is_planned(tmp_path: Path) -> None:
     result = snakemake(tmp_path, "-n", config=ROOT / "config/mini.yaml")
     assert result.returncode == 0, whole(result)[-4000:]
     assert stats(whole(result))["train"] == 18
+
+
+def test_shards_are_jobs_of_their_own(tmp_path: Path) -> None:
+    result = snakemake(tmp_path, "-n", "-p", "--config", "data={shards: 4}", "--", "prepare")
+    text = whole(result)
+    assert result.returncode == 0, text[-4000:]
+    jobs = stats(text)
+    assert {name: jobs[name] for name in ("images", "manifest", "encode_latents", "encode_features", "fit_tokenizer", "fit_critic")} == {
+        "images": 4,
+        "manifest": 1,
+        "encode_latents": 4,
+        "encode_features": 4,
+        "fit_tokenizer": 1,
+        "fit_critic": 1,
+    }
+    assert "--images results/tiny/images --weights" in text and "--output results/tiny/latents/shard-00003-of-00004.h5" in text
+    assert "--latents results/tiny/latents --features results/tiny/features/vit " in text
+
+
+def test_the_method_benchmark_is_planned(tmp_path: Path) -> None:
+    configs = ROOT / "config/mini.yaml", ROOT / "config/methods.yaml"
+    experiment = load_experiment(*configs)
+    result = snakemake(tmp_path, "-n", "--quiet", "rules", "--", "methods", config=configs)
+    assert result.returncode == 0, whole(result)[-4000:]
+    planned = stats(whole(result))
+    scored = list(experiment.evaluations())
+    assert planned["train"] == planned["sample"] == planned["evaluate"] == len(scored)
+    assert planned["fit_extra_evaluation"] == planned["collect"] == planned["methods"] == 1
+
+
+def test_ablations_at_the_papers_scale_are_planned(tmp_path: Path) -> None:
+    configs = ROOT / "config/imagenet256.yaml", ROOT / "config/ablations.yaml"
+    result = snakemake(ROOT, "-n", "--quiet", "rules", "--workflow-profile", "slurm", "--config", f"results={tmp_path}", "--", "methods", config=configs)
+    assert result.returncode == 0, whole(result)[-4000:]
+    planned = stats(whole(result))
+    methods = load_experiment(*configs).methods
+    assert planned["train"] == 5 * (3 * len(methods.compared) + len(methods.ablations))
+    assert planned["encode_features"] == 16 * planned["fit_critic"] == 16 * 4
+
+
+def test_the_method_benchmark_is_refused_where_there_is_none(tmp_path: Path) -> None:
+    result = snakemake(tmp_path, "-n", "--", "methods")
+    assert result.returncode != 0
+    assert whole(result).splitlines()[-1].startswith("methods: this config has no section `methods`")
+    assert "Traceback" not in whole(result)
 
 
 @pytest.mark.parametrize("target", ["fid", "claims", "figures", "tables", "report", "prepare", "milestones"])
@@ -56,3 +103,11 @@ def test_bad_options_are_one_line(override: str, words: list[str], tmp_path: Pat
     assert all(word in text for word in words), text
     assert "Traceback" not in text
     assert not (tmp_path / "results").exists(), "nothing is written for a config that is refused"
+
+
+def test_an_online_encoder_is_described_and_not_encoded(tmp_path: Path) -> None:
+    result = snakemake(tmp_path, "-n", "-p", "--config", "encoders={vit: {features: online}}", "--", "milestones")
+    text = whole(result)
+    assert result.returncode == 0, text[-4000:]
+    assert stats(text)["describe_features"] == 1 and "encode_features" not in stats(text)
+    assert "--features vit=results/tiny/features/vit.json" in text

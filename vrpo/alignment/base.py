@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vrpo.alignment.agreement import Agreement, Gate
+from vrpo.alignment.diagnostics import NoiseLevelLog, Reduce
+from vrpo.alignment.schedules import schedule_factor
 from vrpo.models.projector import Projector
 
-Reduce = Callable[[Tensor], Tensor]
+if TYPE_CHECKING:
+    from vrpo.config.schedules import ScheduleOptions
+
+NOISE_BINS = 20  # of what is logged by noise level
 
 
 @dataclass
@@ -39,6 +45,8 @@ class AlignmentBatch:
     """Queries and keys [B,L,2,heads,N,D/heads] of L blocks of each encoder, where `Alignment.attention_of` is not empty."""
     step: Tensor | None = None
     """Optimiser steps done so far, int64 scalar on the device: a tensor, so that compiled code serves all steps."""
+    gate: Gate | None = None
+    """The gate that `Alignment.gate` gave, through which the hidden tokens went."""
 
 
 @dataclass
@@ -68,9 +76,20 @@ class Alignment(nn.Module):
     """What the rollouts of a group share."""
     needs_old_policy: bool = False
     """Whether the averaged network's cosines are wanted."""
+    logged: tuple[str, ...] = ("fidelity",)
+    """Quantities that `forward` adds to `log`, by noise level."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.log = NoiseLevelLog(self.logged, NOISE_BINS)
+
+    def gate(self) -> Gate | None:
+        """What the hidden tokens go through on their way to the blocks behind and to the alignment, in one forward pass; None: nothing."""
+        return None
 
     def forward(self, batch: AlignmentBatch) -> AlignmentResult:
         """The loss of one micro-batch."""
+        self.log.add(batch.noise_level, fidelity=-batch.error)
         return AlignmentResult(loss=batch.error.new_zeros(()))
 
     def finish_step(self, all_reduce: Reduce, valid: Tensor) -> None:
@@ -80,17 +99,51 @@ class Alignment(nn.Module):
             all_reduce: sums a tensor over ranks.
             valid: 0-d bool, false when the step was skipped because something was not finite.
         """
+        self.log.finish_step(all_reduce, valid)
 
 
 class ProjectedAlignment(Alignment):
     """Alignment of projected hidden tokens: one projector per encoder, cosines in fp32."""
 
-    def __init__(self, *, width: int, token_widths: dict[str, int], depth: int, projector_width: int) -> None:
-        """`token_widths`: channels D of each encoder's tokens; `width`: channels W of the hidden tokens."""
+    logged = ("fidelity", "semantic", "agreement")
+
+    def __init__(
+        self,
+        *,
+        width: int,
+        token_widths: dict[str, int],
+        depth: int,
+        projector_width: int,
+        weight_schedule: ScheduleOptions | None = None,
+        measure_agreement: bool = False,
+    ) -> None:
+        """`token_widths`: channels D of each encoder's tokens; `width`: channels W of the hidden tokens; the rest as in `vrpo.config.alignments`."""
         super().__init__()
         self.hidden_after = (depth,)
         self.encoders = tuple(token_widths)
         self.projectors = nn.ModuleList(Projector(width, projector_width, size) for size in token_widths.values())
+        self.weight_schedule = weight_schedule
+        adaptive = weight_schedule is not None and weight_schedule.kind == "adaptive"
+        self.agreement = Agreement(NOISE_BINS) if measure_agreement or adaptive else None
+
+    def gate(self) -> Gate | None:
+        """See the base class."""
+        return None if self.agreement is None else self.agreement.gate()
+
+    def weight_factor(self, batch: AlignmentBatch) -> Tensor | float:
+        """What lambda is multiplied by at this step: a float32 scalar, or [B] where it differs between noise levels."""
+        if self.weight_schedule is None or self.weight_schedule.kind == "constant":
+            return 1.0
+        if self.weight_schedule.kind == "adaptive":
+            return self.agreement.factor(batch.noise_level)
+        assert batch.step is not None, "a schedule follows the step: the trainer gives it"
+        return schedule_factor(self.weight_schedule, batch.step)
+
+    def finish_step(self, all_reduce: Reduce, valid: Tensor) -> None:
+        """See the base class."""
+        if self.agreement is not None:
+            self.log.add_sums("agreement", self.agreement.finish_step(all_reduce, valid))
+        super().finish_step(all_reduce, valid)
 
     def cosine(self, hidden: Tensor, tokens: dict[str, Tensor]) -> Tensor:
         """Mean cosine [B] over tokens and encoders between projected hidden tokens [B,N,W] and encoder tokens [B,N,D]."""

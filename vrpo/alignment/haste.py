@@ -6,6 +6,8 @@ which its maps over the patch tokens follow. For four blocks they take eight tim
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -43,23 +45,24 @@ class HASTE(ProjectedAlignment):
         attention_weight: float,
         attention_blocks: list[int],
         stop_step: int,
-        width: int,
-        token_widths: dict[str, int],
-        depth: int,
-        projector_width: int,
+        **shape: Any,
     ) -> None:
         """`weight` is lambda, `attention_weight` lambda_A; the rest as in `vrpo.config.alignments.HASTEOptions` and `ProjectedAlignment`."""
-        super().__init__(width=width, token_widths=token_widths, depth=depth, projector_width=projector_width)
+        super().__init__(**shape)
         self.weight, self.attention_weight, self.stop_step = weight, attention_weight, stop_step
         self.attention_of = tuple(attention_blocks)
 
     def forward(self, batch: AlignmentBatch) -> AlignmentResult:
         """See the class."""
         assert batch.step is not None, "HASTE stops by the step: the trainer gives it"
-        cosine = self.cosine(batch.hidden[0], batch.tokens).mean()  # scalar
+        cosines = self.cosine(batch.hidden[0], batch.tokens)  # (B)
+        self.log.add(batch.noise_level, fidelity=-batch.error, semantic=cosines)
+        cosine = cosines.mean()
         attention = torch.stack([self._attention_loss(batch, name) for name in self.encoders]).mean()
         active = (batch.step < self.stop_step).to(cosine.dtype)
         loss = active * (self.attention_weight * attention - self.weight * cosine)
+        if batch.gate is not None:
+            loss = loss + batch.gate.tell(noise_level=batch.noise_level)
         return AlignmentResult(loss, {"alignment": -cosine.detach(), "attention": attention.detach(), "active": active})
 
     def _attention_loss(self, batch: AlignmentBatch, encoder: str) -> Tensor:

@@ -23,6 +23,8 @@ class IREPA(Alignment):
     The paper and the code's README take kernel 3; the code's latent diffusion runs kernel 1 unless told otherwise, gamma 0.6 and lambda 1.
     """
 
+    logged = ("fidelity", "semantic")
+
     def __init__(self, *, weight: float, kernel_size: int, gamma: float, width: int, token_widths: dict[str, int], depth: int) -> None:
         """`weight` is lambda; the rest as in `vrpo.config.alignments.IREPAOptions` and `ProjectedAlignment`."""
         super().__init__()
@@ -33,8 +35,9 @@ class IREPA(Alignment):
     def forward(self, batch: AlignmentBatch) -> AlignmentResult:
         """See the class."""
         cosines = [
-            cosine_similarity(projector(batch.hidden[0]), spatial_normalisation(batch.tokens[name], self.gamma)).mean()
+            cosine_similarity(projector(batch.hidden[0]), spatial_normalisation(batch.tokens[name], self.gamma)).mean(dim=1)
             for name, projector in zip(self.encoders, self.projectors, strict=True)
         ]
-        cosine = torch.stack(cosines).mean()
-        return AlignmentResult(-self.weight * cosine, {"alignment": -cosine.detach()})
+        cosine = torch.stack(cosines).mean(dim=0)  # (B)
+        self.log.add(batch.noise_level, fidelity=-batch.error, semantic=cosine)
+        return AlignmentResult(-self.weight * cosine.mean(), {"alignment": -cosine.detach().mean()})

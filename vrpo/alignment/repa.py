@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from vrpo.alignment.base import AlignmentBatch, AlignmentResult, ProjectedAlignment
 
 
 class REPA(ProjectedAlignment):
     """`L = -lambda * mean_n cos(projector(h)_n, y_n)`; every state counts the same, always."""
 
-    def __init__(self, *, weight: float = 0.5, width: int, token_widths: dict[str, int], depth: int, projector_width: int) -> None:
-        """`weight` is lambda; the rest as in `ProjectedAlignment`."""
-        super().__init__(width=width, token_widths=token_widths, depth=depth, projector_width=projector_width)
+    def __init__(self, *, weight: float = 0.5, **shape: Any) -> None:
+        """`weight` is lambda; `shape` as in `ProjectedAlignment`."""
+        super().__init__(**shape)
         self.weight = weight
 
     def forward(self, batch: AlignmentBatch) -> AlignmentResult:
         """See the class."""
-        cosine = self.cosine(batch.hidden[0], batch.tokens).mean()  # scalar
-        return AlignmentResult(-self.weight * cosine, {"alignment": -cosine.detach()})
+        cosine = self.cosine(batch.hidden[0], batch.tokens)  # (B)
+        self.log.add(batch.noise_level, fidelity=-batch.error, semantic=cosine)
+        loss = -self.weight * (self.weight_factor(batch) * cosine).mean()
+        if batch.gate is not None:
+            loss = loss + batch.gate.tell(noise_level=batch.noise_level)
+        return AlignmentResult(loss, {"alignment": -cosine.detach().mean()})

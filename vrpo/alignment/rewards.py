@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from vrpo.alignment.base import Reduce, cosine_similarity
+from vrpo.alignment.base import cosine_similarity
+from vrpo.alignment.diagnostics import Reduce, noise_level_bin
 
-REWARDS = ("fidelity", "perceptual", "semantic")
+REWARDS = ("fidelity", "perceptual", "semantic", "agreement")
 
 
 def perceptual_reward(critic_tokens_hat: Tensor, critic_tokens: Tensor) -> Tensor:
@@ -24,34 +25,38 @@ class NoiseLevelStatistics(nn.Module):
     standardised reward: nothing is known to be better than expected.
     """
 
-    def __init__(self, rewards: int, bins: int = 20, decay: float = 0.99) -> None:
-        """K = `rewards`; `decay` per optimiser step."""
+    def __init__(self, rewards: int, bins: int = 20, decay: float = 0.99, floor: float = 0.0) -> None:
+        """K = `rewards`; `decay` per optimiser step; `floor`: least standard deviation of a bin, as a share of the greatest of that reward's bins."""
         super().__init__()
-        self.bins, self.decay = bins, decay
+        self.bins, self.decay, self.floor = bins, decay, floor
         self.register_buffer("sums", torch.zeros(3, rewards, bins, dtype=torch.float64))
         self.register_buffer("pending", torch.zeros(3, rewards, bins, dtype=torch.float64))
 
-    def bin_of(self, noise_level: Tensor) -> Tensor:
-        """Bin index [B] of each noise level in [0, 1]."""
-        return (noise_level * self.bins).long().clamp(0, self.bins - 1)
-
     def moments(self, noise_level: Tensor) -> tuple[Tensor, Tensor]:
         """Running mean and 1 / standard deviation, [K,B] each in float64; 1 / std is 0 where unknown or constant."""
-        count, total, squares = self.sums[:, :, self.bin_of(noise_level)]
+        count, total, squares = self.sums  # (K, bins) each
         mean = total / count.clamp_min(1e-12)
         mean_square = squares / count.clamp_min(1e-12)
         variance = mean_square - mean.square()
         known = (count > 0) & (variance > 1e-12 * mean_square)  # below that, the difference is rounding of fp32 rewards
-        return mean, torch.where(known, variance.clamp_min(1e-30).rsqrt(), 0.0)
+        least = self.floor**2 * torch.where(known, variance, 0.0).amax(dim=1, keepdim=True)
+        inverse_std = torch.where(known, torch.maximum(variance, least).clamp_min(1e-30).rsqrt(), 0.0)
+        index = noise_level_bin(noise_level, self.bins)
+        return mean[:, index], inverse_std[:, index]
 
     def observe(self, rewards: Tensor, noise_level: Tensor) -> None:
-        """Add rewards [K,B] of a micro-batch to the present step."""
+        """Add the first rewards [<=K,B] of a micro-batch to the present step."""
         values = rewards.detach().double()
-        index = self.bin_of(noise_level).expand(len(values), -1)
-        self.pending.scatter_add_(2, index.expand(3, -1, -1), torch.stack([torch.ones_like(values), values, values.square()]))
+        index = noise_level_bin(noise_level, self.bins).expand(len(values), -1)
+        self.pending[:, : len(values)].scatter_add_(2, index.expand(3, -1, -1), torch.stack([torch.ones_like(values), values, values.square()]))
 
-    def finish_step(self, all_reduce: Reduce, valid: Tensor) -> None:
-        """Take the present step's rewards, summed over ranks, into the running sums; a skipped step is forgotten."""
+    def finish_step(self, all_reduce: Reduce, valid: Tensor, last: Tensor | None = None) -> None:
+        """Take the present step's rewards, summed over ranks, into the running sums; a skipped step is forgotten.
+
+        `last`: counts, sums and sums of squares [3,bins] of the last reward over all ranks, where `observe` was not given it.
+        """
         pending = all_reduce(self.pending.clone())
+        if last is not None:
+            pending[:, -1] += last
         self.sums.copy_(torch.where(valid, self.decay * self.sums + (1 - self.decay) * pending, self.sums))
         self.pending.zero_()

@@ -9,50 +9,36 @@ mean over tokens, like a length-normalised likelihood, keeps kappa independent o
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 
-from vrpo.alignment.base import AlignmentBatch, AlignmentResult, ProjectedAlignment, Reduce
+from vrpo.alignment.advantages import clipped_surrogate, group_advantages
+from vrpo.alignment.agreement import Agreement, Weighing
+from vrpo.alignment.base import AlignmentBatch, AlignmentResult, ProjectedAlignment
+from vrpo.alignment.diagnostics import NoiseLevelLog, Reduce
 from vrpo.alignment.rewards import REWARDS, NoiseLevelStatistics, perceptual_reward
+from vrpo.alignment.schedules import schedule_factor
 
 if TYPE_CHECKING:
     from vrpo.config.alignments import RewardsOptions
+    from vrpo.config.schedules import ScheduleOptions
 
 Critic = Callable[[Tensor], Tensor]
-
-
-def group_advantages(rewards: Tensor, group_size: int, max_advantage: float = 3.0, eps: float = 1e-6) -> Tensor:
-    """`A = (R - mean_group) / (std_group + eps)`, clipped to `±max_advantage` (GRPO, section 4.1.2).
-
-    Args:
-        rewards: [B], the groups side by side; B is a multiple of `group_size`.
-        group_size: G.
-        max_advantage: bound of the result; the mean of a group is exactly 0 only where it does not act.
-        eps: keeps a group of equal rewards at advantage 0.
-    """
-    grouped = rewards.view(-1, group_size)
-    centred = grouped - grouped.mean(dim=1, keepdim=True)
-    std = centred.square().mean(dim=1, keepdim=True).sqrt()
-    return (centred / (std + eps)).clamp(-max_advantage, max_advantage).view(-1)
-
-
-def clipped_surrogate(log_prob: Tensor, old_log_prob: Tensor, advantages: Tensor, clip: float) -> tuple[Tensor, Tensor]:
-    """`min(rho A, clip(rho, 1-eps, 1+eps) A)` [B] and which rollouts the clip holds [B] (PPO, arXiv:1707.06347, eq. 7)."""
-    ratio = (log_prob - old_log_prob).exp()
-    clipped = ratio.clamp(1 - clip, 1 + clip)
-    surrogate = torch.minimum(ratio * advantages, clipped * advantages)
-    return surrogate, clipped * advantages < ratio * advantages
+FORWARD = REWARDS[:-1]  # known in the forward pass; the agreement of gradients only in the backward pass
 
 
 class VRPO(ProjectedAlignment):
-    """`L = -lambda (eta/kappa mean_i S_i + beta/kappa mean_i log pi(y_i|s_i)) - sum_k w_k mean_i z_k,i`.
+    """`L = -lambda (eta/kappa mean_i S_i + beta/kappa mean_i log pi(y_i|s_i)) - sum_k w_k mean_i z_k,i` (eq. 5).
 
     `S_i` is the clipped surrogate of the group-relative advantage of `R = sum_k score_k z_k` with the rewards z
-    standardised at their noise level; the last sum runs over the rewards with a pathwise weight. With eta = 0, beta = 1
-    and no pathwise reward this is REPA.
+    standardised at their noise level (eq. 3, 4); the last sum runs over the rewards with a pathwise weight. With eta = 0,
+    beta = 1 and no pathwise reward this is REPA. Where the agreement is among the rewards that score, its gradient
+    weighs at h what the first two terms weigh here (eq. 6).
     """
+
+    logged = (*REWARDS, "advantage", "advantage_abs", "weight", "clipped", "kl")
 
     def __init__(
         self,
@@ -61,6 +47,7 @@ class VRPO(ProjectedAlignment):
         critics: dict[str, Critic],
         weight: float,
         eta: float,
+        eta_schedule: ScheduleOptions,
         beta: float,
         kappa: float,
         clip: float,
@@ -69,52 +56,88 @@ class VRPO(ProjectedAlignment):
         max_advantage: float,
         noise_bins: int,
         statistics_decay: float,
+        sigma_floor: float,
         old_policy: Literal["none", "ema"],
-        width: int,
-        token_widths: dict[str, int],
-        depth: int,
-        projector_width: int,
+        **shape: Any,
     ) -> None:
         """Options as in `vrpo.config.alignments.VRPOOptions`; `critics`: a frozen latent critic per encoder, or none when unused."""
-        super().__init__(width=width, token_widths=token_widths, depth=depth, projector_width=projector_width)
+        super().__init__(**shape)
         self.weight, self.eta, self.beta, self.kappa, self.clip = weight, eta, beta, kappa, clip
         self.grouping, self.group_size, self.max_advantage = grouping, group_size, max_advantage
         self.needs_old_policy = old_policy == "ema"
-        self.has_gradient = [getattr(rewards, name).pathwise > 0 for name in REWARDS]
-        self.register_buffer("score", torch.tensor([getattr(rewards, name).score for name in REWARDS]), persistent=False)
-        self.register_buffer("pathwise", torch.tensor([getattr(rewards, name).pathwise for name in REWARDS]), persistent=False)
+        options = [getattr(rewards, name) for name in FORWARD]
+        self.has_gradient = [option.pathwise > 0 for option in options]
+        self.eta_schedule, self.reward_schedules = eta_schedule, [option.schedule for option in options]
+        self.register_buffer("score", torch.tensor([option.score for option in options]), persistent=False)
+        self.register_buffer("pathwise", torch.tensor([option.pathwise for option in options]), persistent=False)
         self.critics = critics  # a plain dict: frozen, neither trained, averaged nor saved with the run
-        self.statistics = NoiseLevelStatistics(len(REWARDS), noise_bins, statistics_decay)
+        self.statistics = NoiseLevelStatistics(len(REWARDS), noise_bins, statistics_decay, sigma_floor)
+        self.log = NoiseLevelLog(self.logged, noise_bins)
+        self.agreement_score = rewards.agreement.score if eta > 0 else 0.0
+        if self.agreement_score or self.agreement is not None:
+            weighing = Weighing(self.agreement_score, eta, beta, clip, group_size, max_advantage) if self.agreement_score else None
+            self.agreement = Agreement(noise_bins, weighing=weighing)
 
     def forward(self, batch: AlignmentBatch) -> AlignmentResult:
         """See the class."""
         cosine = self.cosine(batch.hidden[0], batch.tokens)  # [B], with gradient
-        rewards = self._rewards(batch, cosine)  # [K,B], with gradient where pathwise
-        mean, inverse_std = self.statistics.moments(batch.noise_level)
-        standardised = (rewards.detach() - mean) * inverse_std
+        rewards = self._rewards(batch, cosine)  # [3,B], with gradient where pathwise
+        mean, inverse_std = self.statistics.moments(batch.noise_level)  # [4,B]
+        standardised = (rewards.detach() - mean[:-1]) * inverse_std[:-1]  # eq. 3
         self.statistics.observe(rewards, batch.noise_level)
 
-        advantages = group_advantages((self.score[:, None] * standardised).sum(dim=0).float(), self.group_size, self.max_advantage)
-        log_prob = self.kappa * cosine
+        factors = self._reward_factors(batch)  # [3]
+        scored = ((self.score * factors)[:, None] * standardised).sum(dim=0).float()  # R, [B]
+        advantages = group_advantages(scored, self.group_size, self.max_advantage)  # eq. 4
+        log_prob = self.kappa * cosine  # eq. 1
         old_log_prob = log_prob.detach() if batch.old_cosine is None else self.kappa * batch.old_cosine
         surrogate, clipped = clipped_surrogate(log_prob, old_log_prob, advantages, self.clip)
-        policy = (self.eta * surrogate.mean() + self.beta * log_prob.mean()) / self.kappa
-        gain = (self.pathwise[:, None] * inverse_std.float() * (rewards - mean.float())).sum(dim=0).mean()
-        metrics = {f"reward_{name}": value for name, value in zip(REWARDS, rewards.detach().mean(dim=1), strict=True)}
+        eta = self.eta * schedule_factor(self.eta_schedule, batch.step) if batch.step is not None else self.eta
+        weight = self.weight * self.weight_factor(batch)
+        ratio = (log_prob - old_log_prob).detach().exp()
+        if self.agreement_score:  # eq. 6: here the cosine alone, the gate gives its gradient at h the weights beta + eta rho A
+            assert batch.gate is not None, "the agreement is known at the gate: the network must call it"
+            policy = cosine
+        else:
+            policy = (eta * surrogate + self.beta * log_prob) / self.kappa
+        gain = ((self.pathwise * factors)[:, None] * inverse_std[:-1].float() * (rewards - mean[:-1].float())).sum(dim=0).mean()
+        loss = -(weight * policy).mean() - gain  # eq. 5
+        if batch.gate is not None:
+            told = {"reward": scored, "mean": mean[-1], "inverse_std": inverse_std[-1], "ratio": ratio}
+            loss = loss + batch.gate.tell(noise_level=batch.noise_level, **told)
+
+        kl = self.kappa * (1 - cosine.detach())
+        weights = self.beta + eta * torch.where(clipped, 0.0, ratio * advantages)
+        by_reward = dict(zip(FORWARD, rewards.detach(), strict=True))
+        self.log.add(
+            batch.noise_level, **by_reward, advantage=advantages, advantage_abs=advantages.abs(), weight=weights, clipped=clipped.float(), kl=kl
+        )  # fmt: skip
+        metrics = {f"reward_{name}": value.mean() for name, value in by_reward.items()}
         metrics |= {
             "alignment": -cosine.detach().mean(),
             "advantage_abs": advantages.abs().mean(),
             "clip_fraction": clipped.float().mean(),
             "pathwise_gain": gain.detach(),
+            "kl": kl.mean(),
         }
-        return AlignmentResult(-self.weight * policy - gain, metrics)
+        return AlignmentResult(loss, metrics)
 
     def finish_step(self, all_reduce: Reduce, valid: Tensor) -> None:
         """Update the running statistics of the rewards."""
-        self.statistics.finish_step(all_reduce, valid)
+        agreement = None if self.agreement is None else self.agreement.finish_step(all_reduce, valid)
+        self.statistics.finish_step(all_reduce, valid, agreement)
+        if agreement is not None:
+            self.log.add_sums("agreement", agreement)
+        self.log.finish_step(all_reduce, valid)
+
+    def _reward_factors(self, batch: AlignmentBatch) -> Tensor:
+        """What each reward's weights are multiplied by at this step [3]."""
+        if batch.step is None:
+            return torch.ones_like(self.score)
+        return torch.stack([schedule_factor(schedule, batch.step) for schedule in self.reward_schedules])
 
     def _rewards(self, batch: AlignmentBatch, cosine: Tensor) -> Tensor:
-        """[K,B] in the order of `REWARDS`; a reward that only scores carries no gradient, an unused perceptual one is 0."""
+        """[3,B] in the order of `FORWARD`; a reward that only scores carries no gradient, an unused perceptual one is 0."""
         fidelity = -batch.error
         perceptual = torch.zeros_like(cosine)
         if self.critics:

@@ -1,6 +1,8 @@
 """Every option of the pipeline, typed; nothing here imports torch."""
 
-from vrpo.config.experiment import ExperimentConfig, RunConfig, load_experiment, parse_experiment
+from vrpo.config.experiment import ExperimentConfig
+from vrpo.config.reading import load_experiment, parse_experiment
 from vrpo.config.resolve import load_resolved, write_resolved
+from vrpo.config.resolved import RunConfig
 
 __all__ = ["ExperimentConfig", "RunConfig", "load_experiment", "load_resolved", "parse_experiment", "write_resolved"]

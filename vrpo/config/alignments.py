@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from vrpo.config.base import Options, option
+from vrpo.config.schedules import ScheduleOptions
 
 
 class NoAlignment(Options):
@@ -27,9 +28,18 @@ class ProjectedOptions(AlignmentOptions):
     """Alignments whose projector is REPA's MLP."""
 
     projector_width: int = option(2048, "hidden width of the projector's three-layer MLP; REPA: 2048", ge=1)
+    measure_agreement: bool = option(
+        False, "log the cosine between the alignment's and the denoising's gradient at the hidden tokens, by noise level (one pass over them more)"
+    )
 
 
-class REPAOptions(ProjectedOptions):
+class ScheduledOptions(ProjectedOptions):
+    """Alignments whose weight can change in the course of the training."""
+
+    weight_schedule: ScheduleOptions = option(ScheduleOptions, "factor of `weight` (lambda), step by step")
+
+
+class REPAOptions(ScheduledOptions):
     """REPA: the mean negative cosine between projected hidden tokens and encoder tokens (arXiv:2410.06940, eq. 6)."""
 
     kind: Literal["repa"] = option(..., "static alignment")
@@ -40,6 +50,13 @@ class RewardOptions(Options):
 
     score: float = option(0.0, "weight in the reward whose group-relative advantage weighs the alignment (score estimator)", ge=0)
     pathwise: float = option(0.0, "weight of its standardised value in the loss, with gradient (pathwise estimator); not multiplied by lambda", ge=0)
+    schedule: ScheduleOptions = option(ScheduleOptions, "factor of both weights, step by step; not `adaptive`")
+
+
+class AgreementOptions(Options):
+    """The agreement's part in VRPO: it is known in the backward pass, so it can weigh, and has no gradient of its own."""
+
+    score: float = option(0.0, "weight in the reward whose group-relative advantage weighs the alignment (score estimator)", ge=0)
 
 
 class RewardsOptions(Options):
@@ -48,14 +65,16 @@ class RewardsOptions(Options):
     fidelity: RewardOptions = option(RewardOptions, "minus the denoising error of the rollout")
     perceptual: RewardOptions = option(RewardOptions, "cosine between the critic's tokens of the estimated and of the true clean latent")
     semantic: RewardOptions = option(RewardOptions, "cosine between projected hidden tokens and encoder tokens")
+    agreement: AgreementOptions = option(AgreementOptions, "cosine between the alignment's and the denoising's gradient at the hidden tokens")
 
 
-class VRPOOptions(ProjectedOptions):
+class VRPOOptions(ScheduledOptions):
     """VRPO: generative representation policy optimisation (arXiv:2606.00583, abstract; docs/method.md)."""
 
     kind: Literal["vrpo"] = option(..., "reward-guided alignment")
     rewards: RewardsOptions = option(RewardsOptions, "weights of the rewards")
     eta: float = option(0.1, "weight of the policy term", ge=0)
+    eta_schedule: ScheduleOptions = option(ScheduleOptions, "factor of `eta`, step by step; not `adaptive`")
     beta: float = option(1.0, "weight of the KL anchor to the encoder's representation; eta 0 and beta 1 without pathwise rewards is REPA", ge=0)
     kappa: float = option(1.0, "concentration of the representation policy: log pi(y|s) = kappa * mean_n cos(mu_n, y_n) + const", gt=0)
     old_policy: Literal["none", "ema"] = option(
@@ -67,11 +86,22 @@ class VRPOOptions(ProjectedOptions):
     max_advantage: float = option(3.0, "advantages are clipped to plus or minus this", gt=0)
     noise_bins: int = option(20, "bins over the noise level in which rewards are standardised", ge=1)
     statistics_decay: float = option(0.99, "decay per step of the running mean and variance of each reward", ge=0, lt=1)
+    sigma_floor: float = option(
+        0.0, "least standard deviation by which a reward is divided at any noise level, as a share of its greatest over the noise levels", ge=0, le=1
+    )
 
     @model_validator(mode="after")
     def _something_to_do(self) -> VRPOOptions:
         rewards = [self.rewards.fidelity, self.rewards.perceptual, self.rewards.semantic]
-        if self.eta > 0 and not any(reward.score for reward in rewards):
+        if any(schedule.kind == "adaptive" for schedule in [self.eta_schedule, *(reward.schedule for reward in rewards)]):
+            raise ValueError("`adaptive` is a schedule of `weight` alone; choose another kind for `eta_schedule` and `rewards.*.schedule`")
+        if self.eta > 0 and self.rewards.agreement.score and self.rewards.semantic.pathwise:
+            raise ValueError(
+                "`rewards.agreement.score` weighs the alignment's gradient, of which `rewards.semantic.pathwise` would be part; set one of the two to 0"
+            )
+        if self.eta > 0 and self.rewards.agreement.score and self.eta_schedule.kind != "constant":
+            raise ValueError("`rewards.agreement.score` with an `eta_schedule` is not supported; leave `eta_schedule` constant")
+        if self.eta > 0 and not any(reward.score for reward in [*rewards, self.rewards.agreement]):
             raise ValueError("all `rewards.*.score` weights are zero while `eta` > 0; give one reward a `score` weight or set `eta: 0`")
         if self.beta == 0 and self.eta == 0 and not any(reward.pathwise for reward in rewards):
             raise ValueError("`beta`, `eta` and all `rewards.*.pathwise` weights are zero, nothing is aligned; use `kind: none` for that")
@@ -112,7 +142,7 @@ class HASTEOptions(ProjectedOptions):
         return self
 
 
-class CustomOptions(ProjectedOptions):
+class CustomOptions(ScheduledOptions):
     """An alignment loss of one's own, in a module beside the Snakefile (README, "Adding an alignment loss")."""
 
     kind: Literal["custom"] = option(..., "a loss of one's own")

@@ -26,6 +26,14 @@ def validate(model: type[Model], content: Mapping[str, Any], where: str) -> Mode
         raise UserError("\n".join(f"{where}: {_explain(model, problem)}" for problem in error.errors())) from error
 
 
+def require_known(where: str, name: str, known: Mapping[str, Any], section: str) -> None:
+    """Raise `ValueError` unless `name`, which stands at `where`, is among the names of `section`."""
+    if name not in known:
+        close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+        hint = f"did you mean `{close[0]}`?" if close else f"known: {', '.join(known) or 'none'}"
+        raise ValueError(f"{where}: `{name}` is not in `{section}`; {hint}")
+
+
 def _explain(model: type[BaseModel], problem: Mapping[str, Any]) -> str:
     if problem["type"] == "extra_forbidden":
         *parents, wrong = problem["loc"]

@@ -15,18 +15,25 @@ from vrpo.config.base import Options, option
 class DataOptions(Options):
     """Where images come from."""
 
-    source: Literal["digits", "folder"] = option(
-        "digits", "`digits`: scikit-learn's handwritten digits, inside the package; `folder`: one folder per class, sorted by name"
+    source: Literal["digits", "folder", "ilsvrc", "zip", "webdataset", "parquet"] = option(
+        "digits",
+        "`digits`: scikit-learn's handwritten digits, inside the package; `folder`: one folder per class, sorted by name; `ilsvrc`: ImageNet as ILSVRC "
+        "ships it; `zip`: class folders in a .zip; `webdataset`: tar shards of key.jpg and key.cls; `parquet`: Hugging Face's files (docs/data.md)",
     )
-    root: str | None = option(None, "folder of the training images (`source: folder`), e.g. `/data/imagenet/train`")
+    root: str | None = option(None, "folder or file of the training images (all sources but `digits`), e.g. `/data/imagenet/train`")
+    class_index: str | None = option(
+        None, "file that fixes the order and names of the classes, e.g. `imagenet_class_index.json`; null: sorted by name, or the numbers that the source has"
+    )
     resolution: int = option(32, "side of the square training images, after ADM's centre crop", "pixels", ge=8)
     num_classes: int = option(10, "number of classes the source must have", ge=1)
+    skip_unreadable: bool = option(False, "leave images that cannot be read out of everything; false: their list ends the stage with an error")
     workers: int = option(0, "worker processes that decode images; 0 decodes in the main process", ge=0)
+    shards: int = option(1, "files that images, latents and features are each cut into, written by independent jobs; 1: `images.h5` and so on", ge=1, le=10_000)
 
     @model_validator(mode="after")
-    def _root_for_folder(self) -> DataOptions:
-        if self.source == "folder" and not self.root:
-            raise ValueError("`root` must name the folder of training images when `source` is `folder`")
+    def _root_for_files(self) -> DataOptions:
+        if self.source != "digits" and not self.root:
+            raise ValueError(f"`root` must name the folder or file of training images when `source` is `{self.source}`")
         return self
 
 
@@ -68,7 +75,12 @@ class NetworkOptions(Options):
 class EncoderOptions(NetworkOptions):
     """A visual encoder whose patch tokens are the alignment targets."""
 
-    storage: Literal["int8", "float16"] = option("int8", "type of the cached tokens; int8 keeps one float16 scale per token")
+    features: Literal["cached", "online"] = option(
+        "cached", "`cached`: tokens of all images are stored once; `online`: computed from the images in every step, for those without the disk"
+    )
+    storage: Literal["int8", "float8", "float16"] = option(
+        "int8", "type of the cached tokens; int8 and float8 (e4m3) keep one float16 scale per token; their errors are in docs/data.md"
+    )
     attention: list[int] = option(
         list, "blocks (counted from 1) whose queries and keys are cached too, for HASTE's attention maps; each takes twice the room of the tokens", "blocks"
     )
@@ -142,6 +154,15 @@ class TrainingOptions(Options):
     label_dropout: float = option(0.1, "probability of the null class, for classifier-free guidance", ge=0, lt=1)
     precision: Literal["fp32", "bf16"] = option("fp32", "autocast type of the network; losses, cosines and master weights are always fp32")
     compile: bool = option(False, "`torch.compile` the network and loss (needs a C++ compiler on CPU)")
+    tf32: bool = option(True, "TensorFloat-32 for what a GPU computes in fp32: the critic, and with `precision: fp32` the network; no effect on a CPU")
+    attention: Literal["auto", "flash", "cudnn", "efficient", "math"] = option(
+        "auto", "PyTorch's attention kernel on a GPU; `auto`: the fastest in a measurement at the start, which the log shows"
+    )
+    activation_checkpointing: bool = option(False, "compute the blocks' activations again in the backward pass: a quarter slower, a fraction of the memory")
+    latents: Literal["auto", "resident", "mapped"] = option(
+        "auto",
+        "`resident`: all latents lie in the GPU's memory; `mapped`: they are read for each step; `auto`: resident if they take at most a quarter of it",
+    )
 
 
 class RunOptions(Options):
@@ -173,6 +194,7 @@ class ResourceOptions(Options):
 
     device: Literal["auto", "cpu", "cuda"] = option("auto", "`auto`: the GPU if there is one")
     gpus: int = option(1, "GPUs of a training job; 0 where there are none", ge=0)
+    sample_gpus: int = option(1, "GPUs of a sampling job, at most `gpus`; the images do not depend on it", ge=1)
     threads: int = option(1, "CPU threads of a job; CPU results are bitwise reproducible for a fixed number", ge=1)
     memory_mb: int = option(4_000, "memory of a job", "MB", ge=1)
     runtime_minutes: int = option(240, "time limit of a job; trainings save their state before it and go on in the next try", "minutes", ge=1)

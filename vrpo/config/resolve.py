@@ -13,8 +13,9 @@ import yaml
 from pydantic import BaseModel
 
 from vrpo.config.base import Options
-from vrpo.config.experiment import ExperimentConfig, read_yaml
+from vrpo.config.experiment import ExperimentConfig
 from vrpo.config.messages import validate
+from vrpo.config.reading import read_yaml
 from vrpo.files import write_text_if_changed
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -31,6 +32,8 @@ def resolved_files(config: ExperimentConfig) -> dict[str, Options]:
         "config/collect.yaml": config.collection(),
         "config/report.yaml": config.report,
     }
+    if config.methods:
+        files["config/methods.yaml"] = config.methods
     if config.representation:
         files["config/representation.yaml"] = config.representation
     for name, encoder in config.encoders.items():

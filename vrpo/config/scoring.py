@@ -8,6 +8,7 @@ from pydantic import model_validator
 
 from vrpo.config.base import Options, option
 from vrpo.config.options import NetworkOptions
+from vrpo.errors import UserError
 
 
 class GuidanceOptions(Options):
@@ -85,7 +86,9 @@ class EvaluationOptions(Options):
     inception_weights: str | None = option(None, "local file of the Inception weights (pt_inception-2015-12-05-6726825d.pth); null: torch-fidelity's download")
     trained: NetworkOptions | None = option(None, "architecture and training of the miniature's evaluation network")
     extra_networks: dict[str, NetworkOptions] = option(
-        dict, "further feature spaces by name, each giving the score `fd_<name>` on a timm ViT's class token; `dinov2` with ViT-L/14 is EDM2's FD-DINOv2"
+        dict,
+        "further feature spaces by name, each giving the score `fd_<name>`: with pretrained weights on a timm ViT's class token (`dinov2` with ViT-L/14 is "
+        "EDM2's FD-DINOv2); with `weights: trained` on what enters the last layer of a network that is fitted on the images",
     )
     reference: str | None = option(None, "ADM's reference .npz (`mu`, `sigma`, `mu_s`, `sigma_s`, `arr_0`); null: computed from the training images")
     reference_images: int = option(10_000, "reference images for precision and recall, drawn with seed 0", "images", ge=1)
@@ -99,6 +102,18 @@ class EvaluationOptions(Options):
         if self.network == "trained" and self.trained is None:
             raise ValueError("`evaluation.trained` must describe the network when `evaluation.network` is `trained`")
         return self
+
+    def network_of(self, section: str) -> NetworkOptions:
+        """The network that is fitted under the name `section`: `trained`, or `extra_networks.NAME`.
+
+        Raises:
+            UserError: there is none.
+        """
+        fitted = {"trained": self.trained, **{f"extra_networks.{name}": network for name, network in self.extra_networks.items()}}
+        known = [name for name, network in fitted.items() if network is not None and network.weights == "trained"]
+        if section not in known:
+            raise UserError(f"--section {section}: no network of this name is fitted on the images; known: encoder, {', '.join(known)}")
+        return fitted[section]
 
 
 class RepresentationOptions(Options):

@@ -1,16 +1,16 @@
 """Arrays in HDF5 files that any tool opens, and that are written and read as raw bytes.
 
 Datasets are contiguous, unfiltered and preallocated, so each has one offset in the file: rows are written there as they
-come, and read through a memory map (several times faster than h5py on random rows, and free of its global lock).
+come, and read by `preadv` or a memory map (many times faster than h5py on random rows, and free of its global lock).
 All attributes are one JSON object in the root attribute `vrpo`, of a fixed length, so that its value can be set at the end.
+Each row has a checksum (vrpo/data/checksums.py).
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
-import hashlib
+import io
 import json
 import math
 import os
@@ -18,15 +18,17 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any
 
 import h5py
 import numpy as np
 
+from vrpo.data.checksums import remember, row_checksums, seal_of
+from vrpo.data.layout import ATTRIBUTE, CHECKSUMS, SEAL, Entry, as_json, layout_key, read_attributes, read_layout
+from vrpo.data.reading import read_rows
 from vrpo.errors import UserError
 from vrpo.files import clear_os_errors, commit, partial_path, require_free_space
 
-ATTRIBUTE = "vrpo"
 ATTRIBUTE_SPARE = 1024  # bytes kept free for what is known only at the end; HDF5's limit for the whole is 64 KiB
 ALIGNMENT = 4096  # bytes; each dataset starts on a page
 
@@ -57,11 +59,10 @@ class ArrayWriter:
         self.attributes = dict(attributes)
         self.count = _row_count(self.shapes)
         self.done = 0
-        self._partial = partial_path(self.path)
-        self._progress = self.path.with_name(f".{self.path.name}.progress")
-        self._key = _layout_key(self.shapes, self.attributes)
+        self._partial, self._progress = _unfinished(self.path)
+        self._key = layout_key(self.shapes, self.attributes)
         self._file: int | None = None
-        self._offsets: dict[str, int] = {}
+        self._layout: dict[str, Entry] = {}
         self._written = 0
         self._synced, self._sync_cost = 0.0, 0.0
 
@@ -73,11 +74,17 @@ class ArrayWriter:
             self.done = self._written = self._durable_rows()
             if not self._progress.exists():
                 self._create()
-            self._offsets = {name: entry.offset for name, entry in _layout(self._partial).items()}
+            self._layout = read_layout(self._partial)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._close()
+
+    @staticmethod
+    def discard(path: Path | str) -> None:
+        """Throw away what an unfinished writing of `path` left."""
+        for file in _unfinished(Path(path)):
+            file.unlink(missing_ok=True)
 
     def batches(self, size: int) -> Iterator[slice]:
         """Slices of at most `size` rows that are still to be written, in order, on the same boundaries (multiples of `size`) in every try."""
@@ -94,33 +101,32 @@ class ArrayWriter:
                 f"rows {self._written}... of {sorted(self.shapes)} are due, all equally many; got {start}... of {sorted(rows)}, {sorted(lengths)} rows"
             )
         with clear_os_errors(self.path):
-            for name, values in rows.items():
-                shape, dtype = self.shapes[name]
-                values = np.ascontiguousarray(values, dtype=dtype)
+            converted = {name: np.ascontiguousarray(values, dtype=self.shapes[name][1]) for name, values in rows.items()}
+            for name, values in converted.items():
+                shape = self.shapes[name][0]
                 if values.shape[1:] != shape[1:] or start + len(values) > self.count:
                     raise ValueError(f"{name}: rows {values.shape} from {start} do not fit {shape}")
-                row_bytes = dtype.itemsize * math.prod(shape[1:])
-                _write_at(self._file, values, self._offsets[name] + start * row_bytes)
+            for name, values in {**converted, CHECKSUMS: row_checksums(converted)}.items():
+                _write_at(self._file, values, self._layout[name].offset + start * self._layout[name].row_bytes)
             self._written += lengths.pop()
             if self._written == self.count or time.monotonic() - self._synced > min(10 * self._sync_cost, 5.0):
                 self._make_durable()
 
     def read(self, name: str) -> np.ndarray:
         """An array as written so far, mapped from the partial file."""
-        shape, dtype = self.shapes[name]
-        return np.memmap(self._partial, dtype=dtype, mode="r", offset=self._offsets[name], shape=shape)
+        entry = self._layout[name]
+        return np.memmap(self._partial, dtype=entry.dtype, mode="r", offset=entry.offset, shape=entry.shape)
 
     def finish(self, attributes: Mapping[str, Any] | None = None) -> None:
-        """Set the final attributes (those given at the start, updated with `attributes`) and rename the file to its name."""
+        """Set the final attributes (those given at the start, updated with `attributes`) and the seal, and rename the file to its name."""
         if self._written != self.count:
             raise ValueError(f"{self.path}: {self.count - self._written} of {self.count} rows are missing")
         with clear_os_errors(self.path):
             self._make_durable()
             self._close()
-            with h5py.File(self._partial, "r+", **_FILE_OPTIONS) as file:
-                length = file.attrs.get_id(ATTRIBUTE).dtype.itemsize
-                file.attrs.get_id(ATTRIBUTE).write(_encoded({**self.attributes, **(attributes or {})}, length))
+            seal_file(self._partial, {**self.attributes, **(attributes or {})}, self.read(CHECKSUMS))
             commit(self.path)
+            remember(self.path)
             self._progress.unlink(missing_ok=True)
 
     def _durable_rows(self) -> int:
@@ -134,21 +140,10 @@ class ArrayWriter:
         return 0
 
     def _create(self) -> None:
-        n_bytes = sum(math.prod(shape) * dtype.itemsize for shape, dtype in self.shapes.values())
         self._close()
         self._partial.unlink(missing_ok=True)
-        require_free_space(self.path.parent, n_bytes, self.path.name)
-        text = _json(self.attributes)
-        length = -(-(len(text.encode()) + ATTRIBUTE_SPARE) // 512) * 512
-        with h5py.File(self._partial, "w", **_FILE_OPTIONS) as file:
-            file.attrs.create(ATTRIBUTE, _encoded(self.attributes, length), dtype=f"S{length}")
-            for name, (shape, dtype) in self.shapes.items():
-                plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-                plist.set_layout(h5py.h5d.CONTIGUOUS)
-                plist.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-                plist.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-                plist.set_obj_track_times(False)
-                h5py.h5d.create(file.id, name.encode(), h5py.h5t.py_create(dtype, logical=True), h5py.h5s.create_simple(shape), dcpl=plist)
+        require_free_space(self.path.parent, sum(math.prod(shape) * dtype.itemsize for shape, dtype in _with_checksums(self.shapes).values()), self.path.name)
+        create_file(self._partial, self.shapes, self.attributes)
         self._open()
         try:
             os.posix_fallocate(self._file, 0, os.fstat(self._file).st_size)
@@ -180,10 +175,32 @@ class ArrayWriter:
         self._sync_cost = self._synced - start
 
 
-class Arrays:
-    """Arrays of an HDF5 file as read-only memory maps, opened when first used and anew in each process.
+def create_file(path: Path, shapes: Shapes, attributes: Mapping[str, Any]) -> None:
+    """Create an HDF5 file with room for the arrays and their checksums. It is sparse: its rows take no disk until they are written."""
+    length = -(-(len(as_json(attributes).encode()) + ATTRIBUTE_SPARE) // 512) * 512
+    with h5py.File(path, "w", **_FILE_OPTIONS) as file:
+        file.attrs.create(ATTRIBUTE, _encoded(attributes, length), dtype=f"S{length}")
+        for name, (shape, dtype) in _with_checksums(shapes).items():
+            plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+            plist.set_layout(h5py.h5d.CONTIGUOUS)
+            plist.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+            plist.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+            plist.set_obj_track_times(False)
+            h5py.h5d.create(file.id, name.encode(), h5py.h5t.py_create(dtype, logical=True), h5py.h5s.create_simple(shape), dcpl=plist)
 
-    `arrays["latents"]` is an array `[N, ...]`; `arrays.attributes` is the decoded JSON.
+
+def seal_file(path: Path, attributes: Mapping[str, Any], checksums: np.ndarray) -> None:
+    """Set the final attributes of a file of `create_file`, whose rows have these checksums, with the seal over all."""
+    final = {**attributes, SEAL: seal_of(read_layout(path), attributes, checksums)}
+    with h5py.File(path, "r+", **_FILE_OPTIONS) as file:
+        length = file.attrs.get_id(ATTRIBUTE).dtype.itemsize
+        file.attrs.get_id(ATTRIBUTE).write(_encoded(final, length))
+
+
+class Arrays:
+    """Arrays of an HDF5 file, opened when first used and anew in each process.
+
+    `arrays.rows("tokens", indices)` reads rows; `arrays["tokens"]` is a read-only memory map `[N, ...]`; `arrays.attributes` is the decoded JSON.
 
     Raises:
         UserError: the file is missing, truncated, or not one that `ArrayWriter` wrote.
@@ -193,13 +210,15 @@ class Arrays:
         self.path = Path(path)
         if not self.path.is_file():
             raise UserError(f"{self.path}: no such file; run the stage that makes it (`snakemake {self.path}`)")
-        self._layout = _layout(self.path)
-        self.attributes: dict[str, Any] = _attributes(self.path)
+        self._layout = read_layout(self.path)
+        self._layout.pop(CHECKSUMS, None)
+        self.attributes: dict[str, Any] = read_attributes(self.path)
+        self.attributes.pop(SEAL, None)
         self._maps: dict[str, np.ndarray] = {}
 
     def __getitem__(self, name: str) -> np.ndarray:
         if name not in self._maps:
-            entry = self._entry(name)
+            entry = self.entry(name)
             self._maps[name] = np.memmap(self.path, dtype=entry.dtype, mode="r", offset=entry.offset, shape=entry.shape)
         return self._maps[name]
 
@@ -207,7 +226,7 @@ class Arrays:
         return name in self._layout
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_maps": {}}
+        return {**{key: value for key, value in self.__dict__.items() if key != "_file"}, "_maps": {}}
 
     def keys(self) -> list[str]:
         """Names of the arrays."""
@@ -215,9 +234,32 @@ class Arrays:
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of an array, without mapping it."""
-        return self._entry(name).shape
+        return self.entry(name).shape
 
-    def _entry(self, name: str) -> _Entry:
+    def dtype(self, name: str) -> np.dtype:
+        """Type of an array's elements."""
+        return self.entry(name).dtype
+
+    def rows(self, name: str, indices: np.ndarray | slice, out: np.ndarray | None = None) -> np.ndarray:
+        """A copy of the rows `indices` (int64 `[B]`, or a slice of step 1) of an array, `[B, ...]` as stored; into `out` where given."""
+        entry = self.entry(name)
+        return read_rows([self.handle()], [entry], indices, out)
+
+    def handle(self) -> int:
+        """File descriptor for `pread`."""
+        file = self.__dict__.get("_file")
+        if file is None:
+            opened = io.FileIO(self.path)
+            os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
+            file = self.__dict__.setdefault("_file", opened)  # of several threads, all use the first one's
+        return file.fileno()
+
+    def entry(self, name: str) -> Entry:
+        """Where an array lies.
+
+        Raises:
+            UserError: there is none of this name.
+        """
         if name not in self._layout:
             raise UserError(f"{self.path}: holds no array `{name}`, only {', '.join(self._layout)}; it is the output of another stage")
         return self._layout[name]
@@ -225,49 +267,17 @@ class Arrays:
     @property
     def fingerprint(self) -> str:
         """Hash of the shapes and attributes, which say by what and from what the arrays were made; not of the rows."""
-        return _layout_key({name: (entry.shape, entry.dtype) for name, entry in self._layout.items()}, self.attributes)
+        return layout_key({name: (entry.shape, entry.dtype) for name, entry in self._layout.items()}, self.attributes)
 
 
-class _Entry(NamedTuple):
-    """Where an array lies in its file."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype
-    offset: int
+def _unfinished(path: Path) -> tuple[Path, Path]:
+    """The partial file, and the note of how far it is."""
+    return partial_path(path), path.with_name(f".{path.name}.progress")
 
 
-def _layout(path: Path) -> dict[str, _Entry]:
-    with _opened(path) as file:
-        layout = {}
-        for name in sorted(file):
-            dataset = file[name]
-            offset = dataset.id.get_offset() if isinstance(dataset, h5py.Dataset) else None
-            if offset is None:
-                raise UserError(
-                    f"{path}: `{name}` is not contiguous and unfiltered; write the file with this pipeline, or repack it (`h5repack -l CONTI -f NONE`)"
-                )
-            layout[name] = _Entry(dataset.shape, dataset.dtype, offset)
-    end = max((entry.offset + entry.dtype.itemsize * math.prod(entry.shape) for entry in layout.values()), default=0)
-    if path.stat().st_size < end:
-        raise UserError(f"{path}: truncated, {path.stat().st_size:,} of {end:,} bytes are there; delete it and start again")
-    return layout
-
-
-def _attributes(path: Path) -> dict[str, Any]:
-    with _opened(path) as file:
-        if ATTRIBUTE not in file.attrs:
-            raise UserError(f"{path}: was not written by this pipeline (it has no attribute `{ATTRIBUTE}`); give the output of the stage before")
-        return json.loads(bytes(file.attrs[ATTRIBUTE]).rstrip(b"\x00"))
-
-
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[h5py.File]:
-    try:
-        file = h5py.File(path, "r", locking=False)
-    except OSError as error:
-        raise UserError(f"{path}: not an HDF5 file, or truncated ({error}); delete it and start again") from error
-    with file:
-        yield file
+def _with_checksums(shapes: Shapes) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+    count = next(iter(shapes.values()))[0][0]
+    return {**{name: (shape, np.dtype(dtype)) for name, (shape, dtype) in shapes.items()}, CHECKSUMS: ((count,), np.dtype(np.uint32))}
 
 
 def _row_count(shapes: Mapping[str, tuple[tuple[int, ...], np.dtype]]) -> int:
@@ -277,20 +287,11 @@ def _row_count(shapes: Mapping[str, tuple[tuple[int, ...], np.dtype]]) -> int:
     return counts.pop()
 
 
-def _json(attributes: Mapping[str, Any]) -> str:
-    return json.dumps(attributes, sort_keys=True)
-
-
 def _encoded(attributes: Mapping[str, Any], length: int) -> np.ndarray:
-    text = _json(attributes).encode()
+    text = as_json(attributes).encode()
     if len(text) > length:
         raise ValueError(f"the final attributes need {len(text)} bytes, {length} are reserved")
     return np.array(text, dtype=f"S{length}")
-
-
-def _layout_key(shapes: Mapping[str, tuple[tuple[int, ...], np.dtype]], attributes: Mapping[str, Any]) -> str:
-    layout = {name: [list(shape), np.dtype(dtype).str] for name, (shape, dtype) in shapes.items()}
-    return hashlib.sha256(_json({"layout": layout, "attributes": dict(attributes)}).encode()).hexdigest()
 
 
 def _write_at(file: int, values: np.ndarray, offset: int) -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from vrpo.data.arrays import Arrays
+from vrpo.data.quantisation import decode, scale_name
+from vrpo.data.shards import StoredArrays, open_arrays
 from vrpo.errors import UserError
 from vrpo.seeds import numpy_generator
 
@@ -41,7 +43,7 @@ def _permutation(count: int, seed: int, epoch: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class LatentBatch:
-    """What a step reads for B images: the moments of their latents, labels, and each encoder's tokens (CPU tensors)."""
+    """What a step takes of B images: the moments of their latents, labels, and each encoder's tokens."""
 
     mean: Tensor  # [B, C, h, w] float32, scaled
     std: Tensor  # [B, C, h, w] float32, scaled
@@ -50,40 +52,96 @@ class LatentBatch:
     attention: dict[str, Tensor] = field(default_factory=dict)  # encoder -> queries and keys [B, L, 2, heads, N, D / heads] float32 of L blocks
 
 
+StoredBatch = dict[str, Tensor]
+"""Rows of B images as they are stored: `labels`, `mean`, `std`, and for each encoder e `tokens:e` and `attention:e`, with `tokens_scale:e` ... where int8."""
+
+
+class ComputedFeatures(Protocol):
+    """Features that are computed from the images when a batch is taken (vrpo/models/online.py), in the place of stored ones."""
+
+    path: Path
+    images: StoredArrays  # with `images` uint8 [N, H, W, 3]
+    attributes: dict[str, Any]  # as of stored features
+    fingerprint: str
+
+    def __contains__(self, name: str) -> bool: ...
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of what would be stored under `name`."""
+        ...
+
+    def encode(self, pixels: Tensor, name: str) -> Tensor:
+        """`tokens` or `attention` float32 `[B, ...]` of images uint8 `[B, H, W, 3]`, on their device."""
+        ...
+
+
 class TrainingData:
-    """Latents and encoder features of one set of images, read by index from memory maps.
+    """Latents and encoder features of one set of images, read by index.
 
     Args:
-        latents: file of `encode_latents`.
-        features: file of `encode_features` of each encoder.
+        latents: output of `encode_latents`, a file or a folder of shards.
+        features: output of `encode_features` of each encoder, or what computes it.
 
     Raises:
-        UserError: a file is missing or truncated, is the output of another stage, or belongs to other images than the latents.
+        UserError: a file is missing, truncated or damaged, is the output of another stage, or belongs to other images than the latents.
     """
 
-    def __init__(self, latents: Path | str, features: Mapping[str, Path | str]) -> None:
-        self.latents = Arrays(latents)
-        self.features = {encoder: Arrays(path) for encoder, path in features.items()}
+    def __init__(self, latents: Path | str, features: Mapping[str, Path | str | ComputedFeatures]) -> None:
+        self.latents = open_arrays(latents)
+        self.features = {encoder: open_arrays(given) if isinstance(given, Path | str) else given for encoder, given in features.items()}
         self.count, *latent_shape = self.latents.shape("mean")
         self.latent_shape: tuple[int, int, int] = tuple(latent_shape)
         self.feature_shapes: dict[str, tuple[int, int]] = {encoder: arrays.shape("tokens")[1:] for encoder, arrays in self.features.items()}
         self.attention_blocks = {encoder: arrays.shape("attention")[1] if "attention" in arrays else 0 for encoder, arrays in self.features.items()}
-        self.labels = np.array(self.latents["labels"])
+        self.labels = self.latents.rows("labels", slice(None))
         for arrays in self.features.values():
             check_same_images(self.latents, "mean", arrays, "tokens")
 
     def gather(self, indices: np.ndarray, attention: bool = False) -> LatentBatch:
-        """Read the samples `indices` int64 `[B]`; with `attention`, the encoders' queries and keys too."""
-        return LatentBatch(
-            mean=_take(self.latents["mean"], indices).float(),
-            std=_take(self.latents["std"], indices).float(),
-            labels=torch.from_numpy(self.labels[indices]),
-            tokens={encoder: read_tokens(arrays, indices) for encoder, arrays in self.features.items()},
-            attention={encoder: read_tokens(arrays, indices, "attention") for encoder, arrays in self.features.items()} if attention else {},
-        )
+        """Read and decode the samples `indices` int64 `[B]` on the CPU; with `attention`, the encoders' queries and keys too."""
+        return self.decode(self.read(indices, attention=attention))
+
+    def stored(self, *, encoders: Sequence[str] | None = None, attention: bool = False, moments: bool = True) -> dict[str, tuple[StoredArrays, str]]:
+        """Which arrays are read for a batch: key of `StoredBatch` to file and name in it. `encoders` None: all; without `moments`, no latents."""
+        arrays = {name: (self.latents, name) for name in ("mean", "std")} if moments else {}
+        for encoder in self.features if encoders is None else encoders:
+            source = self.features[encoder]
+            for name in ("tokens", "attention") if attention else ("tokens",):
+                arrays[f"{name}:{encoder}"] = (source, name) if isinstance(source, StoredArrays) else (source.images, "images")
+                scale = scale_name(name)
+                if scale in source:
+                    arrays[f"{name}_scale:{encoder}"] = (source, scale)
+        return arrays
+
+    def read(self, indices: np.ndarray, into: Mapping[str, Tensor] | None = None, **wanted: Any) -> StoredBatch:
+        """Read the samples `indices` int64 `[B]` as they are stored, with labels.
+
+        Args:
+            indices: which samples.
+            into: CPU tensors `[B, ...]` of the stored types to read into, by key; None: new ones.
+            wanted: as of `stored`.
+        """
+        batch = {"labels": torch.from_numpy(self.labels[indices])}
+        for key, (arrays, name) in self.stored(**wanted).items():
+            out = None if into is None else into[key].numpy()
+            batch[key] = torch.from_numpy(arrays.rows(name, indices, out))
+        return batch
+
+    def decode(self, batch: StoredBatch) -> LatentBatch:
+        """float32 values of what `read` gave (with moments), on the device where it is."""
+        decoded: dict[str, dict[str, Tensor]] = {"tokens": {}, "attention": {}}
+        for key, values in batch.items():
+            name, _, encoder = key.partition(":")
+            if name in decoded:
+                source = self.features[encoder]
+                if isinstance(source, StoredArrays):
+                    decoded[name][encoder] = decode(values, batch.get(f"{name}_scale:{encoder}"), source.attributes.get("storage", ""))
+                else:
+                    decoded[name][encoder] = source.encode(values, name)
+        return LatentBatch(batch["mean"].float(), batch["std"].float(), batch["labels"], **decoded)
 
 
-def check_same_images(first: Arrays, first_array: str, second: Arrays, second_array: str) -> None:
+def check_same_images(first: StoredArrays, first_array: str, second: StoredArrays | ComputedFeatures, second_array: str) -> None:
     """Check that two files hold as many rows, made from the same images.
 
     Raises:
@@ -96,16 +154,3 @@ def check_same_images(first: Arrays, first_array: str, second: Arrays, second_ar
             f"{second.path}: made from other images than {first.path} ({counts[1]} rows of images {str(fingerprints[1])[:12]}, "
             f"against {counts[0]} of {str(fingerprints[0])[:12]}); delete the older of the two and make it again"
         )
-
-
-def read_tokens(arrays: Arrays, indices: np.ndarray, name: str = "tokens") -> Tensor:
-    """Encoder tokens `[B, N, D]` float32 of the samples `indices`, or what `name` says: int8 times the token's scale, or float16 as it is."""
-    tokens = _take(arrays[name], indices).float()
-    scale = "scale" if name == "tokens" else f"{name}_scale"
-    if scale in arrays:
-        tokens *= _take(arrays[scale], indices).float().unsqueeze(-1)  # (B, N, D) * (B, N, 1)
-    return tokens
-
-
-def _take(array: np.ndarray, indices: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.asarray(array)[indices])

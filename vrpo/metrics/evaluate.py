@@ -14,6 +14,7 @@ from vrpo import __version__
 from vrpo.errors import UserError
 from vrpo.files import sha256, write_text
 from vrpo.metrics.confidence import fid_infinity, fid_interval, inception_score_interval
+from vrpo.metrics.extra import feature_spaces, space_statistics
 from vrpo.metrics.features import FeatureSet, extract
 from vrpo.metrics.frechet import frechet_distance, frechet_distance_by_product
 from vrpo.metrics.inception import load_extractor
@@ -23,7 +24,6 @@ from vrpo.metrics.kernel_distance import kernel_distance
 from vrpo.metrics.neighbours import precision_recall
 from vrpo.metrics.reference import Reference, load_reference, require_resolution, with_extra
 from vrpo.metrics.statistics import Gaussian
-from vrpo.metrics.tokens import ClassTokenExtractor
 
 if TYPE_CHECKING:
     from vrpo.config.scoring import EvaluationOptions
@@ -41,6 +41,7 @@ def evaluate(
     output: Path | None,
     device: torch.device | str,
     force_sfid: bool = False,
+    extra_weights: Mapping[str, Path] | None = None,
 ) -> dict[str, Any]:
     """Score `samples` against `reference` and write the record to `output`, if there is one.
 
@@ -52,6 +53,7 @@ def evaluate(
         output: .json, or None; equal inputs give equal bytes.
         device: where the network runs.
         force_sfid: give sFID also where there are fewer samples than spatial features.
+        extra_weights: of the further feature spaces that were fitted on the images, by name.
 
     Returns:
         The record: `run`, `seed`, `step`, `sampler`, `scores`, `confidence`, `protocol`, `provenance`.
@@ -65,11 +67,11 @@ def evaluate(
     extractor = load_extractor(options, weights, device)
     compared = load_reference(reference, extractor, options)
     if reference.suffix != ".npz":
-        compared = with_extra(compared, reference, options, device)
+        compared = with_extra(compared, reference, options, extra_weights or {}, device)
     require_resolution(compared.description["resolution"], images.resolution, str(samples), reference)
     features = extract(extractor, images, options.batch_size, title="evaluate")
     scores, confidence, protocol = measure(features, compared, options, device, force_sfid)
-    scores |= _extra(images, compared, options, reference, protocol, device)
+    scores |= _extra(images, compared, options, extra_weights or {}, reference, protocol, device)
     protocol["warnings"] = [*extractor.warnings, *protocol["warnings"]]
     attributes = images.attributes
     record = {
@@ -80,6 +82,7 @@ def evaluate(
         "provenance": {
             "milestone_sha256": attributes.get("milestone_sha256"),
             "network_sha256": extractor.sha256,
+            "extra_networks_sha256": {name: network["sha256"] for name, network in protocol.get("extra_networks", {}).items()},
             "reference_sha256": open_images(reference).digest() if reference.is_dir() else sha256(reference),
             "samples_sha256": images.digest(),
             "tokenizer": attributes.get("tokenizer"),
@@ -186,20 +189,25 @@ def _frechet(name: str, fitted: Gaussian, reference: Gaussian, warnings: list[st
 
 
 def _extra(
-    images: Images, reference: Reference, options: EvaluationOptions, path: Path, protocol: dict[str, Any], device: torch.device | str
+    images: Images,
+    reference: Reference,
+    options: EvaluationOptions,
+    weights: Mapping[str, Path],
+    path: Path,
+    protocol: dict[str, Any],
+    device: torch.device | str,
 ) -> dict[str, float | None]:
     """Frechet distances in the further feature spaces; what was done goes into `protocol`."""
     scores: dict[str, float | None] = {}
-    for name, network in options.extra_networks.items():
+    for name, space in feature_spaces(options, weights, device):
         if name not in reference.extra:
             scores[f"fd_{name}"] = None
             protocol["warnings"].append(f"fd_{name}: not given, the reference has no statistics of this network; compute it with `python -m vrpo reference`")
             continue
-        extractor = ClassTokenExtractor(name, network, device)
         described = {key: value for key, value in reference.description["extra"][name].items() if key != "count"}
-        if described != extractor.describe():
-            raise UserError(f"{path}: its `{name}` is {described}, the samples' would be {extractor.describe()}; compute the reference again")
-        fitted = extractor.statistics(images, options.batch_size, f"evaluate {name}").gaussian()
+        if described != space.describe():
+            raise UserError(f"{path}: its `{name}` is {described}, the samples' would be {space.describe()}; compute the reference again")
+        fitted = space_statistics(space, images, options.batch_size, f"evaluate {name}").gaussian()
         scores[f"fd_{name}"] = _frechet(f"fd_{name}", fitted, reference.extra[name], protocol["warnings"])
         protocol.setdefault("extra_networks", {})[name] = {**described, "dim": fitted.dim}
     return scores

@@ -13,7 +13,7 @@ from typing import IO, Any, Protocol
 import numpy as np
 from PIL import Image
 
-from vrpo.data.arrays import Arrays
+from vrpo.data.shards import ShardedArrays, is_sharded, open_arrays
 from vrpo.errors import UserError
 from vrpo.files import sha256
 
@@ -38,12 +38,14 @@ class Images(Protocol):
 
 
 def open_images(path: Path | str) -> Images:
-    """Images at `path`: `.h5` with `images`, `.npz` with `arr_0`, or a folder of PNGs.
+    """Images at `path`: `.h5` with `images` or a folder of its shards, `.npz` with `arr_0`, or a folder of PNGs.
 
     Raises:
         UserError: it is missing or none of these, is not uint8 RGB, or sizes are mixed or not square.
     """
     path = Path(path)
+    if is_sharded(path):
+        return StoredImages(path)
     if path.is_dir():
         return PngFolder(path)
     if not path.is_file():
@@ -52,22 +54,21 @@ def open_images(path: Path | str) -> Images:
 
 
 class StoredImages:
-    """`images` of one of this pipeline's HDF5 files, memory-mapped."""
+    """`images` of one of this pipeline's HDF5 files, or of a folder of its shards."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        arrays = Arrays(path)
-        self._images = arrays["images"]
-        self.attributes = arrays.attributes
-        self.count, self.resolution = _checked(path, self._images.shape, self._images.dtype)
+        self._arrays = open_arrays(path)
+        self.attributes = self._arrays.attributes
+        self.count, self.resolution = _checked(path, self._arrays.shape("images"), self._arrays.dtype("images"))
 
     def batches(self, size: int) -> Iterator[np.ndarray]:
         """Consecutive uint8 batches [B, H, W, 3]."""
-        return (np.asarray(self._images[start : start + size]) for start in range(0, self.count, size))
+        return (self._arrays.rows("images", slice(start, start + size)) for start in range(0, self.count, size))
 
     def digest(self) -> str:
-        """SHA-256 of the file."""
-        return sha256(self.path)
+        """SHA-256 of the file, or over the names and hashes of the shards."""
+        return _digest_of(self.path, [file.path for file in self._arrays.files]) if isinstance(self._arrays, ShardedArrays) else sha256(self.path)
 
 
 class NpzImages:
@@ -127,8 +128,12 @@ class PngFolder:
 
     def digest(self) -> str:
         """SHA-256 over the names and hashes of all files."""
-        lines = (f"{file.relative_to(self.path).as_posix()} {sha256(file)}\n" for file in self._files)
-        return hashlib.sha256("".join(lines).encode()).hexdigest()
+        return _digest_of(self.path, self._files)
+
+
+def _digest_of(folder: Path, files: list[Path]) -> str:
+    lines = (f"{file.relative_to(folder).as_posix()} {sha256(file)}\n" for file in files)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def read_npz(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:

@@ -16,14 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vrpo.data.arrays import Arrays
+from vrpo.data.shards import open_arrays
 from vrpo.errors import UserError
 from vrpo.metrics.export import write_npz
+from vrpo.metrics.extra import feature_spaces, space_statistics
 from vrpo.metrics.features import Extractor, extract
 from vrpo.metrics.inception import load_extractor
 from vrpo.metrics.inputs import open_images, read_npz
 from vrpo.metrics.statistics import Gaussian
-from vrpo.metrics.tokens import ClassTokenExtractor
 from vrpo.seeds import numpy_generator
 
 if TYPE_CHECKING:
@@ -44,10 +44,12 @@ class Reference:
     extra: Mapping[str, Gaussian] = field(default_factory=dict)  # in further feature spaces, by name
 
 
-def compute_reference(options: EvaluationOptions, images: Path, weights: Path | None, output: Path, device: torch.device | str) -> None:
+def compute_reference(
+    options: EvaluationOptions, images: Path, weights: Path | None, output: Path, device: torch.device | str, extra_weights: Mapping[str, Path] | None = None
+) -> None:
     """Write the reference .npz: `mu` [D], `sigma` [D, D], `mu_s` [S], `sigma_s` [S, S], `pool` [R, D], and a JSON description under `vrpo`.
 
-    From the training `images` (images.h5), or, where `options.reference` names one, from ADM's .npz.
+    From the training `images` (images.h5), or, where `options.reference` names one, from ADM's .npz; `extra_weights`: as in `feature_spaces`.
 
     Raises:
         UserError: weights, images or ADM's file are missing or unfit, or of different resolutions.
@@ -55,22 +57,20 @@ def compute_reference(options: EvaluationOptions, images: Path, weights: Path | 
     extractor = load_extractor(options, weights, device)
     if options.reference:
         reference = reference_from_adm(Path(options.reference), extractor, options)
-        _, side, *_ = Arrays(images).shape("images")
+        _, side, *_ = open_arrays(images).shape("images")
         require_resolution(reference.description["resolution"], side, f"{images} (the training images)", options.reference)
     else:
         reference = reference_from_images(images, extractor, options)
-    save_reference(with_extra(reference, images, options, device), output)
+    save_reference(with_extra(reference, images, options, extra_weights or {}, device), output)
 
 
-def with_extra(reference: Reference, images: Path, options: EvaluationOptions, device: torch.device | str) -> Reference:
-    """`reference` with the statistics of `images` in the feature spaces of `options.extra_networks`."""
-    if not options.extra_networks:
-        return reference
-    source = open_images(images)
-    networks = {name: ClassTokenExtractor(name, network, device) for name, network in options.extra_networks.items()}
-    gaussians = {name: network.statistics(source, options.batch_size, f"reference {name}").gaussian() for name, network in networks.items()}
-    description = {**reference.description, "extra": {name: {"count": source.count, **network.describe()} for name, network in networks.items()}}
-    return replace(reference, description=description, extra=gaussians)
+def with_extra(reference: Reference, images: Path, options: EvaluationOptions, weights: Mapping[str, Path], device: torch.device | str) -> Reference:
+    """`reference` with the statistics of `images` in the feature spaces of `options.extra_networks`; `weights` as in `feature_spaces`."""
+    source, gaussians, described = open_images(images), {}, {}
+    for name, space in feature_spaces(options, weights, device):
+        gaussians[name] = space_statistics(space, source, options.batch_size, f"reference {name}").gaussian()
+        described[name] = {"count": source.count, **space.describe()}
+    return replace(reference, description={**reference.description, "extra": described}, extra=gaussians) if gaussians else reference
 
 
 def reference_from_images(images: Path, extractor: Extractor, options: EvaluationOptions) -> Reference:

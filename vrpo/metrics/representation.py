@@ -25,6 +25,7 @@ from vrpo.metrics.cknna import cknna, nearest
 from vrpo.metrics.exact import full_precision
 from vrpo.metrics.probe import probe_accuracy
 from vrpo.models.checkpoints import load_milestone
+from vrpo.models.online import open_features
 from vrpo.processes.ddpm import DDPM
 from vrpo.processes.process import Process, build_process
 from vrpo.seeds import numpy_generator, torch_generator
@@ -57,7 +58,7 @@ def measure_representation(
     device = torch.device(device)
     network, description = load_milestone(milestone, device)
     process = build_process(SimpleNamespace(**description["process"])).to(device)
-    data = TrainingData(latents, features)
+    data = TrainingData(latents, {name: open_features(path, device) for name, path in features.items()})
     if list(data.latent_shape) != list(description["latent_shape"]):
         raise UserError(f"{latents}: latents of shape {list(data.latent_shape)}, the milestone was trained on {list(description['latent_shape'])}")
     blocks = _blocks(options.blocks, len(network.blocks))

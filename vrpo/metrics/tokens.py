@@ -1,4 +1,4 @@
-"""Frechet distance in further feature spaces: the class token of a timm vision transformer. With DINOv2 ViT-L/14 it is FD-DINOv2.
+"""A further feature space: the class token of a pretrained timm vision transformer. The Frechet distance there is, with DINOv2 ViT-L/14, FD-DINOv2.
 
 As EDM2 takes it (arXiv:2312.02696, appendix; after arXiv:2306.04675): images resized to 224 x 224, bicubic with antialiasing, ImageNet's
 normalisation, the 1,024 features of the class token after the final norm. DINOv2 was trained at 518; its own code shrinks the position embedding to the
@@ -10,16 +10,12 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from vrpo.errors import UserError
 from vrpo.metrics.exact import full_precision
-from vrpo.metrics.inputs import Images
-from vrpo.metrics.statistics import FeatureStatistics
 from vrpo.models.encoder import NetworkInput, load_encoder, normalisation
 
 if TYPE_CHECKING:
@@ -41,8 +37,6 @@ class ClassTokenExtractor:
     """
 
     def __init__(self, name: str, options: NetworkOptions, device: torch.device | str) -> None:
-        if options.weights == "trained":
-            raise UserError(f"evaluation.extra_networks.{name}.weights: `trained` is for `evaluation.trained`; give `timm` or a local .safetensors file")
         native = _native_size(options)
         wanted = SimpleNamespace(architecture=options.architecture, weights=options.weights, arguments=options.arguments, image_size=native, attention=())
         encoder = load_encoder(wanted, None, "cpu")
@@ -64,21 +58,6 @@ class ClassTokenExtractor:
         with torch.inference_mode(), full_precision():
             tokens = self._network.forward_features(self._input(images.to(self._device)))
             return self._network.forward_head(tokens, pre_logits=True).float().cpu()
-
-    def statistics(self, images: Images, batch_size: int, title: str) -> FeatureStatistics:
-        """Statistics of the class tokens of `images`, in one pass.
-
-        Raises:
-            UserError: NaN or infinite features.
-        """
-        statistics = None
-        with tqdm(total=images.count, desc=title, unit="image") as bar:
-            for batch in images.batches(batch_size):
-                rows = self.features(torch.from_numpy(np.ascontiguousarray(batch.transpose(0, 3, 1, 2))))
-                statistics = statistics or FeatureStatistics(rows.shape[1])
-                statistics.update(rows)
-                bar.update(len(batch))
-        return statistics
 
     def describe(self) -> dict[str, Any]:
         """What the network is."""

@@ -29,16 +29,15 @@ class TrainedExtractor:
         UserError: weights are missing, damaged or of another architecture, or timm cannot take this one apart.
     """
 
-    def __init__(self, options: NetworkOptions, weights: Path | None, device: torch.device | str) -> None:
+    def __init__(self, options: NetworkOptions, weights: Path | None, device: torch.device | str, where: str = "evaluation.trained") -> None:
+        """`options` stand in the config at `where`."""
         if options.weights != "trained":
-            raise UserError(f"evaluation.trained.weights: `{options.weights}`; the evaluation network is fitted on the images, set it to `trained`")
+            raise UserError(f"{where}.weights: `{options.weights}`; the evaluation network is fitted on the images, set it to `trained`")
         with torch.random.fork_rng(devices=[]):  # weights are drawn before they are loaded
             network = load_classifier(options, weights)
         head = network.get_classifier()
         if not isinstance(head, nn.Linear) or not hasattr(network, "forward_intermediates"):
-            raise UserError(
-                f"evaluation.trained.architecture: `{options.architecture}` has no linear classifier or no feature maps; take a ResNet or ViT of timm"
-            )
+            raise UserError(f"{where}.architecture: `{options.architecture}` has no linear classifier or no feature maps; take a ResNet or ViT of timm")
         self.sha256 = state_sha256(network)
         self.warnings: list[str] = []
         self._device = torch.device(device)

@@ -11,7 +11,7 @@ from vrpo.errors import UserError
 from vrpo.models.transformer import DiffusionTransformer, build_transformer
 
 if TYPE_CHECKING:
-    from vrpo.config.experiment import ModelOptions
+    from vrpo.config.resolved import ModelOptions
 
 T = TypeVar("T")
 

@@ -25,7 +25,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from vrpo.config.experiment import PAPER_SIZES
+from vrpo.config.resolved import PAPER_SIZES
 from vrpo.errors import UserError
 from vrpo.files import atomic_output, sha256
 from vrpo.models.checkpoints import ALIGNMENT, NETWORK, check_state, read_network, save_milestone

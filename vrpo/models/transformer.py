@@ -7,16 +7,18 @@ dropping labels and deriving frequencies and positions, is done outside or once.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from vrpo.errors import UserError
 
 if TYPE_CHECKING:
-    from vrpo.config.experiment import ModelOptions
+    from vrpo.config.resolved import ModelOptions
 
 FREQUENCIES = 128  # sines, and as many cosines, of the time embedding
 MAX_PERIOD = 10_000  # longest period of time and position embeddings, over 2 pi
@@ -165,6 +167,7 @@ class DiffusionTransformer(nn.Module):
         super().__init__()
         self.patch_size, self.out_channels, self.null_label = patch_size, out_channels, num_classes
         self.grid = input_size // patch_size
+        self.activation_checkpointing = False  # whether blocks are computed again in the backward pass instead of keeping their activations
         self.x_embedder = PatchEmbedding(patch_size, in_channels, width)
         self.t_embedder = TimeEmbedding(width)
         self.y_embedder = LabelEmbedding(num_classes, width)
@@ -202,16 +205,29 @@ class DiffusionTransformer(nn.Module):
         return prediction, hidden
 
     def traced(
-        self, x: Tensor, t: Tensor, labels: Tensor, hidden_after: tuple[int, ...] = (), attention_of: tuple[int, ...] = ()
+        self,
+        x: Tensor,
+        t: Tensor,
+        labels: Tensor,
+        hidden_after: tuple[int, ...] = (),
+        attention_of: tuple[int, ...] = (),
+        gate: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None,
     ) -> tuple[Tensor, list[Tensor], list[tuple[Tensor, Tensor]]]:
-        """As `forward`, and the queries and keys [B,heads,N,width/heads] of each block in `attention_of`, in ascending order."""
+        """As `forward`, and the queries and keys [B,heads,N,width/heads] of each block in `attention_of`, in ascending order.
+
+        `gate` makes of hidden tokens those for the next block and those that are returned.
+        """
         x, c = self._embed(x, t, labels)
         hidden: list[Tensor] = []
         attention: list[tuple[Tensor, Tensor]] = []
         for index, block in enumerate(self.blocks, start=1):
-            x = block(x, c, attention if index in attention_of else None)  # (B, N, W)
+            if self.activation_checkpointing and torch.is_grad_enabled() and index not in attention_of:
+                x = checkpoint(block, x, c, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x = block(x, c, attention if index in attention_of else None)  # (B, N, W)
             if index in hidden_after:
-                hidden.append(x)
+                x, kept = (x, x) if gate is None else gate(x)
+                hidden.append(kept)
         return self._unpatchify(self.final_layer(x, c)), hidden, attention
 
     def hidden(self, x: Tensor, t: Tensor, labels: Tensor, after: int) -> Tensor:

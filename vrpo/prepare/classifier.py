@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vrpo.data.arrays import Arrays
 from vrpo.data.batches import sample_indices
+from vrpo.data.shards import StoredArrays, open_arrays
 from vrpo.models.checkpoints import save_network
 from vrpo.models.encoder import NetworkInput, create_network, normalisation
 from vrpo.prepare.fitting import fit, initial_weights
@@ -34,14 +34,14 @@ def fit_classifier(options: NetworkOptions, images: Path | str, output: Path | s
     Raises:
         UserError: the images are missing, or timm cannot build the network.
     """
-    data = Arrays(images)
+    data = open_arrays(images)
     count, num_classes = data.shape("images")[0], int(data.attributes["classes"])
     seed = options.training.seed
     with initial_weights("classifier-weights", options.architecture, seed):
         network = create_network(options, num_classes).to(device)
     prepare = NetworkInput(options.image_size, *normalisation(network))
     kept = np.flatnonzero(np.arange(count) % HELD_OUT_EVERY)
-    labels = torch.from_numpy(np.array(data["labels"])).to(device)
+    labels = torch.from_numpy(data.rows("labels", slice(None))).to(device)
 
     def loss_of_step(step: int) -> Tensor:
         indices = kept[sample_indices(len(kept), options.training.batch_size, seed, step)]
@@ -67,7 +67,7 @@ def fit_classifier(options: NetworkOptions, images: Path | str, output: Path | s
 
 
 @torch.inference_mode()
-def _held_out_accuracy(network: nn.Module, prepare: NetworkInput, data: Arrays, labels: Tensor, batch_size: int, device: torch.device | str) -> float:
+def _held_out_accuracy(network: nn.Module, prepare: NetworkInput, data: StoredArrays, labels: Tensor, batch_size: int, device: torch.device | str) -> float:
     held_out = np.arange(0, len(labels), HELD_OUT_EVERY)
     right = 0
     for start in range(0, len(held_out), batch_size):

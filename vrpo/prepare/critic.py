@@ -14,6 +14,7 @@ from torch import Tensor
 from vrpo.data.batches import TrainingData, sample_indices
 from vrpo.models.checkpoints import save_network
 from vrpo.models.critic import LatentCritic
+from vrpo.models.online import open_features
 from vrpo.prepare.classifier import HELD_OUT_EVERY
 from vrpo.prepare.fitting import fit, initial_weights
 from vrpo.seeds import torch_generator
@@ -34,7 +35,7 @@ def fit_critic(options: CriticOptions, latents: Path | str, features: Path | str
     Raises:
         UserError: a file is missing or damaged, or the two were made from different images.
     """
-    data = TrainingData(latents, {ENCODER: features})
+    data = TrainingData(latents, {ENCODER: open_features(features, device)})
     tokens = data.feature_shapes[ENCODER]
     seed = options.training.seed
     with initial_weights("critic-weights", seed):

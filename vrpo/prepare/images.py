@@ -1,10 +1,12 @@
-"""All images of the source, cropped and resized, in one HDF5 file: what every later stage reads."""
+"""All images of the source, cropped and resized, in HDF5: what every later stage reads."""
 
 from __future__ import annotations
 
 import itertools
 import multiprocessing
-from collections.abc import Iterator
+import os
+import threading
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,50 +15,107 @@ import numpy as np
 from tqdm import tqdm
 
 from vrpo.data.arrays import ArrayWriter
-from vrpo.data.images import ImageSource, open_source
+from vrpo.data.manifest import without
+from vrpo.data.shards import shard_attributes, shard_of, shard_rows
+from vrpo.data.sources import ImageSource, UnreadableImageError, open_source
+from vrpo.errors import UserError
+from vrpo.prepare.unreadable import Unreadable, UnreadableList
 
 if TYPE_CHECKING:
     from vrpo.config.options import DataOptions
 
 BATCH = 64  # images handed to a worker at once
+MOST_SKIPPED = 5_000  # images of one file; their numbers are among its attributes, and more are a broken data set
+
+Decoded = tuple[np.ndarray, list[Unreadable]]  # images [n, H, W, 3], zeros where one cannot be read; those
 
 
 def write_images(options: DataOptions, output: Path | str) -> None:
-    """Write `images` uint8 `[N, H, W, 3]` and `labels` int64 `[N]`; a killed run goes on where it was.
+    """Write `images` uint8 `[N, H, W, 3]` and `labels` int64 `[N]` of the part that `output` names (`shard-...`, or all); a killed run goes on where it was.
+
+    Images that cannot be read are listed in a file beside `output`. With `options.skip_unreadable` the rest is written, as another set of images.
 
     Raises:
-        UserError: the source is missing, has another number of classes or an unreadable image, or the disk is too small.
+        UserError: the source is missing, has another number of classes or unreadable images, or the disk is too small.
     """
+    output = Path(output)
     source = open_source(options)
-    count, side = len(source), options.resolution
-    shapes = {"images": ((count, side, side, 3), np.uint8), "labels": ((count,), np.int64)}
-    attributes = {**source.describe(), "resolution": side}
-    with ArrayWriter(output, shapes, attributes) as writer, tqdm(total=count, initial=writer.done, desc="images", unit="image") as progress:
-        slices = list(writer.batches(BATCH))
-        for rows, images in zip(slices, _read(source, slices, options.workers), strict=True):
-            writer.write(rows.start, {"images": images, "labels": source.labels[rows]})
-            progress.update(len(images))
+    part = shard_rows(len(source), output)
+    indices = np.arange(part.start, part.stop)
+    unreadable = UnreadableList(output, source.describe()["fingerprint"])
+    if unreadable.mended(source):
+        unreadable.clear()
+        ArrayWriter.discard(output)
+    if not unreadable.complete:
+        with _writer(source, output, indices, []) as writer:
+            _decode_all(source, writer, indices, options.workers, unreadable)
+            if not unreadable.images:
+                writer.finish()
+                unreadable.clear()
+                return
+        unreadable.save(complete=True)
+    _refuse_or_skip(options, unreadable, len(indices))
+    skipped = [image.index for image in unreadable.images]
+    kept = np.setdiff1d(indices, skipped)
+    with _writer(source, output, kept, skipped) as writer:
+        _decode_all(source, writer, kept, options.workers, unreadable)
+        if len(unreadable.images) > len(skipped):
+            raise UserError(f"{unreadable.path}: more images became unreadable while they were read; see that nothing changes the data set and start again")
         writer.finish()
 
 
-def _read(source: ImageSource, slices: list[slice], workers: int) -> Iterator[np.ndarray]:
+def _writer(source: ImageSource, output: Path, indices: np.ndarray, skipped: list[int]) -> ArrayWriter:
+    side = source.resolution
+    shapes = {"images": ((len(indices), side, side, 3), np.uint8), "labels": ((len(indices),), np.int64)}
+    description = {**source.describe(), "resolution": side}
+    if shard_of(output)[1] == 1:
+        return ArrayWriter(output, shapes, without(description, skipped))
+    return ArrayWriter(output, shapes, shard_attributes(output, description, {"skipped": skipped}))
+
+
+def _refuse_or_skip(options: DataOptions, unreadable: UnreadableList, count: int) -> None:
+    found = unreadable.images
+    said = f"{unreadable.path}: lists {len(found)} of {count} images that cannot be read, first {found[0].where} ({found[0].reason})"
+    if not options.skip_unreadable:
+        raise UserError(f"{said}; restore them, or set `data.skip_unreadable: true` to leave them out")
+    if len(found) == count or len(found) > MOST_SKIPPED:
+        raise UserError(f"{said}; so many are not left out ({MOST_SKIPPED} at most, and not all): mend the data set")
+
+
+def _decode_all(source: ImageSource, writer: ArrayWriter, indices: np.ndarray, workers: int, unreadable: UnreadableList) -> None:
+    with tqdm(total=writer.count, initial=writer.done, desc="images", unit="image", mininterval=1.0) as progress:
+        slices = list(writer.batches(BATCH))
+        decoded = _decode(source, [indices[rows] for rows in slices], workers)
+        for rows, (images, failed) in zip(slices, decoded, strict=True):
+            unreadable.add(failed)  # before the rows, so that it is known of every row that is written
+            writer.write(rows.start, {"images": images, "labels": source.labels[indices[rows]]})
+            progress.update(len(images))
+
+
+def _decode(source: ImageSource, batches: Sequence[np.ndarray], workers: int) -> Iterator[Decoded]:
     if workers == 0:
-        for rows in slices:
-            yield read_rows(source, rows)
+        yield from (decode_batch(source, batch) for batch in batches)
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_set_source, initargs=(source,)) as pool:
         ahead = 4 * workers
-        waiting = [pool.submit(_read_in_worker, rows) for rows in slices[:ahead]]
-        for rows in itertools.chain(slices[ahead:], [None] * len(waiting)):
+        waiting = [pool.submit(_decode_in_worker, batch) for batch in batches[:ahead]]
+        for batch in itertools.chain(batches[ahead:], [None] * len(waiting)):
             yield waiting.pop(0).result()
-            if rows is not None:
-                waiting.append(pool.submit(_read_in_worker, rows))
+            if batch is not None:
+                waiting.append(pool.submit(_decode_in_worker, batch))
 
 
-def read_rows(source: ImageSource, rows: slice) -> np.ndarray:
-    """Images `rows` of the source, uint8 `[n, H, W, 3]`."""
-    return np.stack([source.read(index) for index in range(rows.start, rows.stop)])
+def decode_batch(source: ImageSource, indices: np.ndarray) -> Decoded:
+    """Images `indices` of the source, uint8 `[n, H, W, 3]`, with those that cannot be read."""
+    images = np.zeros((len(indices), source.resolution, source.resolution, 3), dtype=np.uint8)
+    failed = []
+    for row, index in enumerate(indices.tolist()):
+        try:
+            images[row] = source.read(index)
+        except UnreadableImageError as error:
+            failed.append(Unreadable(index, error.where, error.reason))
+    return images, failed
 
 
 _source: list[ImageSource] = []
@@ -64,7 +123,14 @@ _source: list[ImageSource] = []
 
 def _set_source(source: ImageSource) -> None:
     _source[:] = [source]
+    threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
-def _read_in_worker(rows: slice) -> np.ndarray:
-    return read_rows(_source[0], rows)
+def _end_with_parent() -> None:
+    """A worker whose stage was killed would wait for work for ever."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+def _decode_in_worker(indices: np.ndarray) -> Decoded:
+    return decode_batch(_source[0], indices)

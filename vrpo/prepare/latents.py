@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from tqdm import tqdm
+from torch import Tensor
 
-from vrpo.data.arrays import Arrays, ArrayWriter
+from vrpo.data.arrays import ArrayWriter
+from vrpo.data.shards import open_arrays, shard_attributes, shard_rows
 from vrpo.models.tokenizer import load_tokenizer
+from vrpo.prepare.encoding import encode_images
 from vrpo.prepare.pixels import image_batch
 
 if TYPE_CHECKING:
@@ -24,13 +26,16 @@ log = logging.getLogger(__name__)
 def encode_latents(options: TokenizerOptions, images: Path | str, weights: Path | str | None, output: Path | str, device: torch.device | str) -> None:
     """Write `mean` and `std` `[N, C, h, w]`, both times the tokenizer's scale, and `labels` int64 `[N]`; a killed run goes on where it was.
 
+    Of the part of the images that `output` names: one of several shards, or all.
+
     Raises:
         UserError: images or weights are missing, damaged, or do not fit; the disk is too small.
     """
-    data = Arrays(images)
+    data = open_arrays(images)
+    part = shard_rows(data.shape("images")[0], output, options.batch_size)
     tokenizer = load_tokenizer(options, weights, device)
-    count = data.shape("images")[0]
     latent_shape = tuple(tokenizer.encode(image_batch(data, slice(0, 1), device))[0].shape[1:])
+    count = part.stop - part.start
     shapes = {"mean": ((count, *latent_shape), options.storage), "std": ((count, *latent_shape), options.storage), "labels": ((count,), np.int64)}
     attributes = {
         "images": data.attributes["fingerprint"],
@@ -40,10 +45,13 @@ def encode_latents(options: TokenizerOptions, images: Path | str, weights: Path 
         "scale": tokenizer.scale,
         "batch_size": options.batch_size,
     }
-    with ArrayWriter(output, shapes, attributes) as writer, tqdm(total=count, initial=writer.done, desc="latents", unit="image", mininterval=1.0) as progress:
-        for rows in writer.batches(options.batch_size):
-            mean, std = tokenizer.encode(image_batch(data, rows, device))
-            writer.write(rows.start, {"mean": mean.cpu().numpy(), "std": std.cpu().numpy(), "labels": data["labels"][rows]})
-            progress.update(len(mean))
+
+    def encode(pixels: Tensor) -> dict[str, Tensor]:
+        mean, std = tokenizer.encode(pixels)
+        stored = getattr(torch, options.storage)
+        return {"mean": mean.to(stored), "std": std.to(stored)}
+
+    with ArrayWriter(output, shapes, shard_attributes(output, attributes, {})) as writer:
+        encode_images(data, part, writer, options.batch_size, encode, device, "latents")
         writer.finish()
     log.info("latents: %d of %s, scale %.5f", count, "x".join(map(str, latent_shape)), tokenizer.scale)

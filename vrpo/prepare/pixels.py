@@ -9,17 +9,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vrpo.data.arrays import Arrays
+from vrpo.data.shards import StoredArrays
 
 MAX_SHIFT = 0.08  # of the image's side
 MAX_ROTATION = 12.0  # degrees
 MAX_SCALE = 0.12  # larger or smaller, as a part
 
 
-def image_batch(data: Arrays, rows: np.ndarray | slice, device: torch.device | str) -> Tensor:
-    """Images `rows` of images.h5 as uint8 `[B, 3, H, W]` on `device`."""
-    images = np.array(data["images"][rows])  # [B, H, W, 3]
-    return torch.from_numpy(images).to(device).permute(0, 3, 1, 2).contiguous()
+def image_batch(data: StoredArrays, rows: np.ndarray | slice, device: torch.device | str) -> Tensor:
+    """Images `rows` of the stored images as uint8 `[B, 3, H, W]` on `device`."""
+    return to_device(torch.from_numpy(data.rows("images", rows)), device)
+
+
+def read_pinned(data: StoredArrays, rows: slice, device: torch.device | str) -> Tensor:
+    """Images `rows` (within the count) as uint8 `[B, H, W, 3]` on the CPU, in page-locked memory where `device` is a GPU."""
+    pinned = torch.empty((rows.stop - rows.start, *data.shape("images")[1:]), dtype=torch.uint8, pin_memory=torch.device(device).type == "cuda")
+    data.rows("images", rows, out=pinned.numpy())
+    return pinned
+
+
+def to_device(images: Tensor, device: torch.device | str) -> Tensor:
+    """`[B, H, W, 3]` on the CPU to `[B, 3, H, W]` on `device`, without waiting for it."""
+    return images.to(device, non_blocking=True).permute(0, 3, 1, 2).contiguous()
 
 
 def augment(images: Tensor, generator: torch.Generator) -> Tensor:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from vrpo.data.arrays import Arrays
 from vrpo.data.batches import sample_indices
+from vrpo.data.shards import StoredArrays, open_arrays
 from vrpo.errors import UserError
 from vrpo.models.checkpoints import save_network
 from vrpo.models.tokenizer import Tokenizer, build_vae, vae_arguments
@@ -37,7 +37,7 @@ def fit_tokenizer(options: TokenizerOptions, images: Path | str, output: Path | 
     Raises:
         UserError: the images are missing, or their side is not divisible by the VAE's downsampling.
     """
-    data = Arrays(images)
+    data = open_arrays(images)
     count, side = data.shape("images")[:2]
     downsampling = 2 ** (len(options.block_channels) - 1)
     if side % downsampling:
@@ -74,7 +74,7 @@ def fit_tokenizer(options: TokenizerOptions, images: Path | str, output: Path | 
 
 
 @torch.inference_mode()
-def _measure(vae: AutoencoderKL, data: Arrays, batch_size: int, seed: int, device: torch.device | str) -> tuple[float, float]:
+def _measure(vae: AutoencoderKL, data: StoredArrays, batch_size: int, seed: int, device: torch.device | str) -> tuple[float, float]:
     """1 / standard deviation of latents sampled over all images, and the PSNR in dB of their reconstructions."""
     tokenizer = Tokenizer(vae, scale=1.0)
     count = data.shape("images")[0]

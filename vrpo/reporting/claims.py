@@ -6,7 +6,6 @@ interval is Student's t interval of the paired differences (of their logarithms,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from vrpo.reporting.results import interval, main_sampler
+from vrpo.reporting.speedup import speedup
 
 PAIRS = (("repa", "none"), ("vrpo", "none"), ("vrpo", "repa"))
 ONE_SEED = "one seed is no verdict"
@@ -35,33 +35,6 @@ CLAIMS = (
     Claim("FID better than REPA's", "gain", 1.8, "up to 1.8"),
     Claim("training faster than REPA's", "speedup", 2.3, "2.3x"),
 )
-
-
-def steps_to_reach(steps: Sequence[float], fids: Sequence[float], target: float) -> tuple[float | None, bool]:
-    """Where a run's FID first falls to `target`, interpolated linearly between milestones.
-
-    Returns:
-        The step, or None when it never does; and whether it is only an upper bound, because the first milestone is already there.
-    """
-    if fids[0] <= target:
-        return float(steps[0]), True
-    for i in range(1, len(steps)):
-        if fids[i] <= target:
-            return float(steps[i - 1] + (steps[i] - steps[i - 1]) * (fids[i - 1] - target) / (fids[i - 1] - fids[i])), False
-    return None, False
-
-
-def speedup(steps: Sequence[float], fids: Sequence[float], base_fids: Sequence[float]) -> tuple[float, bool]:
-    """How many times fewer steps a run needs than its base for the same FID, and whether it may be more than that.
-
-    It is the base's last step over the step at which the run reaches the base's last FID. A run that never does is slower:
-    then it is the step at which the base reached the run's last FID over the run's last step, at most 1.
-    """
-    reached, bound = steps_to_reach(steps, fids, base_fids[-1])
-    if reached is not None:
-        return steps[-1] / reached, bound
-    slower, _ = steps_to_reach(steps, base_fids, fids[-1])
-    return (slower or steps[-1]) / steps[-1], False
 
 
 def gains(metrics: pd.DataFrame) -> pd.DataFrame:

@@ -2,6 +2,8 @@
 
 `collected/metrics.csv`    a row for each evaluation: run, seed, step, sampler, scores, and the hashes that trace each number to its files
 `collected/training.csv`   the histories of all runs, one below the other
+`collected/diagnostics.csv`  what the alignments logged by noise level; of long trainings, means over stretches of steps
+`collected/speed.csv`      a row for each training: its images/s in the median, and its seconds in all; by the clock, so never the same twice
 `collected/representation.csv`  probe accuracy and CKNNA of hidden tokens: a row for each run, noise level, block and quantity; without rows if not measured
 `collected/samples.npz`    the first images of each run, all from the same noise, and real images of the same classes
 `collected/protocol.json`  how the scores were taken, and with which versions
@@ -19,13 +21,14 @@ import pandas as pd
 
 from vrpo.config.experiment import ExperimentConfig
 from vrpo.config.options import CHECKPOINT_PROCESS
-from vrpo.data.arrays import Arrays
+from vrpo.data.shards import open_arrays
 from vrpo.errors import UserError
 from vrpo.files import atomic_output, sha256, write_text
 from vrpo.reporting.results import OFFICIAL
 
 REPRESENTATION_COLUMNS = ["run", "model", "process", "alignment", "kind", "seed", "step", "noise_level", "block", "quantity", "value"]
 FAMILIES = {"dit": "DiT", "sit": "SiT", "repa": "REPA"}
+STRETCHES = 50  # rows of a noise level that are kept of a training's diagnostics
 HASHES = ("milestone_sha256", "samples_sha256", "reference_sha256", "network_sha256")
 
 
@@ -39,8 +42,13 @@ def collect(config: ExperimentConfig, output_folder: Path) -> None:
     records = {key: _read_record(config.folder, *key) for key in config.evaluations()}
     metrics = pd.DataFrame([_metrics_row(config.folder, key, names[key[0]], record) for key, record in records.items()])
     _write_csv(metrics, output_folder / "metrics.csv")
-    histories = [_history(config, run, seed, names[run]) for run in config.runs for seed in config.seeds_of(run)]
+    trainings = [(run, seed) for run in config.runs for seed in config.seeds_of(run)]
+    histories = [_history(config, run, seed, names[run]) for run, seed in trainings]
     _write_csv(pd.concat(histories, ignore_index=True), output_folder / "training.csv")
+    by_noise_level = [_diagnostics(config, run, seed, names[run]) for run, seed in trainings]
+    logged = [rows for rows in by_noise_level if len(rows)] or by_noise_level[:1]
+    _write_csv(pd.concat(logged, ignore_index=True), output_folder / "diagnostics.csv", "%.6g")
+    _write_csv(pd.DataFrame([_speed(config, run, seed, names[run]) for run, seed in trainings]), output_folder / "speed.csv")
     measured = [row for key in config.represented() for row in _representation_rows(config.folder, key, names[key[0]])]
     _write_csv(pd.DataFrame(measured, columns=REPRESENTATION_COLUMNS), output_folder / "representation.csv")
     with atomic_output(output_folder / "samples.npz") as partial, open(partial, "wb") as file:
@@ -109,28 +117,55 @@ def _representation_rows(folder: Path, key: tuple[str, int, int], names: dict[st
 
 
 def _history(config: ExperimentConfig, run: str, seed: int, names: dict[str, str]) -> pd.DataFrame:
-    path = config.folder / f"runs/{run}/seed{seed}/train.csv"
-    try:
-        history = pd.read_csv(path, dtype=str)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: the training history is missing or empty; train the run again") from error
+    history = _log(config, run, seed, "train.csv", {"step": int}, dtype=str)
     history = history.rename(columns={"alignment": "alignment_loss"})  # the name `alignment` says which alignment a run has
-    history = history[history["step"].astype(int) <= config.milestones_of(run)[-1]]
+    return _named(history, names, seed)
+
+
+def _diagnostics(config: ExperimentConfig, run: str, seed: int, names: dict[str, str]) -> pd.DataFrame:
+    return _named(over_stretches(_log(config, run, seed, "diagnostics.csv", {"step": int, "noise_level": float})), names, seed)
+
+
+def over_stretches(logged: pd.DataFrame, stretches: int = STRETCHES) -> pd.DataFrame:
+    """Rows by step and noise level with `stretches` steps at most: means over as many stretches of steps, each named by its last one."""
+    steps = np.array(sorted(set(logged["step"])))
+    ends = np.array([part[-1] for part in np.array_split(steps, min(stretches, len(steps)))]) if len(steps) else steps
+    named = logged.assign(step=ends[np.searchsorted(ends, logged["step"])] if len(steps) else logged["step"])
+    return named.groupby(["step", "noise_level"], sort=True).mean().reset_index()
+
+
+def _speed(config: ExperimentConfig, run: str, seed: int, names: dict[str, str]) -> dict[str, Any]:
+    logged = _log(config, run, seed, "speed.csv", {"step": int, "images_per_second": float, "seconds": float})
+    rate, seconds = logged["images_per_second"].median(), round(logged["seconds"].sum(), 2)
+    return {**names, "seed": seed, "batch_size": config.training.batch_size, "images_per_second": rate, "seconds": seconds}
+
+
+def _log(config: ExperimentConfig, run: str, seed: int, name: str, columns: dict[str, type], **keywords: Any) -> pd.DataFrame:
+    """A table that a training wrote, up to the run's last milestone; without rows where the training logged nothing into it."""
+    path = config.folder / f"runs/{run}/seed{seed}/{name}"
+    try:
+        log = pd.read_csv(path, **keywords) if path.stat().st_size else pd.DataFrame(columns=list(columns))
+        return log[log["step"].astype(int) <= config.milestones_of(run)[-1]].astype(columns if not keywords else {}).copy()
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path}: the log of this training is missing or damaged ({error}); train the run again") from error
+
+
+def _named(log: pd.DataFrame, names: dict[str, str], seed: int) -> pd.DataFrame:
     for position, (name, value) in enumerate({**names, "seed": seed}.items()):
-        history.insert(position, name, value)
-    return history
+        log.insert(position, name, value)
+    return log
 
 
 def _grid(config: ExperimentConfig) -> dict[str, np.ndarray]:
     """The grid's arrays: `images` [R,K,H,W,3] uint8 and `labels` [R,K] of R shown runs, `real` [K,H,W,3] of the labels of the first."""
     count, images, labels = config.report.grid_images, [], []
     for run, seed, step, sampler in config.shown():
-        samples = Arrays(config.folder / f"samples/{run}/seed{seed}/step{step:07d}/{sampler}.h5")
-        images.append(np.array(samples["images"][:count]))
-        labels.append(np.array(samples["labels"][:count]))
+        samples = open_arrays(config.folder / f"samples/{run}/seed{seed}/step{step:07d}/{sampler}.h5")
+        images.append(samples.rows("images", slice(0, count)))
+        labels.append(samples.rows("labels", slice(0, count)))
     least = min(map(len, images))
-    source = Arrays(config.folder / "images.h5")
-    chosen = _of_classes(np.array(source["labels"]), labels[0][:least])
+    source = open_arrays(config.stored("images"))
+    chosen = _of_classes(source.rows("labels", slice(None)), labels[0][:least])
     runs, seeds, steps, samplers = zip(*config.shown(), strict=True)
     return {
         "runs": np.array(runs),
@@ -139,7 +174,7 @@ def _grid(config: ExperimentConfig) -> dict[str, np.ndarray]:
         "samplers": np.array(samplers),
         "images": np.stack([row[:least] for row in images]),
         "labels": np.stack([row[:least] for row in labels]),
-        "real": np.stack([np.array(source["images"][index]) for index in chosen]),
+        "real": source.rows("images", np.array(chosen)),
     }
 
 
@@ -148,7 +183,7 @@ def _of_classes(labels: np.ndarray, wanted: np.ndarray) -> list[int]:
     places = {label: np.flatnonzero(labels == label) for label in set(wanted.tolist())}
     missing = [label for label, found in places.items() if not len(found)]
     if missing:
-        raise UserError(f"images.h5: holds no image of class {missing[0]}, which was sampled; set data.num_classes to the number of its classes")
+        raise UserError(f"images: none is of class {missing[0]}, which was sampled; set data.num_classes to the number of its classes")
     return [int(places[label][np.sum(wanted[:column] == label) % len(places[label])]) for column, label in enumerate(wanted.tolist())]
 
 
@@ -166,5 +201,5 @@ def _protocols(records: dict[tuple[str, int, int, str], dict[str, Any]]) -> dict
     return {"samplers": samplers, "warnings": sorted(warnings), "versions": {name: sorted(found) for name, found in versions.items()}}
 
 
-def _write_csv(frame: pd.DataFrame, path: Path) -> None:
-    write_text(path, frame.to_csv(index=False, lineterminator="\n"))
+def _write_csv(frame: pd.DataFrame, path: Path, float_format: str | None = None) -> None:
+    write_text(path, frame.to_csv(index=False, lineterminator="\n", float_format=float_format))

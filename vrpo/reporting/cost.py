@@ -1,8 +1,6 @@
 """What an experiment costs in GPU hours and disk, from the FLOPs of its networks and the bytes of its files.
 
-A multiply-add counts as two FLOPs; biases, norms and activations are left out, they are bound by memory and belong to the
-utilisation. The transformer follows DiT (arXiv:2212.09748): a block of width D on N tokens takes 24 N D^2 for its four
-matrices, 4 N^2 D for attention and 12 D^2 for adaLN; a backward pass takes twice its forward pass.
+What is counted as a FLOP stands in vrpo/models/flops.py; a backward pass takes twice its forward pass.
 """
 
 from __future__ import annotations
@@ -11,10 +9,12 @@ import re
 from dataclasses import dataclass
 
 from vrpo.config.alignments import AlignmentOptions, IREPAOptions
-from vrpo.config.experiment import ExperimentConfig, ModelOptions, RunConfig
+from vrpo.config.experiment import ExperimentConfig
 from vrpo.config.options import EncoderOptions
+from vrpo.config.resolved import ModelOptions, RunConfig
 from vrpo.config.scoring import SamplerOptions
 from vrpo.errors import UserError
+from vrpo.models.flops import projector_flops, transformer_flops, vit_flops
 
 IMAGENET_IMAGES = 1_281_167
 DIGITS = 1_797
@@ -67,33 +67,25 @@ def encoder_tokens(encoder: EncoderOptions) -> tuple[int, int, int]:
     return (encoder.image_size // patch) ** 2, width, depth
 
 
-def vit_flops(tokens: int, width: int, depth: int) -> float:
-    """One forward pass of a ViT's blocks."""
-    return depth * (24 * tokens * width**2 + 4 * tokens**2 * width)
-
-
-def transformer_flops(run: RunConfig, side: int, channels: int) -> float:
+def run_flops(run: RunConfig, side: int, channels: int) -> float:
     """One forward pass of a run's SiT or DiT on one latent [channels, side, side]."""
     return network_flops(run.model, run.process.kind, side, channels)
 
 
 def network_flops(model: ModelOptions, process: str, side: int, channels: int) -> float:
-    """As `transformer_flops`, of a network without a run."""
-    tokens = (side // model.patch_size) ** 2
-    patch = model.patch_size**2 * channels
-    out = 2 * patch if process == "ddpm" else patch
-    ends = 2 * tokens * model.width * (patch + out) + 2 * model.width * (256 + model.width) + 4 * model.width**2
-    return vit_flops(tokens, model.width, model.depth) + model.depth * 12 * model.width**2 + ends
+    """As `run_flops`, of a network without a run."""
+    size = {"depth": model.depth, "width": model.width, "patch_size": model.patch_size}
+    return transformer_flops(**size, side=side, channels=channels, out_channels=2 * channels if process == "ddpm" else channels)
 
 
-def projector_flops(run: RunConfig, tokens: int, widths: list[int]) -> float:
+def projectors_flops(run: RunConfig, tokens: int, widths: list[int]) -> float:
     """One forward pass of the alignment's projectors, one for each encoder."""
     if not isinstance(run.alignment, AlignmentOptions):
         return 0.0
     if isinstance(run.alignment, IREPAOptions):
         return sum(2 * tokens * run.model.width * width * run.alignment.kernel_size**2 for width in widths)
-    hidden = run.alignment.projector_width
-    return sum(2 * tokens * (run.model.width * hidden + hidden**2 + hidden * width) for width in widths)
+    sizes = {"tokens": tokens, "width_in": run.model.width, "width_hidden": run.alignment.projector_width}
+    return sum(projector_flops(**sizes, width_out=width) for width in widths)
 
 
 def training_flops(run: RunConfig, config: ExperimentConfig) -> float:
@@ -101,7 +93,7 @@ def training_flops(run: RunConfig, config: ExperimentConfig) -> float:
     side = latent_side(config)
     widths = [encoder_tokens(config.encoders[name])[1] for name in getattr(run.alignment, "encoders", [])]
     tokens = (side // run.model.patch_size) ** 2
-    return 3 * (transformer_flops(run, side, config.tokenizer.latent_channels) + projector_flops(run, tokens, widths))
+    return 3 * (run_flops(run, side, config.tokenizer.latent_channels) + projectors_flops(run, tokens, widths))
 
 
 def parameters(run: RunConfig, side: int, channels: int) -> int:
@@ -134,8 +126,8 @@ def costs(config: ExperimentConfig, machine: Machine | None = None, images: int 
     rows.append(_row("latents", ENCODE_FLOPS * pixels * count, latent_bytes * count, machine.inference, machine))
     for name, encoder in config.encoders.items():
         tokens, width, depth = encoder_tokens(encoder)
-        token_bytes = width + 2 if encoder.storage == "int8" else 2 * width
-        stored = tokens * token_bytes * (1 + 2 * len(encoder.attention))  # queries and keys are as wide as tokens
+        token_bytes = 2 * width if encoder.storage == "float16" else width + 2
+        stored = 0 if encoder.features == "online" else tokens * token_bytes * (1 + 2 * len(encoder.attention))  # queries and keys are as wide as tokens
         rows.append(_row(f"features of {name}", vit_flops(tokens, width, depth) * count, stored * count, machine.inference, machine))
     groups: dict[str, list[tuple[str, int]]] = {}
     for run in config.runs:

@@ -1,4 +1,4 @@
-"""The report's figures, each from collected results alone: `fid`, `losses`, `rewards`, `samples`, `representation`."""
+"""The report's figures, each from collected results alone: `fid`, `losses`, `rewards`, `samples`, `representation`, `diagnostics`."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib
-import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from vrpo.config.options import ReportOptions
 from vrpo.errors import UserError
 from vrpo.reporting import style
+from vrpo.reporting.curves import curves, say_seeds
+from vrpo.reporting.diagnostics import diagnostics
 from vrpo.reporting.representation import representation
 from vrpo.reporting.results import main_sampler, over_seeds, read_metrics, read_samples, read_training
 
@@ -39,12 +39,12 @@ def fid(options: ReportOptions, collected: Path) -> tuple[Figure, pd.DataFrame]:
     data = over_seeds(main_sampler(read_metrics(collected)), ["model", "process", "run", "label", "step"], "fid")
     models = list(dict.fromkeys(data["model"]))
     figure, axes = style.panels(len(models), columns=3 if len(models) > 4 else 2)
-    _say_seeds(figure, data)
+    say_seeds(figure, data)
     for axis, model in zip(axes, models, strict=True):
         rows = data[data["model"] == model]
         axis.set(title=model, ylabel=_fid_label(options))
         style.value_axis(axis, rows["least"].min(), rows["greatest"].max())
-        _curves(axis, rows, marker="o")
+        curves(axis, rows, marker="o")
     return figure, data
 
 
@@ -62,12 +62,12 @@ def rewards(options: ReportOptions, collected: Path) -> tuple[Figure, pd.DataFra
         return style.nothing("no run of this experiment has rewards"), data
     names = [name for name in REWARDS.values() if name in set(data["quantity"])]
     figure, axes = style.panels(len(names), columns=3, height=2.1)
-    _say_seeds(figure, data)
+    say_seeds(figure, data)
     for axis, name in zip(axes, names, strict=True):
         rows = data[data["quantity"] == name].copy()
         rows["label"] = rows["model"] if rows["run"].nunique() == rows["model"].nunique() else rows["run"]
         axis.set(title=f"{name} reward")
-        _curves(axis, rows, colour=style.COLOURS["VRPO"])
+        curves(axis, rows, colour=style.COLOURS["VRPO"])
     return figure, data
 
 
@@ -105,6 +105,7 @@ FIGURES: dict[str, Callable[[ReportOptions, Path], tuple[Figure, pd.DataFrame]]]
     "rewards": rewards,
     "samples": samples,
     "representation": representation,
+    "diagnostics": diagnostics,
 }
 
 
@@ -122,7 +123,7 @@ def _histories(data: pd.DataFrame, quantities: dict[str, str]) -> tuple[Figure, 
     places = [(name, model) for name in names for model in models] if beside else [(name, model) for model in models for name in names]
     columns = len(models) if beside else len(names)
     figure, axes = style.panels(len(places), columns=columns, height=2.0 if beside else 1.6, sharex="col")
-    _say_seeds(figure, data)
+    say_seeds(figure, data)
     for index, (axis, (name, model)) in enumerate(zip(axes, places, strict=True)):
         rows = data[(data["model"] == model) & (data["quantity"] == name)]
         first_row, first_column = index < columns, index % columns == 0
@@ -132,34 +133,12 @@ def _histories(data: pd.DataFrame, quantities: dict[str, str]) -> tuple[Figure, 
             axis.set_axis_off()
             continue
         style.value_axis(axis, rows["least"].min(), rows["greatest"].max())
-        _curves(axis, rows)
+        curves(axis, rows)
         if index < len(places) - columns:
             axis.set_xlabel("")
     return figure, data
 
 
-def _curves(axis: Axes, rows: pd.DataFrame, marker: str | None = None, colour: str | None = None) -> None:
-    """A line for each run with its name at its end, and a band over seeds."""
-    tints = style.colours(rows["label"])
-    ends = []
-    for _, line in rows.groupby("run", sort=False):
-        label, process = line["label"].iloc[0], line["process"].iloc[0]
-        tint = colour or tints[label]
-        axis.plot(line["step"], line["mean"], color=tint, linestyle=style.LINES.get(process, "-"), marker=marker)
-        axis.fill_between(line["step"], line["least"], line["greatest"], color=tint, alpha=0.18, linewidth=0)
-        ends.append((line["step"].iloc[-1], line["mean"].iloc[-1], label, tint))
-    style.step_axis(axis, rows["step"].min(), rows["step"].max())
-    style.label_ends(axis, ends)
-
-
 def _fid_label(options: ReportOptions) -> str:
     space = options.metric_space.split(":")[0].split(",")[0].strip()
     return f"FID ({space})" if space else "FID"
-
-
-def _say_seeds(figure: Figure, data: pd.DataFrame) -> None:
-    counts = sorted(set(np.asarray(data["seeds"], dtype=int).tolist()))
-    if counts:
-        many = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-        text = "one seed" if counts == [1] else f"mean of {many} seeds; bands: from the least to the greatest"
-        style.note(figure, text)

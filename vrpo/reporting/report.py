@@ -15,8 +15,9 @@ from vrpo.errors import UserError
 from vrpo.files import write_text
 from vrpo.reporting import claims
 from vrpo.reporting.figures import FIGURES
+from vrpo.reporting.formatting import Table
 from vrpo.reporting.results import read_metrics, read_protocol
-from vrpo.reporting.tables import TABLES, Table
+from vrpo.reporting.tables import TABLES
 
 CAPTIONS = {
     "fid": "FID against training steps; lower is better. Each point is a milestone whose averaged weights were sampled and scored.",
@@ -24,6 +25,7 @@ CAPTIONS = {
     "rewards": "VRPO's raw rewards over training; the method uses them standardised at their noise level.",
     "samples": "Every run at its last milestone, all from the same noise and the same labels (above); the last row holds real images of the same classes.",
     "representation": "Hidden tokens at the last milestone, over the blocks: accuracy of a linear probe, and CKNNA with encoder tokens. Higher is better.",
+    "diagnostics": "VRPO and REPA during training: rewards, weight and advantage by noise level, agreement of the alignment's and the denoising's gradient.",
     "comparison": "All scores at the last milestone.",
     "convergence": "FID on the way.",
     "gains": "Differences between alignments, paired by seed.",

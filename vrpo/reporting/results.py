@@ -35,6 +35,16 @@ def read_representation(collected: Path) -> pd.DataFrame:
     return _labelled(_read_csv(collected / "representation.csv", ["run", "model", "alignment", "kind", "seed", "noise_level", "block", "quantity", "value"]))
 
 
+def read_diagnostics(collected: Path) -> pd.DataFrame:
+    """`diagnostics.csv` with a column `label`, as `read_metrics`."""
+    return _labelled(_read_csv(collected / "diagnostics.csv", ["run", "model", "alignment", "kind", "seed", "step", "noise_level"]))
+
+
+def read_speed(collected: Path) -> pd.DataFrame:
+    """`speed.csv` with a column `label`, as `read_metrics`."""
+    return _labelled(_read_csv(collected / "speed.csv", ["run", "model", "alignment", "kind", "seed", "batch_size", "images_per_second", "seconds"]))
+
+
 def read_samples(collected: Path) -> dict[str, np.ndarray]:
     """The arrays of `samples.npz`."""
     path = collected / "samples.npz"

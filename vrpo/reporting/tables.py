@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +10,8 @@ import pandas as pd
 
 from vrpo.config.options import ReportOptions
 from vrpo.errors import UserError
-from vrpo.files import write_text
 from vrpo.reporting import claims
+from vrpo.reporting.formatting import Table, cell, interval_text, space_text, steps_text, times_text, write_table
 from vrpo.reporting.results import last_milestone, main_sampler, read_metrics
 
 SCORES = {
@@ -26,15 +25,6 @@ SCORES = {
 OURS = "this pipeline"
 
 
-@dataclass(frozen=True)
-class Table:
-    """Numbers for programs, and the same as text for people."""
-
-    data: pd.DataFrame
-    shown: pd.DataFrame  # strings; **bold** marks the best
-    note: str
-
-
 def write(name: str, options: ReportOptions, collected: Path, output: Path) -> None:
     """Write the table `name` as `output` with the endings .csv, .md and .tex.
 
@@ -43,10 +33,7 @@ def write(name: str, options: ReportOptions, collected: Path, output: Path) -> N
     """
     if name not in TABLES:
         raise UserError(f"table `{name}`: there is none; known: {', '.join(TABLES)}")
-    table = TABLES[name](options, read_metrics(collected))
-    write_text(output.with_suffix(".csv"), table.data.to_csv(index=False, lineterminator="\n"))
-    write_text(output.with_suffix(".md"), markdown(table))
-    write_text(output.with_suffix(".tex"), latex(table))
+    write_table(TABLES[name](options, read_metrics(collected)), output)
 
 
 def comparison(options: ReportOptions, metrics: pd.DataFrame) -> Table:
@@ -64,18 +51,18 @@ def comparison(options: ReportOptions, metrics: pd.DataFrame) -> Table:
         models = list(dict.fromkeys(data["model"]))
         data = pd.concat([data, _published(options.published, set(models))], ignore_index=True)
         data = data.sort_values("model", key=lambda column: column.map(models.index), kind="stable", ignore_index=True)
-    shown = pd.DataFrame({"model": data["model"], "alignment": data["label"], "steps": data["step"].map(_steps), "sampler": data["sampler"]})
+    shown = pd.DataFrame({"model": data["model"], "alignment": data["label"], "steps": data["step"].map(steps_text), "sampler": data["sampler"]})
     groups = [data["model"], data["sampler"], data["source"]]
     for name in scores:
         title, digits, better = SCORES[name]
         values = better * data[name].where(data["source"].eq(OURS))
         best = values.eq(values.groupby(groups).transform("max")) & values.ne(values.groupby(groups).transform("min"))
-        shown[title] = [_cell(mean, std, digits, bold) for mean, std, bold in zip(data[name], data[f"{name}_std"], best, strict=True)]
+        shown[title] = [cell(mean, std, digits, bold) for mean, std, bold in zip(data[name], data[f"{name}_std"], best, strict=True)]
     shown["seeds"] = data["seeds"].map(lambda value: "" if pd.isna(value) else f"{int(value)}")
     if options.published:
         shown["source"] = data["source"]
     several = data["seeds"].max() > 1
-    return Table(data, shown, f"{_space(options)} {'Mean ± standard deviation over seeds. ' if several else ''}Bold: best of its model and sampler.")
+    return Table(data, shown, f"{space_text(options)} {'Mean ± standard deviation over seeds. ' if several else ''}Bold: best of its model and sampler.")
 
 
 def convergence(options: ReportOptions, metrics: pd.DataFrame) -> Table:
@@ -87,8 +74,8 @@ def convergence(options: ReportOptions, metrics: pd.DataFrame) -> Table:
     best = wide.groupby(level="model", sort=False).transform("min")
     shown = pd.DataFrame({"model": wide.index.get_level_values("model"), "alignment": wide.index.get_level_values("label")})
     for step in wide.columns:
-        shown[_steps(step)] = [_cell(value, None, 2, value == least) for value, least in zip(wide[step], best[step], strict=True)]
-    return Table(data, shown, f"FID at training steps, mean over seeds. {_space(options)} Bold: best of its model.")
+        shown[steps_text(step)] = [cell(value, None, 2, value == least) for value, least in zip(wide[step], best[step], strict=True)]
+    return Table(data, shown, f"FID at training steps, mean over seeds. {space_text(options)} Bold: best of its model.")
 
 
 def gains(options: ReportOptions, metrics: pd.DataFrame) -> Table:
@@ -98,14 +85,14 @@ def gains(options: ReportOptions, metrics: pd.DataFrame) -> Table:
         {
             "model": data["model"],
             "compared": [f"{row['label']} against {row['base_label']}" for _, row in data.iterrows()],
-            "steps": data["step"].map(_steps),
-            "FID gained": [_interval(row["gain"], row["gain_low"], row["gain_high"], "+.2f") for _, row in data.iterrows()],
-            "faster by": [_times(row["speedup"], row["speedup_low"], row["speedup_high"], row["at_least"]) for _, row in data.iterrows()],
+            "steps": data["step"].map(steps_text),
+            "FID gained": [interval_text(row["gain"], row["gain_low"], row["gain_high"], "+.2f") for _, row in data.iterrows()],
+            "faster by": [times_text(row["speedup"], row["speedup_low"], row["speedup_high"], row["at_least"]) for _, row in data.iterrows()],
             "seeds": data["seeds"],
         }
     )
     note = "Differences are taken seed by seed; in brackets 95% t intervals over seeds. Faster: the second's steps over those that the first needs for its FID."
-    return Table(data, shown, f"{note} {_space(options)}")
+    return Table(data, shown, f"{note} {space_text(options)}")
 
 
 def claimed(options: ReportOptions, metrics: pd.DataFrame) -> Table:
@@ -115,9 +102,9 @@ def claimed(options: ReportOptions, metrics: pd.DataFrame) -> Table:
     observed = [
         claims.NOT_RUN
         if not row["seeds"]
-        else _interval(row["observed"], row["low"], row["high"], "+.2f")
+        else interval_text(row["observed"], row["low"], row["high"], "+.2f")
         if quantities[row["claim"]] == "gain"
-        else _times(row["observed"], row["low"], row["high"], row["at_least"])
+        else times_text(row["observed"], row["low"], row["high"], row["at_least"])
         for _, row in data.iterrows()
     ]
     shown = pd.DataFrame({"claim": data["claim"], "claimed": data["claimed"], "model": data["model"], "observed here": observed, "seeds": data["seeds"]})
@@ -125,28 +112,10 @@ def claimed(options: ReportOptions, metrics: pd.DataFrame) -> Table:
     shown["finding here"] = data["finding"]
     source = f"Claims: {claims.SOURCE}, on ImageNet-256. In brackets 95% t intervals over seeds, paired."
     rule = "Reproduced: the interval shows an improvement and reaches the claim."
-    return Table(data, shown, f"{source} {rule} {_space(options)}")
+    return Table(data, shown, f"{source} {rule} {space_text(options)}")
 
 
 TABLES: dict[str, Callable[[ReportOptions, pd.DataFrame], Table]] = {"comparison": comparison, "convergence": convergence, "gains": gains, "claims": claimed}
-
-
-def markdown(table: Table) -> str:
-    """A Markdown table with its note below."""
-    columns = list(table.shown.columns)
-    numeric = [_is_numeric(table.shown[column]) for column in columns]
-    lines = [f"| {' | '.join(columns)} |", f"|{'|'.join('---:' if right else '---' for right in numeric)}|"]
-    lines += [f"| {' | '.join(map(str, row))} |" for row in table.shown.itertuples(index=False)]
-    return "\n".join([*lines, "", table.note.strip(), ""])
-
-
-def latex(table: Table) -> str:
-    """A LaTeX tabular with booktabs' rules; the note is a comment."""
-    columns = list(table.shown.columns)
-    align = "".join("r" if _is_numeric(table.shown[column]) else "l" for column in columns)
-    body = [" & ".join(_tex(str(cell)) for cell in row) + r" \\" for row in table.shown.itertuples(index=False)]
-    rules = [r"\toprule", " & ".join(map(_tex, columns)) + r" \\", r"\midrule", *body, r"\bottomrule"]
-    return "\n".join([f"% {table.note.strip()}", rf"\begin{{tabular}}{{{align}}}", *rules, r"\end{tabular}", ""])
 
 
 def _published(path: str, models: set[str]) -> pd.DataFrame:
@@ -157,49 +126,3 @@ def _published(path: str, models: set[str]) -> pd.DataFrame:
     rows = rows[rows["model"].isin(models)].rename(columns={"method": "label", "iterations": "step"})
     rows["sampler"] = rows["cfg"].map({"none": "without guidance", "guided": "with guidance"}).fillna("guidance " + rows["cfg"].astype(str))
     return rows.reindex(columns=["model", "label", "step", "sampler", *SCORES, *(f"{name}_std" for name in SCORES), "source"])
-
-
-def _cell(mean: float, std: float | None, digits: int, bold: bool) -> str:
-    if pd.isna(mean):
-        return ""
-    text = f"{mean:.{digits}f}" + (f" ± {std:.{digits}f}" if std is not None and not pd.isna(std) else "")
-    return f"**{text}**" if bold else text
-
-
-def _interval(mean: float, low: float, high: float, form: str) -> str:
-    return f"{mean:{form}}" if pd.isna(low) else f"{mean:{form}} [{low:{form}}, {high:{form}}]"
-
-
-def _times(mean: float, low: float, high: float, at_least: bool) -> str:
-    text = f"{mean:.2f}x" if pd.isna(low) else f"{mean:.2f}x [{low:.2f}, {high:.2f}]"
-    return f"≥ {text}" if at_least else text
-
-
-def _steps(step: float) -> str:
-    return "" if pd.isna(step) else f"{int(step):,}"
-
-
-def _space(options: ReportOptions) -> str:
-    return f"Scores: {options.metric_space}." if options.metric_space else ""
-
-
-def _is_numeric(column: pd.Series) -> bool:
-    texts = [str(text).strip("*≥ ") for text in column if str(text).strip()]
-    return bool(texts) and all(text[0] in "+-0123456789" for text in texts)
-
-
-def _tex(text: str) -> str:
-    bold = text.startswith("**") and text.endswith("**")
-    text = text.strip("*") if bold else text
-    for plain, escaped in (
-        ("\\", r"\textbackslash{}"),
-        ("&", r"\&"),
-        ("%", r"\%"),
-        ("_", r"\_"),
-        ("#", r"\#"),
-        ("±", r"$\pm$"),
-        ("≥", r"$\geq$"),
-        ("<=", r"$\leq$"),
-    ):
-        text = text.replace(plain, escaped)
-    return rf"\textbf{{{text}}}" if bold else text

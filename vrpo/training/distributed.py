@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,7 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, distributed
 
-from vrpo.errors import UserError
+from vrpo.errors import InterruptionError, UserError
+
+PATIENCE = datetime.timedelta(hours=12)  # for what one rank does while the others wait, as checking data for the first time
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,8 @@ class Ranks:
     rank: int
     world: int
     device: torch.device
+    control: distributed.ProcessGroup | None = None
+    """A group over the CPU (gloo), for agreements that must not wait for a GPU's queue."""
 
     @property
     def is_main(self) -> bool:
@@ -32,16 +37,18 @@ class Ranks:
             distributed.all_reduce(tensor)
         return tensor
 
-    def any(self, flag: bool) -> bool:
-        """Whether `flag` is set on any rank."""
+    def any(self, *flags: bool) -> list[bool]:
+        """For each of `flags`, whether it is set on any rank."""
         if self.world == 1:
-            return flag
-        return bool(self.all_reduce(torch.tensor(float(flag), device=self.device)).item())
+            return list(flags)
+        counts = torch.tensor(flags, dtype=torch.int64)
+        distributed.all_reduce(counts, group=self.control)
+        return [bool(count) for count in counts]
 
     def barrier(self) -> None:
         """Wait for all ranks."""
         if self.world > 1:
-            distributed.barrier()
+            distributed.barrier(group=self.control)
 
 
 def choose_device(name: str, local_rank: int = 0) -> torch.device:
@@ -69,6 +76,17 @@ def joined_ranks(device: str) -> Iterator[Ranks]:
         return
     distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
     try:
-        yield Ranks(distributed.get_rank(), world, chosen)
+        yield Ranks(distributed.get_rank(), world, chosen, distributed.new_group(backend="gloo", timeout=PATIENCE))
+    except RuntimeError as error:
+        if not _is_lost_rank(error):
+            raise
+        reason = " ".join(str(error).split())[:200]
+        raise InterruptionError(f"ended because another rank is gone ({reason}); that one's message says why, the same command goes on") from error
     finally:
         distributed.destroy_process_group()
+
+
+def _is_lost_rank(error: RuntimeError) -> bool:
+    """Whether a collective failed because a rank at the other end of it ended."""
+    text = str(error).lower()
+    return isinstance(error, distributed.DistError) or any(word in text for word in ("gloo", "nccl", "connection closed", "connection reset"))

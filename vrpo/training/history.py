@@ -1,45 +1,72 @@
-"""`train.csv` and `speed.csv`: what happened in a training, row by row."""
+"""`train.csv`, `diagnostics.csv` and `speed.csv`: what happened in a training, row by row."""
 
 from __future__ import annotations
 
 import csv
 import io
+import math
 import time
 from pathlib import Path
 
 from vrpo.files import write_text
 
+Rows = list[dict[str, str]]
+TABLES = ("train", "diagnostics")
+
 
 class History:
-    """The two tables of a run.
+    """The tables of a run.
 
-    train.csv holds what is a function of (config, seed, step): its rows are part of the training state, and a resume
-    writes them anew, so that every repetition ends in the same bytes. speed.csv holds wall-clock rates, which never are
+    train.csv (losses and rewards) and diagnostics.csv (the same by noise level) hold what is a function of (config, seed, step): their rows are part of
+    the training state, and a resume writes them anew, so that every repetition ends in the same bytes. speed.csv holds wall-clock rates, which never are
     the same; rows are only ever added to it.
     """
 
-    def __init__(self, run_folder: Path, batch_size: int, step: int, rows: list[dict[str, str]]) -> None:
-        """Go on from `step`, whose state held `rows`."""
-        self.train, self.speed = run_folder / "train.csv", run_folder / "speed.csv"
-        self.batch_size, self.step, self.time, self.rows = batch_size, step, time.monotonic(), rows
-        write_text(self.train, _text(rows))
+    def __init__(self, run_folder: Path, batch_size: int, step: int, tables: dict[str, Rows]) -> None:
+        """Go on from `step`, whose state held `tables`, a list of rows for each of `TABLES`."""
+        self.folder, self.speed = run_folder, run_folder / "speed.csv"
+        self.batch_size, self.step, self.time, self.tables = batch_size, step, time.monotonic(), tables
+        for name, rows in tables.items():
+            write_text(run_folder / f"{name}.csv", _text(rows))
 
-    def append(self, step: int, metrics: dict[str, float]) -> float:
-        """Add the rows of `step`; returns the rate since the last ones, in images/s."""
+    def append(self, step: int, metrics: dict[str, float], by_noise_level: dict[str, list[float]]) -> float:
+        """Add the rows of `step`; returns the rate since the last ones, in images/s.
+
+        Args:
+            step: optimiser steps done.
+            metrics: means over the steps since the last rows.
+            by_noise_level: quantities in equal bins over the noise level; NaN where a bin had no rollout.
+        """
         now = time.monotonic()
         seconds = now - self.time
         rate = (step - self.step) * self.batch_size / max(seconds, 1e-9)
-        self.rows.append({"step": str(step), **{name: f"{value:.8g}" for name, value in metrics.items()}})
-        with open(self.train, "a", encoding="utf-8") as file:
-            file.write(_text(self.rows[-1:], header=len(self.rows) == 1))
+        self._add("train", [{"step": str(step), **{name: f"{value:.8g}" for name, value in metrics.items()}}])
+        self._add("diagnostics", _rows_by_noise_level(step, by_noise_level))
         speed = {"step": str(step), "images_per_second": f"{rate:.1f}", "seconds": f"{seconds:.2f}"}
         with open(self.speed, "a", encoding="utf-8") as file:
             file.write(_text([speed], header=file.tell() == 0))
         self.step, self.time = step, now
         return rate
 
+    def _add(self, name: str, rows: Rows) -> None:
+        header = not self.tables[name]
+        self.tables[name] += rows
+        with open(self.folder / f"{name}.csv", "a", encoding="utf-8") as file:
+            file.write(_text(rows, header))
 
-def _text(rows: list[dict[str, str]], header: bool = True) -> str:
+
+def _rows_by_noise_level(step: int, quantities: dict[str, list[float]]) -> Rows:
+    """A row for each bin in which there was anything, with the noise level at its middle."""
+    rows = []
+    bins = max(map(len, quantities.values()), default=0)
+    for index in range(bins):
+        values = {name: "" if math.isnan(means[index]) else f"{means[index]:.8g}" for name, means in quantities.items()}
+        if any(values.values()):
+            rows.append({"step": str(step), "noise_level": f"{(index + 0.5) / bins:.8g}", **values})
+    return rows
+
+
+def _text(rows: Rows, header: bool = True) -> str:
     if not rows:
         return ""
     buffer = io.StringIO()

@@ -37,8 +37,7 @@ class Interrupt:
         now = time.monotonic()
         if self.reason is None and self.deadline is not None and now > self.deadline:
             self.reason = "the wall-time budget"
-        self.stopping = self.ranks.any(self.reason is not None)
-        due = self.ranks.any(now - self.last_save > self.save_seconds)
+        self.stopping, due = self.ranks.any(self.reason is not None, now - self.last_save > self.save_seconds)
         if due or self.stopping:
             self.last_save = now
         return due or self.stopping

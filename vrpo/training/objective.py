@@ -7,7 +7,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from vrpo.alignment.agreement import Gate
 from vrpo.alignment.base import Alignment, AlignmentBatch
+from vrpo.errors import UserError
 from vrpo.models.transformer import DiffusionTransformer
 from vrpo.processes.process import Process
 
@@ -16,8 +18,19 @@ class Objective(nn.Module):
     """A network and its alignment under one process; its parameters are what is trained and averaged."""
 
     def __init__(self, network: DiffusionTransformer, alignment: Alignment, process: Process, precision: Literal["fp32", "bf16"] = "fp32") -> None:
-        """`precision` is the autocast type of network and projectors; losses and cosines are fp32 always."""
+        """`precision` is the autocast type of network and projectors; losses and cosines are fp32 always.
+
+        Raises:
+            UserError: the alignment calls a method that a network of one's own does not have.
+        """
         super().__init__()
+        called = {"hidden": alignment.needs_old_policy, "traced": bool(alignment.attention_of) or alignment.gate() is not None}
+        for method, needed in called.items():
+            if needed and not hasattr(network, method):
+                raise UserError(
+                    f"{type(network).__name__}: has no method `{method}`, which the alignment {type(alignment).__name__} calls as its options are; "
+                    "add it as in vrpo/models/transformer.py, or choose an alignment that does without"
+                )
         self.network, self.alignment, self.process = network, alignment, process
         self.precision = precision
 
@@ -47,7 +60,8 @@ class Objective(nn.Module):
         process = self.process
         x_t = process.corrupt(x0, noise, t)
         with torch.autocast(x0.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            prediction, hidden, attention = self._predict(x_t, process.network_time(t), labels)
+            gate = self.alignment.gate() if torch.is_grad_enabled() else None
+            prediction, hidden, attention = self._predict(x_t, process.network_time(t), labels, gate)
             prediction = prediction.float()
             denoising, error = process.losses(prediction, x0, noise, x_t, t)  # (B), (B)
             batch = AlignmentBatch(
@@ -61,16 +75,17 @@ class Objective(nn.Module):
                 attention=attention,
                 encoder_attention=encoder_attention or {},
                 step=step,
+                gate=gate,
             )
             aligned = self.alignment(batch)
         loss = denoising.mean() + aligned.loss
         return loss, {"loss": loss.detach(), "denoising": denoising.detach().mean(), **aligned.metrics}
 
-    def _predict(self, x_t: Tensor, t: Tensor, labels: Tensor) -> tuple[Tensor, list[Tensor], list[tuple[Tensor, Tensor]]]:
-        """Prediction, hidden tokens, queries and keys: only an alignment that wants the last needs a network that has them."""
+    def _predict(self, x_t: Tensor, t: Tensor, labels: Tensor, gate: Gate | None) -> tuple[Tensor, list[Tensor], list[tuple[Tensor, Tensor]]]:
+        """Prediction, hidden tokens, queries and keys: only an alignment that wants a gate or the last needs a network that has them."""
         alignment = self.alignment
-        if alignment.attention_of:
-            return self.network.traced(x_t, t, labels, hidden_after=alignment.hidden_after, attention_of=alignment.attention_of)
+        if alignment.attention_of or gate is not None:
+            return self.network.traced(x_t, t, labels, hidden_after=alignment.hidden_after, attention_of=alignment.attention_of, gate=gate)
         return *self.network(x_t, t, labels, hidden_after=alignment.hidden_after), []
 
     @torch.no_grad()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import math
 from pathlib import Path
@@ -13,12 +14,14 @@ import torch
 from vrpo.alignment.registry import build_alignment
 from vrpo.data.batches import TrainingData
 from vrpo.errors import UserError
-from vrpo.files import exclusive_lock
+from vrpo.files import exclusive_lock, write_text
 from vrpo.models.backbones import build_network
 from vrpo.models.checkpoints import save_milestone
 from vrpo.models.critic import LatentCritic, load_critic
+from vrpo.models.online import open_features
 from vrpo.processes.process import build_process
 from vrpo.seeds import derive_seed
+from vrpo.training.backend import configure_backend
 from vrpo.training.distributed import Ranks, joined_ranks
 from vrpo.training.history import History
 from vrpo.training.interrupt import Interrupt
@@ -54,7 +57,7 @@ def train(
     Args:
         config: the resolved run.
         latents: latents.h5.
-        features: features/<encoder>.h5 by encoder, for the encoders of the alignment.
+        features: features/<encoder>.h5 by encoder, for the encoders of the alignment; or the .json of one whose tokens are computed from the images.
         critics: networks/critic-<encoder>.safetensors by encoder, where the alignment uses them.
         milestone: steps at which it ends.
         output: safetensors file of the averaged network and projectors.
@@ -88,15 +91,17 @@ def _train(
 ) -> None:
     options = config.training
     _check_batch(config, ranks)
-    data = TrainingData(latents, features)
+    data = _open_data(latents, features, ranks)
     objective = build_objective(config, data, critics, ranks.device)
+    backend = configure_backend(options, objective, ranks)
     trainer = Trainer(objective, data, options, seed=config.seed, ranks=ranks)
     plain = config.model_dump(mode="json")
     store = StateStore(output.parent, plain)
     if ranks.is_main:
         store.announce_other_configs()
+        store.remove_leftovers()
         store.require_space(sum(parameter.numel() for parameter in trainer.parameters))
-    state = store.load(at_most=milestone, device=ranks.device)
+    state = store.load(at_most=milestone)
     if state is not None:
         trainer.load_state_dict(state)
     log.info(
@@ -104,7 +109,10 @@ def _train(
         config.run, config.seed, trainer.step, milestone, ranks.device, options.batch_size,
         ranks.world, options.accumulation, options.batch_size // trainer.micro_batches,
     )  # fmt: skip
-    history = History(output.parent, options.batch_size, trainer.step, trainer.rows) if ranks.is_main else None
+    log.info("%s", ", ".join(f"{name} {value}" for name, value in backend.items()))
+    if ranks.is_main:
+        write_text(output.parent / "backend.json", json.dumps(backend, indent=1) + "\n")
+    history = History(output.parent, options.batch_size, trainer.step, trainer.tables) if ranks.is_main else None
     interrupt = Interrupt(ranks, save_minutes=save_minutes, max_minutes=max_minutes)
     trainer.train(milestone, store, history, interrupt, log_every=log_every, max_skipped=max_skipped)
     if ranks.is_main:
@@ -123,6 +131,18 @@ def _train(
         save_milestone(output, dict(averaged.network.named_parameters()), dict(averaged.alignment.named_parameters()), description)
 
 
+def _open_data(latents: Path, features: dict[str, Path], ranks: Ranks) -> TrainingData:
+    """The data; checked by the first rank for all, where they were not checked before."""
+
+    def opened() -> TrainingData:
+        return TrainingData(latents, {name: open_features(path, ranks.device) for name, path in features.items()})
+
+    if ranks.is_main:
+        data = opened()
+    ranks.barrier()
+    return data if ranks.is_main else opened()
+
+
 def build_objective(config: RunConfig, data: TrainingData, critics: dict[str, Path], device: torch.device) -> Objective:
     """Network, process and alignment of a run, initialised from its seed: runs that differ in alignment start from the same network."""
     process = build_process(config.process)
@@ -130,6 +150,9 @@ def build_objective(config: RunConfig, data: TrainingData, critics: dict[str, Pa
     for name in encoders:
         if name not in data.feature_shapes:
             raise UserError(f"--features: the features of encoder `{name}` are missing, the alignment of run {config.run} reads them; give {name}=FILE")
+        made_by = data.features[name].attributes.get("encoder", name)
+        if made_by != name:
+            raise UserError(f"--features {name}: {data.features[name].path} holds the tokens of encoder `{made_by}`; give those of `{name}`")
     wanted = len(getattr(config.alignment, "attention_blocks", []))
     for name in encoders:
         if wanted and data.attention_blocks[name] != wanted:

@@ -1,23 +1,34 @@
-"""Training state on disk: everything that resume needs in one file, the last two kept, a damaged one passed over."""
+"""Training state on disk: everything that resume needs in one file, the last two kept, a damaged one passed over.
+
+A state is copied to the host's memory at its step, and written by a thread while the training goes on.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import hashlib
 import json
 import logging
 import pickle
 import re
 import shutil
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from vrpo.errors import UserError
 from vrpo.files import atomic_output, require_free_space, write_text
 
 log = logging.getLogger(__name__)
 KEPT = 2
+WITHOUT_EFFECT = ("training.latents", "training.attention", "training.activation_checkpointing")
+"""Options that change speed and memory and, up to rounding, no result: a training goes on when they change."""
 
 
 class StateStore:
@@ -28,9 +39,12 @@ class StateStore:
 
     def __init__(self, run_folder: Path, config: dict[str, Any]) -> None:
         """`config`: the resolved run, as plain values."""
-        self.config = config
+        self.config = without(config, WITHOUT_EFFECT)
         self.root = run_folder / "state"
-        self.folder = self.root / config_hash(config)[:12]
+        self.folder = self.root / config_hash(self.config)[:12]
+        self._snapshot = Snapshot()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="state")
+        self._writing: Future[None] | None = None
 
     def announce_other_configs(self) -> None:
         """Log which options differ from trainings of this run under another config."""
@@ -48,19 +62,56 @@ class StateStore:
         new_states = max(1, KEPT + 1 - len(self._states()))
         require_free_space(self.folder, (16 * new_states + 4) * parameters, "training state and weights")
 
-    def load(self, at_most: int, device: torch.device) -> dict[str, Any] | None:
-        """The newest whole state of at most `at_most` steps, or None."""
+    def remove_leftovers(self) -> None:
+        """Remove what a killed training was writing; only who holds the run's lock may."""
+        for path in self.folder.glob(".step*.pt.partial"):
+            path.unlink()
+
+    def load(self, at_most: int) -> dict[str, Any] | None:
+        """The newest whole state of at most `at_most` steps, on the CPU, or None."""
         for step, path in sorted(self._states(), reverse=True):
             if step > at_most:
                 continue
             try:
-                return torch.load(path, map_location=device, weights_only=True)
-            except (RuntimeError, EOFError, OSError, KeyError, pickle.UnpicklingError) as error:
+                _check(path)
+                return torch.load(path, map_location="cpu", weights_only=True)
+            except (RuntimeError, EOFError, OSError, KeyError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
                 log.warning("%s: damaged (%s), falling back to the state before it", path, " ".join(str(error).split())[:200])
         return None
 
     def save(self, step: int, state: dict[str, Any]) -> None:
-        """Write a state and drop all but the last two up to `step`; later ones (of a milestone that is made again) stay."""
+        """Copy `state` as it is now and begin to write it, after the one before is written.
+
+        All but the last two up to `step` are dropped then; later ones (of a milestone that is made again) stay.
+
+        Raises:
+            UserError: the state before could not be written.
+        """
+        self.wait()
+        copied, arrived = self._snapshot.take(state)
+        self._writing = self._thread.submit(self._write, step, copied, arrived)
+
+    def wait(self) -> None:
+        """Wait until the last state is on the disk.
+
+        Raises:
+            UserError: it could not be written.
+        """
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def raise_failure(self) -> None:
+        """Raise what ended the writing of the last state early, if it has ended so."""
+        if self._writing is not None and self._writing.done():
+            self.wait()
+
+    def close(self) -> None:
+        """Let a state that is being written be finished; whatever comes of it was asked for by `wait` or is no longer."""
+        self._thread.shutdown(wait=True)
+
+    def _write(self, step: int, state: dict[str, Any], arrived: Callable[[], None]) -> None:
+        arrived()
         if not (self.folder / "config.json").exists():
             write_text(self.folder / "config.json", json.dumps(self.config, indent=1))
         with atomic_output(self.folder / f"step{step:07d}.pt") as partial:
@@ -75,6 +126,75 @@ class StateStore:
     def _states(self) -> list[tuple[int, Path]]:
         found = [(re.fullmatch(r"step(\d+)\.pt", path.name), path) for path in self.folder.glob("step*.pt")]
         return [(int(match[1]), path) for match, path in found if match]
+
+
+class Snapshot:
+    """Copies of a state's tensors in the host's memory, which is kept for the next copy; pinned for those from a GPU."""
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[str, ...], Tensor] = {}
+        self._streams: dict[torch.device, torch.cuda.Stream] = {}
+
+    def take(self, state: Mapping[str, Any]) -> tuple[dict[str, Any], Callable[[], None]]:
+        """A copy of `state`, and what waits until it is there; work issued on the GPU after this call does not change it."""
+        events: list[torch.cuda.Event] = []
+        devices = {tensor.device for tensor in _tensors(state) if tensor.is_cuda}
+        for device in devices:
+            stream = self._streams.setdefault(device, torch.cuda.Stream(device))
+            stream.wait_stream(torch.cuda.current_stream(device))
+        copied = self._copied(state, ())
+        for device in devices:
+            event = self._streams[device].record_event()
+            torch.cuda.current_stream(device).wait_event(event)  # the next step's weights wait, some tenths of a second
+            events.append(event)
+        return copied, functools.partial(_wait_for, events)
+
+    def _copied(self, value: Any, path: tuple[str, ...]) -> Any:
+        if isinstance(value, Mapping):
+            return {name: self._copied(inner, (*path, str(name))) for name, inner in value.items()}
+        if isinstance(value, list):
+            return list(value)  # rows and groups: added to, never changed
+        if not isinstance(value, Tensor):
+            return value
+        kept = self._kept.get(path)
+        if kept is None or kept.shape != value.shape or kept.dtype != value.dtype:
+            kept = self._kept[path] = torch.empty(value.shape, dtype=value.dtype, pin_memory=value.is_cuda)
+        with torch.cuda.stream(self._streams.get(value.device)) if value.is_cuda else contextlib.nullcontext():
+            return kept.copy_(value.detach(), non_blocking=True)
+
+
+def _wait_for(events: list[torch.cuda.Event]) -> None:
+    for event in events:
+        event.synchronize()
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Mapping):
+        for inner in value.values():
+            yield from _tensors(inner)
+    elif isinstance(value, Tensor):
+        yield value
+
+
+def _check(path: Path) -> None:
+    """Compare a state's parts with their checksums, which `torch.load` does not.
+
+    Raises:
+        ValueError: one of them differs.
+        zipfile.BadZipFile: the file is cut.
+    """
+    with zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()
+    if damaged:
+        raise ValueError(f"the checksum of {damaged} differs")
+
+
+def without(config: Mapping[str, Any], options: tuple[str, ...]) -> dict[str, Any]:
+    """A copy of a config's plain values that lacks `options`, named as `section.option`."""
+    copied = {section: dict(values) if isinstance(values, Mapping) else values for section, values in config.items()}
+    for section, _, option in (name.partition(".") for name in options):
+        copied.get(section, {}).pop(option, None)
+    return copied
 
 
 def config_hash(config: dict[str, Any]) -> str:

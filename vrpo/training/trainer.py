@@ -6,6 +6,7 @@ import contextlib
 import copy
 import logging
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,8 +16,10 @@ from tqdm import tqdm
 
 from vrpo.data.batches import TrainingData
 from vrpo.errors import UserError
+from vrpo.models.transformer import DiffusionTransformer
 from vrpo.training.distributed import Ranks
-from vrpo.training.history import History
+from vrpo.training.feed import Feed, MicroBatch, plan_parts
+from vrpo.training.history import TABLES, History, Rows
 from vrpo.training.interrupt import Interrupt
 from vrpo.training.objective import Objective
 from vrpo.training.plan import StepPlan, plan_step, step_noise
@@ -31,9 +34,12 @@ log = logging.getLogger(__name__)
 class Trainer:
     """One run in training. `state_dict` lists all that resume needs; everything else is a function of (config, seed, step)."""
 
-    def __init__(self, objective: Objective, data: TrainingData, options: TrainingOptions, *, seed: int, ranks: Ranks) -> None:
-        """`objective` is freshly initialised; every rank holds the same one."""
+    def __init__(
+        self, objective: Objective, data: TrainingData, options: TrainingOptions, *, seed: int, ranks: Ranks, mark: Callable[[str], None] | None = None
+    ) -> None:
+        """`objective` is freshly initialised; every rank holds the same one. `mark` is told the name of each part of a step when it has been issued."""
         self.options, self.seed, self.ranks, self.data = options, seed, ranks, data
+        self.mark = mark or (lambda part: None)
         self.objective = objective.to(ranks.device).train()
         self.ema = copy.deepcopy(self.objective).eval().requires_grad_(False)
         self.parameters = [parameter for parameter in self.objective.parameters() if parameter.requires_grad]
@@ -42,13 +48,30 @@ class Trainer:
         ]
         self.optimizer = torch.optim.AdamW(self.parameters, lr=options.learning_rate, betas=options.adam_betas, weight_decay=options.weight_decay, fused=True)
         self.step = 0
-        self.rows: list[dict[str, str]] = []  # of train.csv
+        self.tables: dict[str, Rows] = {name: [] for name in TABLES}
         self.totals: dict[str, Tensor] = {}  # metrics summed since the last of them
         self.skipped_in_a_row = torch.zeros((), dtype=torch.int64, device=ranks.device)
-        self.loss_function: nn.Module = torch.compile(self.objective) if options.compile else self.objective
+        self.last_skipped = torch.full((), -1, dtype=torch.int64, device=ranks.device)
+        network, alignment = self.objective.network, self.objective.alignment
+        if options.activation_checkpointing:
+            if not hasattr(network, "activation_checkpointing"):
+                raise UserError(f"training.activation_checkpointing: {type(network).__name__} does not know it; set it to false")
+            network.activation_checkpointing = True
+        self.loss_function: nn.Module = self.objective
+        if options.compile:  # one graph, static shapes; a network of one's own may break the graph
+            self.loss_function = torch.compile(self.objective, fullgraph=isinstance(network, DiffusionTransformer), dynamic=False)
         if ranks.world > 1:
-            self.loss_function = DistributedDataParallel(self.loss_function, broadcast_buffers=False)
+            self.loss_function = DistributedDataParallel(self.loss_function, broadcast_buffers=False, gradient_as_bucket_view=True)
         self.micro_batches = ranks.world * options.accumulation
+        self.feed = Feed(
+            data,
+            lambda step: plan_parts(self.plan(step), rank=ranks.rank, world=ranks.world, accumulation=options.accumulation),
+            device=ranks.device,
+            encoders=alignment.encoders,
+            attention=bool(alignment.attention_of),
+            null_label=network.null_label,
+            latents=options.latents,
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that resume needs."""
@@ -59,7 +82,8 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "totals": self.totals,
             "skipped_in_a_row": self.skipped_in_a_row,
-            "rows": self.rows,
+            "last_skipped": self.last_skipped,
+            "tables": self.tables,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -68,115 +92,129 @@ class Trainer:
         self.objective.load_state_dict(state["objective"])
         self.ema.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.totals = state["totals"]
+        self.totals = {name: value.to(self.ranks.device) for name, value in state["totals"].items()}
         self.skipped_in_a_row.copy_(state["skipped_in_a_row"])
-        self.rows = state["rows"]
+        self.last_skipped.copy_(state["last_skipped"])
+        self.tables = state["tables"]
+
+    def plan(self, step: int) -> StepPlan:
+        """What the global batch of `step` consists of."""
+        return plan_step(
+            self.objective.process,
+            self.objective.alignment,
+            seed=self.seed,
+            step=step,
+            count=self.data.count,
+            batch_size=self.options.batch_size,
+            label_dropout=self.options.label_dropout,
+        )
 
     def train_step(self) -> None:
         """One optimiser step on the global batch of step `self.step`."""
         options, ranks = self.options, self.ranks
-        plan = plan_step(
-            self.objective.process,
-            self.objective.alignment,
-            seed=self.seed,
-            step=self.step,
-            count=self.data.count,
-            batch_size=options.batch_size,
-            label_dropout=options.label_dropout,
-        )
         shape = self.data.latent_shape
+        batches = self.feed.take(self.step)
         latent_noise = step_noise("latent", self.seed, self.step, options.batch_size, shape, ranks.device)
         noise = step_noise("noise", self.seed, self.step, options.batch_size, shape, ranks.device)
-        for micro in range(options.accumulation):
-            part = plan.part(ranks.rank * options.accumulation + micro, self.micro_batches)
+        step = torch.full((), self.step, device=ranks.device)
+        self.mark("data")
+        for micro, batch in enumerate(batches):
             last = micro == options.accumulation - 1
             with contextlib.nullcontext() if last or ranks.world == 1 else self.loss_function.no_sync():
-                self._backward(part, latent_noise, noise)
+                self._backward(batch, latent_noise, noise, step)
         self._update()
         self.step += 1
 
-    def _backward(self, part: StepPlan, latent_noise: Tensor, noise: Tensor) -> None:
-        device = self.ranks.device
-        alignment = self.objective.alignment
-        batch = self.data.gather(part.indices, attention=bool(alignment.attention_of))
-        draw = part.draw.to(device)
-        x0 = batch.mean.to(device) + batch.std.to(device) * latent_noise[draw]  # (B, C, H, W)
-        labels = torch.where(part.dropped, self.objective.network.null_label, batch.labels).to(device)
-        tokens, encoder_attention = ({name: values.to(device) for name, values in read.items()} for read in (batch.tokens, batch.attention))
-        times, eps = part.times.to(device), noise[draw]
-        old_cosine = self.ema.cosine(x0, eps, times, labels, tokens) if alignment.needs_old_policy else None
-        step = torch.full((), self.step, device=device)
-        loss, metrics = self.loss_function(x0, eps, times, labels, tokens, old_cosine, encoder_attention, step)
+    def _backward(self, batch: MicroBatch, latent_noise: Tensor, noise: Tensor, step: Tensor) -> None:
+        x0 = batch.mean + batch.std * latent_noise[batch.draw]  # (B, C, H, W)
+        eps = noise[batch.draw]
+        needs_old_policy = self.objective.alignment.needs_old_policy
+        old_cosine = self.ema.cosine(x0, eps, batch.times, batch.labels, batch.tokens) if needs_old_policy else None
+        loss, metrics = self.loss_function(x0, eps, batch.times, batch.labels, batch.tokens, old_cosine, batch.attention, step)
+        self.mark("forward")
         (loss / self.options.accumulation).backward()
         for name, value in metrics.items():
-            self.totals[name] = self.totals.get(name, torch.zeros_like(value)) + value / self.options.accumulation
+            self._add(name, value / self.options.accumulation)
+        self.mark("backward")
 
     def _update(self) -> None:
-        """Clip, step, average. A step that is not finite changes no weight: fused AdamW sees it on the device, without a synchronisation."""
-        grad_norm = nn.utils.clip_grad_norm_(self.parameters, self.options.max_grad_norm)
+        """Clip, step, average. Fused AdamW divides the gradients by what clips them, and skips a step that is not finite, both on the device."""
+        grad_norm = nn.utils.get_total_norm([parameter.grad for parameter in self.parameters if parameter.grad is not None])
         finite = torch.isfinite(grad_norm)
-        self.optimizer.grad_scale = None
+        self.optimizer.grad_scale = ((grad_norm + 1e-6) / self.options.max_grad_norm).clamp_min(1.0)
         self.optimizer.found_inf = (~finite).float()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        self.mark("optimiser")
         torch._foreach_lerp_(self.ema_parameters, self.parameters, 1 - self.options.ema_decay)
+        self.mark("average")
         self.objective.alignment.finish_step(self.ranks.all_reduce, finite)
         self.skipped_in_a_row = torch.where(finite, 0, self.skipped_in_a_row + 1)
-        for name, value in (("grad_norm", grad_norm), ("skipped", (~finite).float())):
-            self.totals[name] = self.totals.get(name, torch.zeros_like(value)) + value
+        self.last_skipped = torch.where(finite, self.last_skipped, self.step)
+        self._add("grad_norm", grad_norm)
+        self._add("skipped", (~finite).float())
+        self.mark("statistics")
+
+    def _add(self, name: str, value: Tensor) -> None:
+        """Sum a metric on the device until a row is logged."""
+        self.totals[name] = self.totals[name] + value if name in self.totals else value.clone()
 
     def train(self, milestone: int, store: StateStore, history: History | None, interrupt: Interrupt, *, log_every: int, max_skipped: int) -> None:
         """Train up to `milestone` steps, saving state as `interrupt` asks and at the end.
 
         Raises:
-            UserError: more than `max_skipped` steps in a row were not finite; the state is saved.
+            UserError: more than `max_skipped` steps in a row were not finite, and the state is saved; or a state could not be written.
             InterruptionError: a signal or the wall-time budget ended it early; the state is saved.
         """
         progress = tqdm(
             initial=self.step, total=milestone, unit="step", disable=not self.ranks.is_main, mininterval=1 if sys.stderr.isatty() else 30, desc="train"
         )
-        with progress:
+        with progress, contextlib.closing(self.feed), contextlib.closing(store):
             while self.step < milestone:
                 self.train_step()
                 progress.update()
+                store.raise_failure()
                 if self.step % log_every == 0:
                     self._log_row(history, progress, log_every)
                     if int(self.skipped_in_a_row) > max_skipped:
-                        self._save(store)
+                        self._save(store, wait=True)
                         raise UserError(self._not_finite(int(self.skipped_in_a_row)))
                 if self.step < milestone and interrupt.save_now(self.step):
-                    self._save(store)
+                    self._save(store, wait=interrupt.stopping)
                     interrupt.stop_if_asked(self.step)
-        self._save(store)
+            self._save(store, wait=True)
 
-    def _save(self, store: StateStore) -> None:
+    def _save(self, store: StateStore, *, wait: bool) -> None:
+        """The first rank saves; with `wait`, all ranks go on only when the state is on the disk."""
         if self.ranks.is_main:
             store.save(self.step, self.state_dict())
-        self.ranks.barrier()
+            if wait:
+                store.wait()
+        if wait:
+            self.ranks.barrier()
 
     def _log_row(self, history: History | None, progress: tqdm, log_every: int) -> None:
         sums = self.ranks.all_reduce(torch.stack([value.double() for value in self.totals.values()])) / self.ranks.world
         row = dict(zip(self.totals, sums.tolist(), strict=True))
         row = {name: value if name == "skipped" else value / log_every for name, value in row.items()}
         self.totals = {}
+        by_noise_level = self.objective.alignment.log.take()
         if history is not None:
-            rate = history.append(self.step, row)
+            rate = history.append(self.step, row, by_noise_level)
             progress.set_postfix_str(f"loss {row['loss']:.4f}, {rate:.0f} images/s")
         if row["skipped"]:
-            log.warning("step %d: %d of the last %d steps were not finite and changed no weight", self.step, int(row["skipped"]), log_every)
+            log.warning(
+                "step %d: %d of the last %d steps were not finite and changed no weight; samples of the last of them, step %d: %s",
+                self.step, int(row["skipped"]), log_every, int(self.last_skipped) + 1, self._last_skipped(),
+            )  # fmt: skip
 
     def _not_finite(self, skipped: int) -> str:
-        last = plan_step(
-            self.objective.process,
-            self.objective.alignment,
-            seed=self.seed,
-            step=self.step - 1,
-            count=self.data.count,
-            batch_size=self.options.batch_size,
-            label_dropout=self.options.label_dropout,
-        )
-        shown = ", ".join(str(index) for index in last.indices[:8])
         return (
-            f"training: {skipped} steps in a row up to step {self.step} gave a loss or gradient that is not finite (samples of the last: {shown}, ...); "
+            f"training: {skipped} steps in a row up to step {self.step} gave a loss or gradient that is not finite "
+            f"(samples of the last: {self._last_skipped()}); "
             "state is saved; lower training.learning_rate, or use training.precision fp32, and start again"
         )
+
+    def _last_skipped(self) -> str:
+        """Samples of the last step that was not finite."""
+        return ", ".join(map(str, sorted(self.plan(int(self.last_skipped)).indices.tolist())))

@@ -22,9 +22,10 @@ try:
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
-if workflow.is_main_process and EXPERIMENT.data.source == "folder" and not Path(EXPERIMENT.data.root).is_dir():
+if workflow.is_main_process and EXPERIMENT.data.root and not Path(EXPERIMENT.data.root).exists():
     logger.warning(
-        f"data.root: no training images at {EXPERIMENT.data.root}; put them there, a folder for each class, or name their place: --config data='{{root: /path/to/train}}'"
+        f"data.root: no training images at {EXPERIMENT.data.root}; put them there (source `{EXPERIMENT.data.source}`), or name their place: "
+        "--config data='{root: /path/to/train}'"
     )
 
 RESULTS = EXPERIMENT.folder
@@ -56,8 +57,34 @@ wildcard_constraints:
     checkpoint=one_of(EXPERIMENT.checkpoints),
     sampler=one_of(EXPERIMENT.samplers),
     encoder=one_of(EXPERIMENT.encoders),
+    extra=one_of(EXPERIMENT.evaluation.extra_networks),
     seed=r"\d+",
+    shard=r"\d{5}",
     step=r"\d{7}",
+
+
+# ---- images, latents and features: a file each, or a folder of shards, each written by a job of its own ------------------------
+
+
+def part_of(name):
+    """The file that one job writes of the arrays `name`; with `data.shards`, it has the wildcard `shard`."""
+    shards = EXPERIMENT.data.shards
+    return EXPERIMENT.stored(name) if shards == 1 else EXPERIMENT.stored(name) / f"shard-{{shard}}-of-{shards:05d}.h5"
+
+
+def parts_of(name):
+    """All files of the arrays `name`."""
+    return expand(str(part_of(name)), shard=[f"{shard:05d}" for shard in range(EXPERIMENT.data.shards)], allow_missing=True)
+
+
+def log_of(name):
+    """Log of the job that writes a part."""
+    return RESULTS / (f"logs/{name}.log" if EXPERIMENT.data.shards == 1 else f"logs/{name}/{{shard}}.log")
+
+
+def place_of(files):
+    """What commands are given for all files of some arrays: the file, or the folder of the shards."""
+    return str(Path(files[0]).parent if EXPERIMENT.data.shards > 1 else files[0])
 
 
 # ---- networks that the pipeline trains, when the config says `weights: trained` -------------------------------------
@@ -80,11 +107,17 @@ def evaluation_weights():
     return trained(EXPERIMENT.evaluation.trained, "evaluation") if EXPERIMENT.evaluation.network == "trained" else []
 
 
+def extra_weights():
+    """{name: file} of the further evaluation networks that are trained here."""
+    files = {name: trained(network, f"evaluation-{name}") for name, network in EXPERIMENT.evaluation.extra_networks.items()}
+    return {name: paths[0] for name, paths in files.items() if paths}
+
+
 def trained_networks():
     """All networks that are trained before the runs."""
     encoders = [path for encoder in EXPERIMENT.encoders for path in encoder_weights(encoder)]
     critics = [path for run in EXPERIMENT.runs for path in critics_of(run).values()]
-    return sorted({*tokenizer_weights(), *encoders, *evaluation_weights(), *critics})
+    return sorted({*tokenizer_weights(), *encoders, *evaluation_weights(), *extra_weights().values(), *critics})
 
 
 def weights_option(paths, name="weights"):
@@ -111,10 +144,21 @@ def previous_milestone(wildcards):
     return [milestone(wildcards.run, wildcards.seed, earlier[-1])] if earlier else []
 
 
-def features_of(run):
-    """{encoder: file} of the features that a run is aligned to."""
+def aligned_encoders(run):
+    """Encoders whose features a run is aligned to."""
     alignment = EXPERIMENT.alignments[EXPERIMENT.runs[run].alignment]
-    return {encoder: RESULTS / f"features/{encoder}.h5" for encoder in alignment.encoders} if isinstance(alignment, AlignmentOptions) else {}
+    return alignment.encoders if isinstance(alignment, AlignmentOptions) else []
+
+
+def feature_files(encoders):
+    """All files of the features of `encoders`."""
+    files = {encoder: EXPERIMENT.stored(f"features/{encoder}") for encoder in encoders}
+    return [part for encoder, file in files.items() for part in ([file] if file.suffix == ".json" else parts_of(f"features/{encoder}"))]
+
+
+def features_option(encoders):
+    """`--features ENCODER=PLACE` for each of `encoders`."""
+    return pairs_option("features", {encoder: EXPERIMENT.stored(f"features/{encoder}") for encoder in encoders})
 
 
 def critics_of(run):
@@ -153,10 +197,15 @@ def representations():
     return [RESULTS / f"representation/{run}/seed{seed}/step{step:07d}.json" for run, seed, step in EXPERIMENT.represented()]
 
 
-def compared_features():
-    """{encoder: file} of the features that hidden tokens are compared with."""
+def compared_encoders():
+    """Encoders whose features hidden tokens are compared with."""
     chosen = EXPERIMENT.representation.encoders if EXPERIMENT.representation else []
-    return {encoder: RESULTS / f"features/{encoder}.h5" for encoder in (EXPERIMENT.encoders if chosen is None else chosen)}
+    return list(EXPERIMENT.encoders) if chosen is None else chosen
+
+
+def no_methods(wildcards):
+    """Input of the method benchmark's targets where there is none: ends planning with one line, as an exception would bring a traceback."""
+    sys.exit("methods: this config has no section `methods`; add one: --configfile config/mini.yaml config/methods.yaml")
 
 
 # ---- what jobs ask for -------------------------------------------------------------------------------------------

@@ -1,10 +1,11 @@
-# The evaluation network (the miniature trains its own), reference statistics, and scores with their provenance.
+# The evaluation networks (the miniature trains its own), reference statistics, and scores with their provenance.
 
 
 rule fit_evaluation:
     input:
         config=RESULTS / "config/evaluation.yaml",
-        images=rules.images.output,
+        images=parts_of("images"),
+        manifest=rules.manifest.output,
     output:
         RESULTS / "networks/evaluation.safetensors",
     log:
@@ -17,16 +18,44 @@ rule fit_evaluation:
         runtime=runtime,
         gpu=min(GPUS, 1),
         device=DEVICE,
+    params:
+        images=lambda wildcards, input: place_of(input.images),
     shell:
-        "python -m vrpo.launch {resources.gpu} fit-classifier --section trained --config {input.config} --images {input.images} --output {output}"
+        "python -m vrpo.launch {resources.gpu} fit-classifier --section trained --config {input.config} --images {params.images} --output {output}"
         " --device {resources.device} --threads {threads} &> {log}"
+
+
+rule fit_extra_evaluation:
+    input:
+        config=RESULTS / "config/evaluation.yaml",
+        images=parts_of("images"),
+        manifest=rules.manifest.output,
+    output:
+        RESULTS / "networks/evaluation-{extra}.safetensors",
+    log:
+        RESULTS / "logs/fit-evaluation-{extra}.log",
+    conda:
+        TORCH_ENV
+    threads: RESOURCES.threads
+    resources:
+        mem_mb=RESOURCES.memory_mb,
+        runtime=runtime,
+        gpu=min(GPUS, 1),
+        device=DEVICE,
+    params:
+        images=lambda wildcards, input: place_of(input.images),
+    shell:
+        "python -m vrpo.launch {resources.gpu} fit-classifier --section extra_networks.{wildcards.extra} --config {input.config}"
+        " --images {params.images} --output {output} --device {resources.device} --threads {threads} &> {log}"
 
 
 rule reference:
     input:
         config=RESULTS / "config/evaluation.yaml",
-        images=rules.images.output,
+        images=parts_of("images"),
+        manifest=rules.manifest.output,
         weights=evaluation_weights(),
+        extra=list(extra_weights().values()),
     output:
         RESULTS / "reference.npz",
     log:
@@ -40,9 +69,11 @@ rule reference:
         gpu=min(GPUS, 1),
         device=DEVICE,
     params:
+        images=lambda wildcards, input: place_of(input.images),
         weights=weights_option(evaluation_weights()),
+        extra=pairs_option("extra-weights", extra_weights()),
     shell:
-        "python -m vrpo.launch {resources.gpu} reference --config {input.config} --images {input.images} {params.weights} --output {output}"
+        "python -m vrpo.launch {resources.gpu} reference --config {input.config} --images {params.images} {params.weights} {params.extra} --output {output}"
         " --device {resources.device} --threads {threads} &> {log}"
 
 
@@ -52,6 +83,7 @@ rule evaluate:
         samples=rules.sample.output,
         reference=rules.reference.output,
         weights=evaluation_weights(),
+        extra=list(extra_weights().values()),
     output:
         RESULTS / "metrics/{run}/seed{seed}/step{step}/{sampler}.json",
     log:
@@ -66,6 +98,7 @@ rule evaluate:
         device=DEVICE,
     params:
         weights=weights_option(evaluation_weights()),
+        extra=pairs_option("extra-weights", extra_weights()),
     shell:
         "python -m vrpo.launch {resources.gpu} evaluate {input.samples} {input.reference} --config {input.config}"
-        " {params.weights} --output {output} --device {resources.device} --threads {threads} &> {log}"
+        " {params.weights} {params.extra} --output {output} --device {resources.device} --threads {threads} &> {log}"

@@ -6,6 +6,7 @@ FIGURES = {
     "rewards": "Rewards of VRPO against training steps",
     "samples": "Samples of every run, from the same noise",
     "representation": "Linear probe and CKNNA over blocks",
+    "diagnostics": "What VRPO does differently from REPA during training",
 }
 TABLES = {
     "comparison": "Scores at the last milestone",
@@ -13,7 +14,10 @@ TABLES = {
     "gains": "Differences between alignments, paired by seed",
     "claims": "The paper's claims",
 }
-COLLECTED = [RESULTS / "collected" / name for name in ("metrics.csv", "training.csv", "representation.csv", "samples.npz", "protocol.json")]
+COLLECTED = [
+    RESULTS / "collected" / name
+    for name in ("metrics.csv", "training.csv", "diagnostics.csv", "speed.csv", "representation.csv", "samples.npz", "protocol.json")
+]
 
 
 rule collect:
@@ -23,7 +27,7 @@ rule collect:
         metrics=metrics(),
         samples=grids(),
         representation=representations(),
-        images=rules.images.output,
+        images=parts_of("images"),
     output:
         COLLECTED,
     log:

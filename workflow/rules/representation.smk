@@ -6,8 +6,8 @@ if EXPERIMENT.representation:
         input:
             config=RESULTS / "config/representation.yaml",
             milestone=rules.train.output,
-            latents=rules.encode_latents.output,
-            features=list(compared_features().values()),
+            latents=parts_of("latents"),
+            features=feature_files(compared_encoders()),
         output:
             RESULTS / "representation/{run}/seed{seed}/step{step}.json",
         log:
@@ -21,7 +21,8 @@ if EXPERIMENT.representation:
             gpu=min(GPUS, 1),
             device=DEVICE,
         params:
-            features=pairs_option("features", compared_features()),
+            latents=lambda wildcards, input: place_of(input.latents),
+            features=features_option(compared_encoders()),
         shell:
-            "python -m vrpo.launch {resources.gpu} representation --config {input.config} --milestone {input.milestone} --latents {input.latents}"
+            "python -m vrpo.launch {resources.gpu} representation --config {input.config} --milestone {input.milestone} --latents {params.latents}"
             " {params.features} --output {output} --device {resources.device} --threads {threads} &> {log}"

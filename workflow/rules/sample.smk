@@ -17,7 +17,7 @@ rule sample:
     resources:
         mem_mb=RESOURCES.memory_mb,
         runtime=runtime,
-        gpu=min(GPUS, 1),
+        gpu=min(GPUS, RESOURCES.sample_gpus),
         device=DEVICE,
     params:
         weights=weights_option(tokenizer_weights(), "tokenizer-weights"),

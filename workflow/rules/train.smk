@@ -5,8 +5,8 @@
 rule train:
     input:
         config=RESULTS / "runs/{run}/seed{seed}/config.yaml",
-        latents=rules.encode_latents.output,
-        features=lambda wildcards: list(features_of(wildcards.run).values()),
+        latents=parts_of("latents"),
+        features=lambda wildcards: feature_files(aligned_encoders(wildcards.run)),
         critics=lambda wildcards: list(critics_of(wildcards.run).values()),
         previous=previous_milestone,
     output:
@@ -30,11 +30,12 @@ rule train:
         max_skipped=RESOURCES.max_skipped,
     params:
         steps=lambda wildcards: int(wildcards.step),
-        features=lambda wildcards: pairs_option("features", features_of(wildcards.run)),
+        latents=lambda wildcards, input: place_of(input.latents),
+        features=lambda wildcards: features_option(aligned_encoders(wildcards.run)),
         critics=lambda wildcards: pairs_option("critic", critics_of(wildcards.run)),
     shell:
         # only a queue ends jobs, so only there is a budget needed
-        "python -m vrpo.launch {resources.gpu} train --config {input.config} --latents {input.latents} {params.features} {params.critics}"
+        "python -m vrpo.launch {resources.gpu} train --config {input.config} --latents {params.latents} {params.features} {params.critics}"
         " --milestone {params.steps} --output {output} ${{SLURM_JOB_ID:+--max-minutes {resources.max_minutes}}}"
         " --save-minutes {resources.save_minutes} --log-every {resources.log_every} --max-skipped {resources.max_skipped}"
         " --device {resources.device} --threads {threads} &> {log}"

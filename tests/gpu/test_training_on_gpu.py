@@ -1,0 +1,119 @@
+"""What only a GPU can show of the trainer: copies on streams of their own, kernels chosen by measurement, states taken while steps run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from vrpo.bench import paper
+from vrpo.bench.sample import SampleSettings, bench_sample
+from vrpo.bench.synthetic import write_training_data
+from vrpo.bench.train import TrainSettings, bench_train
+from vrpo.models.attention import SWITCHES, choose_attention
+from vrpo.training.distributed import Ranks
+from vrpo.training.feed import Feed
+from vrpo.training.plan import StepPlan
+from vrpo.training.state import Snapshot
+from vrpo.training.trainer import Trainer
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
+MODEL = "SiT-S/2"
+
+
+@pytest.fixture
+def device() -> torch.device:
+    return torch.device("cuda", 0)
+
+
+def plans(step: int) -> list[StepPlan]:
+    indices = (np.arange(16) * 7 + 16 * step) % 64
+    return [StepPlan(indices, torch.arange(16) / 16, torch.zeros(16, dtype=torch.bool), torch.arange(16))]
+
+
+@pytest.mark.parametrize("latents", ["mapped", "resident"])
+def test_batches_read_ahead_are_those_of_the_cpu(device: torch.device, tmp_path: Path, latents: str) -> None:
+    """Over many steps, with work on the main stream in between: a buffer used too early would show."""
+    data = write_training_data(tmp_path, 64)
+    feed = Feed(data, plans, device=device, encoders=(paper.ENCODER,), attention=False, null_label=1000, latents=latents)
+    work = torch.randn(2048, 2048, device=device)
+    for step in range(40):
+        (batch,) = feed.take(step)
+        work = (work @ work).tanh()
+        expected = data.gather(plans(step)[0].indices)
+        torch.testing.assert_close(batch.tokens[paper.ENCODER].cpu(), expected.tokens[paper.ENCODER], rtol=0, atol=0)
+        torch.testing.assert_close(batch.mean.cpu(), expected.mean, rtol=0, atol=0)
+    feed.close()
+
+
+def trainer(device: torch.device, folder: Path, alignment: str, **changes: object) -> Trainer:
+    settings = TrainSettings(batch_size=16, **{"precision": "fp32", "compile": False, "tf32": False, **changes})
+    objective = paper.paper_model(MODEL, critic=(32, 1)).build_objective(alignment, settings.precision, device)
+    return Trainer(objective, write_training_data(folder, 64), settings.options(), seed=0, ranks=Ranks(0, 1, device))
+
+
+@pytest.mark.parametrize("alignment", ["none", "repa", "vrpo"])
+def test_a_state_is_what_it_was_when_taken(device: torch.device, tmp_path: Path, alignment: str) -> None:
+    """Steps issued right after the snapshot do not reach it, and a trainer that goes on from it does the same steps."""
+    first = trainer(device, tmp_path, alignment)
+    for _ in range(3):
+        first.train_step()
+    before = {name: values.clone() for name, values in first.objective.state_dict().items()}
+    copied, arrived = Snapshot().take(first.state_dict())
+    for _ in range(3):
+        first.train_step()
+    arrived()
+    for name, values in before.items():
+        assert torch.equal(copied["objective"][name], values.cpu()), name
+    second = trainer(device, tmp_path, alignment)
+    second.load_state_dict(copied)
+    for _ in range(3):
+        second.train_step()
+    for one, other in zip(first.parameters, second.parameters, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
+    first.feed.close()
+    second.feed.close()
+
+
+@pytest.mark.parametrize("change", [{"compile": True}, {"activation_checkpointing": True}, {"compile": True, "activation_checkpointing": True}])
+def test_compiled_and_checkpointed_steps_are_the_plain_ones(device: torch.device, tmp_path: Path, change: dict[str, bool]) -> None:
+    weights = []
+    for changes in ({}, change):
+        one = trainer(device, tmp_path, "vrpo", **changes)
+        for _ in range(3):
+            one.train_step()
+        one.feed.close()
+        weights.append([parameter.detach().clone() for parameter in one.parameters])
+    for plain, changed in zip(*weights, strict=True):
+        torch.testing.assert_close(changed, plain, rtol=1e-3, atol=1e-4)
+
+
+def test_a_step_waits_for_nothing_on_the_host(device: torch.device, tmp_path: Path) -> None:
+    """No synchronisation inside a step, reading included: PyTorch raises at one in this mode."""
+    one = trainer(device, tmp_path, "vrpo", precision="bf16")
+    for _ in range(3):
+        one.train_step()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        one.train_step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+        one.feed.close()
+
+
+def test_attention_is_chosen_by_measurement(device: torch.device) -> None:
+    try:
+        assert choose_attention("auto", (8, 16, 256, 72), torch.bfloat16, device) in SWITCHES
+        assert choose_attention("math", (8, 16, 256, 72), torch.bfloat16, device) == "math"
+    finally:
+        for switch in SWITCHES.values():
+            switch(True)
+
+
+def test_benchmarks(device: torch.device) -> None:
+    model = paper.paper_model(MODEL)
+    record = bench_train(model, ["none", "repa", "vrpo"], TrainSettings(batch_size=64), device, steps=5, rounds=2, samples=128)
+    assert all(each["utilisation"] > 0.02 for each in record["alignments"].values())
+    assert bench_sample(model, SampleSettings(timed_steps=5, batch_size=16, decode=False), device)["images_per_second"] > 0

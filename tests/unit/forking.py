@@ -1,0 +1,80 @@
+"""Trainings in forked children of one process that has imported everything: starting one takes milliseconds, so many can be killed.
+
+`python forking.py FOLDER MILESTONE kill KILLS RUN` trains the toy in RUN, killed KILLS times; `... ranks N RUN...` trains it on N ranks in each RUN.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+
+import torch
+from training_fixtures import Toy, milestone_file
+
+from vrpo.training.run import train
+
+
+def child(toy: Toy, run: Path, milestone: int, environment: dict[str, str], save_minutes: float) -> int:
+    """Fork a process that trains to `milestone`; its number."""
+    pid = os.fork()
+    if pid:
+        return pid
+    status = 1
+    try:
+        os.environ.update(environment)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2) if not environment else None
+        config = toy.config("vrpo")
+        inputs = toy.inputs(config)
+        train(config, **inputs, milestone=milestone, output=milestone_file(run, milestone), device="cpu", log_every=5, save_minutes=save_minutes)
+        status = 0
+    finally:
+        os._exit(status)
+
+
+def newest(run: Path) -> str:
+    return max((path.name for path in (run / "state").glob("*/step*.pt")), default="")
+
+
+def kill_at_random_moments(toy: Toy, run: Path, milestone: int, kills: int) -> tuple[int, int]:
+    """Kills that met a running training, and those that left a half-written file."""
+    moments, met, half_written = random.Random(0), 0, 0
+    for number in range(kills):
+        pid, before, deadline = child(toy, run, milestone, {}, 1e-9), newest(run), time.monotonic() + 30
+        while number % 2 and newest(run) == before and time.monotonic() < deadline:  # every second one after some progress, the others at once
+            time.sleep(0.002)
+        time.sleep(moments.uniform(0, 0.25))
+        os.kill(pid, signal.SIGKILL)
+        met += os.waitpid(pid, 0)[1] == signal.SIGKILL
+        half_written += any(run.rglob("*.partial"))
+    return met, half_written
+
+
+def on_ranks(toy: Toy, run: Path, milestone: int, world: int) -> list[int]:
+    """Exit codes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    common = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    pids = [child(toy, run, milestone, {**common, "RANK": str(rank), "LOCAL_RANK": str(rank)}, 10.0) for rank in range(world)]
+    return [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+
+
+def main() -> None:
+    folder, milestone, what, number, runs = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3], int(sys.argv[4]), list(map(Path, sys.argv[5:]))
+    torch.set_num_threads(1)
+    toy = Toy(folder)
+    config = toy.config("vrpo")
+    train(config, **toy.inputs(config), milestone=1, output=milestone_file(folder / "warm", 1), device="cpu")  # what is imported late is imported now
+    if what == "kill":
+        print(*kill_at_random_moments(toy, runs[0], milestone, number))
+    else:
+        print(*(code for run in runs for code in on_ranks(toy, run, milestone, number)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,195 @@
+"""The benchmarks of training and sampling run, count what they say they count, and follow the config they stand for."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from vrpo.alignment.vrpo import VRPO
+from vrpo.bench import commands, paper
+from vrpo.bench.against_published import bench_against_published
+from vrpo.bench.against_published import table as ratio_table
+from vrpo.bench.measure import StepClock
+from vrpo.bench.paper import PaperModel, paper_model
+from vrpo.bench.published_loop import PublishedLoop, write_single_files
+from vrpo.bench.sample import SampleSettings, bench_sample
+from vrpo.bench.sample import table as sample_table
+from vrpo.bench.synthetic import write_training_data
+from vrpo.bench.train import TrainSettings, bench_train
+from vrpo.bench.train import table as train_table
+from vrpo.config import load_experiment
+from vrpo.config.alignments import REPAOptions, VRPOOptions
+from vrpo.config.experiment import PAPER_SIZES
+from vrpo.config.options import TrainingOptions
+from vrpo.errors import UserError
+
+CPU = torch.device("cpu")
+IMAGENET = Path(__file__).parents[2] / "config" / "imagenet256.yaml"
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> PaperModel:
+    """A network of two narrow blocks on latents and tokens of the papers' shape."""
+    model = paper_model("SiT-S/2", critic=(8, 1))
+    monkeypatch.setattr(PaperModel, "aligned_after", 1)
+    options = SimpleNamespace(**{**vars(model.options), "depth": 2, "width": 32, "heads": 2})
+    return PaperModel("SiT-S/2", model.process, options, model.critic)
+
+
+def plain(options: object) -> dict[str, object]:
+    return {name: vars(value) if isinstance(value, SimpleNamespace) else value for name, value in vars(options).items()}
+
+
+def test_it_measures_what_the_imagenet_config_trains() -> None:
+    """The benchmark needs no config file, so this sees to it that both say the same."""
+    assert {name: (size.depth, size.width, size.heads) for name, size in PAPER_SIZES.items()} == paper.SIZES
+    config = load_experiment(IMAGENET)
+    run = config.run_config("sit-xl2-vrpo", 0)
+    assert plain(paper_model("SiT-XL/2").options) == {**run.model.model_dump(), "name": "SiT-XL/2"}
+    settings = TrainSettings(batch_size=config.training.batch_size).options()
+    assert set(vars(settings)) == set(TrainingOptions.model_fields)
+    assert {name: getattr(config.training, name) for name in vars(settings)} == vars(settings)
+    assert set(paper.VRPO_ARGUMENTS) == set(VRPOOptions.model_fields) - {"kind", "encoders", "depth"}
+    assert set(paper.COMMON) == set(REPAOptions.model_fields) - {"kind", "encoders", "depth"}
+    for name in set(paper.VRPO_ARGUMENTS) - {"rewards", "weight_schedule", "eta_schedule"}:
+        assert paper.VRPO_ARGUMENTS[name] == getattr(run.alignment, name), name
+    for name, reward in vars(paper.VRPO_ARGUMENTS["rewards"]).items():
+        assert {key: value for key, value in vars(reward).items() if key != "schedule"} == getattr(run.alignment.rewards, name).model_dump(exclude={"schedule"})
+    assert set(inspect.signature(VRPO.__init__).parameters) - {"self", "critics", "shape"} <= set(paper.VRPO_ARGUMENTS)
+
+
+@pytest.mark.parametrize("name", ["SiT-S/2", "DiT-S/8"])
+def test_flops_are_those_of_the_networks(name: str) -> None:
+    """Against PyTorch's counter, which sees all matrix products: forward and backward pass of one image."""
+    model = paper_model(name, critic=(64, 2))
+    tokens = (32 // model.options.patch_size) ** 2
+    for alignment in ("none", "vrpo") if tokens == paper.TOKENS[0] else ("none",):
+        objective = model.build_objective(alignment, "fp32", CPU)
+        x0, t, labels = torch.randn(8, *paper.LATENT), objective.process.sample_times(8, torch.Generator()), torch.zeros(8, dtype=torch.int64)
+        encoded = {paper.ENCODER: torch.randn(8, *paper.TOKENS)}
+        with FlopCounterMode(display=False) as counter:
+            objective(x0, torch.randn_like(x0), t, labels, encoded, None, {}, torch.zeros((), dtype=torch.int64))[0].backward()
+        assert counter.get_total_flops() / 8 == pytest.approx(sum(model.flops(alignment).values()), rel=0.03)
+
+
+def test_published_sizes_of_the_work() -> None:
+    repa = {name: sum(paper_model(name).flops("repa").values()) / 1e9 for name in ("SiT-XL/2", "SiT-L/2", "SiT-B/2")}
+    assert repa == pytest.approx({"SiT-XL/2": 724, "SiT-L/2": 496, "SiT-B/2": 149}, rel=0.005)
+
+
+def test_training_bench(small: PaperModel, tmp_path: Path) -> None:
+    settings = TrainSettings(batch_size=8, precision="fp32", compile=False)
+    record = bench_train(small, ["none", "repa", "vrpo"], settings, CPU, steps=2, rounds=2, samples=16, output=tmp_path / "bench.json")
+    assert json.loads((tmp_path / "bench.json").read_text()) == json.loads(json.dumps(record))
+    repa, vrpo = record["alignments"]["repa"], record["alignments"]["vrpo"]
+    assert vrpo["over"] == "repa" and vrpo["flops"]["critic"] > 0 == repa["flops"]["critic"]
+    assert {"data", "forward", "backward", "optimiser", "average"} <= vrpo["parts"].keys()
+    assert sum(vrpo["parts"].values()) == pytest.approx(vrpo["seconds"], rel=0.9)
+    assert "images/s" in train_table(record)
+
+
+def test_ratio_bench(small: PaperModel) -> None:
+    settings = TrainSettings(batch_size=8, precision="fp32", compile=False)
+    record = bench_against_published(small, settings, "bf16", CPU, steps=1, rounds=2, samples=16, workers=0)
+    assert record["ratio"] > 0 and len(record["ratio_of_rounds"]) == 2
+    assert "published loop (bf16, eager)" in ratio_table(record)
+
+
+def test_the_published_loop_trains_as_ours_does(small: PaperModel, tmp_path: Path) -> None:
+    """Its loss, sample by sample, is REPA's: the two are timed at the same work."""
+    write_single_files(tmp_path, 8)
+    loop = PublishedLoop(small, tmp_path, batch_size=8, precision="fp32", workers=0, device=CPU)
+    before = [parameter.detach().clone() for parameter in loop.model.parameters()]
+    loop.step()
+    assert all(not torch.equal(a, b) for a, b in zip(before, loop.model.parameters(), strict=True))
+    assert loop.logged.keys() == {"loss", "projection", "grad_norm"}
+    objective = small.build_objective("repa", "fp32", CPU)
+    loop.network.load_state_dict(objective.network.state_dict())
+    loop.projector.load_state_dict(objective.alignment.projectors[0].state_dict())
+    x, labels, tokens = torch.randn(8, *paper.LATENT), torch.arange(8), torch.randn(8, *paper.TOKENS)
+    torch.manual_seed(0)
+    denoising, projection = loop._losses(x, labels, [tokens])
+    torch.manual_seed(0)
+    t, noise = torch.rand(8, 1, 1, 1).flatten(), torch.randn_like(x)
+    loss, metrics = objective(x, noise, t, labels, {paper.ENCODER: tokens})
+    torch.testing.assert_close(denoising.mean(), metrics["denoising"])
+    torch.testing.assert_close(projection, metrics["alignment"])
+    torch.testing.assert_close(denoising.mean() + 0.5 * projection, loss)
+
+
+@pytest.mark.parametrize(("sampler", "guidance"), [("sde", 1.0), ("ode-heun", 1.5)])
+def test_sampling_bench(small: PaperModel, sampler: str, guidance: float, tmp_path: Path) -> None:
+    settings = SampleSettings(sampler, 250, 3, 2, guidance, "fp32", compile=False, decode=False)
+    record = bench_sample(small, settings, CPU, tmp_path / "bench.json")
+    assert record["hours_for_50000"] == pytest.approx(50_000 / 3600 / record["images_per_second"])
+    assert "50,000 images" in sample_table(record)
+    with pytest.raises(UserError, match="use one of ode-euler"):
+        bench_sample(small, SampleSettings("ddpm"), CPU)
+
+
+def test_synthetic_data_has_the_papers_shapes(tmp_path: Path) -> None:
+    data = write_training_data(tmp_path, 8)
+    assert (data.count, data.latent_shape, data.feature_shapes) == (8, paper.LATENT, {paper.ENCODER: paper.TOKENS})
+
+
+@pytest.mark.parametrize("name", ["XL/2", "SiT-XXL/2", "SiT-XL/3", "SiT-XL"])
+def test_unknown_models_are_named(name: str) -> None:
+    with pytest.raises(UserError, match="write it as SiT-XL/2"):
+        paper_model(name)
+
+
+def test_the_clock_adds_up_parts_of_the_same_name() -> None:
+    clock = StepClock(CPU)
+    clock.begin()
+    for part in ("forward", "backward", "forward"):
+        clock.mark(part)
+    assert clock.medians().keys() == {"forward", "backward"}
+
+
+def test_benchmarks_need_no_pydantic() -> None:
+    code = "import sys, vrpo.bench.commands; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]).stdout.split()
+    assert not {"pydantic", "diffusers", "torch_fidelity", "snakemake", "typer", "timm", "yaml"} & set(loaded)
+
+
+@pytest.mark.parametrize("program", [["vrpo.bench"], ["vrpo", "bench"]])
+def test_both_command_lines_are_one(program: list[str]) -> None:
+    """With and without typer: the same options, and one line for what is wrong."""
+    command = [sys.executable, "-m", *program]
+    shown = subprocess.run([*command, "train", "--help"], capture_output=True, text=True, check=True).stdout
+    assert "--against-published" in shown and f"usage: python -m {' '.join(program)} train" in shown
+    wrong = subprocess.run([*command, "sample", "--model", "SiT-Q/2", "--device", "cpu"], capture_output=True, text=True)
+    assert wrong.returncode == 2 and wrong.stderr.splitlines()[-1].startswith("vrpo: error: --model: `SiT-Q/2` is none of")
+
+
+def test_the_command_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: PaperModel) -> None:
+    monkeypatch.setattr(commands, "paper_model", lambda name, critic: small)
+    options = [
+        "--alignment",
+        "none,vrpo",
+        "--batch",
+        "8",
+        "--steps",
+        "1",
+        "--rounds",
+        "1",
+        "--samples",
+        "8",
+        "--precision",
+        "fp32",
+        "--no-compile",
+        "--device",
+        "cpu",
+    ]
+    assert "vrpo" in commands.train_command([*options, "--output", str(tmp_path / "bench.json")], "bench train")
+    assert json.loads((tmp_path / "bench.json").read_text())["settings"]["compile"] is False
+    with pytest.raises(UserError, match="cannot be cut into 2 micro-batches"):
+        commands.train_command([*options, "--accumulation", "2"], "bench train")

@@ -1,0 +1,257 @@
+"""The method benchmark's numbers and words against made-up results whose answers are known."""
+
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from methods_fixtures import OPTIONS, REPORT, metrics_of, write_collected
+from scipy import stats
+
+from vrpo.config import parse_experiment
+from vrpo.config.methods import MethodsOptions
+from vrpo.errors import UserError
+from vrpo.reporting import methods
+from vrpo.reporting.bootstrap import bootstrap_interval
+from vrpo.reporting.methods_report import write_methods
+from vrpo.reporting.methods_verdict import against_repa, faster, verdict
+from vrpo.reporting.results import read_metrics
+from vrpo.reporting.snapshot import write_snapshot
+from vrpo.reporting.speedup import steps_to_reach
+
+METRICS = metrics_of()
+
+
+def without(**changes: object) -> MethodsOptions:
+    return MethodsOptions.model_validate({**OPTIONS.model_dump(), **changes})
+
+
+# ---- the bootstrap ----------------------------------------------------------------------------------------------------
+
+
+def test_interval_of_two_values_by_hand() -> None:
+    """The resampled means of {a, b} are a, (a + b) / 2 and b, with probabilities 1/4, 1/2 and 1/4: both far quantiles are the values themselves."""
+    assert bootstrap_interval([1.0, 3.0]) == (2.0, 1.0, 3.0)
+
+
+def test_interval_of_five_values_by_enumeration() -> None:
+    values = np.array([0.1, 0.9, 0.4, 1.6, 0.5])
+    means = np.sort([np.mean(drawn) for drawn in itertools.product(values, repeat=5)])  # all 3,125, equally likely
+    tail = stats.norm.cdf(-np.sqrt(5 / 4) * stats.t.ppf(0.975, 4))
+    mean, low, high = bootstrap_interval(values)
+    assert mean == pytest.approx(0.7)
+    assert low == pytest.approx(np.quantile(means, tail), abs=0.05)
+    assert high == pytest.approx(np.quantile(means, 1 - tail), abs=0.05)
+
+
+def test_interval_moves_and_scales_with_the_values_and_is_always_the_same() -> None:
+    values = np.array([0.1, 0.9, 0.4, 1.6, 0.5])
+    base = np.array(bootstrap_interval(values))
+    np.testing.assert_allclose(bootstrap_interval(3 * values + 2), 3 * base + 2, rtol=1e-12)
+    assert bootstrap_interval(values) == bootstrap_interval(values)
+    assert bootstrap_interval([0.5] * 5) == (0.5, 0.5, 0.5)
+    assert np.isnan(bootstrap_interval([1.0])[1:]).all()
+
+
+def test_interval_covers_the_mean_nearly_as_often_as_it_says() -> None:
+    """Of five normal values: 92% (the plain percentile interval: 84%); of ten: 95%."""
+    generator = np.random.default_rng(0)
+    for count, least in ((5, 0.89), (10, 0.92)):
+        intervals = np.array([bootstrap_interval(row, resamples=4000) for row in generator.normal(size=(400, count))])
+        covered = np.mean((intervals[:, 1] <= 0) & (intervals[:, 2] >= 0))
+        assert least < covered < 0.98
+
+
+# ---- steps ------------------------------------------------------------------------------------------------------------
+
+
+def test_steps_are_interpolated_in_the_logarithm() -> None:
+    assert steps_to_reach((500, 1000), (16.0, 4.0), 8.0) == (750.0, False)  # half way in the logarithm
+    assert steps_to_reach((500, 1000), (0.5, 0.0), 0.0)[0] == pytest.approx(1000)
+
+
+# ---- the rule ---------------------------------------------------------------------------------------------------------
+
+
+def test_rule_takes_the_lowest_and_ties_go_to_the_first() -> None:
+    assert methods.choose({"a": 2.0, "b": 1.0, "c": 3.0}) == "b"
+    assert methods.choose({"a": 1.0099, "b": 1.0}) == "a"
+    assert methods.choose({"a": 1.011, "b": 1.0}) == "b"
+    assert methods.choose({"a": 1.5, "b": 1.005, "c": 1.0}) == "b"
+
+
+def test_search_table_and_agreement_with_the_config() -> None:
+    searched = methods.search(OPTIONS, METRICS)
+    assert list(searched["candidate"]) == ["repa-a", "repa-b", "vrpo-a", "vrpo-b"]
+    np.testing.assert_allclose(searched["mean"], [3.02, 3.0, 2.5, 2.0])
+    np.testing.assert_allclose(searched[["seed_10", "seed_11"]].iloc[0], [2.92, 3.12])
+    assert list(searched["rule"]) == list(searched["chosen"]) == [True, False, False, True]
+    assert methods.disagreements(OPTIONS, searched) == []
+
+
+def test_disagreement_is_said_plainly(tmp_path: Path) -> None:
+    other = without(chosen={"repa": "repa-b", "vrpo": "vrpo-b"}, compared=["none", "repa-b", "vrpo-b"], candidates=OPTIONS.candidates.model_dump())
+    metrics = metrics_of()
+    verdict_rows = metrics[metrics["run"].isin(["sit-repa-a", "dit-repa-a"])].replace(
+        {"repa-a": "repa-b", "sit-repa-a": "sit-repa-b", "dit-repa-a": "dit-repa-b"}
+    )
+    write_methods(other, REPORT, write_collected(tmp_path / "collected", pd.concat([metrics, verdict_rows])), tmp_path / "methods")
+    text = (tmp_path / "methods/README.md").read_text()
+    assert "**The config and the rule disagree: `methods.chosen.repa` is `repa-b`, the rule gives `repa-a`." in text
+
+
+def test_before_anything_is_chosen_only_the_search_is_reported(tmp_path: Path) -> None:
+    searching = without(chosen=None)
+    assert set(searching.rows([500])) == set(searching.search_runs())
+    metrics = METRICS[METRICS["run"].str.startswith("search-")]
+    write_methods(searching, REPORT, write_collected(tmp_path / "collected", metrics), tmp_path / "methods")
+    assert {path.name for path in (tmp_path / "methods").iterdir()} == {"README.md", "search.csv", "search.md", "search.tex"}
+    assert "`methods.chosen.vrpo` is not set; the rule gives `vrpo-b`." in (tmp_path / "methods/README.md").read_text()
+
+
+# ---- the comparison ---------------------------------------------------------------------------------------------------
+
+
+def test_comparison_is_paired_and_in_both_spaces() -> None:
+    table = methods.comparison(OPTIONS, METRICS).set_index(["process", "alignment", "score"])
+    row = table.loc[("dit", "vrpo-b", "fid")]
+    assert (row["gain"], row["gain_low"], row["gain_high"]) == (2.0, 2.0, 2.0)
+    assert row["speedup"] == row["speedup_high"] == pytest.approx(2.0)  # 4.0 is reached at 1,000 of 2,000 steps
+    assert (row["reached"], row["seeds"], row["step"], row["label"]) == (5, 5, 2000, "VRPO")
+    assert table.loc[("sit", "vrpo-b", "fd_validation"), "gain"] == 1.0
+    assert np.isnan(table.loc[("sit", "repa-a", "fid"), "gain"])
+    assert table.loc[("sit", "none", "fid"), "gain"] == -4.0
+    assert table.loc[("sit", "none", "fid"), "speedup"] == pytest.approx(0.5)
+    haste = table.loc[("sit", "haste", "fid")]
+    assert haste["gain_low"] < 0 < haste["gain_high"] or haste["gain"] == pytest.approx(-0.2)
+    assert haste["reached"] == 2  # seeds 1 and 3, whose wobble is -0.4 and -0.2
+    assert set(table["label"]) == {"none", "REPA", "HASTE", "VRPO"}
+
+
+def test_ablations_are_compared_with_the_chosen_vrpo() -> None:
+    table = methods.ablations(OPTIONS, METRICS).set_index(["alignment", "score"])
+    assert table.loc[("vrpo-worse", "fid"), ["change", "change_low", "change_high"]].tolist() == [3.0, 3.0, 3.0]
+    alike = table.loc[("vrpo-alike", "fid")]
+    assert alike["change"] == pytest.approx(0.0, abs=1e-12) and alike["change_low"] < 0 < alike["change_high"]
+    assert set(table["process"]) == {"sit"}
+
+
+def test_wall_time_is_steps_over_cost(tmp_path: Path) -> None:
+    speed = pd.read_csv(write_collected(tmp_path, METRICS) / "speed.csv")
+    table = methods.wall_time(OPTIONS, methods.comparison(OPTIONS, METRICS), speed).set_index(["process", "label"])
+    assert table.loc[("sit", "VRPO"), "cost"] == pytest.approx(1.25)
+    assert table.loc[("sit", "VRPO"), "speedup"] == pytest.approx(2.0 / 1.25)
+
+
+def test_missing_runs_are_named() -> None:
+    with pytest.raises(UserError, match=r"run `dit-haste` has no score `fid`"):
+        methods.comparison(OPTIONS, METRICS[METRICS["run"] != "dit-haste"])
+
+
+# ---- words ------------------------------------------------------------------------------------------------------------
+
+ROW = {"label": "VRPO", "score": "fid", "seeds": 5, "gain": 0.3, "gain_low": 0.1, "gain_high": 0.5, "at_least": False, "reached": 5}
+FAST = {"speedup": 1.2, "speedup_low": 1.1, "speedup_high": 1.3}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({}, "VRPO beats REPA by 0.30 FID [0.10, 0.50] over 5 seeds."),
+        ({"gain": -0.3, "gain_low": -0.5, "gain_high": -0.1}, "VRPO is worse than REPA by 0.30 FID [0.10, 0.50] over 5 seeds."),
+        ({"gain_low": -0.1, "score": "fd_validation"}, "VRPO against REPA is undecided: +0.30 FD-validation [-0.10, +0.50] over 5 seeds."),
+    ],
+)
+def test_gain_in_words(change: dict[str, object], words: str) -> None:
+    assert against_repa({**ROW, **change}) == words
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({}, ["in 1.20x [1.10, 1.30] fewer steps", "2.3x, which is about ImageNet-256, is not reached here"]),
+        ({"speedup_high": 2.5}, ["lies within the interval"]),
+        ({"speedup_low": 2.4, "speedup_high": 2.6}, ["is exceeded here"]),
+        ({"speedup_low": 0.9, "reached": 3}, ["is undecided: 1.20x [0.90, 1.30]", "does not reach REPA's last score in 2 of 5 seeds"]),
+        ({"speedup": 0.8, "speedup_low": 0.7, "speedup_high": 0.9}, ["needs more steps than REPA"]),
+        ({"at_least": True}, ["in at least 1.20x"]),
+    ],
+)
+def test_speed_in_words(change: dict[str, object], words: list[str]) -> None:
+    text = faster({**ROW, **FAST, **change})
+    assert [word for word in words if word not in text] == [], text
+
+
+def test_verdict_names_every_part() -> None:
+    text = " ".join(verdict(OPTIONS, methods.comparison(OPTIONS, METRICS), methods.ablations(OPTIONS, METRICS)))
+    for words in ("On SiT-mini/2, VRPO beats REPA by 2.00 FID", "On DiT-mini/2", "1.00 FD-validation", "none is worse than REPA by 4.00 FID"):
+        assert words in text
+    assert "worse: `vrpo-worse` +3.00 [+3.00, +3.00]; undecided: `vrpo-alike`" in text
+
+
+# ---- files ------------------------------------------------------------------------------------------------------------
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_everything_is_written_and_always_the_same(tmp_path: Path) -> None:
+    collected = write_collected(tmp_path / "collected", METRICS)
+    for name in ("a", "b"):
+        write_methods(OPTIONS, REPORT, collected, tmp_path / name)
+    assert files(tmp_path / "a") == files(tmp_path / "b")
+    wanted = {f"{name}.{kind}" for name in OPTIONS.tables() for kind in ("csv", "md", "tex")}
+    assert set(files(tmp_path / "a")) == wanted | {f"{name}.{kind}" for name in OPTIONS.figures() for kind in ("pdf", "png", "csv")} | {"README.md"}
+    text = (tmp_path / "a/methods.md").read_text()
+    assert "| SiT-mini/2 | VRPO | `vrpo-b` | **2.00 ± 0.00** | +2.00 [+2.00, +2.00] |" in text and "made up" in text
+    readme = (tmp_path / "a/README.md").read_text()
+    assert "disagree" not in readme and "images/s" not in readme  # what is by the clock is not among what is the same each time
+    times = pd.read_csv(tmp_path / "a/scores_time.csv")
+    assert times.loc[(times["label"] == "VRPO") & (times["score"] == "fid"), "seconds_of_training"].max() == pytest.approx(2000 * 64 / 64)
+    steps = pd.read_csv(tmp_path / "a/scores.csv")
+    assert set(steps["score"]) == {"fid", "fd_validation"} and set(steps["seeds"]) == {5}
+
+
+def test_snapshot_is_the_same_but_for_the_machine(tmp_path: Path, mini_methods: dict[str, object]) -> None:
+    config = parse_experiment({**mini_methods, "results": str(tmp_path / "results"), "methods": OPTIONS.model_dump()}, "made up")
+    with pytest.raises(UserError, match="run the benchmark to its end"):
+        write_snapshot(config, tmp_path / "early")
+    write_collected(config.folder / "collected", METRICS)
+    write_methods(OPTIONS, REPORT, config.folder / "collected", config.folder / "methods")
+    for name in ("a", "b"):
+        write_snapshot(config, tmp_path / name)
+    first, second = files(tmp_path / "a"), files(tmp_path / "b")
+    assert {name for name in first if first[name] != second[name]} <= {"machine.json"}
+    assert {"README.md", "methods.md", "metrics.csv", "scores.png", "provenance.json"} <= set(first)
+    provenance = json.loads(first["provenance.json"])
+    assert provenance["methods"]["verdict_seeds"] == [0, 1, 2, 3, 4] and provenance["versions"] == {"torch": ["2.15"]}
+    elsewhere = parse_experiment({**mini_methods, "results": str(tmp_path), "methods": OPTIONS.model_dump()}, "made up")
+    (tmp_path / elsewhere.experiment).symlink_to(config.folder)
+    write_snapshot(elsewhere, tmp_path / "c")
+    assert files(tmp_path / "c")["provenance.json"] == first["provenance.json"]
+    with pytest.raises(UserError, match="no method benchmark"):
+        write_snapshot(parse_experiment({**mini_methods, "methods": None}, "made up"), tmp_path / "none")
+
+
+@pytest.fixture
+def mini_methods() -> dict[str, object]:
+    """config/mini.yaml with the alignments that the made-up benchmark names."""
+    from methods_fixtures import KINDS
+
+    from vrpo.config.reading import deep_merge, read_yaml
+
+    mini = read_yaml(Path(__file__).parents[2] / "config/mini.yaml")
+    repa, vrpo = mini["alignments"]["repa"], mini["alignments"]["vrpo"]
+    haste = {"kind": "haste", "encoders": ["vit"], "depth": 2, "attention_blocks": [2], "stop_step": 5}
+    bases = {"none": {"kind": "none"}, "repa": repa, "vrpo": vrpo, "haste": haste}
+    more = {"alignments": {name: bases[kind] for name, kind in KINDS.items()}, "encoders": {"vit": {"attention": [2]}}}
+    network = {"architecture": "test_convnext", "weights": "trained", "image_size": 32}
+    return deep_merge(mini, {**more, "experiment": "made-up", "evaluation": {"extra_networks": {"validation": network}}})
+
+
+def test_metrics_are_read_as_collected(tmp_path: Path) -> None:
+    labels = methods.labels(OPTIONS, read_metrics(write_collected(tmp_path, METRICS)))
+    assert labels == {"none": "none", "repa-a": "REPA", "haste": "HASTE", "vrpo-b": "VRPO"}

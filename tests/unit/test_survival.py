@@ -1,0 +1,200 @@
+"""What no accident may change: trainings killed at random moments, ranks that vanish, states that are damaged or cannot be written."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from training_fixtures import Toy, milestone_file
+
+from vrpo.config import RunConfig
+from vrpo.errors import UserError
+from vrpo.training import state as state_module
+from vrpo.training.run import train
+from vrpo.training.state import Snapshot, StateStore
+
+DRIVER = Path(__file__).with_name("forking.py")
+KILLS = 20
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Toy:
+    return Toy(tmp_path_factory.mktemp("toy"))
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def train_to(toy: Toy, config: RunConfig, run: Path, milestone: int, **options: Any) -> bytes:
+    output = milestone_file(run, milestone)
+    train(config, **toy.inputs(config), milestone=milestone, output=output, device="cpu", log_every=5, **options)
+    return output.read_bytes()
+
+
+def drive(toy: Toy, milestone: int, what: str, number: int, *runs: Path) -> list[int]:
+    command = [sys.executable, str(DRIVER), str(toy.folder / "again"), str(milestone), what, str(number), *map(str, runs)]
+    (toy.folder / "again").mkdir(exist_ok=True)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    return [int(word) for word in result.stdout.split()]
+
+
+def losses(run: Path) -> np.ndarray:
+    with open(run / "train.csv") as file:
+        return np.array([[float(value) for value in row.values()] for row in csv.DictReader(file)])
+
+
+def test_killed_at_twenty_random_moments(toy: Toy, tmp_path: Path) -> None:
+    """SIGKILL while starting, training and writing states, which happens after every step; the end has the bytes of an undisturbed run."""
+    config, run = toy.config("vrpo"), tmp_path / "killed"
+    whole = train_to(toy, config, tmp_path / "whole", 300)
+    met, half_written = drive(toy, 300, "kill", KILLS, run)
+    assert met == KILLS, "some trainings ended before they were killed"
+    assert half_written, "no kill came while a state was written"
+    assert train_to(toy, config, run, 300) == whole
+    for table in ("train.csv", "diagnostics.csv"):
+        assert (run / table).read_bytes() == (tmp_path / "whole" / table).read_bytes()
+    assert len(list((run / "state").glob("*/step*.pt"))) == 2
+    assert not list(run.rglob("*.partial"))
+
+
+def test_four_ranks_give_the_losses_of_one(toy: Toy, tmp_path: Path) -> None:
+    config = toy.config("vrpo", batch_size=16)
+    train_to(toy, config, tmp_path / "one", 20)
+    result = subprocess.run(
+        toy.command(config, tmp_path / "four", 20, ranks=4), env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300
+    )
+    assert result.returncode == 0, result.stderr
+    assert "batch 16 global = 4 ranks x 1 accumulation x 4" in result.stderr
+    np.testing.assert_allclose(losses(tmp_path / "four"), losses(tmp_path / "one"), rtol=1e-5, atol=1e-5)
+
+
+def test_two_ranks_and_one_is_killed(toy: Toy, tmp_path: Path) -> None:
+    """Both end, with a message; started again they end in the bytes of two undisturbed ranks."""
+    config, milestone = toy.config("vrpo"), 200
+    run = tmp_path / "killed"
+    command = toy.command(config, run, milestone, "--save-minutes", "0.000001", ranks=2)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    wait_for(lambda: len(list((run / "state").glob("*/step*.pt"))) == 2, process)
+    ranks = {rank_of(pid): pid for pid in children_of(process.pid)}
+    os.kill(ranks[1], signal.SIGKILL)
+    _, stderr = process.communicate(timeout=90)
+    assert process.returncode != 0
+    assert not any(is_running(pid) for pid in ranks.values())
+    assert "another rank is gone" in stderr or "SIGTERM" in stderr, stderr
+    assert not milestone_file(run, milestone).exists()
+    assert drive(toy, milestone, "ranks", 2, run, tmp_path / "whole") == [0, 0, 0, 0]
+    assert milestone_file(run, milestone).read_bytes() == milestone_file(tmp_path / "whole", milestone).read_bytes()
+
+
+def wait_for(condition: Any, process: subprocess.Popen, seconds: float = 90) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()]
+
+
+def rank_of(pid: int) -> int | None:
+    variables = dict(pair.partition("=")[::2] for pair in Path(f"/proc/{pid}/environ").read_text().split("\0"))
+    return int(variables["RANK"]) if "RANK" in variables else None
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_a_flipped_bit_in_the_newest_state_falls_back_to_the_one_before(toy: Toy, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = toy.config("repa")
+    whole = train_to(toy, config, tmp_path / "whole", 15)
+    for milestone in (5, 10):
+        train_to(toy, config, tmp_path / "flipped", milestone)
+    file = max((tmp_path / "flipped" / "state").glob("*/*.pt"))
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    assert train_to(toy, config, tmp_path / "flipped", 15) == whole
+    assert f"{file}: damaged" in caplog.text
+
+
+def test_states_are_written_while_the_training_goes_on(tmp_path: Path) -> None:
+    """The state is what it was when saved, and one is written at a time."""
+    store, gate, writing = StateStore(tmp_path, {"training": {}}), threading.Event(), []
+    save = torch.save
+
+    def slow_save(state: Any, path: Path) -> None:
+        writing.append(path)
+        assert len(writing) == 1
+        gate.wait(30)
+        save(state, path)
+        writing.pop()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(state_module.torch, "save", slow_save)
+        weights = torch.zeros(3)
+        store.save(1, {"weights": weights, "rows": [1]})
+        weights += 1  # the next step, while the thread waits
+        threading.Timer(0.2, gate.set).start()
+        store.save(2, {"weights": weights, "rows": [1, 2]})
+        weights += 1
+        store.wait()
+        store.close()
+    assert torch.equal(store.load(1)["weights"], torch.zeros(3))
+    assert torch.equal(store.load(2)["weights"], torch.ones(3)) and store.load(2)["rows"] == [1, 2]
+
+
+def test_a_state_that_cannot_be_written_ends_the_training_with_a_line(toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(state: Any, path: Path) -> None:
+        raise RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed")
+
+    monkeypatch.setattr(state_module.torch, "save", full)
+    with pytest.raises(UserError, match=r"state could not be written, .* bytes are free"):
+        train_to(toy, toy.config("none"), tmp_path, 100_000, save_minutes=1e-9)
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_a_disk_that_is_too_small_is_refused_first(toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Room is wanted for three states (two kept, one being written) and the weights, and the message gives the bytes."""
+    config = toy.config("none")
+    parameters = 16_000
+    monkeypatch.setattr("vrpo.files.shutil.disk_usage", lambda folder: type("Usage", (), {"free": parameters})())
+    with pytest.raises(UserError, match=r"training state and weights needs [\d,]+ bytes but the disk has 16,000 free"):
+        train_to(toy, config, tmp_path, 5)
+    assert not (tmp_path / "train.csv").exists()
+
+
+def test_options_without_effect_on_results_go_on_with_the_state(toy: Toy, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    train_to(toy, toy.config("repa"), tmp_path, 5)
+    train_to(toy, toy.config("repa", activation_checkpointing=True, latents="resident", attention="math"), tmp_path, 10)
+    assert "earlier state of another config" not in caplog.text
+    assert len(list((tmp_path / "state").glob("*/config.json"))) == 1
+
+
+def test_a_snapshot_does_not_follow_what_it_copied() -> None:
+    snapshot, weights = Snapshot(), torch.zeros(2)
+    first, arrived = snapshot.take({"a": {"weights": weights}, "n": 1})
+    arrived()
+    weights += 1
+    assert torch.equal(first["a"]["weights"], torch.zeros(2)) and first["n"] == 1
+    second, _ = snapshot.take({"a": {"weights": weights}, "n": 2})
+    assert second["a"]["weights"].data_ptr() == first["a"]["weights"].data_ptr()  # the memory is used again

@@ -1,0 +1,29 @@
+"""GRPO's advantages and PPO's clipped surrogate (docs/method.md, eq. 4 and 5)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def group_advantages(rewards: Tensor, group_size: int, max_advantage: float = 3.0, eps: float = 1e-6) -> Tensor:
+    """`A = (R - mean_group) / (std_group + eps)`, clipped to `±max_advantage` (GRPO, arXiv:2402.03300, section 4.1.2; docs/method.md, eq. 4).
+
+    Args:
+        rewards: [B], the groups side by side; B is a multiple of `group_size`.
+        group_size: G.
+        max_advantage: bound of the result; the mean of a group is exactly 0 only where it does not act.
+        eps: keeps a group of equal rewards at advantage 0.
+    """
+    grouped = rewards.view(-1, group_size)
+    centred = grouped - grouped.mean(dim=1, keepdim=True)
+    std = centred.square().mean(dim=1, keepdim=True).sqrt()
+    return (centred / (std + eps)).clamp(-max_advantage, max_advantage).view(-1)
+
+
+def clipped_surrogate(log_prob: Tensor, old_log_prob: Tensor, advantages: Tensor, clip: float) -> tuple[Tensor, Tensor]:
+    """`min(rho A, clip(rho, 1-eps, 1+eps) A)` [B] and which rollouts the clip holds [B] (PPO, arXiv:1707.06347, eq. 7)."""
+    ratio = (log_prob - old_log_prob).exp()
+    clipped = ratio.clamp(1 - clip, 1 + clip)
+    surrogate = torch.minimum(ratio * advantages, clipped * advantages)
+    return surrogate, clipped * advantages < ratio * advantages

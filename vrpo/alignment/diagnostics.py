@@ -1,0 +1,53 @@
+"""What an alignment does at each noise level: cheap sums on the device, read when a row is logged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+Reduce = Callable[[Tensor], Tensor]
+
+
+class NoiseLevelLog(nn.Module):
+    """Means of named quantities in bins over the noise level, over all rollouts since they were last taken.
+
+    The sums are part of the training state, so that a resumed training logs what an undisturbed one does.
+    """
+
+    def __init__(self, names: tuple[str, ...], bins: int) -> None:
+        """`names` of the quantities; `bins` of equal width over noise levels 0 (clean) to 1 (noise)."""
+        super().__init__()
+        self.names, self.bins = names, bins
+        self.register_buffer("sums", torch.zeros(2, len(names), bins, dtype=torch.float64))
+        self.register_buffer("pending", torch.zeros(2, len(names), bins, dtype=torch.float64))
+
+    def add(self, noise_level: Tensor, **values: Tensor) -> None:
+        """Add quantities [B] of the rollouts of a micro-batch; values that are not finite are left out."""
+        rows = torch.tensor([self.names.index(name) for name in values], device=noise_level.device)
+        stacked = torch.stack([value.detach() for value in values.values()]).double()  # (V, B)
+        finite = torch.isfinite(stacked)
+        where = noise_level_bin(noise_level, self.bins).expand(len(values), -1) + self.bins * rows[:, None]
+        summed = torch.stack([finite.double(), torch.where(finite, stacked, 0.0)])  # (2, V, B)
+        self.pending.view(2, -1).scatter_add_(1, where.reshape(1, -1).expand(2, -1), summed.view(2, -1))
+
+    def add_sums(self, name: str, sums: Tensor) -> None:
+        """Add a step's counts and sums, the first two rows of `sums` [.., bins], over all ranks already."""
+        self.sums[:, self.names.index(name)] += sums[:2]
+
+    def finish_step(self, all_reduce: Reduce, valid: Tensor) -> None:
+        """Take the present step's sums, over all ranks, in; those of a skipped step are forgotten."""
+        self.sums += torch.where(valid, all_reduce(self.pending.clone()), 0.0)
+        self.pending.zero_()
+
+    def take(self) -> dict[str, list[float]]:
+        """Mean of each quantity in each bin, NaN where there was none, and begin anew."""
+        count, total = self.sums.cpu().clone()
+        self.sums.zero_()
+        return dict(zip(self.names, (total / count).tolist(), strict=True))
+
+
+def noise_level_bin(noise_level: Tensor, bins: int) -> Tensor:
+    """Index [B] of the bin, of `bins` equal ones over [0, 1], that each noise level lies in."""
+    return (noise_level * bins).long().clamp(0, bins - 1)

@@ -1,0 +1,92 @@
+"""Clocks: the parts of a training step, the peak of matrix products, memory."""
+
+from __future__ import annotations
+
+import itertools
+import resource
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+
+from vrpo.seeds import torch_generator
+
+MATRIX_SIDE = {"cuda": 8192, "cpu": 2048}
+
+
+class StepClock:
+    """Times of the parts of steps: on a GPU between events on its queue, which is never waited for in between; on a CPU of the wall clock.
+
+    `mark` is what `Trainer` calls; `begin` stands before each step.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.on_gpu = device.type == "cuda"
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop all times."""
+        self._steps: list[list[tuple[str, torch.cuda.Event | float]]] = []
+
+    def begin(self) -> None:
+        """Before a step."""
+        self._steps.append([("", self._now())])
+
+    def mark(self, part: str) -> None:
+        """After a part of it."""
+        self._steps[-1].append((part, self._now()))
+
+    def medians(self) -> dict[str, float]:
+        """Median seconds of each part."""
+        steps = [self._parts(marks) for marks in self._steps]
+        return {part: statistics.median(step[part] for step in steps) for part in steps[0]}
+
+    def _parts(self, marks: list[tuple[str, torch.cuda.Event | float]]) -> dict[str, float]:
+        parts: dict[str, float] = {}
+        for (_, before), (part, after) in itertools.pairwise(marks):
+            seconds = before.elapsed_time(after) / 1e3 if self.on_gpu else after - before
+            parts[part] = parts.get(part, 0.0) + seconds
+        return parts
+
+    def _now(self) -> torch.cuda.Event | float:
+        if not self.on_gpu:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+
+def seconds_of(work: Callable[[], object], device: torch.device, repeats: int) -> list[float]:
+    """Wall seconds of each of `repeats` calls, the GPU's queue drained before and after."""
+    times = []
+    for _ in range(repeats):
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        start = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - start)
+    return times
+
+
+def matrix_peak(precision: str, device: torch.device) -> float:
+    """FLOP/s of a large square matrix product in the type that `precision` computes in, the best of several."""
+    side = MATRIX_SIDE[device.type]
+    kind = torch.bfloat16 if precision == "bf16" else torch.float32
+    a, b = (torch.randn(side, side, device=device, generator=torch_generator("bench-matrix", index, device=device)).to(kind) for index in range(2))
+    return 2 * side**3 / min(seconds_of(lambda: a @ b, device, 12)[2:])
+
+
+def peak_memory(device: torch.device) -> float:
+    """Most bytes that were in use at once: of the GPU since the last reset, or of this process."""
+    if device.type == "cuda":
+        return float(torch.cuda.max_memory_allocated(device))
+    return 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def machine(device: torch.device) -> dict[str, object]:
+    """What the numbers hold for."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    return {"device": name, "threads": torch.get_num_threads(), "torch": torch.__version__}

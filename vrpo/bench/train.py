@@ -1,0 +1,201 @@
+"""The training step by the clock: images/s, where its time goes, and what REPA and VRPO add, on synthetic data."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import statistics
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from vrpo.bench.measure import StepClock, machine, matrix_peak, peak_memory, seconds_of
+from vrpo.bench.paper import PaperModel
+from vrpo.bench.synthetic import write_training_data
+from vrpo.data.batches import TrainingData
+from vrpo.files import write_text
+from vrpo.training.backend import configure_backend
+from vrpo.training.distributed import Ranks
+from vrpo.training.trainer import Trainer
+
+log = logging.getLogger(__name__)
+WARM_UP = 3  # steps, the first of which compiles
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """How the steps are computed; the names are those of `training` in a config."""
+
+    batch_size: int
+    precision: str = "bf16"
+    compile: bool = True
+    accumulation: int = 1
+    attention: str = "auto"
+    tf32: bool = True
+    activation_checkpointing: bool = False
+    latents: str = "auto"
+
+    def options(self) -> SimpleNamespace:
+        """With the papers' optimiser."""
+        return SimpleNamespace(
+            **vars(self),
+            learning_rate=1e-4,
+            adam_betas=(0.9, 0.999),
+            weight_decay=0.0,
+            max_grad_norm=1.0,
+            ema_decay=0.9999,
+            label_dropout=0.1,
+        )
+
+
+def bench_train(
+    model: PaperModel,
+    alignments: list[str],
+    settings: TrainSettings,
+    device: torch.device,
+    *,
+    steps: int,
+    rounds: int,
+    samples: int,
+    output: Path | None = None,
+) -> dict[str, Any]:
+    """Time `steps` steps of each alignment in turn, `rounds` times, so that all of them meet the same machine.
+
+    Args:
+        model: the network.
+        alignments: `none`, `repa`, `vrpo`; overheads are of each over the one before.
+        settings: of the training.
+        device: where; the clock is the GPU's own there.
+        steps: in a row, of one alignment.
+        rounds: of all alignments.
+        samples: in the synthetic data set.
+        output: JSON file to write, or None.
+
+    Returns:
+        The record that `table` shows.
+
+    Raises:
+        UserError: a setting that this machine does not know.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        data = write_training_data(Path(folder), samples)
+        contenders = {name: _Contender(model, name, settings, data, device) for name in alignments}
+        for name, contender in contenders.items():
+            log.info("warming up: %s, %s", model.name, name)
+            contender.run(WARM_UP)
+            contender.forget()
+        for _ in range(rounds):
+            for contender in contenders.values():
+                contender.run(steps)
+        for contender in contenders.values():
+            contender.trainer.feed.close()
+    peak = matrix_peak(settings.precision, device)
+    record: dict[str, Any] = {
+        "model": model.name,
+        "settings": vars(settings),
+        "backend": contenders[alignments[0]].backend,
+        "machine": machine(device),
+        "steps": steps * rounds,
+        "critic": {"width": model.critic[0], "depth": model.critic[1]},
+        "matrix_peak_tflops": peak / 1e12,
+        "load_after": os.getloadavg()[0],
+        "alignments": {},
+    }
+    for name, contender in contenders.items():
+        record["alignments"][name] = contender.summary(peak)
+    _add_overheads(record["alignments"])
+    if output is not None:
+        write_text(output, json.dumps(record, indent=2) + "\n")
+    return record
+
+
+def table(record: dict[str, Any]) -> str:
+    """A record for people."""
+    where = f"{record['machine']['device']}, {record['machine']['threads']} threads, torch {record['machine']['torch']}"
+    settings = record["settings"]
+    lines = [
+        f"{record['model']}, batch {settings['batch_size']}, {settings['precision']}, {'compiled' if settings['compile'] else 'eager'}, "
+        f"attention {record['backend']['attention']}; {where}; matrix peak {record['matrix_peak_tflops']:.2f} TFLOP/s; {record['steps']} steps each",
+    ]
+    names = list(record["alignments"])
+    parts = list(record["alignments"][names[-1]]["parts"])
+    rows = [
+        ("images/s", [f"{each['images_per_second']:.2f}" for each in record["alignments"].values()]),
+        ("step, ms", [f"{1e3 * each['seconds']:.1f}" for each in record["alignments"].values()]),
+        *((f"  {part}, ms", [f"{1e3 * each['parts'].get(part, 0):.1f}" for each in record["alignments"].values()]) for part in parts),
+        ("slower than the one before", [f"{each['overhead_percent']:+.1f}%" if "overhead_percent" in each else "" for each in record["alignments"].values()]),
+        ("  of that, FLOPs", [f"{each['flops_overhead_percent']:+.1f}%" if "overhead_percent" in each else "" for each in record["alignments"].values()]),
+        ("GFLOP an image", [f"{sum(each['flops'].values()) / 1e9:.1f}" for each in record["alignments"].values()]),
+        ("share of the matrix peak", [f"{each['utilisation']:.1%}" for each in record["alignments"].values()]),
+        ("peak memory, GB", [f"{each['peak_memory'] / 1e9:.1f}" for each in record["alignments"].values()]),
+    ]
+    lines.append(f"{'':28}" + "".join(f"{name:>12}" for name in names))
+    lines += [f"{label:28}" + "".join(f"{value:>12}" for value in values) for label, values in rows]
+    return "\n".join(lines)
+
+
+class _Contender:
+    """One alignment's trainer under the clock."""
+
+    def __init__(self, model: PaperModel, alignment: str, settings: TrainSettings, data: TrainingData, device: torch.device) -> None:
+        self.model, self.alignment, self.settings, self.device = model, alignment, settings, device
+        ranks, options = Ranks(0, 1, device), settings.options()
+        objective = model.build_objective(alignment, settings.precision, device)
+        self.backend = configure_backend(options, objective, ranks)
+        self.clock = StepClock(device)
+        self.trainer = Trainer(objective, data, options, seed=0, ranks=ranks, mark=self.clock.mark)
+        self.seconds: list[float] = []
+        self.memory = 0.0
+
+    def run(self, steps: int) -> None:
+        """Train `steps` steps."""
+        with self._own_memory():
+            (seconds,) = seconds_of(lambda: self._steps(steps), self.device, 1)
+        self.seconds.append(seconds / steps)
+        self.trainer.totals = {}
+
+    def forget(self) -> None:
+        """Drop the times so far."""
+        self.seconds = []
+        self.clock.forget()
+
+    def summary(self, peak: float) -> dict[str, Any]:
+        """What is shown of it."""
+        seconds, flops = statistics.median(self.seconds), self.model.flops(self.alignment)
+        rate = self.settings.batch_size / seconds
+        return {
+            "images_per_second": rate,
+            "seconds": seconds,
+            "fastest_seconds": min(self.seconds),
+            "parts": self.clock.medians(),
+            "flops": flops,
+            "utilisation": rate * sum(flops.values()) / peak,
+            "peak_memory": self.memory,
+        }
+
+    def _steps(self, count: int) -> None:
+        for _ in range(count):
+            self.clock.begin()
+            self.trainer.train_step()
+
+    @contextlib.contextmanager
+    def _own_memory(self) -> Iterator[None]:
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        yield
+        self.memory = max(self.memory, peak_memory(self.device))
+
+
+def _add_overheads(alignments: dict[str, dict[str, Any]]) -> None:
+    """How much slower each alignment is than the one before, and how much more it computes, in percent."""
+    for before, after in zip(list(alignments), list(alignments)[1:], strict=False):
+        ratio = alignments[after]["seconds"] / alignments[before]["seconds"]
+        flops = sum(alignments[after]["flops"].values()) / sum(alignments[before]["flops"].values())
+        alignments[after] |= {"over": before, "overhead_percent": 100 * (ratio - 1), "flops_overhead_percent": 100 * (flops - 1)}

@@ -1,0 +1,134 @@
+"""Options of the method benchmark: who competes, on which seeds, and who looks at which score (docs/methods.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+from pydantic import model_validator
+
+from vrpo.config.base import Options, option
+
+LEAST_VERDICT_SEEDS = 5
+
+
+class CandidateOptions(Options):
+    """What the search chooses from; REPA and VRPO get equally many."""
+
+    repa: list[str] = option(..., "alignments (keys of `alignments`) of kind `repa`, the simplest first", min_length=1)
+    vrpo: list[str] = option(..., "alignments of kind `vrpo`, as many, the simplest first", min_length=1)
+
+
+class ChosenOptions(Options):
+    """The alignments that stand for REPA and VRPO in the verdict."""
+
+    repa: str = option(..., "alignment of kind `repa`: what the rule gave, or, without `candidates`, what is to be compared")
+    vrpo: str = option(..., "alignment of kind `vrpo`, the same; ablations are compared with it")
+
+
+class MethodsOptions(Options):
+    """The method benchmark (`snakemake methods`, docs/methods.md). Its runs are generated and take the place of `runs`."""
+
+    model: str = option(..., "size and patch of every run, as in `runs`")
+    processes: list[str] = option(..., "keys of `processes` that methods are compared on; the search uses the first", min_length=1)
+    search_seeds: list[int] = option(list, "training seeds of the search")
+    verdict_seeds: list[int] = option(..., f"training seeds of the verdict: at least {LEAST_VERDICT_SEEDS}, none of them used in the search")
+    validation: str | None = option(None, "score that the search looks at, e.g. `fd_validation`, of one of `evaluation.extra_networks`; null: no search")
+    held_out: str = option("fid", "score that the verdict is about; the search never sees it")
+    candidates: CandidateOptions | None = option(None, "what the search chooses from; null: no search, `chosen` is given")
+    chosen: ChosenOptions | None = option(None, "what the search's rule gave, written down after it; null: only the search is run")
+    compared: list[str] = option(..., "alignments in the comparison, both chosen ones among them", min_length=2)
+    ablations: list[str] = option(list, "alignments that differ from the chosen VRPO in one thing")
+    ablation_processes: list[str] | None = option(None, "keys of `processes` that ablations are run on; null: all of `processes`")
+    ablation_milestones: Literal["all", "last"] = option("last", "score ablations at every milestone, or only at the last, which their table is about")
+
+    @model_validator(mode="after")
+    def _fair(self) -> MethodsOptions:
+        if len(set(self.verdict_seeds)) < max(LEAST_VERDICT_SEEDS, len(self.verdict_seeds)):
+            raise ValueError(f"`verdict_seeds` {self.verdict_seeds} must be {LEAST_VERDICT_SEEDS} or more, all different")
+        if len(set(self.search_seeds)) < len(self.search_seeds):
+            raise ValueError(f"`search_seeds` {self.search_seeds} must be different from each other")
+        if both := sorted({*self.search_seeds} & {*self.verdict_seeds}):
+            raise ValueError(f"seed {both[0]} is in `search_seeds` and in `verdict_seeds`; the verdict needs fresh seeds")
+        if self.validation == self.held_out:
+            raise ValueError(f"`validation` and `held_out` are both `{self.held_out}`; the search must not see the score of the verdict")
+        if len(set(self.compared)) < len(self.compared):
+            raise ValueError(f"`compared` {self.compared} names an alignment twice")
+        if stray := sorted({*(self.ablation_processes or [])} - {*self.processes}):
+            raise ValueError(f"`ablation_processes`: `{stray[0]}` is not in `processes` {self.processes} of the benchmark")
+        self._check_search()
+        for method, name in self.chosen.model_dump().items() if self.chosen else ():
+            if name not in self.compared:
+                raise ValueError(f"`chosen.{method}`: `{name}` is not in `compared` {self.compared}; add it")
+        return self
+
+    def _check_search(self) -> None:
+        if self.candidates is None:
+            if self.chosen is None:
+                raise ValueError("neither `candidates` nor `chosen` is given; name candidates for a search, or what is compared without one")
+            return
+        repa, vrpo = self.candidates.repa, self.candidates.vrpo
+        if len(repa) != len(vrpo):
+            raise ValueError(f"`candidates`: REPA has {len(repa)}, VRPO {len(vrpo)}; give both equally many, or the comparison is not fair")
+        for method, names in (("repa", repa), ("vrpo", vrpo)):
+            if len(set(names)) < len(names):
+                raise ValueError(f"`candidates.{method}` {names} names an alignment twice")
+            if self.chosen and getattr(self.chosen, method) not in names:
+                raise ValueError(f"`chosen.{method}`: `{getattr(self.chosen, method)}` is not in `candidates.{method}` {names}")
+        if not self.search_seeds or self.validation is None:
+            raise ValueError("`candidates` are given, so `search_seeds` and `validation` must be, too")
+
+    # ---- the runs, and who names what ----------------------------------------------------------------------------
+
+    def named(self) -> Iterator[tuple[str, str, str | None]]:
+        """(option, alignment, the kind that it must have, or None) of all alignments that the options name."""
+        for method in ("repa", "vrpo"):
+            for name in getattr(self.candidates, method, []):
+                yield f"candidates.{method}", name, method
+            if self.chosen:
+                yield f"chosen.{method}", getattr(self.chosen, method), method
+        for option_name in ("compared", "ablations"):
+            for name in getattr(self, option_name):
+                yield option_name, name, None
+
+    def search_runs(self) -> dict[str, str]:
+        """{run: alignment} of the search."""
+        names = [*self.candidates.repa, *self.candidates.vrpo] if self.candidates else []
+        return {f"search-{self.processes[0]}-{name}": name for name in names}
+
+    def compared_runs(self, process: str) -> dict[str, str]:
+        """{run: alignment} of the comparison on `process`."""
+        return {run_name(process, name): name for name in self.compared} if self.chosen else {}
+
+    def ablation_runs(self, process: str) -> dict[str, str]:
+        """{run: alignment} of the ablations on `process`."""
+        wanted = self.chosen and process in (self.ablation_processes or self.processes)
+        return {run_name(process, name): name for name in self.ablations} if wanted else {}
+
+    def tables(self) -> list[str]:
+        """Tables that the benchmark gives."""
+        chosen = ["methods", *(["ablations"] if self.ablations else []), "wall_time"] if self.chosen else []
+        return [*(["search"] if self.candidates else []), *chosen]
+
+    def figures(self) -> list[str]:
+        """Figures that the benchmark gives."""
+        return ["scores", "scores_time", "diagnostics"] if self.chosen else []
+
+    def rows(self, milestones: Any) -> dict[str, dict[str, Any]]:
+        """`runs` of the benchmark: the search, with its seeds, at the last of `milestones` alone; the comparison, with the verdict's, at all of them."""
+        common, last = {"model": self.model}, milestones[-1:] if isinstance(milestones, list) else None
+        rows = {
+            run: {**common, "process": self.processes[0], "alignment": name, "seeds": self.search_seeds, "milestones": last}
+            for run, name in self.search_runs().items()
+        }
+        for process in self.processes:
+            parts = [(self.compared_runs(process), None), (self.ablation_runs(process), last if self.ablation_milestones == "last" else None)]
+            for runs, milestones in parts:
+                for run, name in runs.items():
+                    rows.setdefault(run, {**common, "process": process, "alignment": name, "seeds": self.verdict_seeds, "milestones": milestones})
+        return rows
+
+
+def run_name(process: str, alignment: str) -> str:
+    """The verdict's run of an alignment."""
+    return f"{process}-{alignment}"

@@ -1,0 +1,76 @@
+"""What a config resolves to: the networks and runs that stages are given, and what is collected of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from vrpo.config.alignments import AnyAlignment
+from vrpo.config.base import Options, option
+from vrpo.config.messages import require_known
+from vrpo.config.options import ModelSize, ProcessOptions, TrainingOptions
+
+PAPER_SIZES = {
+    "S": ModelSize(depth=12, width=384, heads=6),
+    "B": ModelSize(depth=12, width=768, heads=12),
+    "L": ModelSize(depth=24, width=1024, heads=16),
+    "XL": ModelSize(depth=28, width=1152, heads=16),
+}  # DiT, table 1 (arXiv:2212.09748); SiT's are the same
+
+
+class ModelOptions(Options):
+    """A transformer, resolved: everything its construction needs."""
+
+    name: str = option(..., "as papers print it, e.g. `SiT-XL/2`")
+    depth: int = option(..., "transformer blocks", ge=1)
+    width: int = option(..., "channels of a token", ge=1)
+    heads: int = option(..., "attention heads", ge=1)
+    patch_size: int = option(..., "side of a patch of the latent", ge=1)
+    num_classes: int = option(..., "classes; the null class is this number", ge=1)
+
+
+class CustomModelOptions(ModelOptions):
+    """A network of one's own, resolved."""
+
+    backbone: str = option(..., "`module:Class`")
+    arguments: dict[str, Any] = option(dict, "further keyword arguments of the class")
+
+
+class RunConfig(Options):
+    """A run resolved for one seed: all that its training depends on, and nothing else (`runs/<run>/seed<k>/config.yaml`)."""
+
+    run: str = option(..., "the run's name")
+    seed: int = option(..., "seed of weights, data order, noise and dropout")
+    model: ModelOptions | CustomModelOptions = option(..., "network")
+    process: ProcessOptions = option(..., "process")
+    alignment: AnyAlignment = option(..., "alignment")
+    training: TrainingOptions = option(..., "optimisation")
+
+
+class CollectedRun(Options):
+    """What the collection of results takes of one run."""
+
+    seeds: list[int] = option(..., "training seeds")
+    milestones: list[int] = option(..., "steps", "steps")
+    samplers: dict[str, list[int]] = option(..., "samplers, each with the steps that it is evaluated at")
+
+
+class CollectOptions(Options):
+    """What is collected for figures and tables (`config/collect.yaml`): changes with the comparison, not with a figure's look."""
+
+    grid_images: int = option(..., "images of each run in the grid of samples", "images")
+    runs: dict[str, CollectedRun] = option(..., "the comparison, a row a run")
+
+
+def split_model(where: str, name: str, sizes: Mapping[str, ModelSize]) -> tuple[ModelSize, int]:
+    """`XL/2` -> (size XL, patch 2).
+
+    Raises:
+        ValueError: the size is unknown or the patch is not a number.
+    """
+    match = re.fullmatch(r"(.+)/(\d+)", name)
+    if not match:
+        raise ValueError(f"{where}: `{name}` is not of the form SIZE/PATCH, e.g. `XL/2`")
+    require_known(where, match[1], sizes, "sizes")
+    return sizes[match[1]], int(match[2])

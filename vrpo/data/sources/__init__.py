@@ -1,0 +1,44 @@
+"""Where images come from: sources of labelled, square uint8 RGB images."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vrpo.data.sources.archive import ZipSource
+from vrpo.data.sources.base import EncodedSource, ImageSource, UnreadableImageError, center_crop
+from vrpo.data.sources.classes import read_class_index
+from vrpo.data.sources.digits import DigitsSource
+from vrpo.data.sources.folder import FolderSource, ilsvrc_source
+from vrpo.data.sources.parquet import ParquetSource
+from vrpo.data.sources.webdataset import WebDatasetSource
+from vrpo.errors import UserError
+
+if TYPE_CHECKING:
+    from vrpo.config.options import DataOptions
+
+__all__ = [
+    "DigitsSource", "EncodedSource", "FolderSource", "ImageSource", "ParquetSource", "UnreadableImageError", "WebDatasetSource", "ZipSource",
+    "center_crop", "ilsvrc_source", "open_source",
+]  # fmt: skip
+
+SOURCES = {"folder": FolderSource, "ilsvrc": ilsvrc_source, "zip": ZipSource, "webdataset": WebDatasetSource, "parquet": ParquetSource}
+
+
+def open_source(options: DataOptions) -> ImageSource:
+    """The source that `options.source` names, checked against `options.num_classes`.
+
+    Raises:
+        UserError: its root is missing or damaged, or it has another number of classes.
+    """
+    if options.source == "digits":
+        source: ImageSource = DigitsSource(options.resolution)
+    else:
+        index = read_class_index(options.class_index) if options.class_index else None
+        source = SOURCES[options.source](options.root, options.resolution, index)
+    classes = len(source.classes)
+    if classes != options.num_classes:
+        where = "" if options.source == "digits" else f" in {options.root}"
+        raise UserError(
+            f"data.num_classes: {options.num_classes}, but source `{options.source}` has {classes} classes{where}; set it to {classes} or mend the data set"
+        )
+    return source

@@ -1,0 +1,102 @@
+"""Images in a .zip: a folder for each class, packed."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import posixpath
+import struct
+import zipfile
+import zlib
+from collections import Counter
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from vrpo.data.sources.base import EXTENSIONS, EncodedSource, Names
+from vrpo.data.sources.classes import ClassIndex, labels_by_name
+from vrpo.errors import UserError
+
+LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, lengths of the name and of the extra field (APPNOTE.TXT, 4.3.7)
+KINDS = {zipfile.ZIP_STORED: "stored", zipfile.ZIP_DEFLATED: "deflated"}
+
+
+class ZipSource(EncodedSource):
+    """A folder of class folders in a .zip, stored or deflated; the classes may lie below one common folder. Order as on a disk (`FolderSource`).
+
+    The table of contents is read once; worker processes get offsets, and open members by them.
+
+    Raises:
+        UserError: it is no .zip, is damaged or encrypted, or holds no class folders with images.
+    """
+
+    def __init__(self, root: Path | str, resolution: int, index: ClassIndex | None = None) -> None:
+        super().__init__("zip", root, resolution)
+        try:
+            with zipfile.ZipFile(self.root) as archive:
+                members = [info for info in archive.infolist() if not info.is_dir() and info.filename.lower().endswith(EXTENSIONS)]
+        except (OSError, zipfile.BadZipFile) as error:
+            raise UserError(f"data.root: {self.root} is not a readable .zip ({error}); fetch it again, or set `data.root` to another") from error
+        odd = next((info for info in members if info.flag_bits & 1 or info.compress_type not in KINDS), None)
+        if odd:
+            raise UserError(f"data.root: {odd.filename} in {self.root} is encrypted or packed in an uncommon way; pack it again, stored or deflated")
+        inside = _common_folder([info.filename for info in members])
+        by_class: dict[str, list[zipfile.ZipInfo]] = {}
+        for info in members:
+            name, _, rest = info.filename[len(inside) :].partition("/")
+            if rest:
+                by_class.setdefault(name, []).append(info)
+        if not by_class:
+            raise UserError(f"data.root: {self.root} holds no class folders with images; pack the folder whose subfolders are the classes")
+        label_of, self.classes = labels_by_name(by_class, index, str(self.root))
+        ordered = [
+            (label, info)
+            for name, label in sorted(label_of.items(), key=lambda item: item[1])
+            for info in sorted(by_class[name], key=lambda info: posixpath.split(info.filename))
+        ]
+        self.labels = np.array([label for label, _ in ordered], dtype=np.int64)
+        self.files = Names([info.filename for _, info in ordered])
+        self._places = np.array([(info.header_offset, info.compress_size, info.compress_type, info.CRC) for _, info in ordered], dtype=np.int64)  # [N, 4]
+        self._file: io.FileIO | None = None
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_file": None}
+
+    def open(self, index: int) -> IO[bytes]:
+        """The unpacked bytes of image `index`."""
+        if self._file is None:
+            self._file = io.FileIO(self.root)
+        offset, size, kind, checksum = (int(value) for value in self._places[index])
+        signature, name, extra = LOCAL_HEADER.unpack(os.pread(self._file.fileno(), LOCAL_HEADER.size, offset).ljust(LOCAL_HEADER.size, b"\0"))
+        packed = os.pread(self._file.fileno(), size, offset + LOCAL_HEADER.size + name + extra)
+        try:
+            content = zlib.decompress(packed, -15) if kind == zipfile.ZIP_DEFLATED else packed
+        except zlib.error as error:
+            raise OSError(f"its packing is damaged: {error}") from error
+        if signature != b"PK\3\4" or zlib.crc32(content) != checksum:
+            raise OSError("its checksum differs from that in the archive's table")
+        return io.BytesIO(content)
+
+    def name_of(self, index: int) -> str:
+        """Archive and name of image `index`."""
+        return f"{self.root}/{self.files[index]}"
+
+    def content(self) -> str:
+        """Hash of the members' names and checksums, in order."""
+        content = hashlib.sha256()
+        for file, checksum in zip(self.files, self._places[:, 3], strict=True):
+            content.update(f"{file}\0{checksum}\n".encode("utf-8", "surrogateescape"))
+        return content.hexdigest()
+
+
+def _common_folder(names: list[str]) -> str:
+    """The folder, with its slash, that holds all class folders: descend while everything lies in one folder of folders."""
+    inside = ""
+    while True:
+        heads = Counter(name[len(inside) :].partition("/")[0] for name in names)
+        below = {name[len(inside) :].count("/") for name in names}
+        if len(heads) != 1 or min(below, default=0) < 2:
+            return inside
+        inside += f"{next(iter(heads))}/"

@@ -1,0 +1,131 @@
+"""What a source of images is, and how an encoded image becomes a square of pixels."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+import numpy as np
+from PIL import Image
+
+from vrpo.errors import UserError
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's ImageFolder
+
+
+class UnreadableImageError(UserError):
+    """An image that cannot be read: `where` it is and the `reason`."""
+
+    def __init__(self, where: str, reason: str) -> None:
+        super().__init__(f"{where}: cannot be read as an image ({reason}); restore the file, or set `data.skip_unreadable: true` to leave it out")
+        self.where, self.reason = where, reason
+
+
+class ImageSource(Protocol):
+    """A fixed row of labelled images; everything downstream knows images only through this."""
+
+    labels: np.ndarray  # [N] int64
+    classes: list[str]  # names, by label
+    resolution: int  # pixels of a side
+
+    def __len__(self) -> int:
+        """Number of images."""
+        ...
+
+    def read(self, index: int) -> np.ndarray:
+        """Image `index` as uint8 `[H, W, 3]`, cropped and resized to the source's resolution.
+
+        Raises:
+            UnreadableImageError: it cannot be read.
+        """
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """JSON-able: `name`, `count`, `classes` (their number) and `fingerprint`, which differs where images, order, labels or resolution do."""
+        ...
+
+
+class EncodedSource:
+    """Base of the sources of encoded images (JPEG, PNG, ...); a subclass sets names, labels and classes and opens image `index`.
+
+    Args:
+        kind: for the fingerprint, e.g. `folder`.
+        root: folder or file that holds the images.
+        resolution: side of the images in pixels, after ADM's centre crop.
+    """
+
+    labels: np.ndarray
+    classes: list[str]
+
+    def __init__(self, kind: str, root: Path | str, resolution: int) -> None:
+        self.kind, self.root, self.resolution = kind, Path(root), resolution
+        self._fingerprint: str | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def open(self, index: int) -> IO[bytes]:
+        """The bytes of image `index`, as it is stored."""
+        raise NotImplementedError
+
+    def name_of(self, index: int) -> str:
+        """Name of image `index`, for messages."""
+        raise NotImplementedError
+
+    def content(self) -> str:
+        """A hash of what the images are: names, sizes or checksums, not their pixels."""
+        raise NotImplementedError
+
+    def read(self, index: int) -> np.ndarray:
+        """Image `index`, uint8 `[resolution, resolution, 3]`.
+
+        Raises:
+            UnreadableImageError: it cannot be read; names it.
+        """
+        try:
+            with self.open(index) as file, Image.open(file) as image:
+                return np.asarray(center_crop(image.convert("RGB"), self.resolution))
+        except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+            raise UnreadableImageError(self.name_of(index), " ".join(str(error).split()) or type(error).__name__) from error
+
+    def describe(self) -> dict[str, Any]:
+        """See `ImageSource.describe`."""
+        if self._fingerprint is None:
+            self._fingerprint = fingerprint(self.kind, self.resolution, self.content())
+        return {"name": f"{self.kind} {self.root.name}", "count": len(self), "classes": len(self.classes), "fingerprint": self._fingerprint}
+
+
+class Names(Sequence[str]):
+    """Many short names in one block of memory: 1.28 million file names are some 40 MB instead of 150, and travel to worker processes at once."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = np.array([name.encode("utf-8", "surrogateescape") for name in names], dtype=bytes)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __getitem__(self, index: int) -> str:
+        return bytes(self._names[index]).decode("utf-8", "surrogateescape")
+
+
+def center_crop(image: Image.Image, size: int) -> Image.Image:
+    """ADM's centre crop (Dhariwal and Nichol, arXiv:2105.05233): the middle square of the image, resized to `size` x `size` pixels.
+
+    Halved by box filter while the shorter side is at least twice `size`, then resized (bicubic) so that it equals `size`, then cropped.
+    """
+    width, height = image.size
+    while min(width, height) >= 2 * size:
+        width, height = width // 2, height // 2
+        image = image.resize((width, height), Image.Resampling.BOX)
+    scale = size / min(width, height)
+    image = image.resize((round(width * scale), round(height * scale)), Image.Resampling.BICUBIC)
+    left, top = (image.width - size) // 2, (image.height - size) // 2
+    return image.crop((left, top, left + size, top + size))
+
+
+def fingerprint(kind: str, resolution: int, content: str) -> str:
+    """Hex SHA-256 of a source's kind, resolution and content hash."""
+    return hashlib.sha256(json.dumps([kind, resolution, content]).encode()).hexdigest()

@@ -1,0 +1,98 @@
+"""Images in folders, one for each class, and ImageNet as ILSVRC ships it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from vrpo.data.sources.base import EXTENSIONS, EncodedSource, Names
+from vrpo.data.sources.classes import ClassIndex, labels_by_name, read_class_index
+from vrpo.errors import UserError
+
+ILSVRC_TRAIN = ("ILSVRC/Data/CLS-LOC/train", "Data/CLS-LOC/train", "CLS-LOC/train", "train", ".")
+ILSVRC_INDEX = ("imagenet_class_index.json", "LOC_synset_mapping.txt")
+
+
+class FolderSource(EncodedSource):
+    """One folder per class; classes, files and extensions in the order and of the kinds of torchvision's `ImageFolder`.
+
+    Args:
+        root: folder that holds the class folders.
+        resolution: side of the images in pixels, after ADM's centre crop.
+        index: order and names of the classes; None: sorted by name.
+        kind: for the fingerprint.
+
+    Raises:
+        UserError: the root is missing, or it or a class folder holds no images.
+    """
+
+    def __init__(self, root: Path | str, resolution: int, index: ClassIndex | None = None, kind: str = "folder") -> None:
+        super().__init__(kind, root, resolution)
+        if not self.root.is_dir():
+            raise UserError(
+                f"data.root: there is no folder {self.root}; put the training images there, one folder per class, or set `data.root` to where they are"
+            )
+        folders = [entry.name for entry in os.scandir(self.root) if entry.is_dir()]
+        if not folders:
+            raise UserError(f"data.root: {self.root} holds no class folders; `data.root` must name the folder whose subfolders are the classes")
+        label_of, self.classes = labels_by_name(folders, index, str(self.root))
+        files: list[str] = []  # relative to the root
+        labels: list[int] = []
+        for name, label in sorted(label_of.items(), key=lambda item: item[1]):
+            found = _image_files(self.root, name)
+            if not found:
+                raise UserError(f"data.root: class folder {self.root / name} holds no images ({', '.join(EXTENSIONS)}); add some or remove the folder")
+            files += found
+            labels += [label] * len(found)
+        self.files = Names(files)
+        self.labels = np.array(labels, dtype=np.int64)
+
+    def open(self, index: int) -> IO[bytes]:
+        """The file of image `index`."""
+        return open(self.root / self.files[index], "rb")
+
+    def name_of(self, index: int) -> str:
+        """Path of image `index`."""
+        return str(self.root / self.files[index])
+
+    def content(self) -> str:
+        """Hash of the files' names and sizes, in order."""
+        content = hashlib.sha256()
+        for file in self.files:
+            content.update(f"{file}\0{(self.root / file).stat().st_size}\n".encode("utf-8", "surrogateescape"))
+        return content.hexdigest()
+
+
+def ilsvrc_source(root: Path | str, resolution: int, index: ClassIndex | None = None) -> FolderSource:
+    """ImageNet's training images as ILSVRC ships them: `ILSVRC/Data/CLS-LOC/train/<wnid>/*.JPEG` below `root`; labels in the order of the synsets' numbers.
+
+    Class names come from `index`, or from `imagenet_class_index.json` or `LOC_synset_mapping.txt` where one lies in `root`.
+
+    Raises:
+        UserError: no such folders are there.
+    """
+    root = Path(root)
+    for place in ILSVRC_TRAIN:
+        if (root / place).is_dir() and any(_is_synset(entry) for entry in os.scandir(root / place)):
+            break
+    else:
+        raise UserError(f"data.root: {root} holds no ILSVRC/Data/CLS-LOC/train/n........; set `data.root` to where the archive was unpacked")
+    if index is None:
+        index = next((read_class_index(root / name) for name in ILSVRC_INDEX if (root / name).is_file()), None)
+    return FolderSource(root / place, resolution, index, kind="ilsvrc")
+
+
+def _is_synset(entry: os.DirEntry[str]) -> bool:
+    return entry.is_dir() and len(entry.name) == 9 and entry.name[0] == "n" and entry.name[1:].isdigit()
+
+
+def _image_files(root: Path, class_name: str) -> list[str]:
+    files = []
+    for folder, _, names in sorted(os.walk(root / class_name, followlinks=True)):
+        relative = os.path.relpath(folder, root)
+        files += [f"{relative}/{name}" for name in sorted(names) if name.lower().endswith(EXTENSIONS)]
+    return files

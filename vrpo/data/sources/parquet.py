@@ -1,0 +1,106 @@
+"""Images in parquet files as Hugging Face's `datasets` writes them: a column of encoded images, one of labels."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+
+from vrpo.data.sources.base import EncodedSource
+from vrpo.data.sources.classes import ClassIndex, names_of_labels
+from vrpo.errors import UserError
+
+if TYPE_CHECKING:
+    import pyarrow.parquet
+
+IMAGE_COLUMNS, LABEL_COLUMNS = ("image", "img"), ("label", "labels")
+
+
+class ParquetSource(EncodedSource):
+    """All `*.parquet` of a folder (or one file), in the order of their names, with the columns `image` (struct of `bytes` and `path`) and `label`.
+
+    Rows are read by row group, of which each process keeps the last. Class names are those of the files' own description where they have one.
+
+    Raises:
+        UserError: pyarrow is not installed, there are no files, or one is damaged or has other columns.
+    """
+
+    def __init__(self, root: Path | str, resolution: int, index: ClassIndex | None = None) -> None:
+        super().__init__("parquet", root, resolution)
+        parquet = _pyarrow_parquet()
+        self._files = [self.root] if self.root.is_file() else sorted(self.root.glob("*.parquet")) if self.root.is_dir() else []
+        if not self._files:
+            raise UserError(f"data.root: {self.root} holds no *.parquet; set `data.root` to the folder of the training split's files")
+        labels: list[np.ndarray] = []
+        groups: list[tuple[int, int, int]] = []
+        names: list[str] | None = None
+        for number, path in enumerate(self._files):
+            try:
+                with parquet.ParquetFile(path) as file:
+                    self._image, label = _columns(path, file.schema_arrow)
+                    labels.append(file.read(columns=[label]).column(0).to_numpy().astype(np.int64))
+                    groups += [(number, group, file.metadata.row_group(group).num_rows) for group in range(file.metadata.num_row_groups)]
+                    names = names or _names(file.schema_arrow.metadata, label)
+            except (OSError, ValueError, NotImplementedError) as error:
+                raise UserError(f"{path}: not a readable parquet file of images ({' '.join(str(error).split())}); fetch it again") from error
+        self.labels = np.concatenate(labels)
+        self._groups = np.array(groups, dtype=np.int64)  # [G, 3]: file, row group, rows
+        self._ends = np.cumsum(self._groups[:, 2])
+        if index is None and names:
+            index = ClassIndex(names, names)
+        self.classes = names_of_labels(self.labels, index, str(self.root))
+        self._last: tuple[int, list[dict[str, Any] | None]] = (-1, [])
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_last": (-1, [])}
+
+    def open(self, index: int) -> IO[bytes]:
+        """The bytes of image `index`."""
+        group = int(np.searchsorted(self._ends, index, side="right"))
+        if self._last[0] != group:
+            number, within, _ = self._groups[group]
+            with _pyarrow_parquet().ParquetFile(self._files[number]) as file:
+                self._last = group, file.read_row_group(int(within), columns=[self._image]).column(0).to_pylist()
+        row = self._last[1][index - int(self._ends[group] - self._groups[group, 2])]
+        if not row or not row.get("bytes"):
+            raise OSError("the row holds no bytes of an image")
+        return io.BytesIO(row["bytes"])
+
+    def name_of(self, index: int) -> str:
+        """File and row of image `index`."""
+        group = int(np.searchsorted(self._ends, index, side="right"))
+        number = int(self._groups[group, 0])
+        first = int(self._groups[self._groups[:, 0] < number, 2].sum())
+        return f"{self._files[number]} row {index - first}"
+
+    def content(self) -> str:
+        """Hash of the files' names and sizes, and of the labels."""
+        lines = "".join(f"{path.name}\0{path.stat().st_size}\n" for path in self._files)
+        return hashlib.sha256(lines.encode() + self.labels.tobytes()).hexdigest()
+
+
+def _pyarrow_parquet() -> pyarrow.parquet:
+    try:
+        import pyarrow.parquet
+    except ImportError as error:
+        raise UserError("data.source: `parquet` needs pyarrow, which is not installed; install it (`pip install pyarrow`)") from error
+    return pyarrow.parquet
+
+
+def _columns(path: Path, schema: Any) -> tuple[str, str]:
+    found = tuple(next((name for name in wanted if name in schema.names), None) for wanted in (IMAGE_COLUMNS, LABEL_COLUMNS))
+    if None in found:
+        raise UserError(f"{path}: has the columns {', '.join(schema.names)}; images are read from `image` (bytes, path) and labels from `label`")
+    return found[0], found[1]
+
+
+def _names(metadata: dict[bytes, bytes] | None, label: str) -> list[str] | None:
+    """Class names in the description that `datasets` leaves in its files."""
+    try:
+        return json.loads((metadata or {})[b"huggingface"])["info"]["features"][label]["names"]
+    except (KeyError, TypeError, ValueError):
+        return None

@@ -1,0 +1,49 @@
+"""The manifest of the training images: how many, of which classes, and which were left out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from vrpo.data.manifest import without
+from vrpo.data.shards import ShardedArrays, open_arrays
+from vrpo.data.sources import open_source
+from vrpo.errors import UserError
+from vrpo.files import write_text
+from vrpo.prepare.unreadable import UnreadableList
+
+if TYPE_CHECKING:
+    from vrpo.config.options import DataOptions
+
+
+def write_manifest(options: DataOptions, images: Path | str, output: Path | str) -> None:
+    """Check that the images, in all their shards, are those that the source has now, and write what they are (JSON).
+
+    Keys: `source`, `fingerprint`, `resolution`, `count`, `class_names` and `images_per_class` by label, `unreadable` (path and reason of images left out).
+
+    Raises:
+        UserError: a shard is missing or damaged, or the source has changed since.
+    """
+    arrays = open_arrays(images)
+    source = open_source(options)
+    files = arrays.files if isinstance(arrays, ShardedArrays) else [arrays]
+    description = source.describe()
+    lists = [UnreadableList(file.path, description["fingerprint"]) for file in files] if arrays.attributes.get("skipped") else []
+    unreadable = [image for found in lists for image in found.images]
+    now = without(description, [image.index for image in unreadable])
+    if now["fingerprint"] != arrays.attributes["fingerprint"] or now["count"] != arrays.shape("labels")[0]:
+        raise UserError(f"{images}: the data set has changed since it was written; delete it and make it again")
+    counts = np.bincount(arrays.rows("labels", slice(None)), minlength=len(source.classes))
+    manifest = {
+        "source": now["name"],
+        "fingerprint": now["fingerprint"],
+        "resolution": arrays.attributes["resolution"],
+        "count": int(counts.sum()),
+        "class_names": source.classes,
+        "images_per_class": counts.tolist(),
+        "unreadable": [{"path": image.where, "reason": image.reason} for image in unreadable],
+    }
+    write_text(output, json.dumps(manifest, indent=1) + "\n")

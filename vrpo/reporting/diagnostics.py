@@ -1,0 +1,114 @@
+"""The figure `diagnostics`: what VRPO does differently from REPA during training, by noise level and over the steps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from vrpo.config.options import ReportOptions
+from vrpo.reporting import style
+from vrpo.reporting.curves import curves, say_seeds
+from vrpo.reporting.results import over_seeds, read_diagnostics
+
+MOMENTS = (0.1, 0.4, 1.0)  # parts of the training, drawn from light to dark
+STRENGTHS = (0.3, 0.6, 1.0)
+WIDTHS = {"REPA": 2.2}  # seen below VRPO where they are equal
+BY_LEVEL = {
+    "error": "denoising error",
+    "perceptual": "perceptual reward",
+    "semantic": "semantic reward",
+    "weight": "weight of the alignment",
+    "advantage_abs": "size of the advantage",
+    "agreement": "agreement of gradients",
+}
+LEAST_RANGE = {BY_LEVEL["weight"]: (0.8, 1.2), BY_LEVEL["advantage_abs"]: (0.0, 1.0)}  # so that noise is not drawn as large as an effect
+OVER_STEPS = {"agreement": "agreement of gradients", "kl": "KL to the encoder's policy", "clipped": "share of clipped ratios"}
+KEYS = ["run", "label", "process"]
+
+
+def diagnostics(options: ReportOptions, collected: Path) -> tuple[Figure, pd.DataFrame]:
+    """VRPO and REPA of the first model that has VRPO: the first run of each."""
+    logged = read_diagnostics(collected)
+    ours = logged[logged["kind"] == "vrpo"]
+    if ours.empty:
+        return style.nothing("no run of this experiment is VRPO"), pd.DataFrame(columns=[*KEYS, "quantity", "step", "noise_level"])
+    run, model = ours["run"].iloc[0], ours["model"].iloc[0]
+    rivals = logged.loc[(logged["kind"] == "repa") & (logged["model"] == model), "run"].unique()[:1]
+    chosen = logged[logged["run"].isin([*rivals, run])]
+    return compare(chosen.assign(label=chosen["kind"].map({"repa": "REPA", "vrpo": "VRPO"})), model)
+
+
+def compare(logged: pd.DataFrame, model: str) -> tuple[Figure, pd.DataFrame]:
+    """Rows of `diagnostics.csv` of a run of REPA and one of VRPO, named in the column `label`, side by side: nine panels."""
+    data = _long(logged)
+    figure, axes = style.panels(9, columns=3, height=1.75)
+    say_seeds(figure, data)
+    for axis, (name, title) in zip(axes[:6], BY_LEVEL.items(), strict=True):
+        _by_level(axis, data[(data["quantity"] == name) & data["noise_level"].notna()], title)
+    for axis, (name, title) in zip(axes[6:], OVER_STEPS.items(), strict=True):
+        _over_steps(axis, data[(data["quantity"] == name) & data["noise_level"].isna()], title)
+    labels = list(dict.fromkeys(data["label"]))
+    tints = style.colours(labels)
+    handles = [Line2D([], [], color=tints[label], label=label) for label in labels]
+    parts = ", ".join(f"{moment:.0%}" for moment in MOMENTS[:-1])
+    handles.append(Line2D([], [], linestyle="none", label=f"upper rows, from light to dark: after {parts} of the training, and at its end"))
+    figure.legend(handles=handles, loc="outside upper left", ncols=len(handles), frameon=False, fontsize=7.5, title=model, alignment="left", title_fontsize=9)
+    return figure, data
+
+
+def _long(logged: pd.DataFrame) -> pd.DataFrame:
+    """Over seeds: each quantity at each step by noise level, and its mean over noise levels (`noise_level` empty)."""
+    logged = logged.assign(error=-logged["fidelity"])
+    quantities = [name for name in dict.fromkeys([*BY_LEVEL, *OVER_STEPS]) if name in logged and logged[name].notna().any()]
+    if "kl" in quantities and "semantic" in quantities:
+        unlogged = logged["kl"].isna()  # REPA's policy is VRPO's with kappa = 1, whose divergence is 1 - cos
+        logged["kl"] = logged["kl"].where(~unlogged, 1 - logged["semantic"])
+    if "weight" in quantities:
+        logged["weight"] = logged["weight"].where(logged["kind"] != "repa", 1.0)
+    overall = logged.groupby([*KEYS, "seed", "step"], sort=False)[quantities].mean().reset_index()
+    parts = [over_seeds(logged, [*KEYS, "step", "noise_level"], name).assign(quantity=name) for name in quantities]
+    parts += [over_seeds(overall, [*KEYS, "step"], name).assign(quantity=name) for name in quantities]
+    return pd.concat(parts, ignore_index=True)
+
+
+def _by_level(axis: Axes, rows: pd.DataFrame, title: str) -> None:
+    axis.set(title=title, xlabel="noise level", xlim=(0, 1))
+    if rows.empty:
+        return _not_logged(axis)
+    for label, lines in rows.groupby("label", sort=False):
+        steps = np.array(sorted(set(lines["step"])))
+        for moment, strength in zip(MOMENTS, STRENGTHS, strict=True):
+            line = lines[lines["step"] == steps[np.argmin(np.abs(steps - moment * steps[-1]))]].sort_values("noise_level")
+            axis.plot(line["noise_level"], line["mean"], color=_lighter(style.colours([label])[label], strength), linewidth=WIDTHS.get(label, 1.2))
+    if title == BY_LEVEL["error"]:
+        style.value_axis(axis, rows["mean"].min(), rows["mean"].max())
+    if title in LEAST_RANGE:
+        low, high = LEAST_RANGE[title]
+        axis.set_ylim(min(low, 1.05 * rows["mean"].min()), max(high, 1.05 * rows["mean"].max()))
+    return None
+
+
+def _lighter(colour: str, strength: float) -> np.ndarray:
+    """`colour` mixed with white, not transparent: lines lie above each other."""
+    return 1 - strength * (1 - np.array(to_rgb(colour)))
+
+
+def _over_steps(axis: Axes, rows: pd.DataFrame, title: str) -> None:
+    axis.set(title=title)
+    if rows.empty:
+        axis.set_xlabel("training steps")
+        return _not_logged(axis)
+    if rows["greatest"].max() == 0:  # on policy
+        axis.set_ylim(-0.05, 1)
+    return curves(axis, rows.assign(process=""))
+
+
+def _not_logged(axis: Axes) -> None:
+    axis.set(xticks=[], yticks=[])
+    axis.text(0.5, 0.5, "not logged", ha="center", va="center", transform=axis.transAxes, color=style.FAINT, fontsize=7.5)

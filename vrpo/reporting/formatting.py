@@ -1,0 +1,96 @@
+"""Tables as text: numbers with their intervals, Markdown and LaTeX."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from vrpo.config.options import ReportOptions
+from vrpo.files import write_text
+
+
+@dataclass(frozen=True)
+class Table:
+    """Numbers for programs, and the same as text for people."""
+
+    data: pd.DataFrame
+    shown: pd.DataFrame  # strings; **bold** marks the best
+    note: str
+
+
+def write_table(table: Table, output: Path) -> None:
+    """Write `table` as `output` with the endings .csv, .md and .tex."""
+    write_text(output.with_suffix(".csv"), table.data.to_csv(index=False, lineterminator="\n"))
+    write_text(output.with_suffix(".md"), markdown(table))
+    write_text(output.with_suffix(".tex"), latex(table))
+
+
+def markdown(table: Table) -> str:
+    """A Markdown table with its note below."""
+    columns = list(table.shown.columns)
+    numeric = [_is_numeric(table.shown[column]) for column in columns]
+    lines = [f"| {' | '.join(columns)} |", f"|{'|'.join('---:' if right else '---' for right in numeric)}|"]
+    lines += [f"| {' | '.join(map(str, row))} |" for row in table.shown.itertuples(index=False)]
+    return "\n".join([*lines, "", table.note.strip(), ""])
+
+
+def latex(table: Table) -> str:
+    """A LaTeX tabular with booktabs' rules; the note is a comment."""
+    columns = list(table.shown.columns)
+    align = "".join("r" if _is_numeric(table.shown[column]) else "l" for column in columns)
+    body = [" & ".join(_tex(str(cell)) for cell in row) + r" \\" for row in table.shown.itertuples(index=False)]
+    rules = [r"\toprule", " & ".join(map(_tex, columns)) + r" \\", r"\midrule", *body, r"\bottomrule"]
+    return "\n".join([f"% {table.note.strip()}", rf"\begin{{tabular}}{{{align}}}", *rules, r"\end{tabular}", ""])
+
+
+def cell(mean: float, std: float | None, digits: int, bold: bool) -> str:
+    """A mean with its standard deviation, in bold where it is the best; nothing for NaN."""
+    if pd.isna(mean):
+        return ""
+    text = f"{mean:.{digits}f}" + (f" ± {std:.{digits}f}" if std is not None and not pd.isna(std) else "")
+    return f"**{text}**" if bold else text
+
+
+def interval_text(mean: float, low: float, high: float, form: str) -> str:
+    """A mean with its interval in brackets, where there is one."""
+    return f"{mean:{form}}" if pd.isna(low) else f"{mean:{form}} [{low:{form}}, {high:{form}}]"
+
+
+def times_text(mean: float, low: float, high: float, at_least: bool) -> str:
+    """A factor with its interval, e.g. `1.20x [1.10, 1.30]`; `≥` where it is only a lower bound."""
+    text = f"{mean:.2f}x" if pd.isna(low) else f"{mean:.2f}x [{low:.2f}, {high:.2f}]"
+    return f"≥ {text}" if at_least else text
+
+
+def steps_text(step: float) -> str:
+    """A number of steps with thousands marked; nothing for NaN."""
+    return "" if pd.isna(step) else f"{int(step):,}"
+
+
+def space_text(options: ReportOptions) -> str:
+    """The sentence that says where the scores live."""
+    return f"Scores: {options.metric_space}." if options.metric_space else ""
+
+
+def _is_numeric(column: pd.Series) -> bool:
+    texts = [str(text).strip("*≥ ") for text in column if str(text).strip()]
+    return bool(texts) and all(text[0] in "+-0123456789" for text in texts)
+
+
+def _tex(text: str) -> str:
+    bold = text.startswith("**") and text.endswith("**")
+    text = text.strip("*") if bold else text
+    for plain, escaped in (
+        ("\\", r"\textbackslash{}"),
+        ("&", r"\&"),
+        ("%", r"\%"),
+        ("_", r"\_"),
+        ("#", r"\#"),
+        ("±", r"$\pm$"),
+        ("≥", r"$\geq$"),
+        ("<=", r"$\leq$"),
+    ):
+        text = text.replace(plain, escaped)
+    return rf"\textbf{{{text}}}" if bold else text

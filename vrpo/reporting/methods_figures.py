@@ -1,0 +1,61 @@
+"""Figures of the method benchmark: scores against steps and against time, and how VRPO differs from REPA during training."""
+
+from __future__ import annotations
+
+import matplotlib
+import pandas as pd
+from matplotlib.figure import Figure
+
+from vrpo.config.methods import MethodsOptions, run_name
+from vrpo.reporting import style
+from vrpo.reporting.curves import curves, say_seeds
+from vrpo.reporting.diagnostics import compare
+from vrpo.reporting.methods import labels
+from vrpo.reporting.methods_verdict import score_name
+from vrpo.reporting.results import main_sampler, over_seeds
+
+
+def against_steps(options: MethodsOptions, metrics: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
+    """A row for each score, a column for each process; a line for each method with a band over seeds."""
+    return _panels(options, _compared(options, metrics), "training steps")
+
+
+def against_time(options: MethodsOptions, metrics: pd.DataFrame, speed: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
+    """As `against_steps`, over seconds of training at each run's median rate over seeds."""
+    rates = speed["images_per_second"].groupby(speed["run"]).median() / speed["batch_size"].groupby(speed["run"]).first()
+    rows = _compared(options, metrics)
+    rows["step"] = rows["step"] / rows["run"].map(rates)
+    return _panels(options, rows, "seconds of training")
+
+
+def during_training(options: MethodsOptions, logged: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
+    """The figure `diagnostics` of the chosen REPA and VRPO on the first process."""
+    names = {run_name(options.processes[0], options.chosen.repa): "REPA", run_name(options.processes[0], options.chosen.vrpo): "VRPO"}
+    chosen = logged[logged["run"].isin(names)]
+    chosen = chosen.assign(label=chosen["run"].map(names)).sort_values("label", kind="stable")
+    return compare(chosen, chosen["model"].iloc[0])
+
+
+def _compared(options: MethodsOptions, metrics: pd.DataFrame) -> pd.DataFrame:
+    names = labels(options, metrics)
+    runs = {run: names[name] for process in options.processes for run, name in options.compared_runs(process).items()}
+    rows = main_sampler(metrics)
+    rows = rows[rows["run"].isin(runs)]
+    return rows.assign(label=rows["run"].map(runs), process="")
+
+
+def _panels(options: MethodsOptions, rows: pd.DataFrame, x: str) -> tuple[Figure, pd.DataFrame]:
+    scores, models = list(filter(None, (options.held_out, options.validation))), list(dict.fromkeys(rows["model"]))
+    by = ["model", "process", "run", "label", "step"]
+    data = pd.concat([over_seeds(rows, by, score).assign(score=score) for score in scores], ignore_index=True)
+    with matplotlib.rc_context(style.RC):
+        figure, axes = style.panels(len(scores) * len(models), columns=len(models), height=2.4)
+        say_seeds(figure, data)
+        for index, (score, model) in enumerate((score, model) for score in scores for model in models):
+            axis, lines = axes[index], data[(data["score"] == score) & (data["model"] == model)]
+            role = "held out" if score == options.held_out else "seen by the search"
+            axis.set(title=model if index < len(models) else "", ylabel=f"{score_name(score)}\n({role})" if index % len(models) == 0 else "")
+            style.value_axis(axis, lines["least"].min(), lines["greatest"].max())
+            curves(axis, lines, marker="o")
+            axis.set_xlabel(x)
+    return figure, data.rename(columns={"step": x.replace(" ", "_")})

@@ -1,0 +1,174 @@
+"""Micro-batches of one rank, read a step ahead: a thread reads the next step's samples while this one computes.
+
+On a GPU they are read into pinned memory, copied on a stream of their own as they are stored (int8 stays int8), and decoded there. What a step gets is a
+function of its plan alone, so reading ahead changes no result and is no part of the training's state.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from vrpo.data.batches import StoredBatch, TrainingData
+from vrpo.training.plan import StepPlan
+
+log = logging.getLogger(__name__)
+RESIDENT_SHARE = 0.25  # of a GPU's memory that latents may take where `latents` is `auto`
+LOADED_AT_ONCE = 1 << 16  # rows
+MOMENTS = ("mean", "std")
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """What a micro-batch of B rollouts is computed from, on the training's device."""
+
+    mean: Tensor  # [B, C, h, w] float32
+    std: Tensor  # [B, C, h, w] float32
+    labels: Tensor  # [B] int64, dropped ones replaced by the null class
+    times: Tensor  # [B]
+    draw: Tensor  # [B] int64, which of the step's noise draws belongs to each rollout
+    tokens: dict[str, Tensor]  # encoder -> [B, N, D] float32
+    attention: dict[str, Tensor]  # encoder -> [B, L, 2, heads, N, D / heads] float32
+
+
+class Feed:
+    """The micro-batches of every step, one step read ahead."""
+
+    def __init__(
+        self,
+        data: TrainingData,
+        plans: Callable[[int], Sequence[StepPlan]],
+        *,
+        device: torch.device,
+        encoders: tuple[str, ...],
+        attention: bool,
+        null_label: int,
+        latents: Literal["auto", "resident", "mapped"] = "auto",
+    ) -> None:
+        """Args:
+        data: what is read.
+        plans: this rank's part of each micro-batch of a step.
+        device: where the micro-batches go.
+        encoders: those whose tokens are read.
+        attention: whether their queries and keys are, too.
+        null_label: label of dropped classes.
+        latents: `resident`, all latents lie in the device's memory; `mapped`, they are read for each batch; `auto`, as they fit.
+        """
+        self.data, self.plans, self.device, self.null_label = data, plans, device, null_label
+        self.resident = self._load_latents() if _is_resident(data, device, latents) else None
+        self.wanted: dict[str, Any] = {"encoders": encoders, "attention": attention, "moments": self.resident is None}
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="feed")
+        self._due: tuple[int, Future[list[MicroBatch]]] | None = None
+        self._on_gpu = device.type == "cuda"
+        self._stream = torch.cuda.Stream(device) if self._on_gpu else None
+        if self._on_gpu:
+            self._stream.wait_stream(torch.cuda.current_stream(device))  # the latents are there
+        self._copied: torch.cuda.Event | None = None
+        self._pinned: dict[tuple[int, int], StoredBatch] = {}
+        self._in_use: dict[int, torch.cuda.Event] = {}  # of each half of the pinned memory
+
+    def take(self, step: int) -> list[MicroBatch]:
+        """The micro-batches of `step`; the reading of the next one begins."""
+        if self._due is None or self._due[0] != step:
+            self._due = (step, self._thread.submit(self._read, step))
+        batches = self._due[1].result()
+        if self._on_gpu:
+            stream = torch.cuda.current_stream(self.device)
+            stream.wait_event(self._copied)
+            for batch in batches:
+                for tensor in _tensors(batch):
+                    tensor.record_stream(stream)
+        self._due = (step + 1, self._thread.submit(self._read, step + 1))
+        return batches
+
+    def close(self) -> None:
+        """Stop reading ahead."""
+        self._thread.shutdown(wait=True, cancel_futures=True)
+
+    @torch.no_grad()
+    def _read(self, step: int) -> list[MicroBatch]:
+        half = step % 2
+        if half in self._in_use:
+            self._in_use[half].synchronize()  # its copies of two steps ago are done
+        with torch.cuda.stream(self._stream) if self._on_gpu else contextlib.nullcontext():
+            batches = [self._micro_batch(part, (half, micro)) for micro, part in enumerate(self.plans(step))]
+            if self._on_gpu:
+                self._copied = self._in_use[half] = self._stream.record_event()
+        return batches
+
+    def _micro_batch(self, part: StepPlan, place: tuple[int, int]) -> MicroBatch:
+        stored = self.data.read(part.indices, self._buffers(place, len(part.indices)), **self.wanted)
+        stored = {name: self._moved(values) for name, values in stored.items()}
+        if self.resident is not None:
+            rows = self._moved(torch.from_numpy(part.indices))
+            stored |= {name: values[rows] for name, values in self.resident.items()}
+        batch = self.data.decode(stored)
+        return MicroBatch(
+            mean=batch.mean,
+            std=batch.std,
+            labels=torch.where(self._moved(part.dropped), self.null_label, batch.labels),
+            times=self._moved(part.times),
+            draw=self._moved(part.draw),
+            tokens=batch.tokens,
+            attention=batch.attention,
+        )
+
+    def _moved(self, values: Tensor) -> Tensor:
+        """On the device, without waiting: through pinned memory."""
+        return values.pin_memory().to(self.device, non_blocking=True) if self._on_gpu else values
+
+    def _buffers(self, place: tuple[int, int], size: int) -> StoredBatch | None:
+        """Pinned memory for one micro-batch; None on a CPU."""
+        if not self._on_gpu:
+            return None
+        if place not in self._pinned:
+            arrays = self.data.stored(**self.wanted)
+            self._pinned[place] = {
+                key: torch.empty((size, *source.shape(name)[1:]), dtype=_torch_type(source.dtype(name)), pin_memory=True)
+                for key, (source, name) in arrays.items()
+            }
+        return self._pinned[place]
+
+    def _load_latents(self) -> StoredBatch:
+        """All means and standard deviations, as they are stored, in the device's memory."""
+        resident = {}
+        for name in MOMENTS:
+            shape, kind = self.data.latents.shape(name), _torch_type(self.data.latents.dtype(name))
+            resident[name] = torch.empty(shape, dtype=kind, device=self.device)
+            for start in range(0, shape[0], LOADED_AT_ONCE):
+                rows = slice(start, min(start + LOADED_AT_ONCE, shape[0]))
+                resident[name][rows] = torch.from_numpy(self.data.latents.rows(name, rows)).to(self.device)
+        log.info("latents: %.1f GB lie in the memory of %s", _latent_bytes(self.data) / 1e9, self.device)
+        return resident
+
+
+def plan_parts(plan: StepPlan, *, rank: int, world: int, accumulation: int) -> list[StepPlan]:
+    """What `rank` takes of a step: one part for each accumulation step."""
+    return [plan.part(rank * accumulation + micro, world * accumulation) for micro in range(accumulation)]
+
+
+def _is_resident(data: TrainingData, device: torch.device, latents: str) -> bool:
+    if latents != "auto":
+        return latents == "resident"
+    if device.type != "cuda":
+        return False
+    return _latent_bytes(data) <= RESIDENT_SHARE * torch.cuda.get_device_properties(device).total_memory
+
+
+def _latent_bytes(data: TrainingData) -> int:
+    return sum(data.latents.dtype(name).itemsize * torch.Size(data.latents.shape(name)).numel() for name in MOMENTS)
+
+
+def _tensors(batch: MicroBatch) -> list[Tensor]:
+    return [batch.mean, batch.std, batch.labels, batch.times, batch.draw, *batch.tokens.values(), *batch.attention.values()]
+
+
+def _torch_type(kind: Any) -> torch.dtype:
+    return getattr(torch, kind.name)

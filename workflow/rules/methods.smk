@@ -1,0 +1,62 @@
+# The method benchmark: its runs are rows like any other; here are its tables, figures and verdict, and the copy to commit.
+
+METHODS = EXPERIMENT.methods
+
+
+if METHODS:
+
+    rule methods:
+        input:
+            config=RESULTS / "config/methods.yaml",
+            report=RESULTS / "config/report.yaml",
+            collected=COLLECTED,
+        output:
+            expand(RESULTS / "methods/{name}.{kind}", name=METHODS.tables(), kind=["csv", "md", "tex"]),
+            expand(RESULTS / "methods/{name}.{kind}", name=METHODS.figures(), kind=["pdf", "png", "csv"]),
+            readme=RESULTS / "methods/README.md",
+        log:
+            RESULTS / "logs/methods.log",
+        conda:
+            REPORT_ENV
+        threads: 1
+        resources:
+            mem_mb=RESOURCES.memory_mb,
+            runtime=runtime,
+            gpu=0,
+        params:
+            collected=lambda wildcards, input: str(Path(input.collected[0]).parent),
+            folder=lambda wildcards, output: str(Path(output.readme).parent),
+        shell:
+            "python -m vrpo methods --config {input.config} --report-config {input.report} --collected {params.collected}"
+            " --output-folder {params.folder} &> {log}"
+
+    rule methods_snapshot:
+        input:
+            rules.methods.output,
+            experiment=ancient(RESULTS / "config/experiment.yaml"),  # methods.yaml and collect.yaml hold what matters of it
+        output:
+            f"docs/{EXPERIMENT.experiment}/provenance.json",
+            f"docs/{EXPERIMENT.experiment}/machine.json",
+        log:
+            RESULTS / "logs/methods-snapshot.log",
+        conda:
+            REPORT_ENV
+        threads: 1
+        resources:
+            mem_mb=RESOURCES.memory_mb,
+            runtime=runtime,
+            gpu=0,
+        params:
+            folder=lambda wildcards, output: str(Path(output[0]).parent),
+        shell:
+            "python -m vrpo methods-snapshot --config {input.experiment} --output-folder {params.folder} &> {log}"
+
+else:
+
+    rule methods:
+        input:
+            no_methods,
+
+    rule methods_snapshot:
+        input:
+            no_methods,
