@@ -81,11 +81,18 @@ def test_attributes_are_the_protocol(folder, tmp_path):
     assert {key: attributes[key] for key in ("run", "seed", "step")} == {"run": "sit", "seed": 3, "step": 7}
     assert attributes["sampler"] == {
         "kind": "sde", "steps": 4, "images": 3, "guidance": {"scale": 1.5, "interval": [0.0, 0.7], "channels": 3},
-        "labels": "random", "rounding": "round", "seed": 0,
+        "labels": "random", "rounding": "round", "seed": 0, "precision": "fp32",
     }  # fmt: skip
     assert attributes["tokenizer"]["scale"] == 1.3
     assert len(attributes["milestone_sha256"]) == len(attributes["tokenizer"]["sha256"]) == 64
     assert attributes["versions"].keys() == {"torch", "vrpo"}
+
+
+def test_bf16_gives_nearly_the_same_images_and_is_in_the_protocol(folder, tmp_path):
+    plain, half = (run(folder, options("sde", 8, precision=precision), tmp_path / f"{precision}.h5") for precision in ("fp32", "bf16"))
+    difference = np.abs(plain["images"].astype(int) - half["images"].astype(int))
+    assert 0 < difference.mean() < 4
+    assert half.attributes["sampler"]["precision"] == "bf16"
 
 
 def test_runs_with_equal_seed_share_labels_and_start_and_others_do_not():
@@ -146,7 +153,7 @@ def test_killed_sampling_goes_on_to_the_same_bytes(folder, tmp_path, monkeypatch
     assert starts == [2 * generate.CPU_BATCH]
     run(folder, options("ddpm", 150), tmp_path / "undisturbed.h5")
     assert output.read_bytes() == (tmp_path / "undisturbed.h5").read_bytes()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["killed.h5", "undisturbed.h5"]
+    assert sorted(path.name for path in tmp_path.iterdir() if path.suffix != ".verified") == ["killed.h5", "undisturbed.h5"]
 
 
 def test_ranks_make_the_same_file(folder, tmp_path):

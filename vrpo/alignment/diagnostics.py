@@ -22,13 +22,14 @@ class NoiseLevelLog(nn.Module):
         self.names, self.bins = names, bins
         self.register_buffer("sums", torch.zeros(2, len(names), bins, dtype=torch.float64))
         self.register_buffer("pending", torch.zeros(2, len(names), bins, dtype=torch.float64))
+        self.register_buffer("first_bins", bins * torch.arange(len(names)), persistent=False)
 
     def add(self, noise_level: Tensor, **values: Tensor) -> None:
         """Add quantities [B] of the rollouts of a micro-batch; values that are not finite are left out."""
-        rows = torch.tensor([self.names.index(name) for name in values], device=noise_level.device)
+        first = torch.stack([self.first_bins[self.names.index(name)] for name in values])  # (V), without an upload
         stacked = torch.stack([value.detach() for value in values.values()]).double()  # (V, B)
         finite = torch.isfinite(stacked)
-        where = noise_level_bin(noise_level, self.bins).expand(len(values), -1) + self.bins * rows[:, None]
+        where = noise_level_bin(noise_level, self.bins).expand(len(values), -1) + first[:, None]
         summed = torch.stack([finite.double(), torch.where(finite, stacked, 0.0)])  # (2, V, B)
         self.pending.view(2, -1).scatter_add_(1, where.reshape(1, -1).expand(2, -1), summed.view(2, -1))
 

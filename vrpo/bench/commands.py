@@ -32,7 +32,7 @@ def train_command(arguments: Sequence[str], program: str) -> str:
     parser.add_argument("--rounds", type=_positive, default=5, help="times that each has its turn")
     parser.add_argument("--tf32", action=argparse.BooleanOptionalAction, default=True, help="TensorFloat-32 for what is computed in fp32")
     parser.add_argument("--activation-checkpointing", action="store_true", help="compute activations again in the backward pass")
-    parser.add_argument("--critic", type=_width_and_depth, default=(256, 4), help="width x depth of VRPO's latent critic, e.g. 256x4")
+    parser.add_argument("--critic", type=_width_and_depth, default=(128, 4), help="width x depth of VRPO's latent critic, e.g. 128x4")
     parser.add_argument("--samples", type=_positive, default=2048, help="samples in the synthetic data set, 0.2 MB each")
     parser.add_argument("--against-published", action="store_true", help="REPA in turn with the published training loop instead")
     parser.add_argument("--published-precision", choices=PRECISIONS, default="fp32", help="that loop's")

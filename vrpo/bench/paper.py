@@ -120,7 +120,7 @@ class PaperModel:
         raise UserError(f"--alignment: `{kind}` is none of none, repa, vrpo")
 
 
-def paper_model(name: str, critic: tuple[int, int] = (256, 4)) -> PaperModel:
+def paper_model(name: str, critic: tuple[int, int] = (128, 4)) -> PaperModel:
     """The model that papers print as e.g. `SiT-XL/2`.
 
     Raises:

@@ -28,10 +28,11 @@ class GuidanceOptions(Options):
 
 FT_EMA = "stabilityai/sd-vae-ft-ema"
 SAMPLER_PROCESS = {"ode-euler": "interpolant", "ode-heun": "interpolant", "ode-dopri5": "interpolant", "sde": "interpolant", "ddpm": "ddpm", "ddim": "ddpm"}
+PAPERS: dict[str, Any] = {"steps": 250, "images": 50_000, "labels": "random", "decoder": FT_EMA, "precision": "tf32"}
 PRESETS: dict[str, dict[str, Any]] = {
-    "repa": {"kind": "sde", "steps": 250, "images": 50_000, "labels": "random", "rounding": "truncate", "guidance": {"channels": None}, "decoder": FT_EMA},
-    "sit": {"kind": "sde", "steps": 250, "images": 50_000, "labels": "random", "rounding": "round", "guidance": {"channels": 3}, "decoder": FT_EMA},
-    "dit": {"kind": "ddpm", "steps": 250, "images": 50_000, "labels": "random", "rounding": "round", "guidance": {"channels": 3}, "decoder": FT_EMA},
+    "repa": {**PAPERS, "kind": "sde", "rounding": "truncate", "guidance": {"channels": None}},
+    "sit": {**PAPERS, "kind": "sde", "rounding": "round", "guidance": {"channels": 3}},
+    "dit": {**PAPERS, "kind": "ddpm", "rounding": "round", "guidance": {"channels": 3}},
 }  # sihyun-yu/REPA, generate.py with the flags of its README; willisma/SiT and facebookresearch/DiT, sample_ddp.py and `forward_with_cfg`
 PRESETS["balanced"] = {**PRESETS["repa"], "labels": "balanced"}
 
@@ -61,6 +62,11 @@ class SamplerOptions(Options):
         "images",
         ge=1,
     )
+    precision: Literal["fp32", "tf32", "bf16"] = option(
+        "fp32",
+        "of the network's matrix products: `tf32`, TensorFloat-32 on a GPU, the decoder's too, as in DiT's, SiT's and REPA's scripts; `bf16`: autocast, faster",
+    )
+    compile: bool = option(False, "`torch.compile` the network; images agree up to rounding")
     decoder: str | None = option(
         None, "VAE whose decoder makes the images, e.g. `stabilityai/sd-vae-ft-mse`, whose latents are those of `-ema`; null: the tokenizer's own"
     )

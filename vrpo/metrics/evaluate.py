@@ -150,6 +150,7 @@ def sampling_protocol(attributes: Mapping[str, Any]) -> dict[str, Any]:
         "labels": sampler.get("labels"),
         "rounding": sampler.get("rounding"),
         "sampling_seed": sampler.get("seed"),
+        "sampling_precision": sampler.get("precision"),
         "guidance": {"scale": guidance.get("scale"), "interval": guidance.get("interval"), "channels": guidance.get("channels")},
         "decoder": tokenizer.get("weights"),
     }

@@ -31,13 +31,14 @@ from vrpo.models.tokenizer import Tokenizer, load_tokenizer
 from vrpo.processes.guidance import Guided
 from vrpo.processes.process import build_process
 from vrpo.processes.samplers import check_sampler, sample
+from vrpo.sampling.network import SamplingNetwork
 from vrpo.seeds import torch_generator
+from vrpo.training.backend import use_tf32
 from vrpo.training.distributed import Ranks
 
 if TYPE_CHECKING:
     from vrpo.config.options import TokenizerOptions
     from vrpo.config.scoring import SamplerOptions
-    from vrpo.models.transformer import DiffusionTransformer
     from vrpo.processes.process import Process
 
 log = logging.getLogger(__name__)
@@ -77,6 +78,8 @@ def sample_images(
     network, description = load_milestone(milestone, device)
     process = build_process(SimpleNamespace(**description["process"]))
     check_sampler(process, options)
+    use_tf32(options.precision == "tf32", device)
+    network = SamplingNetwork(network, options.precision, options.compile)
     decoder = load_tokenizer(tokenizer, tokenizer_weights, device)
     channels, height, width = shape = tuple(description["latent_shape"])
     _check_channels(options, channels, decoder, milestone)
@@ -134,7 +137,7 @@ def to_uint8(images: Tensor, rounding: str) -> Tensor:
     return scaled.clamp(0, 255).permute(0, 2, 3, 1).to(torch.uint8)
 
 
-def _sample_latents(options: SamplerOptions, network: DiffusionTransformer, process: Process, labels: Tensor, draws: ImageDraws) -> Tensor:
+def _sample_latents(options: SamplerOptions, network: SamplingNetwork, process: Process, labels: Tensor, draws: ImageDraws) -> Tensor:
     guidance = options.guidance
     denoiser = Guided(network, process, labels, guidance.scale, guidance.interval, guidance.channels)
     return sample(process, options, denoiser, draws.normal(), draws.normal)
@@ -278,7 +281,7 @@ def _protocol(options: SamplerOptions, description: dict[str, Any], milestone: P
         "seed": description["seed"],
         "step": description["step"],
         "milestone_sha256": sha256(milestone),
-        "sampler": options.model_dump(mode="json", exclude={"preset", "decoder", "batch_size", "milestones", *unused}),
+        "sampler": options.model_dump(mode="json", exclude={"preset", "decoder", "batch_size", "milestones", "compile", *unused}),
         "tokenizer": {"weights": tokenizer.weights, "scale": decoder.scale, "sha256": decoder.sha256},
         "versions": {"vrpo": vrpo.__version__, "torch": torch.__version__.split("+")[0]},
     }

@@ -1,4 +1,4 @@
-"""The network as the samplers call it: in its own precision or under bf16 autocast, plain or compiled."""
+"""The network as the samplers call it: in its own precision (`tf32` is a switch of the GPU's) or under bf16 autocast, plain or compiled."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vrpo.models.transformer import DiffusionTransformer
 class SamplingNetwork:
     """A network for inference with the interface that `Guided` calls; compiled code is for one batch shape, and one more under guidance."""
 
-    def __init__(self, network: DiffusionTransformer, precision: Literal["fp32", "bf16"] = "fp32", compiled: bool = False) -> None:
+    def __init__(self, network: DiffusionTransformer, precision: Literal["fp32", "tf32", "bf16"] = "fp32", compiled: bool = False) -> None:
         self.null_label = network.null_label
         self.precision = precision
         self.network = torch.compile(network, fullgraph=True, dynamic=False) if compiled else network
