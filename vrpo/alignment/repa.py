@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from vrpo.alignment.base import AlignmentBatch, AlignmentResult, ProjectedAlignment
 
 
 class REPA(ProjectedAlignment):
     """`L = -lambda * mean_n cos(projector(h)_n, y_n)`; every state counts the same, always."""
+
+    logged = (*ProjectedAlignment.logged, "weight")
 
     def __init__(self, *, weight: float = 0.5, **shape: Any) -> None:
         """`weight` is lambda; `shape` as in `ProjectedAlignment`."""
@@ -18,8 +22,9 @@ class REPA(ProjectedAlignment):
     def forward(self, batch: AlignmentBatch) -> AlignmentResult:
         """See the class."""
         cosine = self.cosine(batch.hidden[0], batch.tokens)  # (B)
-        self.log.add(batch.noise_level, fidelity=-batch.error, semantic=cosine)
-        loss = -self.weight * (self.weight_factor(batch) * cosine).mean()
+        factor = self.weight_factor(batch) * torch.ones_like(cosine.detach())  # (B)
+        self.log.add(batch.noise_level, fidelity=-batch.error, semantic=cosine, weight=factor)
+        loss = -self.weight * (factor * cosine).mean()
         if batch.gate is not None:
             loss = loss + batch.gate.tell(noise_level=batch.noise_level)
         return AlignmentResult(loss, {"alignment": -cosine.detach().mean()})

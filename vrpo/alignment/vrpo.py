@@ -93,7 +93,7 @@ class VRPO(ProjectedAlignment):
         old_log_prob = log_prob.detach() if batch.old_cosine is None else self.kappa * batch.old_cosine
         surrogate, clipped = clipped_surrogate(log_prob, old_log_prob, advantages, self.clip)
         eta = self.eta * schedule_factor(self.eta_schedule, batch.step) if batch.step is not None else self.eta
-        weight = self.weight * self.weight_factor(batch)
+        factor = self.weight_factor(batch)
         ratio = (log_prob - old_log_prob).detach().exp()
         if self.agreement_score:  # eq. 6: here the cosine alone, the gate gives its gradient at h the weights beta + eta rho A
             assert batch.gate is not None, "the agreement is known at the gate: the network must call it"
@@ -101,13 +101,13 @@ class VRPO(ProjectedAlignment):
         else:
             policy = (eta * surrogate + self.beta * log_prob) / self.kappa
         gain = ((self.pathwise * factors)[:, None] * inverse_std[:-1].float() * (rewards - mean[:-1].float())).sum(dim=0).mean()
-        loss = -(weight * policy).mean() - gain  # eq. 5
+        loss = -self.weight * (factor * policy).mean() - gain  # eq. 5
         if batch.gate is not None:
             told = {"reward": scored, "mean": mean[-1], "inverse_std": inverse_std[-1], "ratio": ratio}
             loss = loss + batch.gate.tell(noise_level=batch.noise_level, **told)
 
         kl = self.kappa * (1 - cosine.detach())
-        weights = self.beta + eta * torch.where(clipped, 0.0, ratio * advantages)
+        weights = factor * (self.beta + eta * torch.where(clipped, 0.0, ratio * advantages))
         by_reward = dict(zip(FORWARD, rewards.detach(), strict=True))
         self.log.add(
             batch.noise_level, **by_reward, advantage=advantages, advantage_abs=advantages.abs(), weight=weights, clipped=clipped.float(), kl=kl

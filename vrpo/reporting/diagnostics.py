@@ -69,8 +69,6 @@ def _long(logged: pd.DataFrame) -> pd.DataFrame:
     if "kl" in quantities and "semantic" in quantities:
         unlogged = logged["kl"].isna()  # REPA's policy is VRPO's with kappa = 1, whose divergence is 1 - cos
         logged["kl"] = logged["kl"].where(~unlogged, 1 - logged["semantic"])
-    if "weight" in quantities:
-        logged["weight"] = logged["weight"].where(logged["kind"] != "repa", 1.0)
     overall = logged.groupby([*KEYS, "seed", "step"], sort=False)[quantities].mean().reset_index()
     parts = [over_seeds(logged, [*KEYS, "step", "noise_level"], name).assign(quantity=name) for name in quantities]
     parts += [over_seeds(overall, [*KEYS, "step"], name).assign(quantity=name) for name in quantities]
