@@ -34,7 +34,7 @@ demo: $(STAMP)
 	@python -c "from vrpo.config import load_experiment; print('The report: ', load_experiment('$(CONFIG)').folder.resolve() / 'report.html')"
 
 test: $(STAMP)
-	OMP_NUM_THREADS=1 pytest -n logical --maxprocesses 4 --dist loadgroup
+	OMP_NUM_THREADS=1 pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: $(STAMP)
 	ruff check

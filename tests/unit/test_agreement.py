@@ -204,10 +204,14 @@ def test_training_with_all_of_it_resumes_in_the_same_bytes(toy: Toy, tmp_path: P
     assert np.isfinite(rows["agreement"]).all() and np.abs(rows["agreement"]).max() <= 1
 
 
-def test_a_network_without_a_gate_is_refused(toy: Toy) -> None:
+def test_a_network_without_a_gate_is_refused_where_the_loss_needs_one(toy: Toy, caplog: pytest.LogCaptureFixture) -> None:
+    for needed in ({"weight_schedule": {"kind": "adaptive"}}, SCORED):
+        objective, _, _ = objective_of(toy, **needed)
+        with pytest.raises(UserError, match=r"Linear: has no method `traced`, which the alignment (REPA|VRPO) calls"):
+            Objective(torch.nn.Linear(2, 2), objective.alignment, objective.process)
     objective, _, _ = objective_of(toy, measure_agreement=True)
-    with pytest.raises(UserError, match="Linear: has no method `traced`, which the alignment REPA calls"):
-        Objective(torch.nn.Linear(2, 2), objective.alignment, objective.process)
+    assert not Objective(torch.nn.Linear(2, 2), objective.alignment, objective.process).gated
+    assert "the agreement of gradients is not measured" in caplog.text
 
 
 def test_options_that_exclude_each_other_are_refused(toy: Toy) -> None:

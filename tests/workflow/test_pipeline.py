@@ -17,7 +17,7 @@ from vrpo.files import exclusive_lock
 from vrpo.reporting.figures import FIGURES
 from vrpo.reporting.tables import TABLES
 
-pytestmark = [pytest.mark.workflow, pytest.mark.timeout(900), pytest.mark.xdist_group("pipeline")]
+pytestmark = [pytest.mark.workflow, pytest.mark.timeout(900)]
 
 FINAL = {".h5", ".safetensors", ".csv", ".npz", ".json", ".yaml", ".md", ".tex", ".pdf", ".png", ".html"}
 DRAWN_FILES = ("figures", "tables", "report.html", "README.md")

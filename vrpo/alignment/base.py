@@ -76,6 +76,8 @@ class Alignment(nn.Module):
     """What the rollouts of a group share."""
     needs_old_policy: bool = False
     """Whether the averaged network's cosines are wanted."""
+    needs_gate: bool = False
+    """Whether its loss depends on what the gate finds; without, a gate only measures."""
     logged: tuple[str, ...] = ("fidelity",)
     """Quantities that `forward` adds to `log`, by noise level."""
 
@@ -124,6 +126,7 @@ class ProjectedAlignment(Alignment):
         self.projectors = nn.ModuleList(Projector(width, projector_width, size) for size in token_widths.values())
         self.weight_schedule = weight_schedule
         adaptive = weight_schedule is not None and weight_schedule.kind == "adaptive"
+        self.needs_gate = adaptive
         self.agreement = Agreement(NOISE_BINS) if measure_agreement or adaptive else None
 
     def gate(self) -> Gate | None:

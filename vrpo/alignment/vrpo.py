@@ -77,6 +77,7 @@ class VRPO(ProjectedAlignment):
         if self.agreement_score or self.agreement is not None:
             weighing = Weighing(self.agreement_score, eta, beta, clip, group_size, max_advantage) if self.agreement_score else None
             self.agreement = Agreement(noise_bins, weighing=weighing)
+            self.needs_gate |= weighing is not None
 
     def forward(self, batch: AlignmentBatch) -> AlignmentResult:
         """See the class."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Literal
 
 import torch
@@ -12,6 +13,8 @@ from vrpo.alignment.base import Alignment, AlignmentBatch
 from vrpo.errors import UserError
 from vrpo.models.transformer import DiffusionTransformer
 from vrpo.processes.process import Process
+
+log = logging.getLogger(__name__)
 
 
 class Objective(nn.Module):
@@ -24,7 +27,7 @@ class Objective(nn.Module):
             UserError: the alignment calls a method that a network of one's own does not have.
         """
         super().__init__()
-        called = {"hidden": alignment.needs_old_policy, "traced": bool(alignment.attention_of) or alignment.gate() is not None}
+        called = {"hidden": alignment.needs_old_policy, "traced": bool(alignment.attention_of) or alignment.needs_gate}
         for method, needed in called.items():
             if needed and not hasattr(network, method):
                 raise UserError(
@@ -33,6 +36,9 @@ class Objective(nn.Module):
                 )
         self.network, self.alignment, self.process = network, alignment, process
         self.precision = precision
+        self.gated = alignment.gate() is not None and hasattr(network, "traced")
+        if alignment.gate() is not None and not self.gated:
+            log.warning("%s has no method `traced`: the agreement of gradients is not measured", type(network).__name__)
 
     def forward(
         self,
@@ -60,7 +66,7 @@ class Objective(nn.Module):
         process = self.process
         x_t = process.corrupt(x0, noise, t)
         with torch.autocast(x0.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            gate = self.alignment.gate() if torch.is_grad_enabled() else None
+            gate = self.alignment.gate() if self.gated and torch.is_grad_enabled() else None
             prediction, hidden, attention = self._predict(x_t, process.network_time(t), labels, gate)
             prediction = prediction.float()
             denoising, error = process.losses(prediction, x0, noise, x_t, t)  # (B), (B)
