@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
-from training_fixtures import COUNT, LATENT, Toy
+from training_fixtures import ALIGNMENTS, COUNT, LATENT, Toy
 
 from vrpo.config import RunConfig
 from vrpo.config.messages import validate
@@ -23,12 +23,7 @@ OTHERS = {
     "irepa": {"kind": "irepa", "encoders": ["toy"], "depth": 1},
     "haste": {"kind": "haste", "encoders": ["toy"], "depth": 1, "projector_width": 16, "attention_blocks": [2], "stop_step": 1},
     "agreement": {
-        "kind": "vrpo",
-        "encoders": ["toy"],
-        "depth": 1,
-        "projector_width": 16,
-        "group_size": 4,
-        "noise_bins": 4,
+        **ALIGNMENTS["vrpo"],
         "weight_schedule": {"kind": "adaptive"},
         "rewards": {"fidelity": {"score": 1.0}, "agreement": {"score": 1.0}},
     },

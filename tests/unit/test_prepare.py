@@ -31,6 +31,8 @@ from vrpo.prepare.latents import encode_latents
 from vrpo.prepare.pixels import augment
 from vrpo.prepare.tokenizer import fit_tokenizer
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TOKENIZER = TokenizerOptions(block_channels=[8, 8, 8], batch_size=7, training=FitOptions(steps=3, batch_size=4))
 ENCODER = EncoderOptions(
     architecture="test_vit",
@@ -46,15 +48,6 @@ COUNT = 60
 
 def images_options(folder):
     return DataOptions(source="folder", root=str(folder / "png"), resolution=16, num_classes=2)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Equal bytes are promised for equal numbers of threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -29,6 +29,8 @@ from vrpo.prepare.manifest import write_manifest
 from vrpo.prepare.tokenizer import fit_tokenizer
 from vrpo.seeds import numpy_generator
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 DIGITS = DataOptions(resolution=16)
 TOKENIZER = TokenizerOptions(block_channels=[8, 8], batch_size=64, training=FitOptions(steps=2, batch_size=4))
 ENCODER = EncoderOptions(
@@ -40,15 +42,6 @@ ENCODER = EncoderOptions(
     training=FitOptions(steps=2, batch_size=8),
 )
 COUNT = 1797
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Equal bits are promised for equal numbers of threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

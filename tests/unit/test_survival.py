@@ -23,6 +23,8 @@ from vrpo.training import state as state_module
 from vrpo.training.run import train
 from vrpo.training.state import Snapshot, StateStore
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 DRIVER = Path(__file__).with_name("forking.py")
 KILLS = 20
 
@@ -30,11 +32,6 @@ KILLS = 20
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Toy:
     return Toy(tmp_path_factory.mktemp("toy"))
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 def train_to(toy: Toy, config: RunConfig, run: Path, milestone: int, **options: Any) -> bytes:

@@ -23,6 +23,8 @@ from vrpo.models.checkpoints import read_network
 from vrpo.training import trainer as trainer_module
 from vrpo.training.run import train
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Toy:
@@ -43,11 +45,6 @@ def losses(run: Path) -> np.ndarray:
 def assert_same_results(first: Path, second: Path, milestone: int) -> None:
     assert milestone_file(first, milestone).read_bytes() == milestone_file(second, milestone).read_bytes()
     assert (first / "train.csv").read_bytes() == (second / "train.csv").read_bytes()
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 @pytest.mark.parametrize("process", ["sit", "dit"])

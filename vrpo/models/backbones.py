@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 from torch import nn
 
 from vrpo.errors import UserError
-from vrpo.models.transformer import DiffusionTransformer, build_transformer
+from vrpo.models.transformer import DiffusionTransformer, build_transformer, network_arguments
 
 if TYPE_CHECKING:
     from vrpo.config.resolved import ModelOptions
@@ -28,22 +28,10 @@ def build_network(model: ModelOptions, latent_shape: tuple[int, ...] | list[int]
     backbone = getattr(model, "backbone", None)
     if backbone is None:
         return build_transformer(model, latent_shape, out_channels)
-    channels, height, width = latent_shape
-    if height != width or height % model.patch_size:
-        raise UserError(f"model {model.name}: latents of {height}x{width} cannot be cut into patches of {model.patch_size}; choose a patch that fits")
+    sizes = network_arguments(model, latent_shape, out_channels)
     network_class = import_class(backbone, nn.Module, f"model {model.name}")
     try:
-        return network_class(
-            input_size=height,
-            patch_size=model.patch_size,
-            in_channels=channels,
-            out_channels=out_channels,
-            width=model.width,
-            depth=model.depth,
-            heads=model.heads,
-            num_classes=model.num_classes,
-            **model.arguments,
-        )
+        return network_class(**sizes, **model.arguments)
     except TypeError as error:
         raise UserError(f"model {model.name}: `{backbone}` cannot be built with {model.arguments} ({error}); mend `arguments`, or the class") from error
 

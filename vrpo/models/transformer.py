@@ -261,22 +261,31 @@ def build_transformer(model: ModelOptions, latent_shape: tuple[int, ...] | list[
     """The transformer of `model` for latents of shape (C, h, w).
 
     Raises:
-        UserError: the latents are not square or not divisible by the patch size, or the width is not by the heads.
+        UserError: as `network_arguments`, or the width is not divisible by 4 and by the heads.
+    """
+    if model.width % model.heads or model.width % 4:
+        raise UserError(f"model {model.name}: width {model.width} must be a multiple of 4 and of its {model.heads} heads")
+    return DiffusionTransformer(**network_arguments(model, latent_shape, out_channels))
+
+
+def network_arguments(model: ModelOptions, latent_shape: tuple[int, ...] | list[int], out_channels: int) -> dict[str, int]:
+    """Keyword arguments of a network of `model`'s size, for latents of shape (C, h, w).
+
+    Raises:
+        UserError: the latents are not square or not divisible by the patch size.
     """
     channels, height, width = latent_shape
     if height != width or height % model.patch_size:
         raise UserError(
             f"model {model.name}: latents of {height}x{width} cannot be cut into patches of {model.patch_size}; choose a resolution or patch that fits"
         )
-    if model.width % model.heads or model.width % 4:
-        raise UserError(f"model {model.name}: width {model.width} must be a multiple of 4 and of its {model.heads} heads")
-    return DiffusionTransformer(
-        input_size=height,
-        patch_size=model.patch_size,
-        in_channels=channels,
-        out_channels=out_channels,
-        width=model.width,
-        depth=model.depth,
-        heads=model.heads,
-        num_classes=model.num_classes,
-    )
+    return {
+        "input_size": height,
+        "patch_size": model.patch_size,
+        "in_channels": channels,
+        "out_channels": out_channels,
+        "width": model.width,
+        "depth": model.depth,
+        "heads": model.heads,
+        "num_classes": model.num_classes,
+    }

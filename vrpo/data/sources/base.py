@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -48,7 +49,7 @@ class ImageSource(Protocol):
         ...
 
 
-class EncodedSource:
+class EncodedSource(ABC):
     """Base of the sources of encoded images (JPEG, PNG, ...); a subclass sets names, labels and classes and opens image `index`.
 
     Args:
@@ -67,17 +68,17 @@ class EncodedSource:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @abstractmethod
     def open(self, index: int) -> IO[bytes]:
         """The bytes of image `index`, as it is stored."""
-        raise NotImplementedError
 
+    @abstractmethod
     def name_of(self, index: int) -> str:
         """Name of image `index`, for messages."""
-        raise NotImplementedError
 
+    @abstractmethod
     def content(self) -> str:
         """A hash of what the images are: names, sizes or checksums, not their pixels."""
-        raise NotImplementedError
 
     def read(self, index: int) -> np.ndarray:
         """Image `index`, uint8 `[resolution, resolution, 3]`.
