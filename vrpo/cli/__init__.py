@@ -1,0 +1,35 @@
+"""`python -m vrpo STAGE ...`: one command a stage; the workflow's rules call these, and so can a person.
+
+Stages are imported when called, so that figures need no torch and `--help` is quick.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import typer
+
+from vrpo.cli import bench, prepare, results, runs, scores
+from vrpo.errors import InterruptionError, UserError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+for commands in (prepare, runs, scores, results):
+    app.add_typer(commands.app)
+app.add_typer(bench.app, name="bench")
+
+
+def main() -> None:
+    """Run a command; a `UserError` is printed as its line, with exit status 2, an interrupted training exits with 75."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    try:
+        app()
+    except UserError as error:
+        sys.exit(_fail(f"vrpo: error: {error}", 2))
+    except InterruptionError as error:
+        sys.exit(_fail(f"vrpo: {error}", 75))  # EX_TEMPFAIL: the same command goes on
+
+
+def _fail(message: str, status: int) -> int:
+    print(message, file=sys.stderr)
+    return status

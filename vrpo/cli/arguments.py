@@ -1,0 +1,47 @@
+"""Arguments that several commands take, and what is made of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vrpo.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+Config = Annotated[Path, typer.Option("--config", help="resolved config of the stage (YAML)")]
+Output = Annotated[Path, typer.Option("--output", help="file to write")]
+Images = Annotated[Path, typer.Option("--images", help="images.h5, or the folder of its shards")]
+Latents = Annotated[Path, typer.Option("--latents", help="latents.h5, or the folder of its shards")]
+Weights = Annotated[Path | None, typer.Option("--weights", help="weights of a trained network; without it the pretrained ones that the config names")]
+ExtraWeights = Annotated[list[str] | None, typer.Option("--extra-weights", help="NAME=FILE, once for each trained network of evaluation.extra_networks")]
+Collected = Annotated[Path, typer.Option("--collected", help="folder of the collected results")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda")]
+Threads = Annotated[int, typer.Option("--threads", help="CPU threads; CPU results are bitwise reproducible for a fixed number", min=1)]
+
+
+def chosen_device(name: str, threads: int) -> torch.device:
+    """The device that `name` means, and PyTorch told of the number of CPU threads."""
+    import torch
+
+    from vrpo.training.distributed import choose_device
+
+    torch.set_num_threads(threads)
+    return choose_device(name)
+
+
+def pairs_of(option: str, values: list[str]) -> dict[str, Path]:
+    """`NAME=FILE` arguments as a mapping."""
+    pairs = dict(value.partition("=")[::2] for value in values)
+    if not all(pairs.values()):
+        raise UserError(f"{option}: {' '.join(values)} is not of the form NAME=FILE")
+    return {name: Path(path) for name, path in pairs.items()}
+
+
+def require_one_of(option: str, value: str | None, allowed: tuple[str | None, ...]) -> None:
+    """Raise a `UserError` where `value` is not allowed."""
+    if value not in allowed:
+        raise UserError(f"{option}: `{value}` is none of {', '.join(name for name in allowed if name)}")

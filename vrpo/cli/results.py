@@ -1,0 +1,101 @@
+"""Commands of the results: figures, tables, reports, cost, generated documentation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vrpo.cli.arguments import Collected, Config, Output
+
+app = typer.Typer()
+
+
+@app.command("collect")
+def collect(
+    config: Annotated[list[Path], typer.Option(help="the experiment's config file; several are merged, later ones win")],
+    output_folder: Annotated[Path, typer.Option(help="folder of the collected results")],
+) -> None:
+    """Gather scores, training histories and sample grids: all that figures and tables read."""
+    from vrpo.config import load_experiment
+    from vrpo.reporting.collect import collect as collect_results
+
+    collect_results(load_experiment(*config), output_folder)
+
+
+@app.command("figure")
+def figure(name: Annotated[str, typer.Argument(help="which figure")], config: Config, collected: Collected, output: Output) -> None:
+    """Draw a figure from collected results (.pdf, .png and the .csv behind it)."""
+    from vrpo.config import load_resolved
+    from vrpo.config.options import ReportOptions
+    from vrpo.reporting.figures import draw
+
+    draw(name, load_resolved(ReportOptions, config), collected, output)
+
+
+@app.command("table")
+def table(name: Annotated[str, typer.Argument(help="which table")], config: Config, collected: Collected, output: Output) -> None:
+    """Write a table from collected results (.csv, .md and .tex)."""
+    from vrpo.config import load_resolved
+    from vrpo.config.options import ReportOptions
+    from vrpo.reporting.tables import write
+
+    write(name, load_resolved(ReportOptions, config), collected, output)
+
+
+@app.command("report")
+def report(config: Config, folder: Annotated[Path, typer.Option(help="results of the experiment")], output: Output) -> None:
+    """Write report.html: figures, tables and provenance in one file."""
+    from vrpo.config import load_resolved
+    from vrpo.config.options import ReportOptions
+    from vrpo.reporting.report import write_report
+
+    write_report(load_resolved(ReportOptions, config), folder, output)
+
+
+@app.command("methods")
+def methods(
+    config: Config,
+    report_config: Annotated[Path, typer.Option(help="resolved config of the report")],
+    collected: Collected,
+    output_folder: Annotated[Path, typer.Option(help="folder of the benchmark's tables, figures and verdict")],
+) -> None:
+    """Write the method benchmark's tables, figures and verdict from collected results."""
+    from vrpo.config import load_resolved
+    from vrpo.config.methods import MethodsOptions
+    from vrpo.config.options import ReportOptions
+    from vrpo.reporting.methods_report import write_methods
+
+    write_methods(load_resolved(MethodsOptions, config), load_resolved(ReportOptions, report_config), collected, output_folder)
+
+
+@app.command("methods-snapshot")
+def methods_snapshot(
+    config: Annotated[list[Path], typer.Option(help="the experiment's config file; several are merged, later ones win")],
+    output_folder: Annotated[Path, typer.Option(help="folder that the small results are copied to, e.g. docs/methods")],
+) -> None:
+    """Copy the method benchmark's small results, with provenance and machine, where they can be committed."""
+    from vrpo.config import load_experiment
+    from vrpo.reporting.snapshot import write_snapshot
+
+    write_snapshot(load_experiment(*config), output_folder)
+
+
+@app.command("cost")
+def cost(config: Annotated[list[Path], typer.Option(help="the experiment's config file")]) -> None:
+    """Compute the GPU hours and the disk that an experiment takes."""
+    from vrpo.config import load_experiment
+    from vrpo.reporting.cost import describe_cost
+
+    typer.echo(describe_cost(load_experiment(*config)))
+
+
+@app.command("docs")
+def docs(folder: Annotated[Path, typer.Option(help="folder of the generated files")] = Path("docs")) -> None:
+    """Generate the option reference, the JSON schema and the table of encoders."""
+    from vrpo.config.docs import write_docs
+    from vrpo.models.encoder_table import write_encoder_docs
+
+    write_docs(folder)
+    write_encoder_docs(folder)

@@ -1,0 +1,107 @@
+"""Commands of the runs: training, sampling, weights of the official codes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vrpo.cli.arguments import Config, Device, Latents, Output, Threads, pairs_of, require_one_of
+
+app = typer.Typer()
+
+
+@app.command("train")
+def train(
+    config: Config,
+    latents: Latents,
+    output: Output,
+    milestone: Annotated[int, typer.Option(help="steps at which this job ends", min=1)],
+    features: Annotated[list[str] | None, typer.Option(help="ENCODER=FILE, once for each encoder of the alignment")] = None,
+    critic: Annotated[list[str] | None, typer.Option(help="ENCODER=FILE, once for each latent critic")] = None,
+    save_minutes: Annotated[float, typer.Option(help="minutes between saved states")] = 10.0,
+    max_minutes: Annotated[float | None, typer.Option(help="wall-time budget in minutes; then the state is saved and the exit status is 75")] = None,
+    log_every: Annotated[int, typer.Option(help="steps averaged in a row of train.csv", min=1)] = 100,
+    max_skipped: Annotated[int, typer.Option(help="non-finite steps in a row that are put up with", min=0)] = 10,
+    device: Device = "auto",
+    threads: Threads = 1,
+) -> None:
+    """Train a run to a milestone, going on from its state; under `torchrun`, on several GPUs."""
+    import torch
+
+    from vrpo.config import RunConfig, load_resolved
+    from vrpo.training.run import train as train_run
+
+    torch.set_num_threads(threads)
+    train_run(
+        load_resolved(RunConfig, config),
+        latents=latents,
+        features=pairs_of("--features", features or []),
+        critics=pairs_of("--critic", critic or []),
+        milestone=milestone,
+        output=output,
+        device=device,
+        save_minutes=save_minutes,
+        max_minutes=max_minutes,
+        log_every=log_every,
+        max_skipped=max_skipped,
+    )
+
+
+@app.command("sample")
+def sample(
+    config: Config,
+    milestone: Annotated[Path, typer.Option(help="weights of a run at a milestone")],
+    tokenizer_config: Annotated[Path, typer.Option(help="resolved config of the tokenizer")],
+    output: Output,
+    tokenizer_weights: Annotated[Path | None, typer.Option(help="weights of a trained tokenizer")] = None,
+    device: Device = "auto",
+    threads: Threads = 1,
+) -> None:
+    """Sample images from a milestone; one seed an image; under `torchrun`, on several GPUs."""
+    import torch
+
+    from vrpo.config import load_resolved
+    from vrpo.config.options import TokenizerOptions
+    from vrpo.config.scoring import SamplerOptions
+    from vrpo.sampling.generate import sample_images
+    from vrpo.training.distributed import joined_ranks
+
+    torch.set_num_threads(threads)
+    options, tokenizer = load_resolved(SamplerOptions, config), load_resolved(TokenizerOptions, tokenizer_config)
+    with joined_ranks(device) as ranks:
+        sample_images(options, milestone, tokenizer, tokenizer_weights, output, ranks.device, ranks)
+
+
+@app.command("import-checkpoint")
+def import_checkpoint(
+    file: Annotated[Path, typer.Argument(help="`.pt` file of the official DiT, SiT or REPA code")],
+    output: Output,
+    family: Annotated[str | None, typer.Option(help="dit, sit or repa: whose code wrote it; without it, as the file says")] = None,
+    weights: Annotated[str, typer.Option(help="ema or model: averaged or plain weights")] = "ema",
+    heads: Annotated[int | None, typer.Option(help="attention heads, for sizes that are none of the papers'", min=1)] = None,
+    run: Annotated[str | None, typer.Option(help="its name in tables; without it, the file's")] = None,
+    step: Annotated[int | None, typer.Option(help="training steps; without it, as the file says", min=0)] = None,
+    seed: Annotated[int | None, typer.Option(help="training seed; without it, as the file says", min=0)] = None,
+    model: Annotated[str | None, typer.Option(help="what it must be, e.g. SiT-XL/2; anything else is refused")] = None,
+) -> None:
+    """Convert an official checkpoint to a milestone that `sample` takes."""
+    from vrpo.models import official
+
+    require_one_of("--family", family, (None, "dit", "sit", "repa"))
+    require_one_of("--weights", weights, ("ema", "model"))
+    official.import_checkpoint(file, output, family=family, weights=weights, heads=heads, run=run, step=step, seed=seed, model=model)
+
+
+@app.command("export-checkpoint")
+def export_checkpoint(
+    milestone: Annotated[Path, typer.Argument(help="weights of a run at a milestone")],
+    output: Output,
+    family: Annotated[str | None, typer.Option(help="dit, sit or repa: whose code is to read it; without it, as the milestone says")] = None,
+) -> None:
+    """Write a milestone as a `.pt` file that the official DiT, SiT and REPA scripts load."""
+    from vrpo.models import official
+
+    require_one_of("--family", family, (None, "dit", "sit", "repa"))
+    official.export_checkpoint(milestone, output, family=family)

@@ -1,0 +1,87 @@
+"""Commands of the scores and of representation quality."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vrpo.cli.arguments import Config, Device, ExtraWeights, Images, Latents, Output, Threads, Weights, chosen_device, pairs_of
+
+app = typer.Typer()
+
+
+@app.command("reference")
+def reference(
+    config: Config,
+    images: Images,
+    output: Output,
+    weights: Weights = None,
+    extra_weights: ExtraWeights = None,
+    device: Device = "auto",
+    threads: Threads = 1,
+) -> None:
+    """Compute the reference statistics of the training images."""
+    from vrpo.config import load_resolved
+    from vrpo.config.scoring import EvaluationOptions
+    from vrpo.metrics.reference import compute_reference
+
+    compute_reference(
+        load_resolved(EvaluationOptions, config), images, weights, output, chosen_device(device, threads), pairs_of("--extra-weights", extra_weights or [])
+    )
+
+
+@app.command("evaluate")
+def evaluate(
+    samples: Annotated[Path, typer.Argument(help="sampled images: our HDF5, an .npz with `arr_0`, or a folder of PNGs")],
+    reference: Annotated[Path, typer.Argument(help="what they are compared with: reference .npz, ours or ADM's, or real images, as .h5 or a folder of PNGs")],
+    config: Annotated[Path | None, typer.Option("--config", help="options of the evaluation; without it Inception and ADM's protocol")] = None,
+    output: Annotated[Path | None, typer.Option("--output", help="JSON file to write, with protocol and provenance")] = None,
+    weights: Weights = None,
+    extra_weights: ExtraWeights = None,
+    force_sfid: Annotated[bool, typer.Option("--force-sfid", help="give sFID also for fewer images than its features")] = False,
+    device: Device = "auto",
+    threads: Threads = 1,
+) -> None:
+    """Score samples: FID, sFID, IS, precision, recall, KID; one line for people, and a JSON record for `--output`."""
+    from vrpo.config import load_resolved
+    from vrpo.config.scoring import ADM_PROTOCOL, EvaluationOptions
+    from vrpo.metrics import evaluate as scoring
+
+    options = load_resolved(EvaluationOptions, config) if config else ADM_PROTOCOL
+    extra = pairs_of("--extra-weights", extra_weights or [])
+    record = scoring.evaluate(options, samples, reference, weights, output, chosen_device(device, threads), force_sfid, extra)
+    typer.echo(scoring.summary(record))
+    for warning in record["protocol"]["warnings"]:
+        typer.echo(f"  {warning}", err=True)
+
+
+@app.command("export-npz")
+def export_npz(
+    samples: Annotated[Path, typer.Argument(help="sampled images: our HDF5 or a folder of PNGs")],
+    output: Annotated[Path, typer.Argument(help=".npz to write")],
+) -> None:
+    """Write samples as the .npz that ADM's own evaluator reads (`arr_0`)."""
+    from vrpo.metrics import export
+
+    typer.echo(f"{export.export_npz(samples, output):,} images in {output}")
+
+
+@app.command("representation")
+def representation(
+    config: Config,
+    milestone: Annotated[Path, typer.Option(help="weights of a run at a milestone, ours or imported")],
+    latents: Latents,
+    output: Output,
+    features: Annotated[list[str] | None, typer.Option(help="ENCODER=FILE, once for each encoder to compare with")] = None,
+    device: Device = "auto",
+    threads: Threads = 1,
+) -> None:
+    """Measure hidden representations, block by block: linear probe, and CKNNA with the encoders."""
+    from vrpo.config import load_resolved
+    from vrpo.config.scoring import RepresentationOptions
+    from vrpo.metrics.representation import measure_representation
+
+    pairs = pairs_of("--features", features or [])
+    measure_representation(load_resolved(RepresentationOptions, config), milestone, latents, pairs, output, chosen_device(device, threads))
