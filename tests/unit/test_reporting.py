@@ -1,4 +1,4 @@
-"""Figures, tables, claims and costs from made-up results whose answers are known."""
+"""Figures, tables and claims from made-up results whose answers are known."""
 
 import json
 from pathlib import Path
@@ -8,13 +8,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from vrpo.config import load_experiment
-from vrpo.config.options import EncoderOptions, ReportOptions
+from vrpo.config.options import ReportOptions
 from vrpo.errors import UserError
 from vrpo.reporting import style
 from vrpo.reporting.claims import gains, headline, judge
 from vrpo.reporting.collect import over_stretches
-from vrpo.reporting.cost import costs, describe_cost, encoder_tokens, network_evaluations, parameters, run_flops, training_flops
 from vrpo.reporting.figures import FIGURES, draw
 from vrpo.reporting.report import write_report
 from vrpo.reporting.results import interval, last_milestone, main_sampler, read_metrics
@@ -325,40 +323,3 @@ def test_bad_input_is_named(one_seed: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="published numbers"):
         write("comparison", ReportOptions(published=str(tmp_path / "absent.csv")), one_seed, tmp_path / "x.csv")
     assert not list(tmp_path.glob("x.*"))
-
-
-# ---- costs ------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("run", "gflop", "million"), [("sit-b2-repa", 149, 130), ("sit-l2-repa", 496, 458), ("sit-xl2-repa", 724, 675), ("dit-xl2-vrpo", 724, 675)]
-)
-def test_flops_and_parameters_of_the_papers_sizes(run: str, gflop: float, million: float) -> None:
-    config = load_experiment(ROOT / "config/imagenet256.yaml")
-    resolved = config.run_config(run, 0)
-    assert training_flops(resolved, config) / 1e9 == pytest.approx(gflop, rel=0.01)
-    assert parameters(resolved, 32, 4) / 1e6 == pytest.approx(million, rel=0.005)  # DiT, table 1; SiT, table 1
-
-
-def test_sampling_cost_of_the_paper() -> None:
-    config = load_experiment(ROOT / "config/imagenet256.yaml")
-    one = run_flops(config.run_config("sit-xl2-none", 0), 32, 4)
-    assert one / 1e9 == pytest.approx(237, rel=0.01)
-    assert network_evaluations(config.samplers["sde"]) == 250
-    assert network_evaluations(config.samplers["sde-guided"]) == pytest.approx(250 * (1 + 0.66 / 0.96))
-    assert network_evaluations(config.samplers["ddpm-guided"]) == 500
-
-
-def test_cost_table_adds_up() -> None:
-    config = load_experiment(ROOT / "config/imagenet256.yaml")
-    *rows, total = costs(config)
-    assert total.hours == pytest.approx(sum(row.hours for row in rows))
-    features = next(row for row in rows if row.what.startswith("features"))
-    assert features.bytes == pytest.approx(252e9, rel=0.01)  # 256 x 768 int8 with a float16 scale a token
-    assert describe_cost(config).splitlines()[0].startswith("| stage")
-
-
-def test_cost_of_an_unknown_encoder_is_refused() -> None:
-    assert encoder_tokens(EncoderOptions(architecture="vit_large_patch14_dinov2", image_size=224)) == (256, 1024, 24)
-    with pytest.raises(UserError, match="its cost is not known"):
-        encoder_tokens(EncoderOptions(architecture="resnet50"))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -16,6 +18,7 @@ from vrpo.models.attention import SWITCHES
 from vrpo.training.distributed import choose_device
 
 PRECISIONS = ("bf16", "fp32")
+Settings = TypeVar("Settings", train.TrainSettings, sample.SampleSettings)
 
 
 def train_command(arguments: Sequence[str], program: str) -> str:
@@ -26,7 +29,7 @@ def train_command(arguments: Sequence[str], program: str) -> str:
     """
     parser = _parser(program, "Training speed on synthetic data: images/s, the parts of a step, share of the matrix peak, memory; needs no files.")
     parser.add_argument("--alignment", default="none,repa,vrpo", help="of none, repa and vrpo, separated by commas: timed in turn")
-    parser.add_argument("--batch", type=_positive, default=256, help="samples in a step; a multiple of 8 for vrpo")
+    parser.add_argument("--batch", dest="batch_size", type=_positive, default=256, help="samples in a step; a multiple of 8 for vrpo")
     parser.add_argument("--accumulation", type=_positive, default=1, help="micro-batches of a step")
     parser.add_argument("--steps", type=_positive, default=10, help="steps in a row")
     parser.add_argument("--rounds", type=_positive, default=5, help="times that each has its turn")
@@ -39,21 +42,13 @@ def train_command(arguments: Sequence[str], program: str) -> str:
     parser.add_argument("--workers", type=int, default=4, help="that loop's reading processes")
     given = parser.parse_args(arguments)
     model, device = paper_model(given.model, given.critic), _device(given)
-    settings = train.TrainSettings(
-        batch_size=given.batch,
-        precision=given.precision,
-        compile=given.compile,
-        accumulation=given.accumulation,
-        attention=given.attention,
-        tf32=given.tf32,
-        activation_checkpointing=given.activation_checkpointing,
-    )
+    settings = _settings(train.TrainSettings, given)
     clocked = {"steps": given.steps, "rounds": given.rounds, "samples": given.samples, "output": given.output}
     if given.against_published:
         ratio = against_published.bench_against_published(model, settings, given.published_precision, device, workers=given.workers, **clocked)
         return against_published.table(ratio)
-    if given.batch % (8 * given.accumulation) and "vrpo" in given.alignment:
-        raise UserError(f"--batch: {given.batch} cannot be cut into {given.accumulation} micro-batches of whole groups of 8 rollouts")
+    if given.batch_size % (8 * given.accumulation) and "vrpo" in given.alignment:
+        raise UserError(f"--batch: {given.batch_size} cannot be cut into {given.accumulation} micro-batches of whole groups of 8 rollouts")
     return train.table(train.bench_train(model, given.alignment.split(","), settings, device, **clocked))
 
 
@@ -69,24 +64,20 @@ def sample_command(arguments: Sequence[str], program: str) -> str:
     )
     parser.add_argument("--steps", type=_positive, default=250, help="of the sampler")
     parser.add_argument("--timed-steps", type=_positive, default=20, help="of them that are timed; the rest is as they are")
-    parser.add_argument("--batch", type=_positive, default=128, help="images at once")
+    parser.add_argument("--batch", dest="batch_size", type=_positive, default=128, help="images at once")
     parser.add_argument("--guidance", type=float, default=1.0, help="guidance scale, at all noise levels; 1: none")
     parser.add_argument(
         "--decode", action=argparse.BooleanOptionalAction, default=True, help="time Stable Diffusion's VAE decoder too, where diffusers is installed"
     )
     given = parser.parse_args(arguments)
-    settings = sample.SampleSettings(
-        sampler=given.sampler,
-        steps=given.steps,
-        timed_steps=min(given.timed_steps, given.steps),
-        batch_size=given.batch,
-        guidance=given.guidance,
-        precision=given.precision,
-        compile=given.compile,
-        attention=given.attention,
-        decode=given.decode,
-    )
+    given.timed_steps = min(given.timed_steps, given.steps)
+    settings = _settings(sample.SampleSettings, given)
     return sample.table(sample.bench_sample(paper_model(given.model), settings, _device(given), given.output))
+
+
+def _settings(kind: type[Settings], given: argparse.Namespace) -> Settings:
+    """Settings from the arguments that have the names of its fields."""
+    return kind(**{field.name: getattr(given, field.name) for field in dataclasses.fields(kind) if hasattr(given, field.name)})
 
 
 COMMANDS = {"train": train_command, "sample": sample_command}
