@@ -33,10 +33,11 @@ WOBBLE = {"haste": (0.4, -0.4, 0.2, -0.2, 0.0), "vrpo-alike": (0.1, -0.1, 0.2, -
 def metrics_of(options: MethodsOptions = OPTIONS) -> pd.DataFrame:
     """Seed k adds nothing but an alignment's wobble: gains of the others are exact."""
     rows = []
-    for run, name in options.search_runs().items():
-        for seed in options.search_seeds:
-            rows.append(_row(options.processes[0], run, name, seed, STEPS[-1], 1.0, SEARCHED[name] + (0.1 if seed % 2 else -0.1)))
     for process in options.processes:
+        for run, name in options.search_runs(process).items():
+            for seed in options.search_seeds:
+                score = SEARCHED[name] * (1.1 if seed % 2 else 1 / 1.1) * (4 if process == "dit" else 1 / 4)
+                rows.append(_row(process, run, name, seed, STEPS[-1], 1.0, score))
         for run, name in {**options.compared_runs(process), **options.ablation_runs(process)}.items():
             for seed in options.verdict_seeds:
                 steps = STEPS if name in options.compared else STEPS[-1:]

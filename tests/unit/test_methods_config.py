@@ -40,7 +40,7 @@ def content(**changes: Any) -> dict[str, Any]:
 def test_runs_are_generated_and_paired() -> None:
     config = parse_experiment(content(), "a")
     assert list(config.runs) == [
-        *(f"search-sit-{name}" for name in ("repa", "repa-2", "vrpo", "vrpo-2")),
+        *(f"search-{process}-{name}" for process in ("sit", "dit") for name in ("repa", "repa-2", "vrpo", "vrpo-2")),
         *(f"sit-{name}" for name in ("none", "repa", "vrpo-2", "vrpo")),
         *(f"dit-{name}" for name in ("none", "repa", "vrpo-2")),
     ]

@@ -30,7 +30,7 @@ class MethodsOptions(Options):
     """The method benchmark (`snakemake methods`, docs/methods.md). Its runs are generated and take the place of `runs`."""
 
     model: str = option(..., "size and patch of every run, as in `runs`")
-    processes: list[str] = option(..., "keys of `processes` that methods are compared on; the search uses the first", min_length=1)
+    processes: list[str] = option(..., "keys of `processes` that methods are searched and compared on: one setting for all", min_length=1)
     search_seeds: list[int] = option(list, "training seeds of the search")
     verdict_seeds: list[int] = option(..., f"training seeds of the verdict: at least {LEAST_VERDICT_SEEDS}, none of them used in the search")
     validation: str | None = option(None, "score that the search looks at, e.g. `fd_validation`, of one of `evaluation.extra_networks`; null: no search")
@@ -91,10 +91,10 @@ class MethodsOptions(Options):
             for name in getattr(self, option_name):
                 yield option_name, name, None
 
-    def search_runs(self) -> dict[str, str]:
-        """{run: alignment} of the search."""
+    def search_runs(self, process: str) -> dict[str, str]:
+        """{run: alignment} of the search on `process`."""
         names = [*self.candidates.repa, *self.candidates.vrpo] if self.candidates else []
-        return {f"search-{self.processes[0]}-{name}": name for name in names}
+        return {search_name(process, name): name for name in names}
 
     def compared_runs(self, process: str) -> dict[str, str]:
         """{run: alignment} of the comparison on `process`."""
@@ -118,8 +118,9 @@ class MethodsOptions(Options):
         """`runs` of the benchmark: the search, with its seeds, at the last of `milestones` alone; the comparison, with the verdict's, at all of them."""
         common, last = {"model": self.model}, milestones[-1:] if isinstance(milestones, list) else None
         rows = {
-            run: {**common, "process": self.processes[0], "alignment": name, "seeds": self.search_seeds, "milestones": last}
-            for run, name in self.search_runs().items()
+            run: {**common, "process": process, "alignment": name, "seeds": self.search_seeds, "milestones": last}
+            for process in self.processes
+            for run, name in self.search_runs(process).items()
         }
         for process in self.processes:
             parts = [(self.compared_runs(process), None), (self.ablation_runs(process), last if self.ablation_milestones == "last" else None)]
@@ -127,6 +128,11 @@ class MethodsOptions(Options):
                 for run, name in runs.items():
                     rows.setdefault(run, {**common, "process": process, "alignment": name, "seeds": self.verdict_seeds, "milestones": milestones})
         return rows
+
+
+def search_name(process: str, alignment: str) -> str:
+    """The search's run of an alignment."""
+    return f"search-{process}-{alignment}"
 
 
 def run_name(process: str, alignment: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from vrpo.config.methods import MethodsOptions, run_name
+from vrpo.config.methods import MethodsOptions, run_name, search_name
 from vrpo.errors import UserError
 from vrpo.reporting.bootstrap import bootstrap_interval
 from vrpo.reporting.results import ALIGNMENT_NAMES, main_sampler
@@ -24,18 +24,24 @@ TIE = 0.01  # candidates whose score is within this part of the best one's are e
 def search(options: MethodsOptions, metrics: pd.DataFrame) -> pd.DataFrame:
     """The candidates in their order, with the validation score at the last milestone.
 
-    Columns: method (repa, vrpo), candidate, run, step, seeds, mean, seed_<k> for each seed, rule (what the rule takes), chosen (what the config names).
+    Columns: method (repa, vrpo), candidate, step, mean (geometric, over processes and seeds), <process>_<seed> for each process and seed,
+    rule (what the rule takes), chosen (what the config names).
     """
     rows = []
     for method in ("repa", "vrpo") if options.candidates else ():
-        scores = {name: _scores(metrics, f"search-{options.processes[0]}-{name}", options.validation) for name in getattr(options.candidates, method)}
-        last = {name: table.loc[options.search_seeds].iloc[:, -1] for name, table in scores.items()}
-        taken = choose({name: float(values.mean()) for name, values in last.items()})
-        for name, values in last.items():
-            row = {"method": method, "candidate": name, "run": f"search-{options.processes[0]}-{name}", "step": int(scores[name].columns[-1])}
-            row |= {"seeds": len(values), "mean": float(values.mean()), **{f"seed_{seed}": float(value) for seed, value in values.items()}}
+        names = getattr(options.candidates, method)
+        last = {name: _searched(options, metrics, name) for name in names}
+        means = {name: float(np.exp(np.mean(np.log(list(scores.values()))))) for name, (_, scores) in last.items()}
+        taken = choose(means)
+        for name, (step, scores) in last.items():
+            row = {"method": method, "candidate": name, "step": step, "mean": means[name], **scores}
             rows.append({**row, "rule": name == taken, "chosen": options.chosen is not None and name == getattr(options.chosen, method)})
     return pd.DataFrame(rows)
+
+
+def searched_columns(options: MethodsOptions) -> dict[str, tuple[str, int]]:
+    """{column of `search`: (process, seed)}."""
+    return {f"{process}_{seed}": (process, seed) for process in options.processes for seed in options.search_seeds}
 
 
 def choose(means: Mapping[str, float]) -> str:
@@ -119,6 +125,13 @@ def wall_time(options: MethodsOptions, compared: pd.DataFrame, speed: pd.DataFra
         times = {key: row[key] * rate / base for key in ("speedup", "speedup_low", "speedup_high")}
         rows.append({**{key: row[key] for key in ("process", "model", "alignment", "label")}, "images_per_second": rate, "cost": base / rate, **times})
     return pd.DataFrame(rows)
+
+
+def _searched(options: MethodsOptions, metrics: pd.DataFrame, name: str) -> tuple[int, dict[str, float]]:
+    """A candidate's last milestone, and its validation scores there by `searched_columns`."""
+    tables = {process: _scores(metrics, search_name(process, name), options.validation) for process in options.processes}
+    step = int(tables[options.processes[0]].columns[-1])
+    return step, {column: float(tables[process].loc[seed, step]) for column, (process, seed) in searched_columns(options).items()}
 
 
 def _against(ours: pd.DataFrame, base: pd.DataFrame) -> dict[str, Any]:

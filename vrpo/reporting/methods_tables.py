@@ -10,6 +10,7 @@ from vrpo.config.methods import MethodsOptions
 from vrpo.config.options import ReportOptions
 from vrpo.reporting.bootstrap import RESAMPLES
 from vrpo.reporting.formatting import Table, cell, interval_text, space_text, steps_text, times_text
+from vrpo.reporting.methods import searched_columns
 from vrpo.reporting.methods_verdict import score_name
 from vrpo.reporting.results import ALIGNMENT_NAMES
 
@@ -17,14 +18,14 @@ INTERVALS = f"In brackets 95% intervals over seeds: expanded percentile bootstra
 
 
 def search_table(options: MethodsOptions, report: ReportOptions, data: pd.DataFrame) -> Table:
-    """The candidates with their validation score for each seed; bold: what the rule takes."""
+    """The candidates with their validation score for each process and seed; bold: what the rule takes."""
     shown = pd.DataFrame({"method": data["method"].map(ALIGNMENT_NAMES), "candidate": [f"`{name}`" for name in data["candidate"]]})
-    for seed in options.search_seeds:
-        shown[f"seed {seed}"] = [cell(value, None, 3, False) for value in data[f"seed_{seed}"]]
+    for column, (process, seed) in searched_columns(options).items():
+        shown[f"{process}, seed {seed}"] = [cell(value, None, 3, False) for value in data[column]]
     shown["mean"] = [cell(value, None, 3, taken) for value, taken in zip(data["mean"], data["rule"], strict=True)]
     shown["rule"] = ["takes it" if taken else "" for taken in data["rule"]]
     shown["config"] = ["names it" if named else "" for named in data["chosen"]]
-    note = f"{score_name(options.validation)} after {steps_text(data['step'].max())} steps on {options.processes[0]}; lower is better."
+    note = f"{score_name(options.validation)} after {steps_text(data['step'].max())} steps; lower is better; means are geometric."
     return Table(data, shown, f"{note} Bold: the lowest mean; of those within 1% of it, the one that stands first. {space_text(report)}")
 
 
