@@ -136,18 +136,27 @@ def test_scored_agreement_weighs_the_gradient_at_h(toy: Toy, process: str) -> No
     weights = alignment.beta + alignment.eta * group_advantages(scored, 4, alignment.max_advantage)
     torch.testing.assert_close(caught["gradient"], behind + weights[:, None, None] * aligned, rtol=1e-3, atol=1e-7)
     assert (weights - 1).abs().max() > 0.1
-    assert metrics["loss"].isfinite()
+    assert metrics["loss"].isfinite() and "advantage_abs" not in metrics  # of the whole reward only the gate knows it
+    alignment.log.take()
+    alignment.finish_step(lambda sums: sums, torch.tensor(True))
+    logged = {name: np.array(values) for name, values in alignment.log.take().items()}
+    for index in range(BINS):
+        here = (levels * BINS).long().clamp(0, BINS - 1) == index
+        expected = [weights[here].mean().item(), ((weights - alignment.beta) / alignment.eta)[here].abs().mean().item(), 0.0] if here.any() else [np.nan] * 3
+        np.testing.assert_allclose([logged[name][index] for name in ("weight", "advantage_abs", "clipped")], expected, rtol=1e-3, atol=1e-5)
 
 
 def test_weights_stop_where_the_clip_holds() -> None:
     weighing = Weighing(score=1.0, eta=0.5, beta=1.0, clip=0.2, group_size=4, max_advantage=3.0)
     reward = torch.tensor([2.0, 1.0, -1.0, -2.0])
     zero, one = torch.zeros(4), torch.ones(4)
-    free = weighing.weights(zero, reward, zero, zero, one)
+    free, advantages, _ = weighing.weigh(zero, reward, zero, zero, one)
+    torch.testing.assert_close(advantages, group_advantages(reward, 4))
     torch.testing.assert_close(free, 1 + 0.5 * group_advantages(reward, 4))
-    held = weighing.weights(zero, reward, zero, zero, torch.tensor([1.3, 1.1, 0.9, 0.7]))
+    weights, _, held = weighing.weigh(zero, reward, zero, zero, torch.tensor([1.3, 1.1, 0.9, 0.7]))
+    assert held.tolist() == [True, False, False, True]
     torch.testing.assert_close(
-        held, torch.stack([one[0], 1 + 0.5 * 1.1 * group_advantages(reward, 4)[1], 1 + 0.5 * 0.9 * group_advantages(reward, 4)[2], one[3]])
+        weights, torch.stack([one[0], 1 + 0.5 * 1.1 * group_advantages(reward, 4)[1], 1 + 0.5 * 0.9 * group_advantages(reward, 4)[2], one[3]])
     )
 
 

@@ -195,6 +195,17 @@ def test_constant_or_unseen_rewards_count_as_expected() -> None:
     assert torch.equal(statistics.moments(level)[1], torch.zeros(1, 8, dtype=torch.float64))
 
 
+def test_constant_rewards_are_told_once_they_were_seen() -> None:
+    vrpo = make_vrpo(rewards={"fidelity": {"score": 1.0}, "semantic": {"score": 1.0}}, eta=0.5)
+    assert vrpo.warnings() == []
+    for step in range(3):
+        batch = make_batch(step)
+        batch.error = torch.full_like(batch.error, 0.25)
+        assert vrpo(batch).loss.isfinite()
+        vrpo.finish_step(lambda sums: sums, torch.tensor(True))
+    assert [text.split()[0] for text in vrpo.warnings()] == ["rewards.fidelity"]  # the perceptual one is constant, too, but has no weight
+
+
 def test_a_skipped_step_leaves_the_statistics_alone() -> None:
     statistics = NoiseLevelStatistics(1)
     statistics.observe(torch.full((1, 4), float("nan")), torch.rand(4))

@@ -29,6 +29,7 @@ def refusal(content: dict[str, Any]) -> str:
     return text
 
 
+UNSCORED = {name: {"score": 0} for name in ("fidelity", "perceptual", "semantic")}
 OVER = {"methods.yaml": "mini.yaml", "ablations.yaml": "imagenet256.yaml"}  # what a config that is not whole lies over
 
 
@@ -55,6 +56,11 @@ def test_shipped_configs_are_sound(path: Path) -> None:
         (changed(alignments={"repa": {"depth": 9}}), ["runs.sit-repa", "block 9", "lower `alignments.repa.depth`"]),
         (changed(alignments={"vrpo": {"group_size": 7}}), ["alignments.vrpo.group_size", "divisor of 64"]),
         (changed(alignments={"vrpo": {"group_size": 128}}), ["alignments.vrpo.group_size"]),
+        (changed(alignments={"vrpo": {"group_size": 128, "grouping": "image"}}), ["alignments.vrpo.group_size", "does not divide the 64 samples"]),
+        (changed(alignments={"repa": {"weight": 0}}), ["alignments.repa", "`weight` is zero", "`kind: none`"]),
+        (changed(alignments={"vrpo": {"rewards": UNSCORED}}), ["alignments.vrpo", "all `rewards.*.score` weights are zero", "`eta: 0`"]),
+        (changed(alignments={"vrpo": {"weight": 0, "rewards": {"perceptual": {"pathwise": 0}}}}), ["`weight` and all `rewards.*.pathwise`"]),
+        (changed(alignments={"vrpo": {"eta": 0, "beta": 0, "rewards": {"perceptual": {"pathwise": 0}}}}), ["`beta`, `eta`", "`kind: none`"]),
         (changed(resources={"gpus": 3}), ["training.batch_size", "not divisible"]),
         (changed(milestones=[500, 400]), ["milestones", "ascending"]),
         (changed(seeds=[1, 1]), ["seeds", "different"]),

@@ -19,7 +19,7 @@ from vrpo.config import RunConfig
 from vrpo.data.batches import sample_indices
 from vrpo.errors import UserError
 from vrpo.files import exclusive_lock
-from vrpo.models.checkpoints import read_network
+from vrpo.models.checkpoints import read_network, save_network
 from vrpo.training import trainer as trainer_module
 from vrpo.training.run import train
 
@@ -183,6 +183,12 @@ def test_bad_inputs_are_named(toy: Toy, tmp_path: Path) -> None:
         train(config, **{**inputs, "features": {}})
     with pytest.raises(UserError, match="--critic: run sit-vrpo needs a latent critic"):
         train(config, **{**inputs, "critics": {}})
+    for made_from in ("latents", "features"):
+        other = tmp_path / f"other-{made_from}.safetensors"
+        state, description = read_network(toy.critic)
+        save_network(other, state, {**description, made_from: "of another data set"})
+        with pytest.raises(UserError, match=f"other-{made_from}.safetensors: distilled from other {made_from} than .* delete it and distil again"):
+            train(config, **{**inputs, "critics": {"toy": other}})
     with pytest.raises(UserError, match="cannot be cut into"):
         train(toy.config("vrpo", batch_size=6), **inputs)
     coarse = config.model_copy(update={"model": config.model.model_copy(update={"patch_size": 4})})

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from vrpo.alignment.advantages import group_advantages
 from vrpo.alignment.diagnostics import Reduce, noise_level_bin
 
-COLUMNS = ("one", "noise_level", "reward", "mean", "inverse_std", "ratio")
+COLUMNS = ("one", "noise_level", "reward", "mean", "inverse_std", "ratio", "factor")
+WEIGHED = ("advantage", "advantage_abs", "weight", "clipped")  # what a gate that weighs finds besides the agreement, as `VRPO` logs it
 
 
 @dataclass(frozen=True)
@@ -33,15 +34,15 @@ class Weighing:
     group_size: int
     max_advantage: float
 
-    def weights(self, agreement: Tensor, reward: Tensor, mean: Tensor, inverse_std: Tensor, ratio: Tensor) -> Tensor:
-        """Weights [B]; `reward` is the weighed sum of the other standardised rewards."""
+    def weigh(self, agreement: Tensor, reward: Tensor, mean: Tensor, inverse_std: Tensor, ratio: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Weights, advantages and which rollouts the clip holds, [B] each; `reward` is the weighed sum of the other standardised rewards."""
         advantages = group_advantages(reward + self.score * (agreement - mean) * inverse_std, self.group_size, self.max_advantage)
         held = torch.where(advantages > 0, ratio > 1 + self.clip, ratio < 1 - self.clip)
-        return self.beta + self.eta * torch.where(held, 0.0, ratio * advantages)
+        return self.beta + self.eta * torch.where(held, 0.0, ratio * advantages), advantages, held
 
 
 class _Gate(torch.autograd.Function):
-    """h [B,N,W] -> (h for the blocks behind, h for the alignment, message [B,6] of zeros)."""
+    """h [B,N,W] -> (h for the blocks behind, h for the alignment, message [B,7] of zeros)."""
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, found: Tensor, weighing: Weighing | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -51,12 +52,14 @@ class _Gate(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, behind: Tensor, aligned: Tensor, message: Tensor) -> tuple[Tensor, Tensor, None]:
         one, *columns = message.unbind(dim=1)
-        noise_level, reward, mean, inverse_std, ratio = (column / one for column in columns)  # the loss may have been scaled, they are not
+        noise_level, reward, mean, inverse_std, ratio, factor = (column / one for column in columns)  # the loss may have been scaled, they are not
         agreement = gradient_cosine(behind, aligned)
+        sums = [torch.ones_like(agreement), agreement, agreement.square()]
         if ctx.weighing is not None:
-            weights = ctx.weighing.weights(agreement, reward, mean, inverse_std, ratio)
+            weights, advantages, held = ctx.weighing.weigh(agreement, reward, mean, inverse_std, ratio)
             aligned = aligned * weights.to(aligned.dtype)[:, None, None]
-        return behind + aligned, _binned(agreement.double(), noise_level, ctx.bins), None
+            sums += [advantages, advantages.abs(), factor * weights, held.to(weights.dtype)]
+        return behind + aligned, _binned(torch.stack(sums).double(), noise_level, ctx.bins), None
 
 
 def gradient_cosine(a: Tensor, b: Tensor) -> Tensor:
@@ -67,10 +70,9 @@ def gradient_cosine(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _binned(values: Tensor, noise_level: Tensor, bins: int) -> Tensor:
-    """Counts, sums and sums of squares [3,bins] of values [B] in bins over their noise level."""
+    """Sums [R,bins] of values [R,B] in bins over their noise level [B]."""
     index = noise_level_bin(noise_level, bins)
-    sums = torch.zeros(3, bins, dtype=values.dtype, device=values.device)
-    return sums.scatter_add(1, index.expand(3, -1), torch.stack([torch.ones_like(values), values, values.square()]))
+    return values.new_zeros(len(values), bins).scatter_add(1, index.expand(len(values), -1), values)
 
 
 class Gate:
@@ -100,7 +102,8 @@ class Agreement(nn.Module):
         """`bins` over the noise level; `decay` per step of the running agreement; `weighing`, where the agreement is a reward."""
         super().__init__()
         self.weighing, self.decay = weighing, decay
-        self.found = torch.zeros(3, bins, dtype=torch.float64, requires_grad=True)
+        rows = 3 if weighing is None else 3 + len(WEIGHED)
+        self.found = torch.zeros(rows, bins, dtype=torch.float64, requires_grad=True)
         self.register_buffer("running", torch.zeros(2, bins, dtype=torch.float64))  # counts and sums of agreements, exponential moving
         self.register_buffer("known", torch.zeros((), dtype=torch.float64))  # weight of all steps in them, at most 1
         self.register_buffer("highest", torch.zeros((), dtype=torch.float64))
@@ -115,7 +118,7 @@ class Agreement(nn.Module):
         return Gate(self.found, self.weighing)
 
     def finish_step(self, all_reduce: Reduce, valid: Tensor) -> Tensor:
-        """Counts, sums and sums of squares [3,bins] of the present step over all ranks; 0 for a skipped one."""
+        """Counts, sums and sums of squares [3,bins] of the present step's agreement over all ranks, and sums of `WEIGHED`; 0 for a skipped one."""
         own = torch.zeros_like(self.found) if self.found.grad is None else self.found.grad
         sums = torch.where(valid, all_reduce(own.detach().clone()), 0.0)
         self.found.grad = None

@@ -94,6 +94,10 @@ class Alignment(nn.Module):
         self.log.add(batch.noise_level, fidelity=-batch.error)
         return AlignmentResult(loss=batch.error.new_zeros(()))
 
+    def warnings(self) -> list[str]:
+        """What the person who started the training should know by now; asked for when a row is logged, each is said once."""
+        return []
+
     def finish_step(self, all_reduce: Reduce, valid: Tensor) -> None:
         """Called once per optimiser step on every rank, after the backward passes.
 
@@ -145,7 +149,7 @@ class ProjectedAlignment(Alignment):
     def finish_step(self, all_reduce: Reduce, valid: Tensor) -> None:
         """See the base class."""
         if self.agreement is not None:
-            self.log.add_sums("agreement", self.agreement.finish_step(all_reduce, valid))
+            self.log.add_sums("agreement", self.agreement.finish_step(all_reduce, valid)[:2])
         super().finish_step(all_reduce, valid)
 
     def cosine(self, hidden: Tensor, tokens: dict[str, Tensor]) -> Tensor:

@@ -34,8 +34,8 @@ class NoiseLevelLog(nn.Module):
         self.pending.view(2, -1).scatter_add_(1, where.reshape(1, -1).expand(2, -1), summed.view(2, -1))
 
     def add_sums(self, name: str, sums: Tensor) -> None:
-        """Add a step's counts and sums, the first two rows of `sums` [.., bins], over all ranks already."""
-        self.sums[:, self.names.index(name)] += sums[:2]
+        """Add a step's counts and sums [2,bins] over all ranks."""
+        self.sums[:, self.names.index(name)] += sums
 
     def finish_step(self, all_reduce: Reduce, valid: Tensor) -> None:
         """Take the present step's sums, over all ranks, in; those of a skipped step are forgotten."""

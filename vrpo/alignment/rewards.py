@@ -34,15 +34,24 @@ class NoiseLevelStatistics(nn.Module):
 
     def moments(self, noise_level: Tensor) -> tuple[Tensor, Tensor]:
         """Running mean and 1 / standard deviation, [K,B] each in float64; 1 / std is 0 where unknown or constant."""
-        count, total, squares = self.sums  # (K, bins) each
-        mean = total / count.clamp_min(1e-12)
-        mean_square = squares / count.clamp_min(1e-12)
-        variance = mean_square - mean.square()
-        known = (count > 0) & (variance > 1e-12 * mean_square)  # below that, the difference is rounding of fp32 rewards
+        mean, variance, known = self._by_bin()
         least = self.floor**2 * torch.where(known, variance, 0.0).amax(dim=1, keepdim=True)
         inverse_std = torch.where(known, torch.maximum(variance, least).clamp_min(1e-30).rsqrt(), 0.0)
         index = noise_level_bin(noise_level, self.bins)
         return mean[:, index], inverse_std[:, index]
+
+    def constant(self) -> list[int]:
+        """Which of the rewards were seen and never varied at any noise level: they give no advantage and no gradient."""
+        seen, known = self.sums[0].sum(dim=1) > 0, self._by_bin()[2].any(dim=1)
+        return torch.nonzero(seen & ~known).flatten().tolist()
+
+    def _by_bin(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean, variance and whether that is more than rounding, [K,bins] each."""
+        count, total, squares = self.sums  # (K, bins) each
+        mean = total / count.clamp_min(1e-12)
+        mean_square = squares / count.clamp_min(1e-12)
+        variance = mean_square - mean.square()
+        return mean, variance, (count > 0) & (variance > 1e-12 * mean_square)  # below that, the difference is rounding of fp32 rewards
 
     def observe(self, rewards: Tensor, noise_level: Tensor) -> None:
         """Add the first rewards [<=K,B] of a micro-batch to the present step."""

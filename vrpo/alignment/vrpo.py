@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from vrpo.alignment.advantages import clipped_surrogate, group_advantages
-from vrpo.alignment.agreement import Agreement, Weighing
+from vrpo.alignment.agreement import WEIGHED, Agreement, Weighing
 from vrpo.alignment.base import AlignmentBatch, AlignmentResult, ProjectedAlignment
 from vrpo.alignment.diagnostics import NoiseLevelLog, Reduce
 from vrpo.alignment.rewards import REWARDS, NoiseLevelStatistics, perceptual_reward
@@ -74,6 +74,8 @@ class VRPO(ProjectedAlignment):
         self.statistics = NoiseLevelStatistics(len(REWARDS), noise_bins, statistics_decay, sigma_floor)
         self.log = NoiseLevelLog(self.logged, noise_bins)
         self.agreement_score = rewards.agreement.score if eta > 0 else 0.0
+        scores = [eta * option.score + option.pathwise for option in options]
+        self.used = {name for name, weight in zip(REWARDS, (*scores, self.agreement_score), strict=True) if weight > 0}
         if self.agreement_score or self.agreement is not None:
             weighing = Weighing(self.agreement_score, eta, beta, clip, group_size, max_advantage) if self.agreement_score else None
             self.agreement = Agreement(noise_bins, weighing=weighing)
@@ -104,31 +106,34 @@ class VRPO(ProjectedAlignment):
         gain = ((self.pathwise * factors)[:, None] * inverse_std[:-1].float() * (rewards - mean[:-1].float())).sum(dim=0).mean()
         loss = -self.weight * (factor * policy).mean() - gain  # eq. 5
         if batch.gate is not None:
-            told = {"reward": scored, "mean": mean[-1], "inverse_std": inverse_std[-1], "ratio": ratio}
+            told = {"reward": scored, "mean": mean[-1], "inverse_std": inverse_std[-1], "ratio": ratio, "factor": torch.ones_like(ratio) * factor}
             loss = loss + batch.gate.tell(noise_level=batch.noise_level, **told)
 
         kl = self.kappa * (1 - cosine.detach())
-        weights = factor * (self.beta + eta * torch.where(clipped, 0.0, ratio * advantages))
         by_reward = dict(zip(FORWARD, rewards.detach(), strict=True))
-        self.log.add(
-            batch.noise_level, **by_reward, advantage=advantages, advantage_abs=advantages.abs(), weight=weights, clipped=clipped.float(), kl=kl
-        )  # fmt: skip
+        by_level = {**by_reward, "kl": kl}
         metrics = {f"reward_{name}": value.mean() for name, value in by_reward.items()}
-        metrics |= {
-            "alignment": -cosine.detach().mean(),
-            "advantage_abs": advantages.abs().mean(),
-            "clip_fraction": clipped.float().mean(),
-            "pathwise_gain": gain.detach(),
-            "kl": kl.mean(),
-        }
+        metrics["alignment"] = -cosine.detach().mean()
+        if not self.agreement_score:  # else the advantage is known in the backward pass alone, and the gate logs it
+            weights = factor * (self.beta + eta * torch.where(clipped, 0.0, ratio * advantages))
+            by_level |= {"advantage": advantages, "advantage_abs": advantages.abs(), "weight": weights, "clipped": clipped.float()}
+            metrics |= {"advantage_abs": advantages.abs().mean(), "clip_fraction": clipped.float().mean()}
+        metrics |= {"pathwise_gain": gain.detach(), "kl": kl.mean()}
+        self.log.add(batch.noise_level, **by_level)
         return AlignmentResult(loss, metrics)
+
+    def warnings(self) -> list[str]:
+        """Rewards with a weight that do not vary."""
+        names = [REWARDS[index] for index in self.statistics.constant() if REWARDS[index] in self.used]
+        return [f"rewards.{name} has been constant at every noise level so far: its advantage is zero, and it changes nothing" for name in names]
 
     def finish_step(self, all_reduce: Reduce, valid: Tensor) -> None:
         """Update the running statistics of the rewards."""
         agreement = None if self.agreement is None else self.agreement.finish_step(all_reduce, valid)
-        self.statistics.finish_step(all_reduce, valid, agreement)
+        self.statistics.finish_step(all_reduce, valid, None if agreement is None else agreement[:3])
         if agreement is not None:
-            self.log.add_sums("agreement", agreement)
+            for name, sums in zip(("agreement", *WEIGHED), (agreement[1], *agreement[3:]), strict=False):
+                self.log.add_sums(name, torch.stack([agreement[0], sums]))
         self.log.finish_step(all_reduce, valid)
 
     def _reward_factors(self, batch: AlignmentBatch) -> Tensor:

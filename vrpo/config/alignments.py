@@ -24,6 +24,12 @@ class AlignmentOptions(Options):
     weight: float = option(0.5, "lambda, the weight of alignment beside the denoising loss; REPA: 0.5", ge=0)
 
 
+def require_weight(options: AlignmentOptions) -> None:
+    """Refuse an alignment of which weight 0 leaves nothing."""
+    if options.weight == 0:
+        raise ValueError("`weight` is zero, nothing is aligned; use `kind: none` for that")
+
+
 class ProjectedOptions(AlignmentOptions):
     """Alignments whose projector is REPA's MLP."""
 
@@ -43,6 +49,11 @@ class REPAOptions(ScheduledOptions):
     """REPA: the mean negative cosine between projected hidden tokens and encoder tokens (arXiv:2410.06940, eq. 6)."""
 
     kind: Literal["repa"] = option(..., "static alignment")
+
+    @model_validator(mode="after")
+    def _something_to_do(self) -> REPAOptions:
+        require_weight(self)
+        return self
 
 
 class RewardOptions(Options):
@@ -103,8 +114,11 @@ class VRPOOptions(ScheduledOptions):
             raise ValueError("`rewards.agreement.score` with an `eta_schedule` is not supported; leave `eta_schedule` constant")
         if self.eta > 0 and not any(reward.score for reward in [*rewards, self.rewards.agreement]):
             raise ValueError("all `rewards.*.score` weights are zero while `eta` > 0; give one reward a `score` weight or set `eta: 0`")
-        if self.beta == 0 and self.eta == 0 and not any(reward.pathwise for reward in rewards):
-            raise ValueError("`beta`, `eta` and all `rewards.*.pathwise` weights are zero, nothing is aligned; use `kind: none` for that")
+        if not any(reward.pathwise for reward in rewards):
+            if self.weight == 0:
+                raise ValueError("`weight` and all `rewards.*.pathwise` weights are zero, nothing is aligned; use `kind: none` for that")
+            if self.beta == 0 and self.eta == 0:
+                raise ValueError("`beta`, `eta` and all `rewards.*.pathwise` weights are zero, nothing is aligned; use `kind: none` for that")
         return self
 
     @property
@@ -121,6 +135,11 @@ class IREPAOptions(AlignmentOptions):
     kernel_size: Literal[1, 3, 5, 7] = option(3, "side of the projector's convolution; the paper: 3, its latent diffusion code: 1")
     gamma: float = option(0.6, "share of the tokens' mean over the image that is taken off the targets; iREPA's latent diffusion code: 0.6", ge=0, le=1)
 
+    @model_validator(mode="after")
+    def _something_to_do(self) -> IREPAOptions:
+        require_weight(self)
+        return self
+
 
 class HASTEOptions(ProjectedOptions):
     """HASTE: REPA and attention distillation, both stopped at one step (arXiv:2505.16792)."""
@@ -134,6 +153,12 @@ class HASTEOptions(ProjectedOptions):
         min_length=1,
     )
     stop_step: int = option(250_000, "from this step on nothing is aligned; HASTE: 250,000 for XL", "steps", ge=0)
+
+    @model_validator(mode="after")
+    def _something_to_do(self) -> HASTEOptions:
+        if self.weight == 0 and self.attention_weight == 0:
+            raise ValueError("`weight` and `attention_weight` are zero, nothing is aligned; use `kind: none` for that")
+        return self
 
     @model_validator(mode="after")
     def _ascending(self) -> HASTEOptions:

@@ -57,6 +57,7 @@ class Trainer:
             if not hasattr(network, "activation_checkpointing"):
                 raise UserError(f"training.activation_checkpointing: {type(network).__name__} does not know it; set it to false")
             network.activation_checkpointing = True
+        self.warned: set[str] = set()
         self.loss_function: nn.Module = self.objective
         if options.compile:  # one graph, static shapes; a network of one's own may break the graph
             self.loss_function = torch.compile(self.objective, fullgraph=isinstance(network, DiffusionTransformer), dynamic=False)
@@ -202,6 +203,10 @@ class Trainer:
         if history is not None:
             rate = history.append(self.step, row, by_noise_level)
             progress.set_postfix_str(f"loss {row['loss']:.4f}, {rate:.0f} images/s")
+        for sentence in self.objective.alignment.warnings():
+            if sentence not in self.warned and self.ranks.is_main:
+                log.warning("step %d: %s", self.step, sentence)
+            self.warned.add(sentence)
         if row["skipped"]:
             log.warning(
                 "step %d: %d of the last %d steps were not finite and changed no weight; samples of the last of them, step %d: %s",
