@@ -43,7 +43,7 @@ def toy_critic(latents: torch.Tensor) -> torch.Tensor:
 
 
 def make_vrpo(**changes: object) -> VRPO:
-    options = {"kind": "vrpo", "encoders": ["a"], "depth": 1, "projector_width": 16, "group_size": 4, "rewards": {"semantic": {"score": 1.0}}}
+    options = {"kind": "vrpo", "encoders": ["a"], "depth": 1, "projector_width": 16, "eta": 0.1, "group_size": 4, "rewards": {"semantic": {"score": 1.0}}}
     torch.manual_seed(0)
     built = build_alignment(VRPOOptions(**{**options, **changes}), width=W, token_widths=WIDTHS, critics={"a": toy_critic})
     assert isinstance(built, VRPO)

@@ -29,7 +29,6 @@ def refusal(content: dict[str, Any]) -> str:
     return text
 
 
-UNSCORED = {name: {"score": 0} for name in ("fidelity", "perceptual", "semantic")}
 OVER = {"methods.yaml": "mini.yaml", "ablations.yaml": "imagenet256.yaml"}  # what a config that is not whole lies over
 
 
@@ -58,7 +57,7 @@ def test_shipped_configs_are_sound(path: Path) -> None:
         (changed(alignments={"vrpo": {"group_size": 128}}), ["alignments.vrpo.group_size"]),
         (changed(alignments={"vrpo": {"group_size": 128, "grouping": "image"}}), ["alignments.vrpo.group_size", "does not divide the 64 samples"]),
         (changed(alignments={"repa": {"weight": 0}}), ["alignments.repa", "`weight` is zero", "`kind: none`"]),
-        (changed(alignments={"vrpo": {"rewards": UNSCORED}}), ["alignments.vrpo", "all `rewards.*.score` weights are zero", "`eta: 0`"]),
+        (changed(alignments={"vrpo": {"eta": 0.1}}), ["alignments.vrpo", "all `rewards.*.score` weights are zero", "`eta: 0`"]),
         (changed(alignments={"vrpo": {"weight": 0, "rewards": {"perceptual": {"pathwise": 0}}}}), ["`weight` and all `rewards.*.pathwise`"]),
         (changed(alignments={"vrpo": {"eta": 0, "beta": 0, "rewards": {"perceptual": {"pathwise": 0}}}}), ["`beta`, `eta`", "`kind: none`"]),
         (changed(resources={"gpus": 3}), ["training.batch_size", "not divisible"]),

@@ -30,7 +30,7 @@ def content(**changes: Any) -> dict[str, Any]:
     mini = read_yaml(ROOT / "config/mini.yaml")
     alignments = mini["alignments"]
     more = {
-        "alignments": {"repa-2": {**alignments["repa"], "weight": 2.0}, "vrpo-2": {**alignments["vrpo"], "eta": 0.2}},
+        "alignments": {"repa-2": {**alignments["repa"], "weight": 2.0}, "vrpo-2": {**alignments["vrpo"], "beta": 0.9}},
         "evaluation": {"extra_networks": {"validation": {"architecture": "test_convnext", "weights": "trained", "image_size": 32}}},
         "representation": None,
     }
@@ -109,7 +109,7 @@ def test_refusals(changes: dict[str, Any], words: list[str]) -> None:
 
 def test_paper_scale_ablations_hold_what_they_should() -> None:
     config = load_experiment(ROOT / "config/imagenet256.yaml", ROOT / "config/ablations.yaml")
-    base = config.run_config("sit-vrpo-b", 0).alignment.model_dump()
+    base = config.run_config("sit-vrpo-all", 0).alignment.model_dump()
     for run in config.methods.ablation_runs("sit"):
         assert config.run_config(run, 0).alignment.model_dump() != base, f"{run} ablates nothing"
     alignments = [config.run_config(run, 0).alignment for run in config.methods.ablation_runs("sit")]

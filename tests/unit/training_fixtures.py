@@ -27,6 +27,7 @@ ALIGNMENTS: dict[str, dict[str, Any]] = {
         "encoders": ["toy"],
         "depth": 1,
         "projector_width": 16,
+        "eta": 0.1,
         "group_size": 4,
         "noise_bins": 4,
         "rewards": {"fidelity": {"score": 1.0}, "perceptual": {"score": 1.0, "pathwise": 0.05}, "semantic": {"score": 1.0}},

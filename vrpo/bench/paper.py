@@ -37,10 +37,8 @@ def _reward(score: float = 0.0, pathwise: float = 0.0) -> SimpleNamespace:
 
 COMMON: dict[str, Any] = {"weight": 0.5, "projector_width": PROJECTOR_WIDTH, "weight_schedule": CONSTANT, "measure_agreement": False}
 VRPO_ARGUMENTS: dict[str, Any] = COMMON | {
-    "rewards": SimpleNamespace(
-        fidelity=_reward(score=1.0), perceptual=_reward(score=1.0, pathwise=0.05), semantic=_reward(score=1.0), agreement=SimpleNamespace(score=0.0)
-    ),
-    "eta": 0.1,
+    "rewards": SimpleNamespace(fidelity=_reward(), perceptual=_reward(pathwise=0.05), semantic=_reward(), agreement=SimpleNamespace(score=0.0)),
+    "eta": 0.0,
     "eta_schedule": CONSTANT,
     "beta": 1.0,
     "kappa": 1.0,

@@ -83,8 +83,11 @@ class VRPOOptions(ScheduledOptions):
     """VRPO: generative representation policy optimisation (arXiv:2606.00583, abstract; docs/method.md)."""
 
     kind: Literal["vrpo"] = option(..., "reward-guided alignment")
-    rewards: RewardsOptions = option(RewardsOptions, "weights of the rewards")
-    eta: float = option(0.1, "weight of the policy term", ge=0)
+    rewards: RewardsOptions = option(
+        lambda: RewardsOptions(perceptual=RewardOptions(pathwise=0.05)),
+        "weights of the rewards, all of them: what is not given is 0; the default is what the method benchmark's rule gave (docs/methods.md)",
+    )
+    eta: float = option(0.0, "weight of the policy term; 0: no rollout's advantage is used, as the method benchmark's rule gave (docs/methods.md)", ge=0)
     eta_schedule: ScheduleOptions = option(ScheduleOptions, "factor of `eta`, step by step; not `adaptive`")
     beta: float = option(1.0, "weight of the KL anchor to the encoder's representation; eta 0 and beta 1 without pathwise rewards is REPA", ge=0)
     kappa: float = option(1.0, "concentration of the representation policy: log pi(y|s) = kappa * mean_n cos(mu_n, y_n) + const", gt=0)
