@@ -67,7 +67,7 @@ def write_collected(folder: Path, metrics: pd.DataFrame) -> Path:
             "noise_level": level,
             "fidelity": -(0.1 + level) / step,
             "semantic": step / 4000 - level / 8,
-            **({"perceptual": step / 3000, "advantage_abs": 0.7, "weight": 1.0, "clipped": 0.0, "kl": 1.0 - step / 4000} if row["kind"] == "vrpo" else {}),
+            **({"perceptual": step / 3000, "weight": 1.0, "clipped": 0.0, "kl": 1.0 - step / 4000} if row["kind"] == "vrpo" else {}),
         }
         for row in trainings[trainings["kind"] != "none"].to_dict("records")
         for step in range(200, 2001, 200)

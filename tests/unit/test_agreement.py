@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from training_fixtures import LATENT, Toy, milestone_file
 
-from vrpo.alignment.advantages import group_advantages
+from vrpo.alignment.advantages import SHARES, group_advantages
 from vrpo.alignment.agreement import Agreement, Gate, Weighing, gradient_cosine
 from vrpo.config import RunConfig
 from vrpo.config.messages import validate
@@ -144,6 +144,7 @@ def test_scored_agreement_weighs_the_gradient_at_h(toy: Toy, process: str) -> No
         here = (levels * BINS).long().clamp(0, BINS - 1) == index
         expected = [weights[here].mean().item(), ((weights - alignment.beta) / alignment.eta)[here].abs().mean().item(), 0.0] if here.any() else [np.nan] * 3
         np.testing.assert_allclose([logged[name][index] for name in ("weight", "advantage_abs", "clipped")], expected, rtol=1e-3, atol=1e-5)
+        assert not here.any() or sum(logged[name][index] for name in SHARES) == pytest.approx(1)
 
 
 def test_weights_stop_where_the_clip_holds() -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from vrpo.alignment.advantages import clipped_surrogate, group_advantages
+from vrpo.alignment.advantages import SHARES, advantage_shares, clipped_surrogate, group_advantages
 from vrpo.alignment.base import Alignment, AlignmentBatch
 from vrpo.alignment.registry import build_alignment
 from vrpo.alignment.rewards import REWARDS, NoiseLevelStatistics
@@ -142,6 +143,17 @@ def test_advantages_have_mean_zero_per_group(seed: int, group_size: int) -> None
     advantages = group_advantages(rewards, group_size, max_advantage=float("inf"))
     torch.testing.assert_close(advantages.view(-1, group_size).mean(1), torch.zeros(24 // group_size), rtol=0, atol=1e-5)
     assert group_advantages(rewards, group_size, max_advantage=0.5).abs().max() <= 0.5
+
+
+def test_shares_are_the_distribution_of_the_advantage() -> None:
+    shares = advantage_shares(torch.tensor([-3.0, -2.5, -0.1, 0.1, 1.5, 3.0]), 3.0)
+    assert shares.sum(dim=0).tolist() == [1.0] * 6
+    assert shares.sum(dim=1).tolist() == [2.0, 0.0, 1.0, 1.0, 1.0, 1.0]
+    for eta, logged in ((0.1, 1.0), (0.0, 0.0)):  # without a policy term there is nothing to distribute
+        vrpo = make_vrpo(eta=eta)
+        warm(vrpo)
+        log = vrpo.log.take()
+        assert np.nansum([log[name][-1] for name in SHARES]) == pytest.approx(logged)
 
 
 def test_equal_rewards_have_no_advantage() -> None:

@@ -67,7 +67,7 @@ def collected(folder: Path, metrics: pd.DataFrame) -> Path:
             **{key: row[key] for key in ("run", "model", "process", "alignment", "kind", "seed", "step")},
             **{"noise_level": level, "fidelity": -level / row["step"], "semantic": row["step"] / 2000},
             **(
-                {"perceptual": 0.5, "weight": 1 + level, "advantage_abs": 0.7, "kl": 0.5, "clipped": 0.0}
+                {"perceptual": 0.5, "weight": 1 + level, **{f"advantage_{part}": 1 / 6 for part in range(1, 7)}, "kl": 0.5, "clipped": 0.0}
                 if row["kind"] == "vrpo"
                 else {"weight": 1.0}
                 if row["kind"] == "repa"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+SHARES = tuple(f"advantage_{part}" for part in range(1, 7))  # of the rollouts, by the sixth of ±max_advantage that their advantage lies in, from below
+
 
 def group_advantages(rewards: Tensor, group_size: int, max_advantage: float = 3.0, eps: float = 1e-6) -> Tensor:
     """`A = (R - mean_group) / (std_group + eps)`, clipped to `±max_advantage` (GRPO, arXiv:2402.03300, section 4.1.2; docs/method.md, eq. 4).
@@ -19,6 +21,12 @@ def group_advantages(rewards: Tensor, group_size: int, max_advantage: float = 3.
     centred = grouped - grouped.mean(dim=1, keepdim=True)
     std = centred.square().mean(dim=1, keepdim=True).sqrt()
     return (centred / (std + eps)).clamp(-max_advantage, max_advantage).view(-1)
+
+
+def advantage_shares(advantages: Tensor, max_advantage: float) -> Tensor:
+    """The distribution of advantages [B] in `SHARES`: 1 for the sixth of ±`max_advantage` that each lies in, else 0, [6,B]."""
+    part = ((advantages / max_advantage + 1) / 2 * len(SHARES)).long().clamp(0, len(SHARES) - 1)
+    return (part == torch.arange(len(SHARES), device=part.device)[:, None]).float()
 
 
 def clipped_surrogate(log_prob: Tensor, old_log_prob: Tensor, advantages: Tensor, clip: float) -> tuple[Tensor, Tensor]:

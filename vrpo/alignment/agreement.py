@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vrpo.alignment.advantages import group_advantages
+from vrpo.alignment.advantages import SHARES, advantage_shares, group_advantages
 from vrpo.alignment.diagnostics import Reduce, noise_level_bin
 
 COLUMNS = ("one", "noise_level", "reward", "mean", "inverse_std", "ratio", "factor")
-WEIGHED = ("advantage", "advantage_abs", "weight", "clipped")  # what a gate that weighs finds besides the agreement, as `VRPO` logs it
+WEIGHED = ("advantage", "advantage_abs", "weight", "clipped", *SHARES)  # what a gate that weighs finds besides the agreement, as `VRPO` logs it
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class _Gate(torch.autograd.Function):
         if ctx.weighing is not None:
             weights, advantages, held = ctx.weighing.weigh(agreement, reward, mean, inverse_std, ratio)
             aligned = aligned * weights.to(aligned.dtype)[:, None, None]
-            sums += [advantages, advantages.abs(), factor * weights, held.to(weights.dtype)]
+            sums += [advantages, advantages.abs(), factor * weights, held.to(weights.dtype), *advantage_shares(advantages, ctx.weighing.max_advantage)]
         return behind + aligned, _binned(torch.stack(sums).double(), noise_level, ctx.bins), None
 
 

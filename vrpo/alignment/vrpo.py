@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from vrpo.alignment.advantages import clipped_surrogate, group_advantages
+from vrpo.alignment.advantages import SHARES, advantage_shares, clipped_surrogate, group_advantages
 from vrpo.alignment.agreement import WEIGHED, Agreement, Weighing
 from vrpo.alignment.base import AlignmentBatch, AlignmentResult, ProjectedAlignment
 from vrpo.alignment.diagnostics import NoiseLevelLog, Reduce
@@ -38,7 +38,7 @@ class VRPO(ProjectedAlignment):
     weighs at h what the first two terms weigh here (eq. 6).
     """
 
-    logged = (*REWARDS, "advantage", "advantage_abs", "weight", "clipped", "kl")
+    logged = (*REWARDS, "advantage", "advantage_abs", "weight", "clipped", *SHARES, "kl")
 
     def __init__(
         self,
@@ -117,6 +117,8 @@ class VRPO(ProjectedAlignment):
         if not self.agreement_score:  # else the advantage is known in the backward pass alone, and the gate logs it
             weights = factor * (self.beta + eta * torch.where(clipped, 0.0, ratio * advantages))
             by_level |= {"advantage": advantages, "advantage_abs": advantages.abs(), "weight": weights, "clipped": clipped.float()}
+            if self.eta > 0:
+                by_level |= dict(zip(SHARES, advantage_shares(advantages, self.max_advantage), strict=True))
             metrics |= {"advantage_abs": advantages.abs().mean(), "clip_fraction": clipped.float().mean()}
         metrics |= {"pathwise_gain": gain.detach(), "kl": kl.mean()}
         self.log.add(batch.noise_level, **by_level)

@@ -24,10 +24,10 @@ BY_LEVEL = {
     "perceptual": "perceptual reward",
     "semantic": "semantic reward",
     "weight": "weight of the alignment",
-    "advantage_abs": "size of the advantage",
     "agreement": "agreement of gradients",
 }
-LEAST_RANGE = {BY_LEVEL["weight"]: (0.8, 1.2), BY_LEVEL["advantage_abs"]: (0.0, 1.0)}  # so that noise is not drawn as large as an effect
+LEAST_RANGE = {BY_LEVEL["weight"]: (0.8, 1.2)}  # so that noise is not drawn as large as an effect
+SHARES = tuple(f"advantage_{part}" for part in range(1, 7))  # as `vrpo.alignment.advantages.SHARES`, which needs torch
 OVER_STEPS = {"agreement": "agreement of gradients", "kl": "KL to the encoder's policy", "clipped": "share of clipped ratios"}
 KEYS = ["run", "label", "process"]
 
@@ -49,15 +49,16 @@ def compare(logged: pd.DataFrame, model: str) -> tuple[Figure, pd.DataFrame]:
     data = _long(logged)
     figure, axes = style.panels(9, columns=3, height=1.75)
     say_seeds(figure, data)
-    for axis, (name, title) in zip(axes[:6], BY_LEVEL.items(), strict=True):
+    for axis, (name, title) in zip(axes[:5], BY_LEVEL.items(), strict=True):
         _by_level(axis, data[(data["quantity"] == name) & data["noise_level"].notna()], title)
+    _distribution(axes[5], data[data["quantity"].isin(SHARES) & data["noise_level"].isna()])
     for axis, (name, title) in zip(axes[6:], OVER_STEPS.items(), strict=True):
         _over_steps(axis, data[(data["quantity"] == name) & data["noise_level"].isna()], title)
     labels = list(dict.fromkeys(data["label"]))
     tints = style.colours(labels)
     handles = [Line2D([], [], color=tints[label], label=label) for label in labels]
     parts = ", ".join(f"{moment:.0%}" for moment in MOMENTS[:-1])
-    handles.append(Line2D([], [], linestyle="none", label=f"upper rows, from light to dark: after {parts} of the training, and at its end"))
+    handles.append(Line2D([], [], linestyle="none", label=f"upper rows, light to dark: after {parts} of the training, and at its end"))
     figure.legend(handles=handles, loc="outside upper left", ncols=len(handles), frameon=False, fontsize=7.5, title=model, alignment="left", title_fontsize=9)
     return figure, data
 
@@ -65,7 +66,7 @@ def compare(logged: pd.DataFrame, model: str) -> tuple[Figure, pd.DataFrame]:
 def _long(logged: pd.DataFrame) -> pd.DataFrame:
     """Over seeds: each quantity at each step by noise level, and its mean over noise levels (`noise_level` empty)."""
     logged = logged.assign(error=-logged["fidelity"])
-    quantities = [name for name in dict.fromkeys([*BY_LEVEL, *OVER_STEPS]) if name in logged and logged[name].notna().any()]
+    quantities = [name for name in dict.fromkeys([*BY_LEVEL, *OVER_STEPS, *SHARES]) if name in logged and logged[name].notna().any()]
     if "kl" in quantities and "semantic" in quantities:
         unlogged = logged["kl"].isna()  # REPA's policy is VRPO's with kappa = 1, whose divergence is 1 - cos
         logged["kl"] = logged["kl"].where(~unlogged, 1 - logged["semantic"])
@@ -92,6 +93,22 @@ def _by_level(axis: Axes, rows: pd.DataFrame, title: str) -> None:
     return None
 
 
+def _distribution(axis: Axes, rows: pd.DataFrame) -> None:
+    """Shares of the rollouts in sixths of the range of the advantage."""
+    axis.set(title="distribution of the advantage", xlabel="advantage over its bound", xlim=(-1, 1))
+    if rows.empty:
+        return _not_logged(axis, "no policy term: eta is 0")
+    edges = np.linspace(-1, 1, len(SHARES) + 1)
+    for label, lines in rows.groupby("label", sort=False):
+        steps = np.array(sorted(set(lines["step"])))
+        for moment, strength in zip(MOMENTS, STRENGTHS, strict=True):
+            here = lines[lines["step"] == steps[np.argmin(np.abs(steps - moment * steps[-1]))]].set_index("quantity")["mean"]
+            colour = _lighter(style.colours([label])[label], strength)
+            axis.stairs(here.reindex(SHARES), edges, color=colour, linewidth=WIDTHS.get(label, 1.2))
+    axis.set_ylim(0, None)
+    return None
+
+
 def _lighter(colour: str, strength: float) -> np.ndarray:
     """`colour` mixed with white, not transparent: lines lie above each other."""
     return 1 - strength * (1 - np.array(to_rgb(colour)))
@@ -107,6 +124,6 @@ def _over_steps(axis: Axes, rows: pd.DataFrame, title: str) -> None:
     return curves(axis, rows.assign(process=""))
 
 
-def _not_logged(axis: Axes) -> None:
+def _not_logged(axis: Axes, text: str = "not logged") -> None:
     axis.set(xticks=[], yticks=[])
-    axis.text(0.5, 0.5, "not logged", ha="center", va="center", transform=axis.transAxes, color=style.FAINT, fontsize=7.5)
+    axis.text(0.5, 0.5, text, ha="center", va="center", transform=axis.transAxes, color=style.FAINT, fontsize=7.5)
