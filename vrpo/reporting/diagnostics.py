@@ -95,7 +95,7 @@ def _by_level(axis: Axes, rows: pd.DataFrame, title: str) -> None:
 
 def _distribution(axis: Axes, rows: pd.DataFrame) -> None:
     """Shares of the rollouts in sixths of the range of the advantage."""
-    axis.set(title="distribution of the advantage", xlabel="advantage over its bound", xlim=(-1, 1))
+    axis.set(title="rollouts by advantage", xlabel="advantage over its bound", xlim=(-1, 1))
     if rows.empty:
         return _not_logged(axis, "no policy term: eta is 0")
     edges = np.linspace(-1, 1, len(SHARES) + 1)
