@@ -104,7 +104,7 @@ def note(figure: Figure, text: str) -> None:
 
 
 def label_ends(axis: Axes, ends: list[tuple[float, float, str, str]], gap: float = 9.5) -> None:
-    """Write each line's name beside its end, moved up or down so that names keep `gap` points from each other.
+    """Write each line's name at the height of its end, right of all lines, moved up or down so that names keep `gap` points from each other.
 
     Args:
         axis: with its limits and scale set.
@@ -117,13 +117,14 @@ def label_ends(axis: Axes, ends: list[tuple[float, float, str, str]], gap: float
     axis.figure.draw_without_rendering()
     wanted = np.array([axis.transData.transform((x, y))[1] for x, y, _, _ in ends]) * to_points
     order = np.argsort(wanted, kind="stable")
+    right = max(x for x, *_ in ends)
     floor = axis.bbox.y0 * to_points + gap / 2  # above the x axis
     placed = np.maximum(_spread(wanted[order], gap), floor + gap * np.arange(len(ends)))
     for index, height in zip(order, placed, strict=True):
-        x, y, name, colour = ends[index]
+        _, y, name, colour = ends[index]
         axis.annotate(
             name,
-            (x, y),
+            (right, y),
             xytext=(5, height - wanted[index]),
             textcoords="offset points",
             color=colour,
