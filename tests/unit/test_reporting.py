@@ -215,6 +215,7 @@ def test_diagnostics_figure_sets_vrpo_beside_repa(three_seeds: Path, tmp_path: P
     assert overall.loc[("sit-vrpo", "weight", 1500), "mean"] == pytest.approx(1.5)  # 1.25 and 1.75
     assert overall.loc[("sit-repa", "weight", 1500), "mean"] == 1.0
     assert overall.loc[("sit-repa", "kl", 1500), "mean"] == pytest.approx(0.25)  # 1 - cos
+    assert [overall.loc[("sit-vrpo", f"advantage_{part}", 1500), "mean"] for part in range(1, 7)] == pytest.approx([1 / 6] * 6)
     assert by_level.loc[("sit-vrpo", "error", 500), "mean"].tolist() == pytest.approx([0.25 / 500, 0.75 / 500])
     folder = collected(tmp_path / "collected", metrics_frame(kinds=("none", "repa")))
     draw("diagnostics", MINIATURE, folder, tmp_path / "b.pdf")

@@ -196,6 +196,17 @@ def test_bad_inputs_are_named(toy: Toy, tmp_path: Path) -> None:
         train(coarse, **inputs)
 
 
+def test_a_constant_reward_is_told_once_and_changes_nothing(toy: Toy, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A critic that gives the same tokens for every latent: the reward's advantage is zero, and nothing is NaN."""
+    state, description = read_network(toy.critic)
+    constant = tmp_path / "constant.safetensors"
+    save_network(constant, {name: torch.zeros_like(weights) for name, weights in state.items()}, description)
+    config, output = toy.config("vrpo"), milestone_file(tmp_path / "run", 15)
+    train(config, **{**toy.inputs(config), "critics": {"toy": constant}}, milestone=15, output=output, device="cpu", log_every=5)
+    assert [record.getMessage().split()[2] for record in caplog.records if "constant at every noise level" in record.getMessage()] == ["rewards.perceptual"]
+    assert np.isfinite(losses(tmp_path / "run")).all()
+
+
 def test_runs_that_differ_in_alignment_start_equal(toy: Toy, tmp_path: Path) -> None:
     """Paired: one seed gives one initial network, order of samples, noise and dropout."""
     for alignment in ("none", "repa"):

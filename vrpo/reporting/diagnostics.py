@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -27,7 +30,7 @@ BY_LEVEL = {
     "agreement": "agreement of gradients",
 }
 LEAST_RANGE = {BY_LEVEL["weight"]: (0.8, 1.2)}  # so that noise is not drawn as large as an effect
-SHARES = tuple(f"advantage_{part}" for part in range(1, 7))  # as `vrpo.alignment.advantages.SHARES`, which needs torch
+SHARES = r"advantage_\d+"  # of the rollouts, by parts of equal width of the range of the advantage, from below
 OVER_STEPS = {"agreement": "agreement of gradients", "kl": "KL to the encoder's policy", "clipped": "share of clipped ratios"}
 KEYS = ["run", "label", "process"]
 
@@ -51,7 +54,7 @@ def compare(logged: pd.DataFrame, model: str) -> tuple[Figure, pd.DataFrame]:
     say_seeds(figure, data)
     for axis, (name, title) in zip(axes[:5], BY_LEVEL.items(), strict=True):
         _by_level(axis, data[(data["quantity"] == name) & data["noise_level"].notna()], title)
-    _distribution(axes[5], data[data["quantity"].isin(SHARES) & data["noise_level"].isna()])
+    _distribution(axes[5], data[data["quantity"].str.fullmatch(SHARES) & data["noise_level"].isna()])
     for axis, (name, title) in zip(axes[6:], OVER_STEPS.items(), strict=True):
         _over_steps(axis, data[(data["quantity"] == name) & data["noise_level"].isna()], title)
     labels = list(dict.fromkeys(data["label"]))
@@ -66,7 +69,8 @@ def compare(logged: pd.DataFrame, model: str) -> tuple[Figure, pd.DataFrame]:
 def _long(logged: pd.DataFrame) -> pd.DataFrame:
     """Over seeds: each quantity at each step by noise level, and its mean over noise levels (`noise_level` empty)."""
     logged = logged.assign(error=-logged["fidelity"])
-    quantities = [name for name in dict.fromkeys([*BY_LEVEL, *OVER_STEPS, *SHARES]) if name in logged and logged[name].notna().any()]
+    wanted = dict.fromkeys([*BY_LEVEL, *OVER_STEPS, *(name for name in logged if re.fullmatch(SHARES, name))])
+    quantities = [name for name in wanted if name in logged and logged[name].notna().any()]
     if "kl" in quantities and "semantic" in quantities:
         unlogged = logged["kl"].isna()  # REPA's policy is VRPO's with kappa = 1, whose divergence is 1 - cos
         logged["kl"] = logged["kl"].where(~unlogged, 1 - logged["semantic"])
@@ -80,11 +84,9 @@ def _by_level(axis: Axes, rows: pd.DataFrame, title: str) -> None:
     axis.set(title=title, xlabel="noise level", xlim=(0, 1))
     if rows.empty:
         return _not_logged(axis)
-    for label, lines in rows.groupby("label", sort=False):
-        steps = np.array(sorted(set(lines["step"])))
-        for moment, strength in zip(MOMENTS, STRENGTHS, strict=True):
-            line = lines[lines["step"] == steps[np.argmin(np.abs(steps - moment * steps[-1]))]].sort_values("noise_level")
-            axis.plot(line["noise_level"], line["mean"], color=_lighter(style.colours([label])[label], strength), linewidth=WIDTHS.get(label, 1.2))
+    for line, look in _at_moments(rows):
+        line = line.sort_values("noise_level")
+        axis.plot(line["noise_level"], line["mean"], **look)
     if title == BY_LEVEL["error"]:
         style.value_axis(axis, rows["mean"].min(), rows["mean"].max())
     if title in LEAST_RANGE:
@@ -94,19 +96,23 @@ def _by_level(axis: Axes, rows: pd.DataFrame, title: str) -> None:
 
 
 def _distribution(axis: Axes, rows: pd.DataFrame) -> None:
-    """Shares of the rollouts in sixths of the range of the advantage."""
+    """Shares of the rollouts in parts of the range of the advantage."""
     axis.set(title="rollouts by advantage", xlabel="advantage over its bound", xlim=(-1, 1))
     if rows.empty:
         return _not_logged(axis, "no policy term: eta is 0")
-    edges = np.linspace(-1, 1, len(SHARES) + 1)
+    for shares, look in _at_moments(rows):
+        axis.stairs(shares.sort_values("quantity")["mean"], np.linspace(-1, 1, len(shares) + 1), **look)
+    axis.set_ylim(0, None)
+    return None
+
+
+def _at_moments(rows: pd.DataFrame) -> Iterator[tuple[pd.DataFrame, dict[str, Any]]]:
+    """The rows of each label at each of `MOMENTS`, and how they are drawn."""
     for label, lines in rows.groupby("label", sort=False):
         steps = np.array(sorted(set(lines["step"])))
         for moment, strength in zip(MOMENTS, STRENGTHS, strict=True):
-            here = lines[lines["step"] == steps[np.argmin(np.abs(steps - moment * steps[-1]))]].set_index("quantity")["mean"]
-            colour = _lighter(style.colours([label])[label], strength)
-            axis.stairs(here.reindex(SHARES), edges, color=colour, linewidth=WIDTHS.get(label, 1.2))
-    axis.set_ylim(0, None)
-    return None
+            look = {"color": _lighter(style.colours([label])[label], strength), "linewidth": WIDTHS.get(label, 1.2)}
+            yield lines[lines["step"] == steps[np.argmin(np.abs(steps - moment * steps[-1]))]], look
 
 
 def _lighter(colour: str, strength: float) -> np.ndarray:

@@ -203,10 +203,10 @@ class Trainer:
         if history is not None:
             rate = history.append(self.step, row, by_noise_level)
             progress.set_postfix_str(f"loss {row['loss']:.4f}, {rate:.0f} images/s")
-        for sentence in self.objective.alignment.warnings():
-            if sentence not in self.warned and self.ranks.is_main:
-                log.warning("step %d: %s", self.step, sentence)
-            self.warned.add(sentence)
+            for sentence in self.objective.alignment.warnings():
+                if sentence not in self.warned:
+                    log.warning("step %d: %s", self.step, sentence)
+                    self.warned.add(sentence)
         if row["skipped"]:
             log.warning(
                 "step %d: %d of the last %d steps were not finite and changed no weight; samples of the last of them, step %d: %s",
