@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from methods_fixtures import OPTIONS, REPORT, metrics_of, write_collected
+from methods_fixtures import KINDS, OPTIONS, REPORT, metrics_of, write_collected
 from scipy import stats
 
 from vrpo.config import parse_experiment
@@ -137,6 +137,20 @@ def test_ablations_are_compared_with_the_chosen_vrpo() -> None:
     alike = table.loc[("vrpo-alike", "fid")]
     assert alike["change"] == pytest.approx(0.0, abs=1e-12) and alike["change_low"] < 0 < alike["change_high"]
     assert set(table["process"]) == {"sit"}
+
+
+def test_a_second_form_of_repa_is_not_called_repa() -> None:
+    options = without(compared=[*OPTIONS.compared, "repa-b", "vrpo-a"])
+    kinds = pd.DataFrame({"alignment": list(KINDS), "kind": list(KINDS.values())})
+    named = methods.labels(options, kinds)
+    assert named == {"none": "none", "repa-a": "REPA", "haste": "HASTE", "vrpo-b": "VRPO", "repa-b": "repa-b", "vrpo-a": "vrpo-a"}
+
+
+def test_without_a_search_none_is_told(tmp_path: Path) -> None:
+    options = without(candidates=None)
+    write_methods(options, REPORT, write_collected(tmp_path / "collected", METRICS), tmp_path / "methods")
+    text = (tmp_path / "methods/README.md").read_text()
+    assert "Search:" not in text and "Verdict: seeds 0, 1, 2, 3, 4, by fid." in text
 
 
 def test_wall_time_is_steps_over_cost(tmp_path: Path) -> None:

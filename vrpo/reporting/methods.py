@@ -69,12 +69,9 @@ def labels(options: MethodsOptions, metrics: pd.DataFrame) -> dict[str, str]:
     """What each compared alignment is called: the chosen ones REPA and VRPO, others by the papers' names where those are unambiguous."""
     kinds = dict(zip(metrics["alignment"], metrics["kind"], strict=True))
     chosen = {getattr(options.chosen, method): ALIGNMENT_NAMES[method] for method in ("repa", "vrpo")}
-    rivals = [kinds.get(name) for name in options.compared if name not in chosen]
-    return {
-        name: chosen.get(name)
-        or (ALIGNMENT_NAMES.get(kinds.get(name), name) if rivals.count(kinds.get(name)) == 1 and kinds.get(name) not in chosen.values() else name)
-        for name in options.compared
-    }
+    papers = {name: ALIGNMENT_NAMES.get(kinds.get(name), name) for name in options.compared if name not in chosen}
+    taken = [*chosen.values(), *papers.values()]
+    return {name: chosen.get(name) or (papers[name] if taken.count(papers[name]) == 1 else name) for name in options.compared}
 
 
 def comparison(options: MethodsOptions, metrics: pd.DataFrame) -> pd.DataFrame:
