@@ -13,7 +13,7 @@ from scipy import stats
 from vrpo.config import parse_experiment
 from vrpo.config.methods import MethodsOptions
 from vrpo.errors import UserError
-from vrpo.reporting import methods
+from vrpo.reporting import methods, methods_figures
 from vrpo.reporting.bootstrap import bootstrap_interval
 from vrpo.reporting.methods_report import write_methods
 from vrpo.reporting.methods_verdict import against_repa, faster, verdict
@@ -153,6 +153,22 @@ def test_without_a_search_none_is_told(tmp_path: Path) -> None:
     assert "Search:" not in text and "Verdict: seeds 0, 1, 2, 3, 4, by fid." in text
 
 
+def test_one_milestone_tells_no_speed(tmp_path: Path) -> None:
+    metrics = METRICS[METRICS["step"] == METRICS["step"].max()]
+    compared = methods.comparison(OPTIONS, metrics)
+    assert compared["speedup"].isna().all() and compared["gain"].notna().sum() == 2 * 2 * 3
+    write_methods(OPTIONS, REPORT, write_collected(tmp_path / "collected", metrics), tmp_path / "methods")
+    text = (tmp_path / "methods/README.md").read_text()
+    assert "VRPO beats REPA by 2.00 FID" in text and "steps saved" not in text and "fewer steps" not in text and "nan" not in text
+
+
+def test_changes_are_those_of_the_ablations_and_of_repa() -> None:
+    _, data = methods_figures.changes(OPTIONS, methods.comparison(OPTIONS, METRICS), methods.ablations(OPTIONS, METRICS))
+    assert set(data["process"]) == {"sit"}, "ablations were run on one process"
+    fid = data[data["score"] == "fid"].set_index("alignment")["change"]
+    assert fid.to_dict() == pytest.approx({"vrpo-worse": 3.0, "vrpo-alike": 0.0, "REPA": 2.0}, abs=1e-12)
+
+
 def test_wall_time_is_steps_over_cost(tmp_path: Path) -> None:
     speed = pd.read_csv(write_collected(tmp_path, METRICS) / "speed.csv")
     table = methods.wall_time(OPTIONS, methods.comparison(OPTIONS, METRICS), speed).set_index(["process", "label"])
@@ -191,7 +207,8 @@ def test_gain_in_words(change: dict[str, object], words: str) -> None:
         ({"speedup_low": 2.4, "speedup_high": 2.6}, ["is exceeded here"]),
         ({"speedup_low": 0.9, "reached": 3}, ["is undecided: 1.20x [0.90, 1.30]", "does not reach REPA's last score in 2 of 5 seeds"]),
         ({"speedup": 0.8, "speedup_low": 0.7, "speedup_high": 0.9}, ["needs more steps than REPA"]),
-        ({"at_least": True}, ["in at least 1.20x"]),
+        ({"at_least": True}, ["in at least 1.20x", "2.3x, which is about ImageNet-256, cannot be judged by milestones this far apart"]),
+        ({"at_least": True, "speedup_low": 2.4, "speedup_high": 2.6}, ["is exceeded here"]),
     ],
 )
 def test_speed_in_words(change: dict[str, object], words: list[str]) -> None:

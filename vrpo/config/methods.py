@@ -112,7 +112,7 @@ class MethodsOptions(Options):
 
     def figures(self) -> list[str]:
         """Figures that the benchmark gives."""
-        return ["scores", "scores_time", "diagnostics"] if self.chosen else []
+        return ["scores", "scores_time", "diagnostics", *(["changes"] if self.ablations else [])] if self.chosen else []
 
     def rows(self, milestones: Any) -> dict[str, dict[str, Any]]:
         """`runs` of the benchmark: the search, with its seeds, at the last of `milestones` alone; the comparison, with the verdict's, at all of them."""

@@ -6,6 +6,7 @@ of `bootstrap_interval`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -78,7 +79,8 @@ def comparison(options: MethodsOptions, metrics: pd.DataFrame) -> pd.DataFrame:
     """A row for each process, compared alignment and score (held out first), against REPA.
 
     Columns: process, model, alignment, label, run, score, step, seeds, mean, std, gain (REPA's minus this one's), gain_low, gain_high,
-    speedup, speedup_low, speedup_high (REPA's steps over those needed for its last score), reached (seeds in which it is), at_least.
+    speedup, speedup_low, speedup_high (REPA's steps over those needed for its last score), reached (seeds in which it is), at_least; with one
+    milestone the speed-up is NaN.
     """
     rows, names = [], labels(options, metrics)
     for process in options.processes:
@@ -132,15 +134,17 @@ def _searched(options: MethodsOptions, metrics: pd.DataFrame, name: str) -> tupl
 
 
 def _against(ours: pd.DataFrame, base: pd.DataFrame) -> dict[str, Any]:
-    """Gain and speed-up of a run over its base, seed by seed."""
+    """Gain of a run over its base, seed by seed, and its speed-up, which one milestone alone cannot tell."""
     ours, base = _paired(ours, base)
     steps = ours.columns.to_list()
-    gain = bootstrap_interval((base.iloc[:, -1] - ours.iloc[:, -1]).to_numpy())
+    gain = dict(zip(("gain", "gain_low", "gain_high"), bootstrap_interval((base.iloc[:, -1] - ours.iloc[:, -1]).to_numpy()), strict=True))
+    if len(steps) == 1:
+        return {**gain, **dict.fromkeys(("speedup", "speedup_low", "speedup_high", "reached"), math.nan), "at_least": False}
     pairs = [(ours.loc[seed].to_list(), base.loc[seed].to_list()) for seed in ours.index]
     ratios = [speedup(steps, mine, theirs) for mine, theirs in pairs]
     faster = np.exp(bootstrap_interval(np.log([ratio for ratio, _ in ratios])))
     return {
-        **dict(zip(("gain", "gain_low", "gain_high"), gain, strict=True)),
+        **gain,
         **dict(zip(("speedup", "speedup_low", "speedup_high"), map(float, faster), strict=True)),
         "reached": sum(steps_to_reach(steps, mine, theirs[-1])[0] is not None for mine, theirs in pairs),
         "at_least": any(bound for _, bound in ratios),

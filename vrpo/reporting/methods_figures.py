@@ -1,4 +1,4 @@
-"""Figures of the method benchmark: scores against steps and against time, and how VRPO differs from REPA during training."""
+"""Figures of the method benchmark: scores against steps and against time, how VRPO differs from REPA during training, and what each ablation changes."""
 
 from __future__ import annotations
 
@@ -34,6 +34,33 @@ def during_training(options: MethodsOptions, logged: pd.DataFrame) -> tuple[Figu
     chosen = logged[logged["run"].isin(names)]
     chosen = chosen.assign(label=chosen["run"].map(names)).sort_values("label", kind="stable")
     return compare(chosen, chosen["model"].iloc[0])
+
+
+def changes(options: MethodsOptions, compared: pd.DataFrame, ablated: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
+    """What each ablation, and REPA, has more than the chosen VRPO: a row for each score, a column for each process; intervals over seeds.
+
+    Args:
+        compared: of `methods.comparison`; REPA's change is what VRPO gained on it.
+        ablated: of `methods.ablations`.
+    """
+    repa = compared[(compared["alignment"] == options.chosen.vrpo) & compared["process"].isin(ablated["process"])].assign(alignment="REPA")
+    repa = repa.rename(columns={"gain": "change", "gain_low": "change_low", "gain_high": "change_high"})
+    columns = ["process", "model", "score", "alignment", "seeds", "change", "change_low", "change_high"]
+    data = pd.concat([ablated[columns], repa[columns]], ignore_index=True)
+    scores, models = list(dict.fromkeys(data["score"])), list(dict.fromkeys(data["model"]))
+    names = list(dict.fromkeys(data["alignment"]))
+    figure, axes = style.panels(len(scores) * len(models), columns=len(models), height=0.7 + 0.15 * len(names), sharey=True)
+    style.note(figure, f"against {options.chosen.vrpo}, seed by seed; 95% intervals over {data['seeds'].min()} seeds; grey where they hold 0")
+    places = {name: height for height, name in enumerate(reversed(names))}
+    for axis, (score, model) in zip(axes, ((score, model) for score in scores for model in models), strict=True):
+        axis.axvline(0, color=style.FAINT, linewidth=0.8)
+        for row in data[(data["score"] == score) & (data["model"] == model)].to_dict("records"):
+            colour = style.FAINT if row["change_low"] <= 0 <= row["change_high"] else style.COLOURS["REPA" if row["alignment"] == "REPA" else "VRPO"]
+            axis.plot([row["change_low"], row["change_high"]], [places[row["alignment"]]] * 2, color=colour)
+            axis.plot(row["change"], places[row["alignment"]], "o", color=colour)
+        axis.set(title=model if score == scores[0] else "", xlabel=f"{score_name(score)} more than VRPO's (worse →)", ylim=(-0.7, len(names) - 0.3))
+        axis.set_yticks(list(places.values()), list(places))
+    return figure, data
 
 
 def _compared(options: MethodsOptions, metrics: pd.DataFrame) -> pd.DataFrame:

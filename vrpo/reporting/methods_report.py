@@ -42,6 +42,8 @@ def write_methods(options: MethodsOptions, report: ReportOptions, collected: Pat
                 "scores_time": methods_figures.against_time(options, metrics, speed),
                 "diagnostics": methods_figures.during_training(options, read_diagnostics(collected)),
             }
+            if options.ablations:
+                drawn["changes"] = methods_figures.changes(options, compared, ablated)
             for name in options.figures():
                 style.save(*drawn[name], folder / f"{name}.pdf")
     for name in options.tables():

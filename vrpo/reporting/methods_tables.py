@@ -30,7 +30,7 @@ def search_table(options: MethodsOptions, report: ReportOptions, data: pd.DataFr
 
 
 def methods_table(options: MethodsOptions, report: ReportOptions, data: pd.DataFrame) -> Table:
-    """Each process and method: both scores, the gain over REPA, and the steps saved."""
+    """Each process and method: both scores, the gain over REPA, and, where milestones can tell, the steps saved."""
     first = data[data["score"] == options.held_out]
     shown = pd.DataFrame({"model": first["model"], "method": first["label"], "alignment": [f"`{name}`" for name in first["alignment"]]})
     for score in filter(None, (options.held_out, options.validation)):
@@ -38,9 +38,11 @@ def methods_table(options: MethodsOptions, report: ReportOptions, data: pd.DataF
         best = rows["mean"].eq(rows.groupby("process")["mean"].transform("min"))
         shown[name] = [cell(*values) for values in zip(rows["mean"], rows["std"], [2] * len(rows), best, strict=True)]
         shown[f"{name} gained on REPA"] = _intervals(rows, "gain")
+    note = f"Scores after {steps_text(data['step'].max())} steps, mean ± standard deviation over seeds; differences are taken seed by seed. {INTERVALS}"
+    if first["speedup"].isna().all():
+        return Table(data, shown, f"{note} {space_text(report)}")
     shown["steps saved"] = _times(first)
     shown["REPA's reached"] = ["" if pd.isna(row["reached"]) else f"{row['reached']:.0f} of {row['seeds']}" for row in first.to_dict("records")]
-    note = f"Scores after {steps_text(data['step'].max())} steps, mean ± standard deviation over seeds; differences are taken seed by seed. {INTERVALS}"
     saved = (
         f"Steps saved: REPA's steps over those needed for its last {score_name(options.held_out)}, logarithms interpolated between milestones; "
         "below 1 where REPA is faster. REPA's reached: in how many seeds."
