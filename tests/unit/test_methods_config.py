@@ -119,8 +119,17 @@ def test_paper_scale_ablations_hold_what_they_should() -> None:
     assert len(everything) == len(alignments), "two ablations are the same"
 
 
-def test_miniature_ablations_differ_from_the_chosen_one() -> None:
-    config = load_experiment(ROOT / "config/mini.yaml", ROOT / "config/methods.yaml")
+@pytest.mark.parametrize("over", [[], ["methods_ablations.yaml"]], ids=["methods", "ablations"])
+def test_miniature_ablations_differ_from_the_chosen_one(over: list[str]) -> None:
+    config = load_experiment(*(ROOT / "config" / name for name in ["mini.yaml", "methods.yaml", *over]))
     methods: MethodsOptions = config.methods
     described = [str(config.alignments[name].model_dump()) for name in [methods.chosen.vrpo, *methods.ablations]] if methods.chosen else []
     assert len(set(described)) == len(described), "two alignments of the benchmark are the same"
+
+
+def test_miniature_ablations_are_the_benchmarks_apart_from_their_own() -> None:
+    paths = [ROOT / "config" / name for name in ("mini.yaml", "methods.yaml", "methods_ablations.yaml")]
+    benchmark, ablations = load_experiment(*paths[:2]).model_dump(), load_experiment(*paths).model_dump()
+    for section in ("data", "tokenizer", "encoders", "critic", "evaluation", "training", "samplers", "processes", "sizes"):
+        assert ablations[section] == benchmark[section], section
+    assert {name: ablations["alignments"][name] for name in benchmark["alignments"]} == benchmark["alignments"]
