@@ -17,7 +17,7 @@ from vrpo.alignment.vrpo import VRPO
 from vrpo.bench import commands, paper
 from vrpo.bench.against_published import bench_against_published
 from vrpo.bench.against_published import table as ratio_table
-from vrpo.bench.measure import StepClock
+from vrpo.bench.measure import StepClock, peak_of, tensor_bytes
 from vrpo.bench.paper import PaperModel, paper_model
 from vrpo.bench.published_loop import PublishedLoop, write_single_files
 from vrpo.bench.sample import SampleSettings, bench_sample
@@ -94,6 +94,32 @@ def test_training_bench(small: PaperModel, tmp_path: Path) -> None:
     assert {"data", "forward", "backward", "optimiser", "average"} <= vrpo["parts"].keys()
     assert sum(vrpo["parts"].values()) == pytest.approx(vrpo["seconds"], rel=0.9)
     assert "images/s" in train_table(record)
+
+
+def test_memory_is_of_each_training_alone(small: PaperModel) -> None:
+    settings = TrainSettings(batch_size=8, precision="fp32", compile=False)
+    together = bench_train(small, ["none", "repa", "vrpo"], settings, CPU, steps=1, rounds=1, samples=16)["alignments"]
+    alone = bench_train(small, ["vrpo"], settings, CPU, steps=1, rounds=1, samples=16)["alignments"]["vrpo"]
+    assert (together["vrpo"]["state_bytes"], together["vrpo"]["step_bytes"]) == (alone["state_bytes"], alone["step_bytes"])
+    gradients = {}
+    for name, measured in together.items():
+        trained = [parameter for parameter in small.build_objective(name, "fp32", CPU).parameters() if parameter.requires_grad]
+        gradients[name] = 4 * sum(parameter.numel() for parameter in trained)
+        assert measured["state_bytes"] == pytest.approx(4 * gradients[name], rel=0.2)  # weights, their average, two moments; small buffers
+        assert measured["step_bytes"] > gradients[name]
+    assert together["none"]["step_bytes"] < together["repa"]["step_bytes"] < together["vrpo"]["step_bytes"]
+
+
+def test_peak_of_tensors_by_hand() -> None:
+    def work() -> None:
+        a = torch.zeros(1000, 250)
+        b = a + 1
+        del a
+        del b
+
+    kept = torch.zeros(10, 100)
+    assert peak_of(work, CPU) == pytest.approx(2 * 4 * 1000 * 250, rel=1e-3)
+    assert tensor_bytes({"whole": kept, "parts": [kept[:5], (kept[5:],)], "other": 3}) == 4 * 10 * 100
 
 
 def test_ratio_bench(small: PaperModel) -> None:

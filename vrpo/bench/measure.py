@@ -1,4 +1,4 @@
-"""Clocks: the parts of a training step, the peak of matrix products, memory."""
+"""What is measured: the parts of a training step, the peak of matrix products, memory."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import itertools
 import resource
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 from vrpo.seeds import torch_generator
 
@@ -77,6 +78,39 @@ def matrix_peak(precision: str, device: torch.device) -> float:
     kind = torch.bfloat16 if precision == "bf16" else torch.float32
     a, b = (torch.randn(side, side, device=device, generator=torch_generator("bench-matrix", index, device=device)).to(kind) for index in range(2))
     return 2 * side**3 / min(seconds_of(lambda: a @ b, device, 12)[2:])
+
+
+def tensor_bytes(tree: object) -> int:
+    """Bytes of all tensors in nested mappings and sequences, what several of them share counted once."""
+    storages: dict[int, int] = {}
+
+    def visit(node: object) -> None:
+        if isinstance(node, torch.Tensor):
+            storages[node.untyped_storage().data_ptr()] = node.untyped_storage().nbytes()
+        elif isinstance(node, Mapping):
+            for value in node.values():
+                visit(value)
+        elif isinstance(node, (list, tuple)):
+            for value in node:
+                visit(value)
+
+    visit(tree)
+    return sum(storages.values())
+
+
+def peak_of(work: Callable[[], object], device: torch.device) -> int:
+    """Most bytes of tensors that were alive at once during `work`, above those before it: of the GPU's allocator, or as the profiler saw the CPU's."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        work()
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device) - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        work()
+    changes = (event.nbytes() for event in profiled.profiler.kineto_results.events() if event.name() == "[memory]")
+    return max(itertools.accumulate(changes, initial=0))
 
 
 def peak_memory(device: torch.device) -> float:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
 import statistics
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +14,7 @@ from typing import Any
 
 import torch
 
-from vrpo.bench.measure import StepClock, machine, matrix_peak, peak_memory, seconds_of
+from vrpo.bench.measure import StepClock, machine, matrix_peak, peak_of, seconds_of, tensor_bytes
 from vrpo.bench.paper import PaperModel
 from vrpo.bench.synthetic import write_training_data
 from vrpo.data.batches import TrainingData
@@ -90,6 +88,7 @@ def bench_train(
         for name, contender in contenders.items():
             log.info("warming up: %s, %s", model.name, name)
             contender.run(WARM_UP)
+            contender.measure_memory()
             contender.forget()
         for _ in range(rounds):
             for contender in contenders.values():
@@ -134,10 +133,11 @@ def table(record: dict[str, Any]) -> str:
         ("  of that, FLOPs", [f"{each['flops_overhead_percent']:+.1f}%" if "overhead_percent" in each else "" for each in record["alignments"].values()]),
         ("GFLOP an image", [f"{sum(each['flops'].values()) / 1e9:.1f}" for each in record["alignments"].values()]),
         ("share of the matrix peak", [f"{each['utilisation']:.1%}" for each in record["alignments"].values()]),
-        ("peak memory, GB", [f"{each['peak_memory'] / 1e9:.1f}" for each in record["alignments"].values()]),
+        ("memory, GB", [f"{(each['state_bytes'] + each['step_bytes']) / 1e9:.2f}" for each in record["alignments"].values()]),
+        ("  of that, weights and states", [f"{each['state_bytes'] / 1e9:.2f}" for each in record["alignments"].values()]),
     ]
-    lines.append(f"{'':28}" + "".join(f"{name:>12}" for name in names))
-    lines += [f"{label:28}" + "".join(f"{value:>12}" for value in values) for label, values in rows]
+    lines.append(f"{'':30}" + "".join(f"{name:>12}" for name in names))
+    lines += [f"{label:30}" + "".join(f"{value:>12}" for value in values) for label, values in rows]
     return "\n".join(lines)
 
 
@@ -152,14 +152,19 @@ class _Contender:
         self.clock = StepClock(device)
         self.trainer = Trainer(objective, data, options, seed=0, ranks=ranks, mark=self.clock.mark)
         self.seconds: list[float] = []
-        self.memory = 0.0
+        self.state_bytes = self.step_bytes = 0
 
     def run(self, steps: int) -> None:
         """Train `steps` steps."""
-        with self._own_memory():
-            (seconds,) = seconds_of(lambda: self._steps(steps), self.device, 1)
+        (seconds,) = seconds_of(lambda: self._steps(steps), self.device, 1)
         self.seconds.append(seconds / steps)
         self.trainer.totals = {}
+
+    def measure_memory(self) -> None:
+        """Of this training alone, whatever else lies in memory: what rests between steps, and the most that one step adds to it."""
+        frozen = [critic.state_dict() for critic in getattr(self.trainer.objective.alignment, "critics", {}).values()]
+        self.state_bytes = tensor_bytes([self.trainer.state_dict(), frozen])
+        self.step_bytes = peak_of(lambda: self._steps(1), self.device)
 
     def forget(self) -> None:
         """Drop the times so far."""
@@ -177,20 +182,14 @@ class _Contender:
             "parts": self.clock.medians(),
             "flops": flops,
             "utilisation": rate * sum(flops.values()) / peak,
-            "peak_memory": self.memory,
+            "state_bytes": self.state_bytes,
+            "step_bytes": self.step_bytes,
         }
 
     def _steps(self, count: int) -> None:
         for _ in range(count):
             self.clock.begin()
             self.trainer.train_step()
-
-    @contextlib.contextmanager
-    def _own_memory(self) -> Iterator[None]:
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)
-        yield
-        self.memory = max(self.memory, peak_memory(self.device))
 
 
 def _add_overheads(alignments: dict[str, dict[str, Any]]) -> None:
