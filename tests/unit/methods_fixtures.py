@@ -18,6 +18,7 @@ CONTENT = {
     "candidates": {"repa": ["repa-a", "repa-b"], "vrpo": ["vrpo-a", "vrpo-b"]},
     "chosen": {"repa": "repa-a", "vrpo": "vrpo-b"},
     "compared": ["none", "repa-a", "haste", "vrpo-b"],
+    "diagnosed": {"REPA": "repa-a", "VRPO": "vrpo-b", "VRPO, worse": "vrpo-worse"},
     "ablations": ["vrpo-worse", "vrpo-alike"],
     "ablation_processes": ["sit"],
 }

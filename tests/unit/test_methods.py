@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import platform
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from vrpo.reporting.bootstrap import bootstrap_interval
 from vrpo.reporting.methods_report import write_methods
 from vrpo.reporting.methods_verdict import against_repa, faster, verdict
 from vrpo.reporting.results import read_metrics
-from vrpo.reporting.snapshot import write_snapshot
+from vrpo.reporting.snapshot import processor, write_snapshot
 from vrpo.reporting.speedup import steps_to_reach
 
 METRICS = metrics_of()
@@ -93,7 +94,7 @@ def test_search_table_and_agreement_with_the_config() -> None:
 
 
 def test_disagreement_is_said_plainly(tmp_path: Path) -> None:
-    other = without(chosen={"repa": "repa-b", "vrpo": "vrpo-b"}, compared=["none", "repa-b", "vrpo-b"], candidates=OPTIONS.candidates.model_dump())
+    other = without(chosen={"repa": "repa-b", "vrpo": "vrpo-b"}, compared=["none", "repa-b", "vrpo-b"], diagnosed=None)
     metrics = metrics_of()
     verdict_rows = metrics[metrics["run"].isin(["sit-repa-a", "dit-repa-a"])].replace(
         {"repa-a": "repa-b", "sit-repa-a": "sit-repa-b", "dit-repa-a": "dit-repa-b"}
@@ -243,6 +244,11 @@ def test_everything_is_written_and_always_the_same(tmp_path: Path) -> None:
     assert "disagree" not in readme and "images/s" not in readme  # what is by the clock is not among what is the same each time
     times = pd.read_csv(tmp_path / "a/scores_time.csv")
     assert times.loc[(times["label"] == "VRPO") & (times["score"] == "fid"), "seconds_of_training"].max() == pytest.approx(2000 * 64 / 64)
+    diagnosed = {process: pd.read_csv(tmp_path / f"a/diagnostics_{process}.csv") for process in ("sit", "dit")}
+    assert list(dict.fromkeys(diagnosed["sit"]["label"])) == ["REPA", "VRPO", "VRPO, worse"]
+    assert list(dict.fromkeys(diagnosed["dit"]["label"])) == ["REPA", "VRPO"]  # the ablation was trained on the other process alone
+    assert {run.partition("-")[0] for run in diagnosed["dit"]["run"]} == {"dit"}
+    assert all(f"(diagnostics_{process}.png)" in readme for process in diagnosed)
     steps = pd.read_csv(tmp_path / "a/scores.csv")
     assert set(steps["score"]) == {"fid", "fd_validation"} and set(steps["seeds"]) == {5}
 
@@ -258,6 +264,7 @@ def test_snapshot_is_the_same_but_for_the_machine(tmp_path: Path, mini_methods: 
     first, second = files(tmp_path / "a"), files(tmp_path / "b")
     assert {name for name in first if first[name] != second[name]} <= {"machine.json"}
     assert {"README.md", "methods.md", "metrics.csv", "scores.png", "provenance.json"} <= set(first)
+    assert json.loads(first["machine.json"])["processor"] == processor()
     provenance = json.loads(first["provenance.json"])
     assert provenance["methods"]["verdict_seeds"] == [0, 1, 2, 3, 4] and provenance["versions"] == {"torch": ["2.15"]}
     elsewhere = parse_experiment({**mini_methods, "results": str(tmp_path), "methods": OPTIONS.model_dump()}, "made up")
@@ -282,6 +289,12 @@ def mini_methods() -> dict[str, object]:
     more = {"alignments": {name: bases[kind] for name, kind in KINDS.items()}, "encoders": {"vit": {"attention": [2]}}}
     network = {"architecture": "test_convnext", "weights": "trained", "image_size": 32}
     return deep_merge(mini, {**more, "experiment": "made-up", "evaluation": {"extra_networks": {"validation": network}}})
+
+
+def test_processor_is_named_by_its_model(tmp_path: Path) -> None:
+    (tmp_path / "cpuinfo").write_text("processor\t: 0\nmodel name\t: Some CPU: 2 GHz\nprocessor\t: 1\nmodel name\t: Some CPU: 2 GHz\n")
+    assert processor(tmp_path / "cpuinfo") == f"Some CPU: 2 GHz ({platform.machine()})"
+    assert processor(tmp_path / "none") == platform.machine()
 
 
 def test_metrics_are_read_as_collected(tmp_path: Path) -> None:

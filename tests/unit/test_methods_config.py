@@ -74,6 +74,7 @@ def test_without_a_search() -> None:
     config = parse_experiment(content(candidates=None, search_seeds=[], validation=None), "a")
     assert not any(run.startswith("search-") for run in config.runs)
     assert config.methods.tables() == ["methods", "ablations", "wall_time"]
+    assert config.methods.figures() == ["scores", "scores_time", "diagnostics_sit", "diagnostics_dit", "changes"]
 
 
 @pytest.mark.parametrize(
@@ -97,6 +98,7 @@ def test_without_a_search() -> None:
         ({"chosen": {"repa": "none", "vrpo": "vrpo-2"}}, ["`chosen.repa`", "not in `candidates.repa`"]),
         ({"candidates": {"repa": ["repa", "vrpo"], "vrpo": ["vrpo", "vrpo-2"]}}, ["candidates.repa", "of kind `vrpo`, this must be one of kind `repa`"]),
         ({"candidates": None, "chosen": None}, ["neither `candidates` nor `chosen`"]),
+        ({"diagnosed": {"REPA": "repa", "other": "repa-2"}}, ["`diagnosed`", "`repa-2` is neither in `compared` nor in `ablations`"]),
         ({"model": "mni/2"}, ["did you mean `mini`"]),
         ({"seeds": [1]}, ["unknown option `seeds` in `methods`"]),
     ],

@@ -40,6 +40,9 @@ class MethodsOptions(Options):
     compared: list[str] = option(..., "alignments in the comparison, both chosen ones among them", min_length=2)
     ablations: list[str] = option(list, "alignments that differ from the chosen VRPO in one thing")
     ablation_processes: list[str] | None = option(None, "keys of `processes` that ablations are run on; null: all of `processes`")
+    diagnosed: dict[str, str] | None = option(
+        None, "{label: alignment} of the figures `diagnostics_<process>`, of those in `compared` and `ablations`; null: the chosen REPA and VRPO"
+    )
     ablation_milestones: Literal["all", "last"] = option("last", "score ablations at every milestone, or only at the last, which their table is about")
 
     @model_validator(mode="after")
@@ -56,6 +59,8 @@ class MethodsOptions(Options):
             raise ValueError(f"`compared` {self.compared} names an alignment twice")
         if stray := sorted({*(self.ablation_processes or [])} - {*self.processes}):
             raise ValueError(f"`ablation_processes`: `{stray[0]}` is not in `processes` {self.processes} of the benchmark")
+        if stray := sorted({*(self.diagnosed or {}).values()} - {*self.compared, *self.ablations}):
+            raise ValueError(f"`diagnosed`: `{stray[0]}` is neither in `compared` nor in `ablations`; name one that is trained")
         self._check_search()
         for method, name in self.chosen.model_dump().items() if self.chosen else ():
             if name not in self.compared:
@@ -112,7 +117,9 @@ class MethodsOptions(Options):
 
     def figures(self) -> list[str]:
         """Figures that the benchmark gives."""
-        return ["scores", "scores_time", "diagnostics", *(["changes"] if self.ablations else [])] if self.chosen else []
+        if self.chosen is None:
+            return []
+        return ["scores", "scores_time", *(f"diagnostics_{process}" for process in self.processes), *(["changes"] if self.ablations else [])]
 
     def rows(self, milestones: Any) -> dict[str, dict[str, Any]]:
         """`runs` of the benchmark: the search, with its seeds, at the last of `milestones` alone; the comparison, with the verdict's, at all of them."""

@@ -48,7 +48,7 @@ def diagnostics(options: ReportOptions, collected: Path) -> tuple[Figure, pd.Dat
 
 
 def compare(logged: pd.DataFrame, model: str) -> tuple[Figure, pd.DataFrame]:
-    """Rows of `diagnostics.csv` of a run of REPA and one of VRPO, named in the column `label`, side by side: nine panels."""
+    """Rows of `diagnostics.csv` of runs of REPA and VRPO, named in the column `label`, side by side: nine panels."""
     data = _long(logged)
     figure, axes = style.panels(9, columns=3, height=1.75)
     say_seeds(figure, data)

@@ -28,11 +28,11 @@ def against_time(options: MethodsOptions, metrics: pd.DataFrame, speed: pd.DataF
     return _panels(options, rows, "seconds of training")
 
 
-def during_training(options: MethodsOptions, logged: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
-    """The figure `diagnostics` of the chosen REPA and VRPO on the first process."""
-    names = {run_name(options.processes[0], options.chosen.repa): "REPA", run_name(options.processes[0], options.chosen.vrpo): "VRPO"}
-    chosen = logged[logged["run"].isin(names)]
-    chosen = chosen.assign(label=chosen["run"].map(names)).sort_values("label", kind="stable")
+def during_training(options: MethodsOptions, logged: pd.DataFrame, process: str) -> tuple[Figure, pd.DataFrame]:
+    """The figure `diagnostics` of what is `diagnosed`, in its order, on one process."""
+    diagnosed = options.diagnosed or {"REPA": options.chosen.repa, "VRPO": options.chosen.vrpo}
+    rows = [logged[logged["run"] == run_name(process, name)].assign(label=label) for label, name in diagnosed.items()]
+    chosen = pd.concat([part for part in rows if len(part)], ignore_index=True)
     return compare(chosen, chosen["model"].iloc[0])
 
 

@@ -32,6 +32,7 @@ def write_methods(options: MethodsOptions, report: ReportOptions, collected: Pat
         tables["search"] = methods_tables.search_table(options, report, searched)
     if options.chosen:
         compared, ablated, speed = methods.comparison(options, metrics), methods.ablations(options, metrics), read_speed(collected)
+        logged = read_diagnostics(collected)
         tables["methods"] = methods_tables.methods_table(options, report, compared)
         tables["ablations"] = methods_tables.ablations_table(options, report, ablated)
         tables["wall_time"] = methods_tables.wall_time_table(methods.wall_time(options, compared, speed))
@@ -40,7 +41,7 @@ def write_methods(options: MethodsOptions, report: ReportOptions, collected: Pat
             drawn = {
                 "scores": methods_figures.against_steps(options, metrics),
                 "scores_time": methods_figures.against_time(options, metrics, speed),
-                "diagnostics": methods_figures.during_training(options, read_diagnostics(collected)),
+                **{f"diagnostics_{process}": methods_figures.during_training(options, logged, process) for process in options.processes},
             }
             if options.ablations:
                 drawn["changes"] = methods_figures.changes(options, compared, ablated)
