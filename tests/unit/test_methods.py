@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import platform
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +13,13 @@ from scipy import stats
 from vrpo.config import parse_experiment
 from vrpo.config.methods import MethodsOptions
 from vrpo.errors import UserError
+from vrpo.machine import processor
 from vrpo.reporting import methods, methods_figures
 from vrpo.reporting.bootstrap import bootstrap_interval
 from vrpo.reporting.methods_report import write_methods
 from vrpo.reporting.methods_verdict import against_repa, faster, verdict
 from vrpo.reporting.results import read_metrics
-from vrpo.reporting.snapshot import processor, write_snapshot
+from vrpo.reporting.snapshot import write_snapshot
 from vrpo.reporting.speedup import steps_to_reach
 
 METRICS = metrics_of()
@@ -289,12 +289,6 @@ def mini_methods() -> dict[str, object]:
     more = {"alignments": {name: bases[kind] for name, kind in KINDS.items()}, "encoders": {"vit": {"attention": [2]}}}
     network = {"architecture": "test_convnext", "weights": "trained", "image_size": 32}
     return deep_merge(mini, {**more, "experiment": "made-up", "evaluation": {"extra_networks": {"validation": network}}})
-
-
-def test_processor_is_named_by_its_model(tmp_path: Path) -> None:
-    (tmp_path / "cpuinfo").write_text("processor\t: 0\nmodel name\t: Some CPU: 2 GHz\nprocessor\t: 1\nmodel name\t: Some CPU: 2 GHz\n")
-    assert processor(tmp_path / "cpuinfo") == f"Some CPU: 2 GHz ({platform.machine()})"
-    assert processor(tmp_path / "none") == platform.machine()
 
 
 def test_metrics_are_read_as_collected(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from vrpo.config import RunConfig
 from vrpo.data.batches import sample_indices
 from vrpo.errors import UserError
 from vrpo.files import exclusive_lock
+from vrpo.machine import processor
 from vrpo.models.checkpoints import read_network, save_network
 from vrpo.training import trainer as trainer_module
 from vrpo.training.run import train
@@ -223,3 +224,9 @@ def test_speed_is_kept_apart_from_what_is_reproducible(toy: Toy, tmp_path: Path)
     header = (tmp_path / "train.csv").read_text().splitlines()[0].split(",")
     assert {"step", "loss", "denoising", "grad_norm", "alignment", "reward_fidelity", "skipped"} <= set(header)
     assert "seconds" not in json.dumps(header)
+
+
+def test_what_it_was_computed_on_is_told(toy: Toy, tmp_path: Path) -> None:
+    train_to(toy, toy.config("repa"), tmp_path, 5)
+    backend = json.loads((tmp_path / "backend.json").read_text())
+    assert backend == {**backend, "device": processor(), "ranks": 1, "threads": 1, "torch": torch.__version__, "precision": "fp32", "tf32": None}

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from vrpo.machine import processor
 from vrpo.seeds import torch_generator
 
 MATRIX_SIDE = {"cuda": 8192, "cpu": 2048}
@@ -122,5 +123,5 @@ def peak_memory(device: torch.device) -> float:
 
 def machine(device: torch.device) -> dict[str, object]:
     """What the numbers hold for."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
     return {"device": name, "threads": torch.get_num_threads(), "torch": torch.__version__}

@@ -20,7 +20,7 @@ Weights = Annotated[Path | None, typer.Option("--weights", help="weights of a tr
 ExtraWeights = Annotated[list[str] | None, typer.Option("--extra-weights", help="NAME=FILE, once for each trained network of evaluation.extra_networks")]
 Collected = Annotated[Path, typer.Option("--collected", help="folder of the collected results")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda")]
-Threads = Annotated[int, typer.Option("--threads", help="CPU threads; CPU results are bitwise reproducible for a fixed number", min=1)]
+Threads = Annotated[int, typer.Option("--threads", help="CPU threads; CPU results are bitwise reproducible for a fixed number on one kind of processor", min=1)]
 
 
 def chosen_device(name: str, threads: int) -> torch.device:

@@ -14,6 +14,7 @@ from typing import Any
 from vrpo.config.experiment import ExperimentConfig
 from vrpo.errors import UserError
 from vrpo.files import atomic_output, write_text
+from vrpo.machine import processor
 from vrpo.reporting.results import read_protocol, read_speed
 
 ELSEWHERE = ("results", "resources")  # options that say where and with what a job runs, not what it computes
@@ -71,13 +72,6 @@ def machine(config: ExperimentConfig) -> dict[str, Any]:
         "images_per_second": {run: float(rows.median()) for run, rows in speed.groupby("run", sort=False)["images_per_second"]},
         "first_and_last_milestone": times,
     }
-
-
-def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """The processor's name: another one rounds otherwise, and gives other numbers."""
-    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0]} ({platform.machine()})" if names else platform.machine()
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from vrpo.machine import processor
 from vrpo.models.attention import choose_attention
 from vrpo.models.transformer import DiffusionTransformer
 from vrpo.training.distributed import Ranks
@@ -31,7 +32,7 @@ def configure_backend(options: TrainingOptions, objective: Objective, ranks: Ran
         attention = choose_attention(options.attention, shape, kind, ranks.device, agree=ranks.all_reduce)
     on_gpu = ranks.device.type == "cuda"
     return {
-        "device": torch.cuda.get_device_name(ranks.device) if on_gpu else "cpu",
+        "device": torch.cuda.get_device_name(ranks.device) if on_gpu else processor(),
         "ranks": ranks.world,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
