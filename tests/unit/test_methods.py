@@ -206,7 +206,7 @@ def test_gain_in_words(change: dict[str, object], words: str) -> None:
         ({}, ["in 1.20x [1.10, 1.30] fewer steps", "2.3x, which is about ImageNet-256, is not reached here"]),
         ({"speedup_high": 2.5}, ["lies within the interval"]),
         ({"speedup_low": 2.4, "speedup_high": 2.6}, ["is exceeded here"]),
-        ({"speedup_low": 0.9, "reached": 3}, ["is undecided: 1.20x [0.90, 1.30]", "does not reach REPA's last score in 2 of 5 seeds"]),
+        ({"speedup_low": 0.9, "reached": 3.0}, ["is undecided: 1.20x [0.90, 1.30]", "does not reach REPA's last score in 2 of 5 seeds"]),
         ({"speedup": 0.8, "speedup_low": 0.7, "speedup_high": 0.9}, ["needs more steps than REPA"]),
         ({"at_least": True}, ["in at least 1.20x", "2.3x, which is about ImageNet-256, cannot be judged by milestones this far apart"]),
         ({"at_least": True, "speedup_low": 2.4, "speedup_high": 2.6}, ["is exceeded here"]),

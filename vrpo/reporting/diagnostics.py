@@ -21,7 +21,11 @@ from vrpo.reporting.results import over_seeds, read_diagnostics
 
 MOMENTS = (0.1, 0.4, 1.0)  # parts of the training, drawn from light to dark
 STRENGTHS = (0.3, 0.6, 1.0)
-WIDTHS = {"REPA": 2.2}  # seen below VRPO where they are equal
+LINES = (  # of the first, the second, and all further labels: each is seen below the next where they are equal
+    {"linewidth": 2.6, "linestyle": "-"},
+    {"linewidth": 1.4, "linestyle": "-"},
+    {"linewidth": 1.4, "linestyle": (0, (2.5, 2.5))},
+)
 BY_LEVEL = {
     "error": "denoising error",
     "perceptual": "perceptual reward",
@@ -33,6 +37,7 @@ LEAST_RANGE = {BY_LEVEL["weight"]: (0.8, 1.2)}  # so that noise is not drawn as 
 SHARES = r"advantage_\d+"  # of the rollouts, by parts of equal width of the range of the advantage, from below
 OVER_STEPS = {"agreement": "agreement of gradients", "kl": "KL to the encoder's policy", "clipped": "share of clipped ratios"}
 KEYS = ["run", "label", "process"]
+Looks = dict[str, dict[str, Any]]  # how the lines of each label are drawn
 
 
 def diagnostics(options: ReportOptions, collected: Path) -> tuple[Figure, pd.DataFrame]:
@@ -44,25 +49,27 @@ def diagnostics(options: ReportOptions, collected: Path) -> tuple[Figure, pd.Dat
     run, model = ours["run"].iloc[0], ours["model"].iloc[0]
     rivals = logged.loc[(logged["kind"] == "repa") & (logged["model"] == model), "run"].unique()[:1]
     chosen = logged[logged["run"].isin([*rivals, run])]
-    return compare(chosen.assign(label=chosen["kind"].map({"repa": "REPA", "vrpo": "VRPO"})), model)
+    chosen = chosen.assign(label=chosen["kind"].map({"repa": "REPA", "vrpo": "VRPO"}))
+    return compare(chosen.sort_values("label", kind="stable"), model)
 
 
 def compare(logged: pd.DataFrame, model: str) -> tuple[Figure, pd.DataFrame]:
     """Rows of `diagnostics.csv` of runs of REPA and VRPO, named in the column `label`, side by side: nine panels."""
     data = _long(logged)
+    labels = list(dict.fromkeys(data["label"]))
+    tints = style.colours(labels)
+    looks = {label: {"color": tints[label], **LINES[min(place, len(LINES) - 1)]} for place, label in enumerate(labels)}
     figure, axes = style.panels(9, columns=3, height=1.75)
     say_seeds(figure, data)
     for axis, (name, title) in zip(axes[:5], BY_LEVEL.items(), strict=True):
-        _by_level(axis, data[(data["quantity"] == name) & data["noise_level"].notna()], title)
-    _distribution(axes[5], data[data["quantity"].str.fullmatch(SHARES) & data["noise_level"].isna()])
+        _by_level(axis, data[(data["quantity"] == name) & data["noise_level"].notna()], title, looks)
+    _distribution(axes[5], data[data["quantity"].str.fullmatch(SHARES) & data["noise_level"].isna()], looks)
     for axis, (name, title) in zip(axes[6:], OVER_STEPS.items(), strict=True):
         _over_steps(axis, data[(data["quantity"] == name) & data["noise_level"].isna()], title)
-    labels = list(dict.fromkeys(data["label"]))
-    tints = style.colours(labels)
-    handles = [Line2D([], [], color=tints[label], label=label) for label in labels]
+    handles = [Line2D([], [], label=label, **looks[label]) for label in labels]
     parts = ", ".join(f"{moment:.0%}" for moment in MOMENTS[:-1])
-    handles.append(Line2D([], [], linestyle="none", label=f"upper rows, light to dark: after {parts} of the training, and at its end"))
-    figure.legend(handles=handles, loc="outside upper left", ncols=len(handles), frameon=False, fontsize=7.5, title=model, alignment="left", title_fontsize=9)
+    title = f"{model}; upper rows, light to dark: after {parts} of the training, and at its end"
+    figure.legend(handles=handles, loc="outside upper left", ncols=len(handles), frameon=False, fontsize=7.5, title=title, alignment="left", title_fontsize=8)
     return figure, data
 
 
@@ -80,11 +87,11 @@ def _long(logged: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def _by_level(axis: Axes, rows: pd.DataFrame, title: str) -> None:
+def _by_level(axis: Axes, rows: pd.DataFrame, title: str, looks: Looks) -> None:
     axis.set(title=title, xlabel="noise level", xlim=(0, 1))
     if rows.empty:
         return _not_logged(axis)
-    for line, look in _at_moments(rows):
+    for line, look in _at_moments(rows, looks):
         line = line.sort_values("noise_level")
         axis.plot(line["noise_level"], line["mean"], **look)
     if title == BY_LEVEL["error"]:
@@ -95,23 +102,23 @@ def _by_level(axis: Axes, rows: pd.DataFrame, title: str) -> None:
     return None
 
 
-def _distribution(axis: Axes, rows: pd.DataFrame) -> None:
+def _distribution(axis: Axes, rows: pd.DataFrame, looks: Looks) -> None:
     """Shares of the rollouts in parts of the range of the advantage."""
     axis.set(title="rollouts by advantage", xlabel="advantage over its bound", xlim=(-1, 1))
     if rows.empty:
         return _not_logged(axis, "no policy term: eta is 0")
-    for shares, look in _at_moments(rows):
+    for shares, look in _at_moments(rows, looks):
         axis.stairs(shares.sort_values("quantity")["mean"], np.linspace(-1, 1, len(shares) + 1), **look)
     axis.set_ylim(0, None)
     return None
 
 
-def _at_moments(rows: pd.DataFrame) -> Iterator[tuple[pd.DataFrame, dict[str, Any]]]:
+def _at_moments(rows: pd.DataFrame, looks: Looks) -> Iterator[tuple[pd.DataFrame, dict[str, Any]]]:
     """The rows of each label at each of `MOMENTS`, and how they are drawn."""
     for label, lines in rows.groupby("label", sort=False):
         steps = np.array(sorted(set(lines["step"])))
         for moment, strength in zip(MOMENTS, STRENGTHS, strict=True):
-            look = {"color": _lighter(style.colours([label])[label], strength), "linewidth": WIDTHS.get(label, 1.2)}
+            look = {**looks[label], "color": _lighter(looks[label]["color"], strength)}
             yield lines[lines["step"] == steps[np.argmin(np.abs(steps - moment * steps[-1]))]], look
 
 

@@ -46,7 +46,7 @@ def faster(row: dict[str, Any]) -> str:
     label, low, high = row["label"], row["speedup_low"], row["speedup_high"]
     bound = "at least " if row["at_least"] else ""
     times = f"{bound}{row['speedup']:.2f}x [{low:.2f}, {high:.2f}]"
-    reached = "" if row["reached"] == row["seeds"] else f" It does not reach REPA's last score in {row['seeds'] - row['reached']} of {row['seeds']} seeds."
+    reached = "" if row["reached"] == row["seeds"] else f" It does not reach REPA's last score in {row['seeds'] - row['reached']:.0f} of {row['seeds']} seeds."
     if low > 1:
         text = f"It reaches REPA's last score in {times} fewer steps."
     elif high < 1:
