@@ -17,10 +17,10 @@ def group_advantages(rewards: Tensor, group_size: int, max_advantage: float = 3.
         max_advantage: bound of the result; the mean of a group is exactly 0 only where it does not act.
         eps: keeps a group of equal rewards at advantage 0.
     """
-    grouped = rewards.view(-1, group_size)
+    grouped = rewards.double().view(-1, group_size)  # peers may be close to each other and far from 0
     centred = grouped - grouped.mean(dim=1, keepdim=True)
     std = centred.square().mean(dim=1, keepdim=True).sqrt()
-    return (centred / (std + eps)).clamp(-max_advantage, max_advantage).view(-1)
+    return (centred / (std + eps)).clamp(-max_advantage, max_advantage).view(-1).to(rewards.dtype)
 
 
 def advantage_shares(advantages: Tensor, max_advantage: float) -> Tensor:
