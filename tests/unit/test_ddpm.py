@@ -2,8 +2,10 @@ import golden
 import pytest
 import torch
 
+from vrpo.config.options import DDPMOptions
 from vrpo.errors import UserError
 from vrpo.processes.ddpm import DDPM, discretised_log_likelihood
+from vrpo.processes.process import build_process
 
 LEVELS = torch.tensor([0, 1, 20, 400, 700, 999])
 SCHEDULES = ["linear", "cosine"]
@@ -114,3 +116,25 @@ def test_schedule_that_cannot_be_is_refused():
     with pytest.raises(UserError, match="20 are too few for linear betas"):
         DDPM.named("linear", 20)
     assert DDPM.named("cosine", 2).alpha_bars.min() > 0
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_weighted_loss_is_the_velocity_s_up_to_the_limit(schedule):
+    """v = sqrt(alpha_bar) noise - sqrt(1 - alpha_bar) x_0, and v_hat the same of the network's noise and the x0_hat that follows from it."""
+    limit = 20.0
+    process = build_process(DDPMOptions(kind="ddpm", betas=schedule, loss_weight_limit=limit))
+    plain = build_process(DDPMOptions(kind="ddpm", betas=schedule))
+    x0, noise, prediction = draws()
+    x_t = process.corrupt(x0, noise, LEVELS)
+    loss, error = process.losses(prediction, x0, noise, x_t, LEVELS)
+    plain_loss, plain_error = plain.losses(prediction, x0, noise, x_t, LEVELS)
+    assert torch.equal(error, plain_error)  # what is reported and rewarded stays the noise's error
+    bars = process.alpha_bars[LEVELS]
+    signal, rest = (part[:, None, None, None] for part in (bars.sqrt(), (1 - bars).sqrt()))
+    x0_hat = (x_t.double() - rest * prediction[:, :4].double()) / signal
+    velocity = signal * noise - rest * x0
+    velocity_hat = signal * prediction[:, :4] - rest * x0_hat
+    expected = torch.where(1 / bars < limit, (velocity_hat - velocity).square().flatten(1).mean(1), limit * error.double())
+    bound = (plain_loss - plain_error).double()
+    torch.testing.assert_close(loss.double() - bound, expected, rtol=1e-5, atol=1e-6)
+    assert (1 / bars < limit).sum() in (4, 5)  # both branches are tried

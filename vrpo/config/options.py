@@ -136,6 +136,11 @@ class DDPMOptions(Options):
     kind: Literal["ddpm"] = option(..., "DiT's process")
     betas: Literal["linear", "cosine"] = option("linear", "noise schedule")
     steps: int = option(1000, "discrete noise levels", "levels", ge=2)
+    loss_weight_limit: float = option(
+        1.0,
+        "the noise's squared error is weighted by 1 / alpha_bar, which makes it the velocity's (arXiv:2202.00512), at most by this; 1: DiT's own loss",
+        ge=1,
+    )
 
 
 ProcessOptions = Annotated[InterpolantOptions | DDPMOptions, Field(discriminator="kind")]

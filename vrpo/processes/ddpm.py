@@ -25,11 +25,12 @@ class DDPM(Process):
     Args:
         betas: variance of each level's step [T] float64, inside (0, 1).
         levels: the levels of another chain that this one was respaced from [T]; None: its own.
+        loss_weight_limit: greatest weight of the noise's error in the loss, see `losses`; 1: unweighted, as in DDPM and DiT.
     """
 
     table: Tensor
 
-    def __init__(self, betas: Tensor, levels: list[int] | None = None) -> None:
+    def __init__(self, betas: Tensor, levels: list[int] | None = None, loss_weight_limit: float = 1.0) -> None:
         super().__init__()
         self.count = len(betas)
         self.levels = levels if levels is not None else list(range(self.count))
@@ -47,12 +48,13 @@ class DDPM(Process):
             torch.cat([variance[1:2], variance[1:]]).log() if self.count > 1 else betas.log(),  # range of the log variance: 6 to 7
             betas.log(),
             (self.alpha_bars / rest).log(),  # log-SNR
+            (1 / self.alpha_bars).clamp(max=loss_weight_limit),  # weight of the noise's error: up to the limit, the velocity's error
         )
         self.register_buffer("table", torch.stack(columns, dim=1).float(), persistent=False)
 
     @classmethod
-    def named(cls, betas: Literal["linear", "cosine"], steps: int) -> DDPM:
-        """A named schedule: `linear` from 0.0001 to 0.02, scaled by 1000 / steps; `cosine` after IDDPM (eq. 17).
+    def named(cls, betas: Literal["linear", "cosine"], steps: int, loss_weight_limit: float = 1.0) -> DDPM:
+        """A named schedule: `linear` from 0.0001 to 0.02, scaled by 1000 / steps; `cosine` after IDDPM (eq. 17). `loss_weight_limit`: see the class.
 
         Raises:
             UserError: too few steps for the linear schedule, whose last beta is 20 / steps.
@@ -60,9 +62,9 @@ class DDPM(Process):
         if betas == "linear":
             if steps <= 20:
                 raise UserError(f"process steps: {steps} are too few for linear betas, which would reach {20 / steps:g}; choose more than 20, or cosine betas")
-            return cls(torch.linspace(0.1 / steps, 20 / steps, steps, dtype=torch.float64))
+            return cls(torch.linspace(0.1 / steps, 20 / steps, steps, dtype=torch.float64), loss_weight_limit=loss_weight_limit)
         squared = torch.cos((torch.linspace(0, 1, steps + 1, dtype=torch.float64) + 0.008) / 1.008 * math.pi / 2) ** 2
-        return cls((1 - squared[1:] / squared[:-1]).clamp(max=MAX_BETA))
+        return cls((1 - squared[1:] / squared[:-1]).clamp(max=MAX_BETA), loss_weight_limit=loss_weight_limit)
 
     def respaced(self, steps: int) -> DDPM:
         """The chain over `steps` of the levels, evenly spread from the first to the last, with the betas that keep their alpha-bars."""
@@ -119,10 +121,14 @@ class DDPM(Process):
         return row[4] * x0 + row[5] * x_t, fraction * row[7] + (1 - fraction) * row[6]
 
     def losses(self, prediction: Tensor, x0: Tensor, noise: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Hybrid loss [B]: the error of the noise, plus the variational bound in bits per dimension, which trains the variance alone; and that error [B]."""
+        """Hybrid loss [B]: the error of the noise, plus the variational bound in bits per dimension, which trains the variance alone; and that error [B].
+
+        In the loss the error is weighted by min(1 / alpha_bar, loss_weight_limit). The velocity's error is the noise's over alpha_bar (Salimans and
+        Ho, arXiv:2202.00512), so below the limit this is the loss of a network that predicts the velocity; with the limit 1 it is DiT's.
+        """
         predicted, position = prediction.float().chunk(2, dim=1)
         error = (predicted - noise).square().flatten(1).mean(1)
-        return error + self.variational_bound(torch.cat([predicted.detach(), position], dim=1), x0, x_t, t), error
+        return self._rows(t)[9].flatten() * error + self.variational_bound(torch.cat([predicted.detach(), position], dim=1), x0, x_t, t), error
 
     def variational_bound(self, prediction: Tensor, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """One term of the bound [B] in bits per dimension: the KL of posterior to prediction; at level 0 the decoder's negative log-likelihood."""

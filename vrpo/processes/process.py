@@ -59,7 +59,7 @@ def build_process(options: InterpolantOptions | DDPMOptions) -> Process:
 
     if options.kind == "interpolant":
         return Interpolant(options.path, options.time)
-    return DDPM.named(options.betas, options.steps)
+    return DDPM.named(options.betas, options.steps, options.loss_weight_limit)
 
 
 def per_sample(values: Tensor) -> Tensor:
