@@ -53,13 +53,16 @@ class Process(nn.Module, ABC):
 
 
 def build_process(options: InterpolantOptions | DDPMOptions) -> Process:
-    """The process that `options` describe; `options.kind` is `interpolant` or `ddpm`."""
+    """The process that `options` describe; `options.kind` is `interpolant` or `ddpm`.
+
+    A milestone's own description may be older than `loss_weight_limit`, and one of an official checkpoint has nothing to say of a loss: both are unweighted.
+    """
     from vrpo.processes.ddpm import DDPM
     from vrpo.processes.interpolant import Interpolant
 
     if options.kind == "interpolant":
         return Interpolant(options.path, options.time)
-    return DDPM.named(options.betas, options.steps, options.loss_weight_limit)
+    return DDPM.named(options.betas, options.steps, getattr(options, "loss_weight_limit", 1.0))
 
 
 def per_sample(values: Tensor) -> Tensor:
