@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from vrpo.alignment.advantages import SHARES, advantage_shares, clipped_surrogate, group_advantages
 from vrpo.alignment.base import Alignment, AlignmentBatch
+from vrpo.alignment.diagnostics import noise_level_bin
 from vrpo.alignment.registry import build_alignment
 from vrpo.alignment.rewards import REWARDS, NoiseLevelStatistics
 from vrpo.alignment.vrpo import VRPO
@@ -126,6 +127,23 @@ def test_pathwise_gradient_is_weight_over_running_std() -> None:
     reward = F.cosine_similarity(toy_critic(x0_hat), toy_critic(batch.x0), dim=-1).mean(1)
     (expected,) = torch.autograd.grad(-(0.05 * inverse_std[1].float() * reward).mean(), x0_hat)
     torch.testing.assert_close(x0_grad, expected, rtol=1e-4, atol=1e-7)
+
+
+def test_pathwise_weights_are_logged_by_noise_level_and_unused_rewards_are_not() -> None:
+    """What the gradient of the reward is multiplied by, where a rollout fell."""
+    vrpo = make_vrpo(eta=0.0, rewards={"fidelity": {"pathwise": 0.3}})
+    vrpo.critics = {}
+    warm(vrpo)
+    vrpo.log.take()
+    batch = make_batch()
+    (error_grad,) = torch.autograd.grad(vrpo(batch).loss, [batch.error])
+    vrpo.finish_step(lambda sums: sums, torch.tensor(True))
+    logged = {name: np.array(values) for name, values in vrpo.log.take().items()}
+    where = noise_level_bin(batch.noise_level, len(logged["fidelity"]))
+    for index in where.unique().tolist():
+        assert logged["pathwise_fidelity"][index] == pytest.approx(B * error_grad[where == index].mean().item(), rel=1e-5)
+    assert all(np.isnan(logged[name]).all() for name in ("perceptual", "pathwise_perceptual", "pathwise_semantic", *SHARES))
+    assert "reward_perceptual" not in vrpo(batch).metrics
 
 
 def test_score_only_rewards_carry_no_gradient() -> None:

@@ -13,9 +13,10 @@ from vrpo.errors import UserError
 from vrpo.reporting import style
 from vrpo.reporting.claims import gains, headline, judge
 from vrpo.reporting.collect import over_stretches
+from vrpo.reporting.diagnostics import compare
 from vrpo.reporting.figures import FIGURES, draw
 from vrpo.reporting.report import write_report
-from vrpo.reporting.results import interval, last_milestone, main_sampler, read_metrics
+from vrpo.reporting.results import interval, last_milestone, main_sampler, read_diagnostics, read_metrics
 from vrpo.reporting.speedup import speedup, steps_to_reach
 from vrpo.reporting.tables import TABLES, write
 
@@ -217,6 +218,19 @@ def test_diagnostics_figure_sets_vrpo_beside_repa(three_seeds: Path, tmp_path: P
     assert overall.loc[("sit-repa", "kl", 1500), "mean"] == pytest.approx(0.25)  # 1 - cos
     assert [overall.loc[("sit-vrpo", f"advantage_{part}", 1500), "mean"] for part in range(1, 7)] == pytest.approx([1 / 6] * 6)
     assert by_level.loc[("sit-vrpo", "error", 500), "mean"].tolist() == pytest.approx([0.25 / 500, 0.75 / 500])
+    logged = read_diagnostics(three_seeds)
+    logged = logged[logged["run"].isin(["sit-repa", "sit-vrpo"])]
+    critic_free = logged.drop(columns=[name for name in logged if name.startswith("advantage_") or name == "perceptual"])
+    for rows, shown in (
+        (logged, ["denoising error", "perceptual reward", "semantic reward", "weight of the alignment", "rollouts by advantage"]),
+        (
+            critic_free.assign(pathwise_fidelity=10 ** critic_free["noise_level"]),
+            ["denoising error", "semantic reward", "weight of the alignment", "pathwise weight, fidelity"],
+        ),
+    ):
+        figure, _ = compare(rows.assign(label=rows["kind"]), "SiT-mini/2")
+        titles = [axis.get_title(loc="left") or axis.get_title() for axis in figure.axes if axis.axison]
+        assert titles == [*shown, "KL to the encoder's policy", "share of clipped ratios"]  # no panel for what nobody logged
     folder = collected(tmp_path / "collected", metrics_frame(kinds=("none", "repa")))
     draw("diagnostics", MINIATURE, folder, tmp_path / "b.pdf")
     assert (tmp_path / "b.png").stat().st_size > 0

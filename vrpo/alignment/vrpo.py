@@ -38,7 +38,7 @@ class VRPO(ProjectedAlignment):
     weighs at h what the first two terms weigh here (eq. 6).
     """
 
-    logged = (*REWARDS, "advantage", "advantage_abs", "weight", "clipped", *SHARES, "kl")
+    logged = (*REWARDS, "advantage", "advantage_abs", "weight", "clipped", *SHARES, "kl", *(f"pathwise_{name}" for name in FORWARD))
 
     def __init__(
         self,
@@ -103,15 +103,17 @@ class VRPO(ProjectedAlignment):
             policy = cosine
         else:
             policy = (eta * surrogate + self.beta * log_prob) / self.kappa
-        gain = ((self.pathwise * factors)[:, None] * inverse_std[:-1].float() * (rewards - mean[:-1].float())).sum(dim=0).mean()
+        pathwise = (self.pathwise * factors)[:, None] * inverse_std[:-1].float()  # of each reward in the loss, [3,B]
+        gain = (pathwise * (rewards - mean[:-1].float())).sum(dim=0).mean()
         loss = -self.weight * (factor * policy).mean() - gain  # eq. 5
         if batch.gate is not None:
             told = {"reward": scored, "mean": mean[-1], "inverse_std": inverse_std[-1], "ratio": ratio, "factor": torch.ones_like(ratio) * factor}
             loss = loss + batch.gate.tell(noise_level=batch.noise_level, **told)
 
         kl = self.kappa * (1 - cosine.detach())
-        by_reward = dict(zip(FORWARD, rewards.detach(), strict=True))
-        by_level = {**by_reward, "kl": kl}
+        by_reward = {name: reward for name, reward in zip(FORWARD, rewards.detach(), strict=True) if name != "perceptual" or self.critics}
+        raised = {f"pathwise_{name}": weights for name, weights, kept in zip(FORWARD, pathwise, self.has_gradient, strict=True) if kept}
+        by_level = {**by_reward, **raised, "kl": kl}
         metrics = {f"reward_{name}": value.mean() for name, value in by_reward.items()}
         metrics["alignment"] = -cosine.detach().mean()
         if not self.agreement_score:  # else the advantage is known in the backward pass alone, and the gate logs it

@@ -31,8 +31,12 @@ BY_LEVEL = {
     "perceptual": "perceptual reward",
     "semantic": "semantic reward",
     "weight": "weight of the alignment",
+    "pathwise_fidelity": "pathwise weight, fidelity",
+    "pathwise_perceptual": "pathwise weight, perceptual",
+    "pathwise_semantic": "pathwise weight, semantic",
     "agreement": "agreement of gradients",
 }
+WIDE = [title for name, title in BY_LEVEL.items() if name == "error" or name.startswith("pathwise")]  # over several orders of magnitude
 LEAST_RANGE = {BY_LEVEL["weight"]: (0.8, 1.2)}  # so that noise is not drawn as large as an effect
 SHARES = r"advantage_\d+"  # of the rollouts, by parts of equal width of the range of the advantage, from below
 OVER_STEPS = {"agreement": "agreement of gradients", "kl": "KL to the encoder's policy", "clipped": "share of clipped ratios"}
@@ -54,18 +58,22 @@ def diagnostics(options: ReportOptions, collected: Path) -> tuple[Figure, pd.Dat
 
 
 def compare(logged: pd.DataFrame, model: str) -> tuple[Figure, pd.DataFrame]:
-    """Rows of `diagnostics.csv` of runs of REPA and VRPO, named in the column `label`, side by side: nine panels."""
+    """Rows of `diagnostics.csv` of runs of REPA and VRPO, named in the column `label`, side by side: a panel for each quantity that one of them logged."""
     data = _long(logged)
     labels = list(dict.fromkeys(data["label"]))
     tints = style.colours(labels)
     looks = {label: {"color": tints[label], **LINES[min(place, len(LINES) - 1)]} for place, label in enumerate(labels)}
-    figure, axes = style.panels(9, columns=3, height=1.75)
+    by_level, overall = data[data["noise_level"].notna()], data[data["noise_level"].isna()]
+    shares = overall[overall["quantity"].str.fullmatch(SHARES)]
+    levels, steps = ([name for name in names if (rows["quantity"] == name).any()] for names, rows in ((BY_LEVEL, by_level), (OVER_STEPS, overall)))
+    figure, axes = style.panels(len(levels) + (not shares.empty) + len(steps), columns=3, height=1.75)
     say_seeds(figure, data)
-    for axis, (name, title) in zip(axes[:5], BY_LEVEL.items(), strict=True):
-        _by_level(axis, data[(data["quantity"] == name) & data["noise_level"].notna()], title, looks)
-    _distribution(axes[5], data[data["quantity"].str.fullmatch(SHARES) & data["noise_level"].isna()], looks)
-    for axis, (name, title) in zip(axes[6:], OVER_STEPS.items(), strict=True):
-        _over_steps(axis, data[(data["quantity"] == name) & data["noise_level"].isna()], title)
+    for axis, name in zip(axes, levels, strict=False):
+        _by_level(axis, by_level[by_level["quantity"] == name], BY_LEVEL[name], looks)
+    if not shares.empty:
+        _distribution(axes[len(levels)], shares, looks)
+    for axis, name in zip(axes[-len(steps) :], steps, strict=False):
+        _over_steps(axis, overall[overall["quantity"] == name], OVER_STEPS[name])
     handles = [Line2D([], [], label=label, **looks[label]) for label in labels]
     parts = ", ".join(f"{moment:.0%}" for moment in MOMENTS[:-1])
     title = f"{model}; upper rows, light to dark: after {parts} of the training, and at its end"
@@ -89,28 +97,22 @@ def _long(logged: pd.DataFrame) -> pd.DataFrame:
 
 def _by_level(axis: Axes, rows: pd.DataFrame, title: str, looks: Looks) -> None:
     axis.set(title=title, xlabel="noise level", xlim=(0, 1))
-    if rows.empty:
-        return _not_logged(axis)
     for line, look in _at_moments(rows, looks):
         line = line.sort_values("noise_level")
         axis.plot(line["noise_level"], line["mean"], **look)
-    if title == BY_LEVEL["error"]:
+    if title in WIDE:
         style.value_axis(axis, rows["mean"].min(), rows["mean"].max())
     if title in LEAST_RANGE:
         low, high = LEAST_RANGE[title]
         axis.set_ylim(min(low, 1.05 * rows["mean"].min()), max(high, 1.05 * rows["mean"].max()))
-    return None
 
 
 def _distribution(axis: Axes, rows: pd.DataFrame, looks: Looks) -> None:
     """Shares of the rollouts in parts of the range of the advantage."""
     axis.set(title="rollouts by advantage", xlabel="advantage over its bound", xlim=(-1, 1))
-    if rows.empty:
-        return _not_logged(axis, "no policy term: eta is 0")
     for shares, look in _at_moments(rows, looks):
         axis.stairs(shares.sort_values("quantity")["mean"], np.linspace(-1, 1, len(shares) + 1), **look)
     axis.set_ylim(0, None)
-    return None
 
 
 def _at_moments(rows: pd.DataFrame, looks: Looks) -> Iterator[tuple[pd.DataFrame, dict[str, Any]]]:
@@ -129,14 +131,6 @@ def _lighter(colour: str, strength: float) -> np.ndarray:
 
 def _over_steps(axis: Axes, rows: pd.DataFrame, title: str) -> None:
     axis.set(title=title)
-    if rows.empty:
-        axis.set_xlabel("training steps")
-        return _not_logged(axis)
     if rows["greatest"].max() == 0:  # on policy
         axis.set_ylim(-0.05, 1)
-    return curves(axis, rows.assign(process=""))
-
-
-def _not_logged(axis: Axes, text: str = "not logged") -> None:
-    axis.set(xticks=[], yticks=[])
-    axis.text(0.5, 0.5, text, ha="center", va="center", transform=axis.transAxes, color=style.FAINT, fontsize=7.5)
+    curves(axis, rows.assign(process=""))
