@@ -71,7 +71,7 @@ def test_flops_are_those_of_the_networks(name: str) -> None:
     """Against PyTorch's counter, which sees all matrix products: forward and backward pass of one image."""
     model = paper_model(name, critic=(64, 2))
     tokens = (32 // model.options.patch_size) ** 2
-    for alignment in ("none", "vrpo") if tokens == paper.TOKENS[0] else ("none",):
+    for alignment in ("none", "vrpo", "vrpo-perceptual") if tokens == paper.TOKENS[0] else ("none",):
         objective = model.build_objective(alignment, "fp32", CPU)
         x0, t, labels = torch.randn(8, *paper.LATENT), objective.process.sample_times(8, torch.Generator()), torch.zeros(8, dtype=torch.int64)
         encoded = {paper.ENCODER: torch.randn(8, *paper.TOKENS)}
@@ -87,9 +87,9 @@ def test_published_sizes_of_the_work() -> None:
 
 def test_training_bench(small: PaperModel, tmp_path: Path) -> None:
     settings = TrainSettings(batch_size=8, precision="fp32", compile=False)
-    record = bench_train(small, ["none", "repa", "vrpo"], settings, CPU, steps=2, rounds=2, samples=16, output=tmp_path / "bench.json")
+    record = bench_train(small, ["none", "repa", "vrpo-perceptual"], settings, CPU, steps=2, rounds=2, samples=16, output=tmp_path / "bench.json")
     assert json.loads((tmp_path / "bench.json").read_text()) == json.loads(json.dumps(record))
-    repa, vrpo = record["alignments"]["repa"], record["alignments"]["vrpo"]
+    repa, vrpo = record["alignments"]["repa"], record["alignments"]["vrpo-perceptual"]
     assert vrpo["over"] == "repa" and vrpo["flops"]["critic"] > 0 == repa["flops"]["critic"]
     assert {"data", "forward", "backward", "optimiser", "average"} <= vrpo["parts"].keys()
     assert sum(vrpo["parts"].values()) == pytest.approx(vrpo["seconds"], rel=0.9)
@@ -98,16 +98,16 @@ def test_training_bench(small: PaperModel, tmp_path: Path) -> None:
 
 def test_memory_is_of_each_training_alone(small: PaperModel) -> None:
     settings = TrainSettings(batch_size=8, precision="fp32", compile=False)
-    together = bench_train(small, ["none", "repa", "vrpo"], settings, CPU, steps=1, rounds=1, samples=16)["alignments"]
-    alone = bench_train(small, ["vrpo"], settings, CPU, steps=1, rounds=1, samples=16)["alignments"]["vrpo"]
-    assert (together["vrpo"]["state_bytes"], together["vrpo"]["step_bytes"]) == (alone["state_bytes"], alone["step_bytes"])
+    together = bench_train(small, ["none", "repa", "vrpo-perceptual"], settings, CPU, steps=1, rounds=1, samples=16)["alignments"]
+    alone = bench_train(small, ["vrpo-perceptual"], settings, CPU, steps=1, rounds=1, samples=16)["alignments"]["vrpo-perceptual"]
+    assert (together["vrpo-perceptual"]["state_bytes"], together["vrpo-perceptual"]["step_bytes"]) == (alone["state_bytes"], alone["step_bytes"])
     gradients = {}
     for name, measured in together.items():
         trained = [parameter for parameter in small.build_objective(name, "fp32", CPU).parameters() if parameter.requires_grad]
         gradients[name] = 4 * sum(parameter.numel() for parameter in trained)
         assert measured["state_bytes"] == pytest.approx(4 * gradients[name], rel=0.2)  # weights, their average, two moments; small buffers
         assert measured["step_bytes"] > gradients[name]
-    assert together["none"]["step_bytes"] < together["repa"]["step_bytes"] < together["vrpo"]["step_bytes"]
+    assert together["none"]["step_bytes"] < together["repa"]["step_bytes"] < together["vrpo-perceptual"]["step_bytes"]
 
 
 def test_peak_of_tensors_by_hand() -> None:

@@ -32,6 +32,8 @@ def refusal(content: dict[str, Any]) -> str:
 OVER = {  # what a config that is not whole lies over
     "methods.yaml": ["mini.yaml"],
     "methods_ablations.yaml": ["mini.yaml", "methods.yaml"],
+    "methods_first.yaml": ["mini.yaml", "methods.yaml"],
+    "methods_weighted.yaml": ["mini.yaml", "methods.yaml"],
     "ablations.yaml": ["imagenet256.yaml"],
 }
 
@@ -61,8 +63,8 @@ def test_shipped_configs_are_sound(path: Path) -> None:
         (changed(alignments={"vrpo": {"group_size": 128, "grouping": "image"}}), ["alignments.vrpo.group_size", "does not divide the 64 samples"]),
         (changed(alignments={"repa": {"weight": 0}}), ["alignments.repa", "`weight` is zero", "`kind: none`"]),
         (changed(alignments={"vrpo": {"eta": 0.1}}), ["alignments.vrpo", "all `rewards.*.score` weights are zero", "`eta: 0`"]),
-        (changed(alignments={"vrpo": {"weight": 0, "rewards": {"perceptual": {"pathwise": 0}}}}), ["`weight` and all `rewards.*.pathwise`"]),
-        (changed(alignments={"vrpo": {"eta": 0, "beta": 0, "rewards": {"perceptual": {"pathwise": 0}}}}), ["`beta`, `eta`", "`kind: none`"]),
+        (changed(alignments={"vrpo": {"weight": 0, "rewards": {"fidelity": {"pathwise": 0}}}}), ["`weight` and all `rewards.*.pathwise`"]),
+        (changed(alignments={"vrpo": {"eta": 0, "beta": 0, "rewards": {"fidelity": {"pathwise": 0}}}}), ["`beta`, `eta`", "`kind: none`"]),
         (changed(resources={"gpus": 3}), ["training.batch_size", "not divisible"]),
         (changed(milestones=[500, 400]), ["milestones", "ascending"]),
         (changed(seeds=[1, 1]), ["seeds", "different"]),

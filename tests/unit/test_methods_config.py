@@ -121,7 +121,9 @@ def test_paper_scale_ablations_hold_what_they_should() -> None:
     assert len(everything) == len(alignments), "two ablations are the same"
 
 
-@pytest.mark.parametrize("over", [[], ["methods_ablations.yaml"], ["methods_weighted.yaml"]], ids=["methods", "ablations", "weighted"])
+@pytest.mark.parametrize(
+    "over", [[], ["methods_ablations.yaml"], ["methods_weighted.yaml"], ["methods_first.yaml"]], ids=["methods", "ablations", "weighted", "first"]
+)
 def test_miniature_ablations_differ_from_the_chosen_one(over: list[str]) -> None:
     config = load_experiment(*(ROOT / "config" / name for name in ["mini.yaml", "methods.yaml", *over]))
     methods: MethodsOptions = config.methods

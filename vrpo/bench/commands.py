@@ -12,7 +12,7 @@ from typing import TypeVar
 import torch
 
 from vrpo.bench import against_published, sample, train
-from vrpo.bench.paper import paper_model
+from vrpo.bench.paper import ALIGNMENTS, paper_model
 from vrpo.errors import UserError
 from vrpo.models.attention import SWITCHES
 from vrpo.training.distributed import choose_device
@@ -28,14 +28,14 @@ def train_command(arguments: Sequence[str], program: str) -> str:
         UserError: a model, alignment or setting that does not exist.
     """
     parser = _parser(program, "Training speed on synthetic data: images/s, the parts of a step, share of the matrix peak, memory; needs no files.")
-    parser.add_argument("--alignment", default="none,repa,vrpo", help="of none, repa and vrpo, separated by commas: timed in turn")
-    parser.add_argument("--batch", dest="batch_size", type=_positive, default=256, help="samples in a step; a multiple of 8 for vrpo")
+    parser.add_argument("--alignment", default="none,repa,vrpo", help=f"of {', '.join(ALIGNMENTS)}: separated by commas, timed in turn")
+    parser.add_argument("--batch", dest="batch_size", type=_positive, default=256, help="samples in a step; a multiple of 8 for VRPO")
     parser.add_argument("--accumulation", type=_positive, default=1, help="micro-batches of a step")
     parser.add_argument("--steps", type=_positive, default=10, help="steps in a row")
     parser.add_argument("--rounds", type=_positive, default=5, help="times that each has its turn")
     parser.add_argument("--tf32", action=argparse.BooleanOptionalAction, default=True, help="TensorFloat-32 for what is computed in fp32")
     parser.add_argument("--activation-checkpointing", action="store_true", help="compute activations again in the backward pass")
-    parser.add_argument("--critic", type=_width_and_depth, default=(128, 4), help="width x depth of VRPO's latent critic, e.g. 128x4")
+    parser.add_argument("--critic", type=_width_and_depth, default=(128, 4), help="width x depth of the latent critic of vrpo-perceptual, e.g. 128x4")
     parser.add_argument("--samples", type=_positive, default=2048, help="samples in the synthetic data set, 0.2 MB each")
     parser.add_argument("--against-published", action="store_true", help="REPA in turn with the published training loop instead")
     parser.add_argument("--published-precision", choices=PRECISIONS, default="fp32", help="that loop's")

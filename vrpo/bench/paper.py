@@ -37,7 +37,7 @@ def _reward(score: float = 0.0, pathwise: float = 0.0) -> SimpleNamespace:
 
 COMMON: dict[str, Any] = {"weight": 0.5, "projector_width": PROJECTOR_WIDTH, "weight_schedule": CONSTANT, "measure_agreement": False}
 VRPO_ARGUMENTS: dict[str, Any] = COMMON | {
-    "rewards": SimpleNamespace(fidelity=_reward(), perceptual=_reward(pathwise=0.05), semantic=_reward(), agreement=SimpleNamespace(score=0.0)),
+    "rewards": SimpleNamespace(fidelity=_reward(pathwise=0.05), perceptual=_reward(), semantic=_reward(), agreement=SimpleNamespace(score=0.0)),
     "eta": 0.0,
     "eta_schedule": CONSTANT,
     "beta": 1.0,
@@ -51,6 +51,8 @@ VRPO_ARGUMENTS: dict[str, Any] = COMMON | {
     "statistics_decay": 0.99,
     "sigma_floor": 0.0,
 }
+PERCEPTUAL = SimpleNamespace(fidelity=_reward(), perceptual=_reward(pathwise=0.05), semantic=_reward(), agreement=SimpleNamespace(score=0.0))
+ALIGNMENTS = ("none", "repa", "vrpo", "vrpo-perceptual")  # the last has the perceptual reward in place of the fidelity reward, and so the latent critic
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ class PaperModel:
         return network
 
     def build_objective(self, alignment: str, precision: str, device: torch.device) -> Objective:
-        """Network and `none`, `repa` or `vrpo`.
+        """Network and one of `ALIGNMENTS`.
 
         Raises:
             UserError: there is no such alignment.
@@ -101,7 +103,7 @@ class PaperModel:
         if alignment != "none":
             sizes = {"width_in": self.options.width, "width_hidden": PROJECTOR_WIDTH, "width_out": TOKENS[1]}
             counted["projector"] = 3 * projector_flops(tokens=tokens, **sizes)
-        if alignment == "vrpo":
+        if alignment == "vrpo-perceptual":
             counted["critic"] = 3 * critic_flops(latent_shape=LATENT, tokens=TOKENS, width=self.critic[0], depth=self.critic[1])
         return counted
 
@@ -112,10 +114,12 @@ class PaperModel:
         if kind == "repa":
             return REPA(**COMMON, **shape)
         if kind == "vrpo":
+            return VRPO(**VRPO_ARGUMENTS, **shape, critics={})
+        if kind == "vrpo-perceptual":
             width, depth = self.critic
             critic = LatentCritic(LATENT, TOKENS, width, depth).to(device).eval().requires_grad_(False)
-            return VRPO(**VRPO_ARGUMENTS, **shape, critics={ENCODER: critic})
-        raise UserError(f"--alignment: `{kind}` is none of none, repa, vrpo")
+            return VRPO(**{**VRPO_ARGUMENTS, "rewards": PERCEPTUAL}, **shape, critics={ENCODER: critic})
+        raise UserError(f"--alignment: `{kind}` is none of {', '.join(ALIGNMENTS)}")
 
 
 def paper_model(name: str, critic: tuple[int, int] = (128, 4)) -> PaperModel:

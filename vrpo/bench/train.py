@@ -68,7 +68,7 @@ def bench_train(
 
     Args:
         model: the network.
-        alignments: `none`, `repa`, `vrpo`; overheads are of each over the one before.
+        alignments: of `vrpo.bench.paper.ALIGNMENTS`; overheads are of each over the one before.
         settings: of the training.
         device: where; the clock is the GPU's own there.
         steps: in a row, of one alignment.

@@ -84,8 +84,8 @@ class VRPOOptions(ScheduledOptions):
 
     kind: Literal["vrpo"] = option(..., "reward-guided alignment")
     rewards: RewardsOptions = option(
-        lambda: RewardsOptions(perceptual=RewardOptions(pathwise=0.05)),
-        "weights of the rewards, all of them: what is not given is 0. Without it: `perceptual: {pathwise: 0.05}`, as the method benchmark's rule gave",
+        lambda: RewardsOptions(fidelity=RewardOptions(pathwise=0.05)),
+        "weights of the rewards, all of them: what is not given is 0. Without it: `fidelity: {pathwise: 0.05}`, as the method benchmark's rule gave",
     )
     eta: float = option(0.0, "weight of the policy term; 0: no rollout's advantage is used, as the method benchmark's rule gave (docs/methods.md)", ge=0)
     eta_schedule: ScheduleOptions = option(ScheduleOptions, "factor of `eta`, step by step; not `adaptive`")
