@@ -76,7 +76,7 @@ def compare(logged: pd.DataFrame, model: str) -> tuple[Figure, pd.DataFrame]:
         _over_steps(axis, overall[overall["quantity"] == name], OVER_STEPS[name])
     handles = [Line2D([], [], label=label, **looks[label]) for label in labels]
     parts = ", ".join(f"{moment:.0%}" for moment in MOMENTS[:-1])
-    title = f"{model}; upper rows, light to dark: after {parts} of the training, and at its end"
+    title = f"{model}; by noise level, light to dark: after {parts} of the training, and at its end"
     figure.legend(handles=handles, loc="outside upper left", ncols=len(handles), frameon=False, fontsize=7.5, title=title, alignment="left", title_fontsize=8)
     return figure, data
 
