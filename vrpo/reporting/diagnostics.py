@@ -84,6 +84,8 @@ def compare(logged: pd.DataFrame, model: str) -> tuple[Figure, pd.DataFrame]:
 def _long(logged: pd.DataFrame) -> pd.DataFrame:
     """Over seeds: each quantity at each step by noise level, and its mean over noise levels (`noise_level` empty)."""
     logged = logged.assign(error=-logged["fidelity"])
+    if "perceptual" in logged:
+        logged["perceptual"] = logged["perceptual"].mask(logged.groupby("run")["perceptual"].transform("max") == 0)  # older logs: 0 where there was no critic
     wanted = dict.fromkeys([*BY_LEVEL, *OVER_STEPS, *(name for name in logged if re.fullmatch(SHARES, name))])
     quantities = [name for name in wanted if name in logged and logged[name].notna().any()]
     if "kl" in quantities and "semantic" in quantities:
