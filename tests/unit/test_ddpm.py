@@ -5,7 +5,7 @@ import torch
 from vrpo.config.options import DDPMOptions
 from vrpo.errors import UserError
 from vrpo.processes.ddpm import DDPM, discretised_log_likelihood
-from vrpo.processes.process import build_process
+from vrpo.processes.process import build_process, described_process
 
 LEVELS = torch.tensor([0, 1, 20, 400, 700, 999])
 SCHEDULES = ["linear", "cosine"]
@@ -116,6 +116,13 @@ def test_schedule_that_cannot_be_is_refused():
     with pytest.raises(UserError, match="20 are too few for linear betas"):
         DDPM.named("linear", 20)
     assert DDPM.named("cosine", 2).alpha_bars.min() > 0
+
+
+def test_a_milestone_that_says_nothing_of_a_weighted_loss_has_the_plain_one():
+    described = {"kind": "ddpm", "betas": "linear", "steps": 1000}
+    for said, limit in (({}, 1.0), ({"loss_weight_limit": 20.0}, 20.0)):
+        process = described_process({"process": {**described, **said}})
+        assert torch.equal(process.table, build_process(DDPMOptions(kind="ddpm", loss_weight_limit=limit)).table)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)

@@ -136,7 +136,7 @@ def test_record(folder, tmp_path, run):
 
 def test_noise_levels_are_times_of_the_process():
     assert times_at(build_process(SimpleNamespace(kind="interpolant", path="linear", time="uniform")), 0.25, 2).tolist() == [0.25, 0.25]
-    process = build_process(SimpleNamespace(kind="ddpm", betas="linear", steps=1000))
+    process = build_process(SimpleNamespace(kind="ddpm", betas="linear", steps=1000, loss_weight_limit=1.0))
     assert times_at(process, 0.5, 1).tolist() == [500]
     assert process.noise_level(times_at(process, 0.25, 1)).item() == pytest.approx(0.25, abs=1e-3)
 

@@ -134,6 +134,25 @@ def test_a_flipped_bit_in_the_newest_state_falls_back_to_the_one_before(toy: Toy
     assert f"{file}: damaged" in caplog.text
 
 
+@pytest.mark.parametrize("laid_out", ["fewer diagnostics", "no tables"])
+def test_a_state_of_another_version_is_refused_with_a_line(toy: Toy, tmp_path: Path, laid_out: str) -> None:
+    config = toy.config("vrpo")
+    train_to(toy, config, tmp_path, 5)
+    (file,) = (tmp_path / "state").glob("*/*.pt")
+    state = torch.load(file, weights_only=True)
+    if laid_out == "fewer diagnostics":
+        name = next(name for name in state["objective"] if name.endswith("log.sums"))
+        state["objective"][name] = state["objective"][name][:, :-3]
+    else:
+        del state["tables"]
+    store = StateStore(tmp_path, config.model_dump(mode="json"))
+    store.save(5, state)
+    store.wait()
+    with pytest.raises(UserError, match=r"written by another version of vrpo \(.*(log\.sums|tables).*\); .* or remove the folder") as refused:
+        train_to(toy, config, tmp_path, 10)
+    assert str(file.parent) in str(refused.value) and "\n" not in str(refused.value)
+
+
 def test_states_are_written_while_the_training_goes_on(tmp_path: Path) -> None:
     """The state is what it was when saved, and one is written at a time."""
     store, gate, writing = StateStore(tmp_path, {"training": {}}), threading.Event(), []

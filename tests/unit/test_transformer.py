@@ -109,7 +109,7 @@ def test_bfloat16_autocast_stays_close():
 
 @pytest.mark.parametrize("kind", ["interpolant", "ddpm"])
 def test_compiles_without_graph_break_and_without_recompilation(kind):
-    process = build_process(SimpleNamespace(kind=kind, path="linear", time="uniform", betas="linear", steps=1000))
+    process = build_process(SimpleNamespace(kind=kind, path="linear", time="uniform", betas="linear", steps=1000, loss_weight_limit=1.0))
     net = build_transformer(TINY, (4, 8, 8), process.prediction_channels(4))
 
     def step(x0, noise, t, labels):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,7 +26,7 @@ from vrpo.metrics.probe import probe_accuracy
 from vrpo.models.checkpoints import load_milestone
 from vrpo.models.online import open_features
 from vrpo.processes.ddpm import DDPM
-from vrpo.processes.process import Process, build_process
+from vrpo.processes.process import Process, described_process
 from vrpo.seeds import numpy_generator, torch_generator
 
 if TYPE_CHECKING:
@@ -57,7 +56,7 @@ def measure_representation(
     """
     device = torch.device(device)
     network, description = load_milestone(milestone, device)
-    process = build_process(SimpleNamespace(**description["process"])).to(device)
+    process = described_process(description).to(device)
     data = TrainingData(latents, {name: open_features(path, device) for name, path in features.items()})
     if list(data.latent_shape) != list(description["latent_shape"]):
         raise UserError(f"{latents}: latents of shape {list(data.latent_shape)}, the milestone was trained on {list(description['latent_shape'])}")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -53,16 +55,21 @@ class Process(nn.Module, ABC):
 
 
 def build_process(options: InterpolantOptions | DDPMOptions) -> Process:
-    """The process that `options` describe; `options.kind` is `interpolant` or `ddpm`.
-
-    A milestone's own description may be older than `loss_weight_limit`, and one of an official checkpoint has nothing to say of a loss: both are unweighted.
-    """
+    """The process that `options` describe; `options.kind` is `interpolant` or `ddpm`."""
     from vrpo.processes.ddpm import DDPM
     from vrpo.processes.interpolant import Interpolant
 
     if options.kind == "interpolant":
         return Interpolant(options.path, options.time)
-    return DDPM.named(options.betas, options.steps, getattr(options, "loss_weight_limit", 1.0))
+    return DDPM.named(options.betas, options.steps, options.loss_weight_limit)
+
+
+def described_process(description: Mapping[str, Any]) -> Process:
+    """The process that a milestone was trained in, by its description.
+
+    Official checkpoints, and milestones older than `loss_weight_limit`, say nothing of a weighted loss: theirs is the plain one.
+    """
+    return build_process(SimpleNamespace(**{"loss_weight_limit": 1.0, **description["process"]}))
 
 
 def per_sample(values: Tensor) -> Tensor:

@@ -14,7 +14,6 @@ import functools
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,7 +28,7 @@ from vrpo.files import sha256
 from vrpo.models.checkpoints import load_milestone
 from vrpo.models.tokenizer import Tokenizer, load_tokenizer
 from vrpo.processes.guidance import Guided
-from vrpo.processes.process import build_process
+from vrpo.processes.process import described_process
 from vrpo.processes.samplers import check_sampler, sample
 from vrpo.sampling.network import SamplingNetwork
 from vrpo.seeds import torch_generator
@@ -76,7 +75,7 @@ def sample_images(
     if options.decoder:
         tokenizer = tokenizer.model_copy(update={"weights": options.decoder})
     network, description = load_milestone(milestone, device)
-    process = build_process(SimpleNamespace(**description["process"]))
+    process = described_process(description)
     check_sampler(process, options)
     use_tf32(options.precision == "tf32", device)
     network = SamplingNetwork(network, options.precision, options.compile)

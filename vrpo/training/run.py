@@ -7,7 +7,7 @@ import json
 import logging
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -68,7 +68,7 @@ def train(
         max_skipped: non-finite steps in a row that are put up with.
 
     Raises:
-        UserError: inputs that do not fit each other, a training of this run already under way, a full disk.
+        UserError: inputs that do not fit each other, a training of this run already under way, a state of another version, a full disk.
     """
     with joined_ranks(device) as ranks:
         lock = exclusive_lock(output.parent / "state" / "lock", f"a training of run {config.run}, seed {config.seed},")
@@ -103,7 +103,7 @@ def _train(
         store.require_space(sum(parameter.numel() for parameter in trainer.parameters))
     state = store.load(at_most=milestone)
     if state is not None:
-        trainer.load_state_dict(state)
+        _go_on_from(trainer, state, store)
     log.info(
         "%s, seed %d: steps %d to %d on %s; batch %d global = %d ranks x %d accumulation x %d",
         config.run, config.seed, trainer.step, milestone, ranks.device, options.batch_size,
@@ -129,6 +129,18 @@ def _train(
         }
         averaged = trainer.ema
         save_milestone(output, dict(averaged.network.named_parameters()), dict(averaged.alignment.named_parameters()), description)
+
+
+def _go_on_from(trainer: Trainer, state: dict[str, Any], store: StateStore) -> None:
+    """Restore `trainer`; the state is whole and of this config, so what does not fit was laid out by other code."""
+    try:
+        trainer.load_state_dict(state)
+    except (KeyError, RuntimeError, ValueError) as error:
+        found = " ".join(str(error).split())[-200:]
+        raise UserError(
+            f"{store.folder}: its states were written by another version of vrpo ({found}); "
+            "finish the training with that version, or remove the folder to begin it anew"
+        ) from error
 
 
 def _open_data(latents: Path, features: dict[str, Path], ranks: Ranks) -> TrainingData:
