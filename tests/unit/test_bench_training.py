@@ -87,18 +87,20 @@ def test_published_sizes_of_the_work() -> None:
 
 def test_training_bench(small: PaperModel, tmp_path: Path) -> None:
     settings = TrainSettings(batch_size=8, precision="fp32", compile=False)
-    record = bench_train(small, ["none", "repa", "vrpo-perceptual"], settings, CPU, steps=2, rounds=2, samples=16, output=tmp_path / "bench.json")
+    record = bench_train(small, list(paper.ALIGNMENTS), settings, CPU, steps=2, rounds=2, samples=16, output=tmp_path / "bench.json")
     assert json.loads((tmp_path / "bench.json").read_text()) == json.loads(json.dumps(record))
-    repa, vrpo = record["alignments"]["repa"], record["alignments"]["vrpo-perceptual"]
-    assert vrpo["over"] == "repa" and vrpo["flops"]["critic"] > 0 == repa["flops"]["critic"]
-    assert {"data", "forward", "backward", "optimiser", "average"} <= vrpo["parts"].keys()
-    assert sum(vrpo["parts"].values()) == pytest.approx(vrpo["seconds"], rel=0.9)
+    repa, vrpo, perceptual = (record["alignments"][name] for name in paper.ALIGNMENTS[1:])
+    assert vrpo["flops"] == repa["flops"] and perceptual["flops"]["critic"] > 0 == repa["flops"]["critic"]
+    assert (vrpo["over"], perceptual["over"]) == ("repa", "vrpo")
+    for form in (vrpo, perceptual):
+        assert {"data", "forward", "backward", "optimiser", "average"} <= form["parts"].keys()
+        assert sum(form["parts"].values()) == pytest.approx(form["seconds"], rel=0.9)
     assert "images/s" in train_table(record)
 
 
 def test_memory_is_of_each_training_alone(small: PaperModel) -> None:
     settings = TrainSettings(batch_size=8, precision="fp32", compile=False)
-    together = bench_train(small, ["none", "repa", "vrpo-perceptual"], settings, CPU, steps=1, rounds=1, samples=16)["alignments"]
+    together = bench_train(small, list(paper.ALIGNMENTS), settings, CPU, steps=1, rounds=1, samples=16)["alignments"]
     alone = bench_train(small, ["vrpo-perceptual"], settings, CPU, steps=1, rounds=1, samples=16)["alignments"]["vrpo-perceptual"]
     assert (together["vrpo-perceptual"]["state_bytes"], together["vrpo-perceptual"]["step_bytes"]) == (alone["state_bytes"], alone["step_bytes"])
     gradients = {}
@@ -108,6 +110,7 @@ def test_memory_is_of_each_training_alone(small: PaperModel) -> None:
         assert measured["state_bytes"] == pytest.approx(4 * gradients[name], rel=0.2)  # weights, their average, two moments; small buffers
         assert measured["step_bytes"] > gradients[name]
     assert together["none"]["step_bytes"] < together["repa"]["step_bytes"] < together["vrpo-perceptual"]["step_bytes"]
+    assert together["repa"]["step_bytes"] < together["vrpo"]["step_bytes"] < together["vrpo-perceptual"]["step_bytes"]
 
 
 def test_peak_of_tensors_by_hand() -> None:

@@ -10,7 +10,7 @@ import torch
 
 from vrpo.alignment.base import Alignment
 from vrpo.alignment.repa import REPA
-from vrpo.alignment.vrpo import VRPO
+from vrpo.alignment.vrpo import FORWARD, VRPO
 from vrpo.errors import UserError
 from vrpo.models.critic import LatentCritic
 from vrpo.models.flops import critic_flops, projector_flops, transformer_flops
@@ -22,7 +22,7 @@ from vrpo.training.objective import Objective
 SIZES = {"S": (12, 384, 6), "B": (12, 768, 12), "L": (24, 1024, 16), "XL": (28, 1152, 16)}  # depth, width, heads (DiT, table 1)
 PROCESSES = {
     "SiT": SimpleNamespace(kind="interpolant", path="linear", time="uniform"),
-    "DiT": SimpleNamespace(kind="ddpm", betas="linear", steps=1000),
+    "DiT": SimpleNamespace(kind="ddpm", betas="linear", steps=1000, loss_weight_limit=1.0),
 }
 LATENT = (4, 32, 32)
 ENCODER, TOKENS = "dinov2-b", (256, 768)
@@ -31,13 +31,15 @@ PROJECTOR_WIDTH = 2048
 CONSTANT = SimpleNamespace(kind="constant", start=0, end=None, final=0.0)
 
 
-def _reward(score: float = 0.0, pathwise: float = 0.0) -> SimpleNamespace:
-    return SimpleNamespace(score=score, pathwise=pathwise, schedule=CONSTANT)
+def _rewards(**pathwise: float) -> SimpleNamespace:
+    """Rewards with the given pathwise weights, none of which scores."""
+    taken = {name: SimpleNamespace(score=0.0, pathwise=pathwise.get(name, 0.0), schedule=CONSTANT) for name in FORWARD}
+    return SimpleNamespace(**taken, agreement=SimpleNamespace(score=0.0))
 
 
 COMMON: dict[str, Any] = {"weight": 0.5, "projector_width": PROJECTOR_WIDTH, "weight_schedule": CONSTANT, "measure_agreement": False}
 VRPO_ARGUMENTS: dict[str, Any] = COMMON | {
-    "rewards": SimpleNamespace(fidelity=_reward(pathwise=0.05), perceptual=_reward(), semantic=_reward(), agreement=SimpleNamespace(score=0.0)),
+    "rewards": _rewards(fidelity=0.05),
     "eta": 0.0,
     "eta_schedule": CONSTANT,
     "beta": 1.0,
@@ -51,7 +53,6 @@ VRPO_ARGUMENTS: dict[str, Any] = COMMON | {
     "statistics_decay": 0.99,
     "sigma_floor": 0.0,
 }
-PERCEPTUAL = SimpleNamespace(fidelity=_reward(), perceptual=_reward(pathwise=0.05), semantic=_reward(), agreement=SimpleNamespace(score=0.0))
 ALIGNMENTS = ("none", "repa", "vrpo", "vrpo-perceptual")  # the last has the perceptual reward in place of the fidelity reward, and so the latent critic
 
 
@@ -118,7 +119,7 @@ class PaperModel:
         if kind == "vrpo-perceptual":
             width, depth = self.critic
             critic = LatentCritic(LATENT, TOKENS, width, depth).to(device).eval().requires_grad_(False)
-            return VRPO(**{**VRPO_ARGUMENTS, "rewards": PERCEPTUAL}, **shape, critics={ENCODER: critic})
+            return VRPO(**{**VRPO_ARGUMENTS, "rewards": _rewards(perceptual=0.05)}, **shape, critics={ENCODER: critic})
         raise UserError(f"--alignment: `{kind}` is none of {', '.join(ALIGNMENTS)}")
 
 
