@@ -10,6 +10,7 @@ from vrpo.config import load_experiment, parse_experiment
 from vrpo.config.methods import MethodsOptions
 from vrpo.config.reading import deep_merge, read_yaml
 from vrpo.config.resolve import resolved_files
+from vrpo.reporting.collect import model_name
 
 ROOT = Path(__file__).parents[2]
 SMALL = {
@@ -129,6 +130,14 @@ def test_miniature_ablations_differ_from_the_chosen_one(over: list[str]) -> None
     methods: MethodsOptions = config.methods
     described = [str(config.alignments[name].model_dump()) for name in [methods.chosen.vrpo, *methods.ablations]] if methods.chosen else []
     assert len(set(described)) == len(described), "two alignments of the benchmark are the same"
+
+
+def test_processes_of_one_kind_are_told_apart_by_name() -> None:
+    paths = [ROOT / "config" / name for name in ("mini.yaml", "methods.yaml", "methods_weighted.yaml")]
+    benchmark, weighted = load_experiment(*paths[:2]), load_experiment(*paths)
+    assert model_name(benchmark, "dit-repa-w4") == "DiT-mini/2"
+    names = {model_name(weighted, run) for run in weighted.runs}
+    assert "DiT-mini/2 (dit-velocity)" in names and len(names) == len(weighted.methods.processes)
 
 
 def test_miniature_ablations_are_the_benchmarks_apart_from_their_own() -> None:

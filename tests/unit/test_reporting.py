@@ -227,7 +227,6 @@ def test_diagnostics_figure_sets_vrpo_beside_repa(three_seeds: Path, tmp_path: P
             critic_free.assign(pathwise_fidelity=10 ** critic_free["noise_level"]),
             ["denoising error", "semantic reward", "weight of the alignment", "pathwise weight, fidelity"],
         ),
-        (critic_free.assign(perceptual=0.0), ["denoising error", "semantic reward", "weight of the alignment"]),  # as it was logged before
     ):
         figure, _ = compare(rows.assign(label=rows["kind"]), "SiT-mini/2")
         titles = [axis.get_title(loc="left") or axis.get_title() for axis in figure.axes if axis.axison]

@@ -64,11 +64,18 @@ def _names(config: ExperimentConfig, run: str) -> dict[str, str]:
     resolved = config.run_config(run, config.seeds_of(run)[0])
     return {
         "run": run,
-        "model": resolved.model.name,
+        "model": model_name(config, run),
         "process": resolved.process.kind,
         "alignment": config.runs[run].alignment,
         "kind": resolved.alignment.kind,
     }
+
+
+def model_name(config: ExperimentConfig, run: str) -> str:
+    """The model as papers print it; of several processes of one kind all but the first in `processes` are named, e.g. `DiT-XL/2 (dit-velocity)`."""
+    process, name = config.runs[run].process, config.model_of(run).name
+    first = next(other for other, options in config.processes.items() if options.kind == config.processes[process].kind)
+    return name if process == first else f"{name} ({process})"
 
 
 def _metrics_path(folder: Path, run: str, seed: int, step: int, sampler: str) -> Path:

@@ -68,12 +68,13 @@ def compare(logged: pd.DataFrame, model: str) -> tuple[Figure, pd.DataFrame]:
     levels, steps = ([name for name in names if (rows["quantity"] == name).any()] for names, rows in ((BY_LEVEL, by_level), (OVER_STEPS, overall)))
     figure, axes = style.panels(len(levels) + (not shares.empty) + len(steps), columns=3, height=1.75)
     say_seeds(figure, data)
-    for axis, name in zip(axes, levels, strict=False):
-        _by_level(axis, by_level[by_level["quantity"] == name], BY_LEVEL[name], looks)
+    free = iter(axes)
+    for name in levels:
+        _by_level(next(free), by_level[by_level["quantity"] == name], BY_LEVEL[name], looks)
     if not shares.empty:
-        _distribution(axes[len(levels)], shares, looks)
-    for axis, name in zip(axes[-len(steps) :], steps, strict=False):
-        _over_steps(axis, overall[overall["quantity"] == name], OVER_STEPS[name])
+        _distribution(next(free), shares, looks)
+    for name in steps:
+        _over_steps(next(free), overall[overall["quantity"] == name], OVER_STEPS[name])
     handles = [Line2D([], [], label=label, **looks[label]) for label in labels]
     parts = ", ".join(f"{moment:.0%}" for moment in MOMENTS[:-1])
     title = f"{model}; by noise level, light to dark: after {parts} of the training, and at its end"
@@ -84,8 +85,6 @@ def compare(logged: pd.DataFrame, model: str) -> tuple[Figure, pd.DataFrame]:
 def _long(logged: pd.DataFrame) -> pd.DataFrame:
     """Over seeds: each quantity at each step by noise level, and its mean over noise levels (`noise_level` empty)."""
     logged = logged.assign(error=-logged["fidelity"])
-    if "perceptual" in logged:
-        logged["perceptual"] = logged["perceptual"].mask(logged.groupby("run")["perceptual"].transform("max") == 0)  # older logs: 0 where there was no critic
     wanted = dict.fromkeys([*BY_LEVEL, *OVER_STEPS, *(name for name in logged if re.fullmatch(SHARES, name))])
     quantities = [name for name in wanted if name in logged and logged[name].notna().any()]
     if "kl" in quantities and "semantic" in quantities:
