@@ -65,13 +65,22 @@ def test_the_method_benchmark_is_planned(tmp_path: Path) -> None:
     assert planned["fit_extra_evaluation"] == planned["collect"] == planned["methods"] == 1
 
 
-def test_ablations_at_the_papers_scale_are_planned(tmp_path: Path) -> None:
+VELOCITY = "processes={dit-velocity: {kind: ddpm, loss_weight_limit: 100.0}}"
+
+
+@pytest.mark.parametrize(
+    ("changes", "processes"),
+    [([], 1), (["methods={processes: [dit]}"], 1), ([VELOCITY, "methods={processes: [dit, dit-velocity]}"], 2)],
+    ids=["sit", "dit", "weighted"],
+)
+def test_ablations_at_the_papers_scale_are_planned(changes: list[str], processes: int, tmp_path: Path) -> None:
     configs = ROOT / "config/imagenet256.yaml", ROOT / "config/ablations.yaml"
-    result = snakemake(ROOT, "-n", "--quiet", "rules", "--workflow-profile", "slurm", "--config", f"results={tmp_path}", "--", "methods", config=configs)
+    options = ["-n", "--quiet", "rules", "--workflow-profile", "slurm", "--config", f"results={tmp_path}", *changes]
+    result = snakemake(ROOT, *options, "--", "methods", config=configs)
     assert result.returncode == 0, whole(result)[-4000:]
     planned = stats(whole(result))
     methods = load_experiment(*configs).methods
-    assert planned["train"] == 5 * (3 * len(methods.compared) + len(methods.ablations))
+    assert planned["train"] == processes * 5 * (3 * len(methods.compared) + len(methods.ablations))
     assert planned["encode_features"] == 16 * planned["fit_critic"] == 16 * 4
 
 
