@@ -33,6 +33,7 @@ OVER = {  # what a config that is not whole lies over
     "methods.yaml": ["mini.yaml"],
     "methods_ablations.yaml": ["mini.yaml", "methods.yaml"],
     "methods_first.yaml": ["mini.yaml", "methods.yaml"],
+    "methods_long.yaml": ["mini.yaml", "methods.yaml"],
     "methods_weighted.yaml": ["mini.yaml", "methods.yaml"],
     "ablations.yaml": ["imagenet256.yaml"],
 }

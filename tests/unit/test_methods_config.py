@@ -122,11 +122,9 @@ def test_paper_scale_ablations_hold_what_they_should() -> None:
     assert len(everything) == len(alignments), "two ablations are the same"
 
 
-@pytest.mark.parametrize(
-    "over", [[], ["methods_ablations.yaml"], ["methods_weighted.yaml"], ["methods_first.yaml"]], ids=["methods", "ablations", "weighted", "first"]
-)
-def test_miniature_ablations_differ_from_the_chosen_one(over: list[str]) -> None:
-    config = load_experiment(*(ROOT / "config" / name for name in ["mini.yaml", "methods.yaml", *over]))
+@pytest.mark.parametrize("over", ["methods", "methods_ablations", "methods_weighted", "methods_long", "methods_first"])
+def test_miniature_ablations_differ_from_the_chosen_one(over: str) -> None:
+    config = load_experiment(*(ROOT / f"config/{name}.yaml" for name in dict.fromkeys(["mini", "methods", over])))
     methods: MethodsOptions = config.methods
     described = [str(config.alignments[name].model_dump()) for name in [methods.chosen.vrpo, *methods.ablations]] if methods.chosen else []
     assert len(set(described)) == len(described), "two alignments of the benchmark are the same"
