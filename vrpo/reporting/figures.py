@@ -42,7 +42,7 @@ def fid(options: ReportOptions, collected: Path) -> tuple[Figure, pd.DataFrame]:
     say_seeds(figure, data)
     for axis, model in zip(axes, models, strict=True):
         rows = data[data["model"] == model]
-        axis.set(title=model, ylabel=_fid_label(options))
+        axis.set(title=style.model_title(model), ylabel=_fid_label(options))
         style.value_axis(axis, rows["least"].min(), rows["greatest"].max())
         curves(axis, rows, marker="o")
     return figure, data
@@ -127,7 +127,7 @@ def _histories(data: pd.DataFrame, quantities: dict[str, str]) -> tuple[Figure, 
     for index, (axis, (name, model)) in enumerate(zip(axes, places, strict=True)):
         rows = data[(data["model"] == model) & (data["quantity"] == name)]
         first_row, first_column = index < columns, index % columns == 0
-        heading, side = (model, name) if beside else (name, model)
+        heading, side = (style.model_title(model), name) if beside else (name, style.model_title(model))
         axis.set(title=heading if first_row else "", ylabel=side if first_column else "")
         if rows.empty:  # a model without alignment
             axis.set_axis_off()

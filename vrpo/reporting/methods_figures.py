@@ -58,7 +58,8 @@ def changes(options: MethodsOptions, compared: pd.DataFrame, ablated: pd.DataFra
             colour = style.FAINT if row["change_low"] <= 0 <= row["change_high"] else style.COLOURS["REPA" if row["alignment"] == "REPA" else "VRPO"]
             axis.plot([row["change_low"], row["change_high"]], [places[row["alignment"]]] * 2, color=colour)
             axis.plot(row["change"], places[row["alignment"]], "o", color=colour)
-        axis.set(title=model if score == scores[0] else "", xlabel=f"{score_name(score)} more than VRPO's (worse →)", ylim=(-0.7, len(names) - 0.3))
+        axis.set(xlabel=f"{score_name(score)} more than VRPO's (worse →)", ylim=(-0.7, len(names) - 0.3))
+        axis.set_title(style.model_title(model) if score == scores[0] else "")
         axis.set_yticks(list(places.values()), list(places))
     return figure, data
 
@@ -81,7 +82,7 @@ def _panels(options: MethodsOptions, rows: pd.DataFrame, x: str) -> tuple[Figure
         for index, (score, model) in enumerate((score, model) for score in scores for model in models):
             axis, lines = axes[index], data[(data["score"] == score) & (data["model"] == model)]
             role = "held out" if score == options.held_out else "seen by the search"
-            axis.set(title=model if index < len(models) else "", ylabel=f"{score_name(score)}\n({role})" if index % len(models) == 0 else "")
+            axis.set(title=style.model_title(model) if index < len(models) else "", ylabel=f"{score_name(score)}\n({role})" if index % len(models) == 0 else "")
             style.value_axis(axis, lines["least"].min(), lines["greatest"].max())
             curves(axis, lines, marker="o")
             axis.set_xlabel(x)

@@ -42,7 +42,7 @@ def representation(options: ReportOptions, collected: Path) -> tuple[Figure, pd.
             ends.append((line["block"].iloc[-1], line["mean"].iloc[-1], label, tints[label]))
         axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axis.set(
-            title=model if index < len(models) else "",
+            title=style.model_title(model) if index < len(models) else "",
             xlabel="block" if index >= len(models) * (len(quantities) - 1) else "",
             ylabel=_name(quantity) if index % len(models) == 0 else "",
         )

@@ -70,6 +70,11 @@ def panels(count: int, columns: int, height: float = 2.3, **keywords: object) ->
     return figure, axes[:count]
 
 
+def model_title(model: str) -> str:
+    """`model` above a panel; what stands in brackets behind it, on a line of its own."""
+    return model.replace(" (", "\n(")
+
+
 def step_axis(axis: Axes, first: float, last: float) -> None:
     """Training steps from `first` to `last` on the x axis, as 500 or 50k; names of lines stand to the right of it."""
     margin = 0.03 * (last - first)
