@@ -95,7 +95,9 @@ def test_training_bench(small: PaperModel, tmp_path: Path) -> None:
     for form in (vrpo, perceptual):
         assert {"data", "forward", "backward", "optimiser", "average"} <= form["parts"].keys()
         assert sum(form["parts"].values()) == pytest.approx(form["seconds"], rel=0.9)
-    assert "images/s" in train_table(record)
+    shown = train_table(record).splitlines()
+    assert shown[1].split() == list(paper.ALIGNMENTS) and shown[2].startswith("images/s")
+    assert len({len(line) for line in shown[1:]}) == 1  # columns stand below their names
 
 
 def test_memory_is_of_each_training_alone(small: PaperModel) -> None:

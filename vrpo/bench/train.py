@@ -136,8 +136,8 @@ def table(record: dict[str, Any]) -> str:
         ("memory, GB", [f"{(each['state_bytes'] + each['step_bytes']) / 1e9:.2f}" for each in record["alignments"].values()]),
         ("  of that, weights and states", [f"{each['state_bytes'] / 1e9:.2f}" for each in record["alignments"].values()]),
     ]
-    lines.append(f"{'':30}" + "".join(f"{name:>12}" for name in names))
-    lines += [f"{label:30}" + "".join(f"{value:>12}" for value in values) for label, values in rows]
+    width = 2 + max(10, *map(len, names))
+    lines += [f"{label:30}" + "".join(f"{value:>{width}}" for value in values) for label, values in [("", names), *rows]]
     return "\n".join(lines)
 
 
