@@ -46,7 +46,7 @@ RC = {
     "xtick.minor.visible": False,
     "lines.linewidth": 1.6,
     "lines.markersize": 3.5,
-    "figure.dpi": 100,
+    "figure.dpi": 250,  # of the layout: at another resolution than the picture's, text has another width
     "savefig.dpi": 250,
     "pdf.fonttype": 42,
 }
