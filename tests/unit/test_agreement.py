@@ -36,6 +36,8 @@ def objective_of(toy: Toy, process: str = "sit", **alignment: Any) -> tuple[Obje
     if alignment.get("kind") == "vrpo":
         alignment |= {"group_size": 4, "noise_bins": BINS}
     content["alignment"] |= alignment
+    if alignment.get("kind") == "irepa":
+        del content["alignment"]["projector_width"]
     config = validate(RunConfig, content, "toy")
     data = TrainingData(toy.latents, {"toy": toy.features})
     objective = build_objective(config, data, {}, torch.device("cpu")).train()
@@ -78,9 +80,9 @@ def test_measuring_changes_no_gradient(toy: Toy, process: str) -> None:
 
 
 @pytest.mark.parametrize("process", ["sit", "dit"])
-@pytest.mark.parametrize("scale", [1.0, 0.25])
-def test_one_backward_pass_measures_what_two_do(toy: Toy, process: str, scale: float) -> None:
-    objective, data, _ = objective_of(toy, process, measure_agreement=True)
+@pytest.mark.parametrize(("kind", "scale"), [("repa", 1.0), ("repa", 0.25), ("irepa", 1.0)])
+def test_one_backward_pass_measures_what_two_do(toy: Toy, process: str, kind: str, scale: float) -> None:
+    objective, data, _ = objective_of(toy, process, kind=kind, measure_agreement=True)
     inputs = batch_of(objective, data)
     expected = gradient_cosine(*two_passes(objective, inputs))
     assert expected.abs().min() > 0

@@ -225,6 +225,24 @@ def test_constant_or_unseen_rewards_count_as_expected() -> None:
     assert torch.equal(statistics.moments(level)[1], torch.zeros(1, 8, dtype=torch.float64))
 
 
+def test_a_noise_level_counts_once_it_has_seen_enough() -> None:
+    """Two rollouts that differ by chance have any standard deviation; `least` waits for more, counted as the sums decay."""
+    levels = torch.tensor([0.1] * 6 + [0.6] * 2)
+    patient, hasty = NoiseLevelStatistics(1, bins=2, decay=0.5, least=8), NoiseLevelStatistics(1, bins=2, decay=0.5)
+    g = generator(3)
+    for seen in (6, 6 + 3, 6 + 3 + 1.5):  # in the first bin; the second stays below 4
+        rewards = torch.randn(1, 8, generator=g)
+        for statistics in (patient, hasty):
+            statistics.observe(rewards, levels)
+            statistics.finish_step(lambda sums: sums, torch.tensor(True))
+        known = patient.moments(levels)[1]
+        assert (hasty.moments(levels)[1] > 0).all()
+        assert (known[0, :6] > 0).all() == (seen >= 8)
+        assert known[0, 6:].eq(0).all()
+        assert patient.constant() == []  # it varies, though nothing is made of it yet
+    assert torch.equal(known[0, :6], hasty.moments(levels)[1][0, :6])
+
+
 def test_constant_rewards_are_told_once_they_were_seen() -> None:
     vrpo = make_vrpo(rewards={"fidelity": {"score": 1.0}, "semantic": {"score": 1.0}}, eta=0.5)
     assert vrpo.warnings() == []

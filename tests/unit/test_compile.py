@@ -22,6 +22,7 @@ BATCH, STEPS = 8, 3
 OTHERS = {
     "irepa": {"kind": "irepa", "encoders": ["toy"], "depth": 1},
     "haste": {"kind": "haste", "encoders": ["toy"], "depth": 1, "projector_width": 16, "attention_blocks": [2], "stop_step": 1},
+    "spatial": {**ALIGNMENTS["vrpo"], "spatial": {"kernel_size": 3}, "rewards": {"fidelity": {"score": 1.0, "pathwise": 0.05}}},
     "agreement": {
         **ALIGNMENTS["vrpo"],
         "weight_schedule": {"kind": "adaptive"},
@@ -70,7 +71,7 @@ def run_steps(objective: Objective, forward, data: TrainingData) -> list[float]:
 
 
 @pytest.mark.parametrize("process", ["sit", "dit"])
-@pytest.mark.parametrize("alignment", ["none", "repa", "vrpo", "irepa", "haste", "agreement"])
+@pytest.mark.parametrize("alignment", ["none", "repa", "vrpo", "irepa", "haste", "spatial", "agreement"])
 def test_the_step_is_one_graph_compiled_once(alignment: str, process: str, toy: Toy) -> None:
     precision = "bf16" if alignment == "vrpo" else "fp32"
     torch._dynamo.reset()

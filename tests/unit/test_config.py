@@ -34,6 +34,7 @@ OVER = {  # what a config that is not whole lies over
     "methods_ablations.yaml": ["mini.yaml", "methods.yaml"],
     "methods_first.yaml": ["mini.yaml", "methods.yaml"],
     "methods_long.yaml": ["mini.yaml", "methods.yaml"],
+    "methods_more.yaml": ["mini.yaml", "methods.yaml"],
     "methods_weighted.yaml": ["mini.yaml", "methods.yaml"],
     "ablations.yaml": ["imagenet256.yaml"],
 }
@@ -62,6 +63,8 @@ def test_shipped_configs_are_sound(path: Path) -> None:
         (changed(alignments={"vrpo": {"group_size": 7}}), ["alignments.vrpo.group_size", "divisor of 64"]),
         (changed(alignments={"vrpo": {"group_size": 128}}), ["alignments.vrpo.group_size"]),
         (changed(alignments={"vrpo": {"group_size": 128, "grouping": "image"}}), ["alignments.vrpo.group_size", "does not divide the 64 samples"]),
+        (changed(alignments={"vrpo": {"spatial": {"kernel_size": 2}}}), ["alignments.vrpo.spatial.kernel_size", "1, 3, 5 or 7"]),
+        (changed(alignments={"vrpo": {"least_rollouts": -1}}), ["alignments.vrpo.least_rollouts", "greater than or equal to 0"]),
         (changed(alignments={"repa": {"weight": 0}}), ["alignments.repa", "`weight` is zero", "`kind: none`"]),
         (changed(alignments={"vrpo": {"eta": 0.1}}), ["alignments.vrpo", "all `rewards.*.score` weights are zero", "`eta: 0`"]),
         (changed(alignments={"vrpo": {"weight": 0, "rewards": {"fidelity": {"pathwise": 0}}}}), ["`weight` and all `rewards.*.pathwise`"]),

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from vrpo.config import load_experiment
+from vrpo.config.alignments import SpatialOptions
 from vrpo.config.options import EncoderOptions
 from vrpo.errors import UserError
 from vrpo.reporting.cost import costs, describe_cost, encoder_tokens, network_evaluations, parameters, run_flops, training_flops
@@ -20,6 +21,16 @@ def test_flops_and_parameters_of_the_papers_sizes(run: str, gflop: float, millio
     resolved = config.run_config(run, 0)
     assert training_flops(resolved, config) / 1e9 == pytest.approx(gflop, rel=0.01)
     assert parameters(resolved, 32, 4) / 1e6 == pytest.approx(million, rel=0.005)  # DiT, table 1; SiT, table 1
+
+
+def test_a_convolutional_projector_is_counted() -> None:
+    """2 N W D k^2 for a forward pass in the place of REPA's three layers; a backward pass is two more."""
+    config = load_experiment(ROOT / "config/imagenet256.yaml")
+    run = config.run_config("sit-b2-vrpo", 0)
+    mlp = run.alignment.projector_width
+    spatial = run.model_copy(update={"alignment": run.alignment.model_copy(update={"spatial": SpatialOptions(kernel_size=3)})})
+    saved = 3 * 2 * 256 * (768 * mlp + mlp**2 + mlp * 768 - 9 * 768 * 768)
+    assert training_flops(run, config) - training_flops(spatial, config) == pytest.approx(saved)
 
 
 def test_sampling_cost_of_the_paper() -> None:

@@ -8,9 +8,11 @@ import torch
 from torch.nn import functional as F
 
 from vrpo.alignment.base import AlignmentBatch
-from vrpo.alignment.irepa import IREPA, spatial_normalisation
+from vrpo.alignment.irepa import IREPA
 from vrpo.alignment.registry import build_alignment
-from vrpo.config.alignments import IREPAOptions
+from vrpo.alignment.spatial import spatial_normalisation
+from vrpo.alignment.vrpo import VRPO
+from vrpo.config.alignments import IREPAOptions, VRPOOptions
 from vrpo.models.projector import ConvolutionalProjector
 
 VALUES = golden.load("alignment")
@@ -64,3 +66,32 @@ def test_several_encoders_are_averaged_in_fp32() -> None:
     torch.testing.assert_close(alignment(batch(HIDDEN, **tokens)).loss, -(parts[0] + parts[1]), rtol=1e-5, atol=1e-6)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.isfinite(alignment(batch(1e4 * HIDDEN, **tokens)).loss)
+
+
+def test_vrpo_with_this_projector_is_irepa_where_eta_is_zero_and_rewards_come_on_top() -> None:
+    """Loss and gradients; the semantic reward is iREPA's cosine."""
+    hidden, error = HIDDEN.clone().requires_grad_(), torch.rand(3, generator=torch.Generator().manual_seed(1))
+    given = batch(hidden, a=TOKENS)
+    given.error = error
+    irepa = build(weight=2.0, kernel_size=3)
+    expected = irepa(given)
+
+    def vrpo(**rewards: object) -> VRPO:
+        options = VRPOOptions(kind="vrpo", encoders=["a"], depth=1, weight=2.0, group_size=3, spatial={"kernel_size": 3}, rewards=rewards)
+        alignment = build_alignment(options, width=12, token_widths={"a": 10}, critics={})
+        alignment.projectors.load_state_dict(irepa.projectors.state_dict())
+        return alignment
+
+    result = vrpo()(given)
+    torch.testing.assert_close(result.loss, expected.loss, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(result.metrics["reward_semantic"], -expected.metrics["alignment"], rtol=1e-6, atol=1e-6)
+    ours, theirs = (torch.autograd.grad(loss, hidden)[0] for loss in (result.loss, expected.loss))
+    torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
+
+    rewarded = vrpo(fidelity={"pathwise": 0.05})
+    given.error = error.flip(0)
+    rewarded(given)
+    rewarded.finish_step(lambda sums: sums, torch.tensor(True))  # the moments of one step
+    given.error = error + 0.1
+    gain = 0.05 * (error.mean() - given.error.mean()) / error.double().std(correction=0)
+    torch.testing.assert_close(rewarded(given).loss, expected.loss - gain.float(), rtol=1e-5, atol=1e-6)

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from vrpo.alignment.agreement import Agreement, Gate
 from vrpo.alignment.diagnostics import NoiseLevelLog, Reduce
 from vrpo.alignment.schedules import schedule_factor
+from vrpo.alignment.spatial import SpatialStructure
 from vrpo.models.projector import Projector
 
 if TYPE_CHECKING:
@@ -119,15 +120,29 @@ class ProjectedAlignment(Alignment):
         width: int,
         token_widths: dict[str, int],
         depth: int,
-        projector_width: int,
+        projector_width: int | None = None,
+        spatial: SpatialStructure | None = None,
         weight_schedule: ScheduleOptions | None = None,
         measure_agreement: bool = False,
     ) -> None:
-        """`token_widths`: channels D of each encoder's tokens; `width`: channels W of the hidden tokens; the rest as in `vrpo.config.alignments`."""
+        """Its shape and what changes lambda; options as in `vrpo.config.alignments`.
+
+        Args:
+            width: channels W of the hidden tokens.
+            token_widths: channels D of each encoder's tokens.
+            depth: block (1-based) after which hidden tokens are taken.
+            projector_width: hidden width of REPA's MLP, where `spatial` is None.
+            spatial: iREPA's projector and targets, in the place of REPA's.
+            weight_schedule: factor of lambda; None: constant.
+            measure_agreement: whether the agreement of gradients is logged.
+        """
         super().__init__()
         self.hidden_after = (depth,)
         self.encoders = tuple(token_widths)
-        self.projectors = nn.ModuleList(Projector(width, projector_width, size) for size in token_widths.values())
+        self.spatial = spatial
+        self.projectors = nn.ModuleList(
+            Projector(width, projector_width, size) if spatial is None else spatial.projector(width, size) for size in token_widths.values()
+        )
         self.weight_schedule = weight_schedule
         adaptive = weight_schedule is not None and weight_schedule.kind == "adaptive"
         self.needs_gate = adaptive
@@ -154,7 +169,8 @@ class ProjectedAlignment(Alignment):
 
     def cosine(self, hidden: Tensor, tokens: dict[str, Tensor]) -> Tensor:
         """Mean cosine [B] over tokens and encoders between projected hidden tokens [B,N,W] and encoder tokens [B,N,D]."""
-        cosines = [cosine_similarity(projector(hidden), tokens[name]).mean(dim=1) for name, projector in zip(self.encoders, self.projectors, strict=True)]
+        targets = [tokens[name] if self.spatial is None else self.spatial.targets(tokens[name]) for name in self.encoders]
+        cosines = [cosine_similarity(projector(hidden), target).mean(dim=1) for projector, target in zip(self.projectors, targets, strict=True)]
         return torch.stack(cosines).mean(dim=0)
 
 

@@ -25,16 +25,25 @@ class NoiseLevelStatistics(nn.Module):
     standardised reward: nothing is known to be better than expected.
     """
 
-    def __init__(self, rewards: int, bins: int = 20, decay: float = 0.99, floor: float = 0.0) -> None:
-        """K = `rewards`; `decay` per optimiser step; `floor`: least standard deviation of a bin, as a share of the greatest of that reward's bins."""
+    def __init__(self, rewards: int, bins: int = 20, decay: float = 0.99, floor: float = 0.0, least: int = 0) -> None:
+        """An empty record.
+
+        Args:
+            rewards: K.
+            bins: over the noise level.
+            decay: per optimiser step.
+            floor: least standard deviation of a bin, as a share of the greatest of that reward's bins.
+            least: rollouts, decayed as the sums are, that a bin must have seen before it counts as known.
+        """
         super().__init__()
-        self.bins, self.decay, self.floor = bins, decay, floor
+        self.bins, self.decay, self.floor, self.least = bins, decay, floor, least
         self.register_buffer("sums", torch.zeros(3, rewards, bins, dtype=torch.float64))
         self.register_buffer("pending", torch.zeros(3, rewards, bins, dtype=torch.float64))
 
     def moments(self, noise_level: Tensor) -> tuple[Tensor, Tensor]:
         """Running mean and 1 / standard deviation, [K,B] each in float64; 1 / std is 0 where unknown or constant."""
-        mean, variance, known = self._by_bin()
+        mean, variance, varies = self._by_bin()
+        known = varies & (self.sums[0] >= (1 - self.decay) * self.least)
         least = self.floor**2 * torch.where(known, variance, 0.0).amax(dim=1, keepdim=True)
         inverse_std = torch.where(known, torch.maximum(variance, least).clamp_min(1e-30).rsqrt(), 0.0)
         index = noise_level_bin(noise_level, self.bins)
@@ -42,8 +51,8 @@ class NoiseLevelStatistics(nn.Module):
 
     def constant(self) -> list[int]:
         """Which of the rewards were seen and never varied at any noise level: they give no advantage and no gradient."""
-        seen, known = self.sums[0].sum(dim=1) > 0, self._by_bin()[2].any(dim=1)
-        return torch.nonzero(seen & ~known).flatten().tolist()
+        seen, varied = self.sums[0].sum(dim=1) > 0, self._by_bin()[2].any(dim=1)
+        return torch.nonzero(seen & ~varied).flatten().tolist()
 
     def _by_bin(self) -> tuple[Tensor, Tensor, Tensor]:
         """Mean, variance and whether that is more than rounding, [K,bins] each."""

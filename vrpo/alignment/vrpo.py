@@ -20,9 +20,10 @@ from vrpo.alignment.base import AlignmentBatch, AlignmentResult, ProjectedAlignm
 from vrpo.alignment.diagnostics import NoiseLevelLog, Reduce
 from vrpo.alignment.rewards import REWARDS, NoiseLevelStatistics, perceptual_reward
 from vrpo.alignment.schedules import schedule_factor
+from vrpo.alignment.spatial import SpatialStructure
 
 if TYPE_CHECKING:
-    from vrpo.config.alignments import RewardsOptions
+    from vrpo.config.alignments import RewardsOptions, SpatialOptions
     from vrpo.config.schedules import ScheduleOptions
 
 Critic = Callable[[Tensor], Tensor]
@@ -57,11 +58,13 @@ class VRPO(ProjectedAlignment):
         noise_bins: int,
         statistics_decay: float,
         sigma_floor: float,
+        least_rollouts: int,
         old_policy: Literal["none", "ema"],
+        spatial: SpatialOptions | None,
         **shape: Any,
     ) -> None:
         """Options as in `vrpo.config.alignments.VRPOOptions`; `critics`: a frozen latent critic per encoder, or none when unused."""
-        super().__init__(**shape)
+        super().__init__(spatial=None if spatial is None else SpatialStructure(spatial.kernel_size, spatial.gamma), **shape)
         self.weight, self.eta, self.beta, self.kappa, self.clip = weight, eta, beta, kappa, clip
         self.grouping, self.group_size, self.max_advantage = grouping, group_size, max_advantage
         self.needs_old_policy = old_policy == "ema"
@@ -71,7 +74,7 @@ class VRPO(ProjectedAlignment):
         self.register_buffer("score", torch.tensor([option.score for option in options]), persistent=False)
         self.register_buffer("pathwise", torch.tensor([option.pathwise for option in options]), persistent=False)
         self.critics = critics  # a plain dict: frozen, neither trained, averaged nor saved with the run
-        self.statistics = NoiseLevelStatistics(len(REWARDS), noise_bins, statistics_decay, sigma_floor)
+        self.statistics = NoiseLevelStatistics(len(REWARDS), noise_bins, statistics_decay, sigma_floor, least_rollouts)
         self.log = NoiseLevelLog(self.logged, noise_bins)
         self.agreement_score = rewards.agreement.score if eta > 0 else 0.0
         scores = [eta * option.score + option.pathwise for option in options]

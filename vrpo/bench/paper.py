@@ -52,6 +52,8 @@ VRPO_ARGUMENTS: dict[str, Any] = COMMON | {
     "noise_bins": 20,
     "statistics_decay": 0.99,
     "sigma_floor": 0.0,
+    "least_rollouts": 0,
+    "spatial": None,
 }
 ALIGNMENTS = ("none", "repa", "vrpo", "vrpo-perceptual")  # the last has the perceptual reward in place of the fidelity reward, and so the latent critic
 

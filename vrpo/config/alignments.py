@@ -22,6 +22,9 @@ class AlignmentOptions(Options):
     encoders: list[str] = option(..., "encoders (keys of `encoders`) whose tokens are the targets; several are averaged, as in REPA", min_length=1)
     depth: int = option(8, "hidden tokens are taken after this block; REPA: 8, for B 4 (arXiv:2410.06940, section 4 and appendix)", "blocks", ge=1)
     weight: float = option(0.5, "lambda, the weight of alignment beside the denoising loss; REPA: 0.5", ge=0)
+    measure_agreement: bool = option(
+        False, "log the cosine between the alignment's and the denoising's gradient at the hidden tokens, by noise level (one pass over them more)"
+    )
 
 
 def require_weight(options: AlignmentOptions) -> None:
@@ -34,18 +37,22 @@ class ProjectedOptions(AlignmentOptions):
     """Alignments whose projector is REPA's MLP."""
 
     projector_width: int = option(2048, "hidden width of the projector's three-layer MLP; REPA: 2048", ge=1)
-    measure_agreement: bool = option(
-        False, "log the cosine between the alignment's and the denoising's gradient at the hidden tokens, by noise level (one pass over them more)"
-    )
 
 
-class ScheduledOptions(ProjectedOptions):
+class SpatialOptions(Options):
+    """What iREPA changes of REPA: a convolutional projector and spatially normalised targets (arXiv:2512.10794)."""
+
+    kernel_size: Literal[1, 3, 5, 7] = option(3, "side of the projector's convolution; the paper: 3, its latent diffusion code: 1")
+    gamma: float = option(0.6, "share of the tokens' mean over the image that is taken off the targets; iREPA's latent diffusion code: 0.6", ge=0, le=1)
+
+
+class ScheduledOptions(AlignmentOptions):
     """Alignments whose weight can change in the course of the training."""
 
     weight_schedule: ScheduleOptions = option(ScheduleOptions, "factor of `weight` (lambda), step by step")
 
 
-class REPAOptions(ScheduledOptions):
+class REPAOptions(ScheduledOptions, ProjectedOptions):
     """REPA: the mean negative cosine between projected hidden tokens and encoder tokens (arXiv:2410.06940, eq. 6)."""
 
     kind: Literal["repa"] = option(..., "static alignment")
@@ -79,7 +86,7 @@ class RewardsOptions(Options):
     agreement: AgreementOptions = option(AgreementOptions, "cosine between the alignment's and the denoising's gradient at the hidden tokens")
 
 
-class VRPOOptions(ScheduledOptions):
+class VRPOOptions(ScheduledOptions, ProjectedOptions):
     """VRPO: generative representation policy optimisation (arXiv:2606.00583, abstract; docs/method.md)."""
 
     kind: Literal["vrpo"] = option(..., "reward-guided alignment")
@@ -103,6 +110,10 @@ class VRPOOptions(ScheduledOptions):
     sigma_floor: float = option(
         0.0, "least standard deviation by which a reward is divided at any noise level, as a share of its greatest over the noise levels", ge=0, le=1
     )
+    least_rollouts: int = option(
+        0, "rollouts, decayed as the statistics are, that a noise level must have seen before rewards count there; 0: any two that differ", "rollouts", ge=0
+    )
+    spatial: SpatialOptions | None = option(None, "iREPA's projector and targets in the place of REPA's, whose `projector_width` is then not used")
 
     @model_validator(mode="after")
     def _something_to_do(self) -> VRPOOptions:
@@ -130,13 +141,11 @@ class VRPOOptions(ScheduledOptions):
         return self.rewards.perceptual.score > 0 or self.rewards.perceptual.pathwise > 0
 
 
-class IREPAOptions(AlignmentOptions):
-    """iREPA: a convolutional projector and spatially normalised targets (arXiv:2512.10794)."""
+class IREPAOptions(SpatialOptions, ScheduledOptions):
+    """iREPA: REPA with a convolutional projector and spatially normalised targets (arXiv:2512.10794)."""
 
     kind: Literal["irepa"] = option(..., "alignment of spatial structure")
     weight: float = option(1.0, "lambda, the weight of alignment beside the denoising loss; iREPA's code: 1", ge=0)
-    kernel_size: Literal[1, 3, 5, 7] = option(3, "side of the projector's convolution; the paper: 3, its latent diffusion code: 1")
-    gamma: float = option(0.6, "share of the tokens' mean over the image that is taken off the targets; iREPA's latent diffusion code: 0.6", ge=0, le=1)
 
     @model_validator(mode="after")
     def _something_to_do(self) -> IREPAOptions:
@@ -170,7 +179,7 @@ class HASTEOptions(ProjectedOptions):
         return self
 
 
-class CustomOptions(ScheduledOptions):
+class CustomOptions(ScheduledOptions, ProjectedOptions):
     """An alignment loss of one's own, in a module beside the Snakefile (README, "Adding an alignment loss")."""
 
     kind: Literal["custom"] = option(..., "a loss of one's own")

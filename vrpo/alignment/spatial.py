@@ -1,0 +1,36 @@
+"""What iREPA changes of REPA: a convolution in the place of the projector, and targets without what all tokens share (Singh et al., arXiv:2512.10794)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vrpo.models.projector import ConvolutionalProjector
+
+
+@dataclass(frozen=True)
+class SpatialStructure:
+    """Accentuates the spatial structure of the encoder's tokens."""
+
+    kernel_size: int
+    """Side of the projector's convolution."""
+    gamma: float
+    """Share of the tokens' mean over the image that is taken off the targets."""
+
+    def projector(self, width: int, token_width: int) -> ConvolutionalProjector:
+        """In the place of REPA's MLP: hidden tokens [B,N,width] to [B,N,token_width]."""
+        return ConvolutionalProjector(width, token_width, self.kernel_size)
+
+    def targets(self, tokens: Tensor) -> Tensor:
+        """Encoder tokens [B,N,D] as they are aligned to."""
+        return spatial_normalisation(tokens, self.gamma)
+
+
+def spatial_normalisation(tokens: Tensor, gamma: float, eps: float = 1e-6) -> Tensor:
+    """`(y - gamma mean_n y) / (std_n y + eps)` for each image and channel; tokens [B,N,D], the deviation is unbiased; in fp32."""
+    with torch.autocast(tokens.device.type, enabled=False):
+        tokens = tokens.float()
+        std, mean = torch.std_mean(tokens, dim=1, keepdim=True)  # (B, 1, D)
+        return (tokens - gamma * mean) / (std + eps)
