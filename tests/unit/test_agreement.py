@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from training_fixtures import LATENT, Toy, milestone_file
 
 from vrpo.alignment.advantages import SHARES, group_advantages
-from vrpo.alignment.agreement import Agreement, Gate, Weighing, gradient_cosine
+from vrpo.alignment.agreement import LEAST_FACTOR, Agreement, Gate, Weighing, gradient_cosine
+from vrpo.alignment.base import AlignmentBatch, AlignmentResult
 from vrpo.config import RunConfig
 from vrpo.config.messages import validate
 from vrpo.data.batches import TrainingData
@@ -125,7 +126,7 @@ def test_scored_agreement_weighs_the_gradient_at_h(toy: Toy, process: str) -> No
             hidden.register_hook(lambda gradient: caught.update(gradient=gradient))
             return call(hidden)
 
-        return type("Catching", (), {"__call__": staticmethod(called), "tell": staticmethod(gate.tell)})()
+        return type("Catching", (), {"__call__": staticmethod(called), "tell": staticmethod(gate.tell), "told": True})()
 
     alignment.gate = catching_gate
     loss, metrics = objective(**inputs)
@@ -167,7 +168,7 @@ def test_the_cosine_of_tiny_and_of_zero_gradients() -> None:
     a, b = torch.randn(2, 3, 4), torch.randn(2, 3, 4)
     expected = F.cosine_similarity(a.flatten(1), b.flatten(1), dim=1)
     torch.testing.assert_close(gradient_cosine(1e-25 * a, 1e-20 * b), expected, rtol=1e-5, atol=1e-6)
-    assert gradient_cosine(a, torch.zeros_like(a)).tolist() == [0, 0]
+    assert gradient_cosine(a, torch.zeros_like(a)).isnan().all()
 
 
 def feed(agreement: Agreement, values: list[float], steps: int) -> None:
@@ -182,15 +183,66 @@ def test_an_adaptive_weight_follows_the_agreement_at_each_noise_level_and_ends()
     feed(agreement, [0.0, 0.1, 0.2, 0.4], 3)
     assert agreement.factor(levels).tolist() == [1] * BINS  # not settled
     feed(agreement, [0.0, 0.1, 0.2, 0.4], 30)
-    assert agreement.factor(levels).tolist() == pytest.approx([0, 0.25, 0.5, 1])
+    assert agreement.factor(levels).tolist() == pytest.approx([LEAST_FACTOR, 0.25, 0.5, 1])
     feed(agreement, [0.0, 0.0, 0.1, 0.1], 100)
-    assert agreement.factor(levels).tolist() == pytest.approx([0, 0, 0.25, 0.25], abs=1e-4)
+    assert agreement.factor(levels).tolist() == pytest.approx([LEAST_FACTOR, LEAST_FACTOR, 0.25, 0.25], abs=1e-4)
     feed(agreement, [-0.2] * BINS, 100)
-    assert agreement.factor(levels).tolist() == [0] * BINS
+    assert agreement.factor(levels).tolist() == pytest.approx([LEAST_FACTOR] * BINS)
     fresh = Agreement(BINS, decay=0.9)
     assert fresh.factor(levels).tolist() == [1] * BINS
     fresh.load_state_dict(agreement.state_dict())
-    assert fresh.factor(levels).tolist() == [0] * BINS
+    assert fresh.factor(levels).tolist() == pytest.approx([LEAST_FACTOR] * BINS)
+    feed(agreement, [0.0, 0.0, 0.3, 0.4], 200)  # and it pays again
+    assert agreement.factor(levels).tolist() == pytest.approx([LEAST_FACTOR, LEAST_FACTOR, 0.75, 1.0], abs=1e-3)
+    unseen = Agreement(BINS, decay=0.9)
+    for _ in range(30):
+        unseen.found.grad = torch.tensor([[8.0, 0.0, 8.0, 8.0], [0.8, 0.0, 1.6, 1.6], [1.0, 0.0, 1.0, 1.0]], dtype=torch.float64)
+        unseen.finish_step(lambda sums: sums, torch.tensor(True))
+    assert unseen.factor(levels).tolist() == pytest.approx([0.5, 1, 1, 1])
+
+
+def logged_agreement(objective: Objective, inputs: dict[str, Any]) -> np.ndarray:
+    """By noise level, of one step."""
+    loss, _ = objective(**inputs)
+    loss.backward()
+    objective.alignment.finish_step(lambda sums: sums, torch.tensor(True))
+    return np.array(objective.alignment.log.take()["agreement"])
+
+
+@pytest.mark.parametrize("process", ["sit", "dit"])
+def test_a_noise_level_that_an_adaptive_weight_has_closed_is_still_measured(toy: Toy, process: str) -> None:
+    """As at full weight, so that it opens again where alignment pays again; the cosine knows no scale."""
+    objective, data, _ = objective_of(toy, process, weight_schedule={"kind": "adaptive"})
+    inputs = batch_of(objective, data)
+    expected = logged_agreement(objective, inputs)
+    agreement = objective.alignment.agreement
+    agreement.known.fill_(1.0)
+    agreement.highest.fill_(0.5)
+    agreement.running.copy_(torch.tensor([[1.0], [-0.1]], dtype=torch.float64).expand_as(agreement.running))
+    assert objective.alignment.agreement.factor(objective.process.noise_level(inputs["t"])).tolist() == pytest.approx([LEAST_FACTOR] * B)
+    objective.zero_grad()
+    np.testing.assert_allclose(logged_agreement(objective, inputs), expected, rtol=1e-3, atol=1e-5)
+
+
+def test_where_nothing_is_aligned_no_agreement_is_told(toy: Toy) -> None:
+    objective, data, _ = objective_of(toy, measure_agreement=True, weight_schedule={"kind": "stop", "end": 1})
+    assert np.isfinite(logged_agreement(objective, batch_of(objective, data, 0))).any()
+    assert np.isnan(logged_agreement(objective, batch_of(objective, data, 1))).all()
+
+
+def test_a_loss_that_knows_no_gate_is_measured_by_noise_level(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a loss of one's own is: what the gate has to know comes from the objective."""
+    objective, data, _ = objective_of(toy, measure_agreement=True)
+    inputs = batch_of(objective, data)
+    expected = logged_agreement(objective, inputs)
+    objective.zero_grad()
+
+    def plain(batch: AlignmentBatch) -> AlignmentResult:
+        return AlignmentResult(-objective.alignment.weight * objective.alignment.cosine(batch.hidden[0], batch.tokens).mean())
+
+    monkeypatch.setattr(objective.alignment, "forward", plain)
+    assert np.isfinite(expected).sum() > 1
+    np.testing.assert_allclose(logged_agreement(objective, inputs), expected, rtol=1e-5)
 
 
 def test_a_skipped_step_is_forgotten() -> None:

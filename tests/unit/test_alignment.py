@@ -297,14 +297,15 @@ def test_cosines_are_finite_in_half_precision() -> None:
 
 
 def test_bf16_equals_fp32_up_to_rounding() -> None:
-    vrpo = make_vrpo(rewards={"fidelity": {"score": 1.0}, "perceptual": {"score": 1.0, "pathwise": 0.05}})
-    warm(vrpo)
-    plain = vrpo(make_batch()).loss
-    vrpo = make_vrpo(rewards={"fidelity": {"score": 1.0}, "perceptual": {"score": 1.0, "pathwise": 0.05}})
-    warm(vrpo)
-    with torch.autocast("cpu", torch.bfloat16):
-        half = vrpo(make_batch()).loss
-    torch.testing.assert_close(half, plain, rtol=0.02, atol=0.01)
+    """Gradients: on policy the policy term's value is 0, so the loss says nothing of it."""
+    found = []
+    for half in (False, True):
+        vrpo = make_vrpo(eta=0.5, rewards={"fidelity": {"score": 1.0}, "perceptual": {"score": 1.0, "pathwise": 0.05}})
+        warm(vrpo)
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            found.append(gradients(vrpo, make_batch())[1])
+    for plain, rounded in zip(*found, strict=True):
+        assert (rounded - plain).norm() < 0.02 * plain.norm()
 
 
 def test_several_encoders_are_averaged() -> None:

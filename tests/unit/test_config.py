@@ -29,12 +29,14 @@ def refusal(content: dict[str, Any]) -> str:
     return text
 
 
+SCORING = {"eta": 0.1, "rewards": {"fidelity": {"score": 1.0}}}
 OVER = {  # what a config that is not whole lies over
     "methods.yaml": ["mini.yaml"],
     "methods_ablations.yaml": ["mini.yaml", "methods.yaml"],
     "methods_first.yaml": ["mini.yaml", "methods.yaml"],
     "methods_long.yaml": ["mini.yaml", "methods.yaml"],
     "methods_more.yaml": ["mini.yaml", "methods.yaml"],
+    "methods_tokens.yaml": ["mini.yaml", "methods.yaml"],
     "methods_weighted.yaml": ["mini.yaml", "methods.yaml"],
     "ablations.yaml": ["imagenet256.yaml"],
 }
@@ -62,9 +64,16 @@ def test_shipped_configs_are_sound(path: Path) -> None:
         (changed(alignments={"repa": {"depth": 9}}), ["runs.sit-repa", "block 9", "lower `alignments.repa.depth`"]),
         (changed(alignments={"vrpo": {"group_size": 7}}), ["alignments.vrpo.group_size", "divisor of 64"]),
         (changed(alignments={"vrpo": {"group_size": 128}}), ["alignments.vrpo.group_size"]),
-        (changed(alignments={"vrpo": {"group_size": 128, "grouping": "image"}}), ["alignments.vrpo.group_size", "does not divide the 64 samples"]),
+        (changed(alignments={"vrpo": {"group_size": 128, "grouping": "image", **SCORING}}), ["alignments.vrpo.group_size", "does not divide the 64 samples"]),
         (changed(alignments={"vrpo": {"spatial": {"kernel_size": 2}}}), ["alignments.vrpo.spatial.kernel_size", "1, 3, 5 or 7"]),
         (changed(alignments={"vrpo": {"least_rollouts": -1}}), ["alignments.vrpo.least_rollouts", "greater than or equal to 0"]),
+        (changed(alignments={"vrpo": {"least_rollouts": 400}}), ["alignments.vrpo.least_rollouts", "never reached", "about 320"]),
+        (changed(alignments={"vrpo": {"grouping": "image"}}), ["alignments.vrpo", "`grouping: image`", "`eta` is 0"]),
+        (changed(alignments={"vrpo": {"old_policy": "ema"}}), ["alignments.vrpo", "`old_policy: ema`", "`eta` is 0"]),
+        (changed(alignments={"vrpo": {**SCORING, "old_policy": "ema", "kappa": 50.0}}), ["alignments.vrpo", "`kappa` 50", "at most 40"]),
+        (changed(alignments={"vrpo": {**SCORING, "weight": 0.0}}), ["alignments.vrpo", "`weight`, lambda, is zero", "`eta: 0`"]),
+        (changed(alignments={"repa": {"weight_schedule": {"kind": "adaptive", "final": 0.1}}}), ["weight_schedule", "has no `final`"]),
+        (changed(alignments={"repa": {"weight_schedule": {"kind": "stop", "start": 5, "end": 9}}}), ["weight_schedule", "has no `start`"]),
         (changed(alignments={"repa": {"weight": 0}}), ["alignments.repa", "`weight` is zero", "`kind: none`"]),
         (changed(alignments={"vrpo": {"eta": 0.1}}), ["alignments.vrpo", "all `rewards.*.score` weights are zero", "`eta: 0`"]),
         (changed(alignments={"vrpo": {"weight": 0, "rewards": {"fidelity": {"pathwise": 0}}}}), ["`weight` and all `rewards.*.pathwise`"]),

@@ -230,7 +230,7 @@ def test_diagnostics_figure_sets_vrpo_beside_repa(three_seeds: Path, tmp_path: P
     ):
         figure, _ = compare(rows.assign(label=rows["kind"]), "SiT-mini/2")
         titles = [axis.get_title(loc="left") or axis.get_title() for axis in figure.axes if axis.axison]
-        assert titles == [*shown, "KL to the encoder's policy", "share of clipped ratios"]  # no panel for what nobody logged
+        assert titles == [*shown, "KL to encoder's policy / κ", "share of clipped ratios"]  # no panel for what nobody logged
     folder = collected(tmp_path / "collected", metrics_frame(kinds=("none", "repa")))
     draw("diagnostics", MINIATURE, folder, tmp_path / "b.pdf")
     assert (tmp_path / "b.png").stat().st_size > 0

@@ -20,6 +20,7 @@ from vrpo.alignment.advantages import SHARES, advantage_shares, group_advantages
 from vrpo.alignment.diagnostics import Reduce, noise_level_bin
 
 COLUMNS = ("one", "noise_level", "reward", "mean", "inverse_std", "ratio", "factor")
+LEAST_FACTOR = 1e-4  # of an adaptive weight: nothing as a weight, and enough of a gradient to see when alignment pays again
 WEIGHED = ("advantage", "advantage_abs", "weight", "clipped", *SHARES)  # what a gate that weighs finds besides the agreement, as `VRPO` logs it
 
 
@@ -54,19 +55,21 @@ class _Gate(torch.autograd.Function):
         one, *columns = message.unbind(dim=1)
         noise_level, reward, mean, inverse_std, ratio, factor = (column / one for column in columns)  # the loss may have been scaled, they are not
         agreement = gradient_cosine(behind, aligned)
+        counted = torch.isfinite(agreement)
+        agreement = torch.where(counted, agreement, 0.0)
         sums = [torch.ones_like(agreement), agreement, agreement.square()]
         if ctx.weighing is not None:
             weights, advantages, held = ctx.weighing.weigh(agreement, reward, mean, inverse_std, ratio)
             aligned = aligned * weights.to(aligned.dtype)[:, None, None]
             sums += [advantages, advantages.abs(), factor * weights, held.to(weights.dtype), *advantage_shares(advantages, ctx.weighing.max_advantage)]
-        return behind + aligned, _binned(torch.stack(sums).double(), noise_level, ctx.bins), None
+        return behind + aligned, _binned(torch.where(counted, torch.stack(sums), 0.0).double(), noise_level, ctx.bins), None
 
 
 def gradient_cosine(a: Tensor, b: Tensor) -> Tensor:
-    """Cosine [B] of two gradients [B,N,W] of the same tokens, all tokens and channels of a rollout as one vector, in fp32; 0 where one of them is 0."""
+    """Cosine [B] of two gradients [B,N,W] of the same tokens, all tokens and channels of a rollout as one vector, in fp32; NaN where one of them is 0."""
     a, b = a.flatten(1).float(), b.flatten(1).float()
     a, b = a / a.abs().amax(dim=1, keepdim=True).clamp_min(1e-30), b / b.abs().amax(dim=1, keepdim=True).clamp_min(1e-30)  # squares of gradients underflow
-    return (a * b).sum(dim=1) / (a.square().sum(dim=1) * b.square().sum(dim=1)).sqrt().clamp_min(1e-30)
+    return (a * b).sum(dim=1) / (a.square().sum(dim=1) * b.square().sum(dim=1)).sqrt()
 
 
 def _binned(values: Tensor, noise_level: Tensor, bins: int) -> Tensor:
@@ -81,6 +84,7 @@ class Gate:
     def __init__(self, found: Tensor, weighing: Weighing | None) -> None:
         self.found, self.weighing = found, weighing
         self.message: Tensor | None = None
+        self.told = False
 
     def __call__(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """Hidden tokens for the blocks behind, and for the alignment."""
@@ -88,8 +92,9 @@ class Gate:
         return behind, aligned
 
     def tell(self, **columns: Tensor) -> Tensor:
-        """A loss of value 0, a scalar, that brings `columns` [B] to the gate's backward; must be part of what is differentiated."""
+        """A loss of value 0, a scalar, that brings `columns` [B] to the gate's backward; must be part of what is differentiated, once."""
         assert self.message is not None, "the network did not call its gate"
+        self.told = True
         zero, one = torch.zeros_like(self.message[:, 0]), torch.ones_like(self.message[:, 0])
         values = [one if name == "one" else columns[name].detach().float() if name in columns else zero for name in COLUMNS]
         return (self.message * torch.stack(values, dim=1)).sum()
@@ -129,9 +134,12 @@ class Agreement(nn.Module):
         return sums
 
     def factor(self, noise_level: Tensor) -> Tensor:
-        """Running agreement at each noise level [B] over the highest so far at any, in [0, 1], float32; 1 until half of the running mean's weight is there."""
-        share = (self._means() / self.highest.clamp_min(1e-12)).clamp(0, 1)
-        return torch.where(self._settled(), share, 1.0).float()[noise_level_bin(noise_level, len(share))]
+        """Running agreement at each noise level [B] over the highest so far at any, in [`LEAST_FACTOR`, 1], float32.
+
+        1 until half of the running mean's weight is there, and at noise levels that were never seen.
+        """
+        share = (self._means() / self.highest.clamp_min(1e-12)).clamp(LEAST_FACTOR, 1)
+        return torch.where(self._settled() & (self.running[0] > 0), share, 1.0).float()[noise_level_bin(noise_level, len(share))]
 
     def _settled(self) -> Tensor:
         return self.known > 0.5

@@ -47,7 +47,7 @@ class AlignmentBatch:
     step: Tensor | None = None
     """Optimiser steps done so far, int64 scalar on the device: a tensor, so that compiled code serves all steps."""
     gate: Gate | None = None
-    """The gate that `Alignment.gate` gave, through which the hidden tokens went."""
+    """The gate that `Alignment.gate` gave, through which the hidden tokens went; told the noise levels unless the loss tells it more."""
 
 
 @dataclass

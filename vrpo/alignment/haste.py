@@ -61,8 +61,6 @@ class HASTE(ProjectedAlignment):
         attention = torch.stack([self._attention_loss(batch, name) for name in self.encoders]).mean()
         active = (batch.step < self.stop_step).to(cosine.dtype)
         loss = active * (self.attention_weight * attention - self.weight * cosine)
-        if batch.gate is not None:
-            loss = loss + batch.gate.tell(noise_level=batch.noise_level)
         return AlignmentResult(loss, {"alignment": -cosine.detach(), "attention": attention.detach(), "active": active})
 
     def _attention_loss(self, batch: AlignmentBatch, encoder: str) -> Tensor:

@@ -24,7 +24,4 @@ class REPA(ProjectedAlignment):
         cosine = self.cosine(batch.hidden[0], batch.tokens)  # (B)
         factor = self.weight_factor(batch) * torch.ones_like(cosine.detach())  # (B)
         self.log.add(batch.noise_level, fidelity=-batch.error, semantic=cosine, weight=factor)
-        loss = -self.weight * (factor * cosine).mean()
-        if batch.gate is not None:
-            loss = loss + batch.gate.tell(noise_level=batch.noise_level)
-        return AlignmentResult(loss, {"alignment": -cosine.detach().mean()})
+        return AlignmentResult(-self.weight * (factor * cosine).mean(), {"alignment": -cosine.detach().mean()})

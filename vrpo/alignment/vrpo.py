@@ -77,6 +77,7 @@ class VRPO(ProjectedAlignment):
         self.statistics = NoiseLevelStatistics(len(REWARDS), noise_bins, statistics_decay, sigma_floor, least_rollouts)
         self.log = NoiseLevelLog(self.logged, noise_bins)
         self.agreement_score = rewards.agreement.score if eta > 0 else 0.0
+        self.scoring = [name for name in REWARDS if getattr(rewards, name).score > 0]
         scores = [eta * option.score + option.pathwise for option in options]
         self.used = {name for name, weight in zip(REWARDS, (*scores, self.agreement_score), strict=True) if weight > 0}
         if self.agreement_score or self.agreement is not None:
@@ -130,9 +131,13 @@ class VRPO(ProjectedAlignment):
         return AlignmentResult(loss, metrics)
 
     def warnings(self) -> list[str]:
-        """Rewards with a weight that do not vary."""
-        names = [REWARDS[index] for index in self.statistics.constant() if REWARDS[index] in self.used]
-        return [f"rewards.{name} has been constant at every noise level so far: its advantage is zero, and it changes nothing" for name in names]
+        """Rewards with a weight that do not vary, and scores that nothing is made of."""
+        constant = [REWARDS[index] for index in self.statistics.constant() if REWARDS[index] in self.used]
+        unused = self.scoring if self.eta == 0 else []
+        return [
+            *(f"rewards.{name} has been constant at every noise level so far: its advantage is zero, and it changes nothing" for name in constant),
+            *(f"rewards.{name}.score changes nothing: `eta`, the weight of the policy term, is 0" for name in unused),
+        ]
 
     def finish_step(self, all_reduce: Reduce, valid: Tensor) -> None:
         """Update the running statistics of the rewards."""

@@ -9,6 +9,8 @@ from pydantic import Field, model_validator
 from vrpo.config.base import Options, option
 from vrpo.config.schedules import ScheduleOptions
 
+GREATEST_KAPPA = 40  # the log of the ratio is kappa times a difference of cosines, at most 2; exp overflows in fp32 beyond 88
+
 
 class NoAlignment(Options):
     """Plain SiT or DiT: the denoising loss alone."""
@@ -126,6 +128,13 @@ class VRPOOptions(ScheduledOptions, ProjectedOptions):
             )
         if self.eta > 0 and self.rewards.agreement.score and self.eta_schedule.kind != "constant":
             raise ValueError("`rewards.agreement.score` with an `eta_schedule` is not supported; leave `eta_schedule` constant")
+        for name, value, plain in (("grouping", self.grouping, "noise_level"), ("old_policy", self.old_policy, "none")):
+            if self.eta == 0 and value != plain:
+                raise ValueError(f"`{name}: {value}` changes the policy term alone, whose weight `eta` is 0; give `eta` a weight or leave `{name}` out")
+        if self.eta > 0 and self.weight == 0:
+            raise ValueError("`eta` is the policy term's weight beside lambda, and `weight`, lambda, is zero; give `weight` a value or set `eta: 0`")
+        if self.old_policy == "ema" and self.kappa > GREATEST_KAPPA:
+            raise ValueError(f"`kappa` {self.kappa:g} with `old_policy: ema`: the ratio of the policies overflows; take at most {GREATEST_KAPPA}")
         if self.eta > 0 and not any(reward.score for reward in [*rewards, self.rewards.agreement]):
             raise ValueError("all `rewards.*.score` weights are zero while `eta` > 0; give one reward a `score` weight or set `eta: 0`")
         if not any(reward.pathwise for reward in rewards):

@@ -134,6 +134,13 @@ class ExperimentConfig(Options):
                 f"(training.batch_size {self.training.batch_size}); choose a divisor of {micro_batch}"
             )
 
+        seen = self.training.batch_size / alignment.noise_bins / (1 - alignment.statistics_decay)
+        if alignment.least_rollouts >= seen:
+            raise ValueError(
+                f"alignments.{name}.least_rollouts: {alignment.least_rollouts} are never reached, a noise level's count of rollouts tends to about {seen:.0f} "
+                f"(training.batch_size {self.training.batch_size} / noise_bins {alignment.noise_bins} / (1 - statistics_decay)); take a tenth of that or less"
+            )
+
     def _check_attention(self, name: str, alignment: HASTEOptions) -> None:
         for encoder in alignment.encoders:
             cached = self.encoders[encoder].attention

@@ -10,6 +10,7 @@ from pydantic import model_validator
 from vrpo.config.base import Options, option
 
 LEAST_VERDICT_SEEDS = 5
+SEARCH = "search-"  # how the names of the search's runs begin
 
 
 class CandidateOptions(Options):
@@ -39,7 +40,7 @@ class MethodsOptions(Options):
     chosen: ChosenOptions | None = option(None, "what the search's rule gave, written down after it; null: only the search is run")
     compared: list[str] = option(..., "alignments in the comparison, both chosen ones among them", min_length=2)
     ablations: list[str] = option(list, "alignments that differ from the chosen VRPO in one thing")
-    ablation_processes: list[str] | None = option(None, "keys of `processes` that ablations are run on; null: all of `processes`")
+    ablation_processes: list[str] | None = option(None, "keys of `processes` that ablations are run on; null: all of `processes`", min_length=1)
     diagnosed: dict[str, str] | None = option(
         None, "{label: alignment} of the figures `diagnostics_<process>`, of those in `compared` and `ablations`; null: the chosen REPA and VRPO"
     )
@@ -55,12 +56,16 @@ class MethodsOptions(Options):
             raise ValueError(f"seed {both[0]} is in `search_seeds` and in `verdict_seeds`; the verdict needs fresh seeds")
         if self.validation == self.held_out:
             raise ValueError(f"`validation` and `held_out` are both `{self.held_out}`; the search must not see the score of the verdict")
-        if len(set(self.compared)) < len(self.compared):
-            raise ValueError(f"`compared` {self.compared} names an alignment twice")
+        for option_name in ("processes", "compared", "ablations", "ablation_processes"):
+            named = getattr(self, option_name) or []
+            if len(set(named)) < len(named):
+                raise ValueError(f"`{option_name}` {named} names one of them twice")
         if stray := sorted({*(self.ablation_processes or [])} - {*self.processes}):
             raise ValueError(f"`ablation_processes`: `{stray[0]}` is not in `processes` {self.processes} of the benchmark")
         if stray := sorted({*(self.diagnosed or {}).values()} - {*self.compared, *self.ablations}):
             raise ValueError(f"`diagnosed`: `{stray[0]}` is neither in `compared` nor in `ablations`; name one that is trained")
+        if self.diagnosed is not None and not {*self.diagnosed.values()} & {*self.compared}:
+            raise ValueError("`diagnosed` names no alignment of `compared`, which alone are trained on every process; add one, e.g. the chosen VRPO")
         self._check_search()
         for method, name in self.chosen.model_dump().items() if self.chosen else ():
             if name not in self.compared:
@@ -139,7 +144,7 @@ class MethodsOptions(Options):
 
 def search_name(process: str, alignment: str) -> str:
     """The search's run of an alignment."""
-    return f"search-{process}-{alignment}"
+    return f"{SEARCH}{process}-{alignment}"
 
 
 def run_name(process: str, alignment: str) -> str:

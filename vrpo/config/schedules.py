@@ -28,6 +28,10 @@ class ScheduleOptions(Options):
             raise ValueError(f"a `{self.kind}` schedule needs `end`, the step at which it has reached `final`")
         if not needs_end and (self.end is not None or self.start):
             raise ValueError(f"a `{self.kind}` schedule has neither `start` nor `end`; leave them out or choose `linear`, `cosine` or `stop`")
+        if not needs_end and self.final:
+            raise ValueError(f"a `{self.kind}` schedule has no `final`; leave it out or choose `linear`, `cosine` or `stop`")
+        if self.kind == "stop" and self.start:
+            raise ValueError("a `stop` schedule has no `start`; leave it out or choose `linear` or `cosine`")
         if self.kind in ("linear", "cosine") and self.start >= (self.end or 0):
             raise ValueError(f"`start` {self.start} must lie before `end` {self.end}")
         return self

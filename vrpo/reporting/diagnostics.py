@@ -39,7 +39,7 @@ BY_LEVEL = {
 WIDE = [title for name, title in BY_LEVEL.items() if name == "error" or name.startswith("pathwise")]  # over several orders of magnitude
 LEAST_RANGE = {BY_LEVEL["weight"]: (0.8, 1.2)}  # so that noise is not drawn as large as an effect
 SHARES = r"advantage_\d+"  # of the rollouts, by parts of equal width of the range of the advantage, from below
-OVER_STEPS = {"agreement": "agreement of gradients", "kl": "KL to the encoder's policy", "clipped": "share of clipped ratios"}
+OVER_STEPS = {"agreement": "agreement of gradients", "kl": "KL to encoder's policy / κ", "clipped": "share of clipped ratios"}
 KEYS = ["run", "label", "process"]
 Looks = dict[str, dict[str, Any]]  # how the lines of each label are drawn
 
@@ -84,12 +84,9 @@ def compare(logged: pd.DataFrame, model: str) -> tuple[Figure, pd.DataFrame]:
 
 def _long(logged: pd.DataFrame) -> pd.DataFrame:
     """Over seeds: each quantity at each step by noise level, and its mean over noise levels (`noise_level` empty)."""
-    logged = logged.assign(error=-logged["fidelity"])
+    logged = logged.assign(error=-logged["fidelity"], kl=1 - logged["semantic"] if "semantic" in logged else np.nan)  # of policies of any kappa
     wanted = dict.fromkeys([*BY_LEVEL, *OVER_STEPS, *(name for name in logged if re.fullmatch(SHARES, name))])
     quantities = [name for name in wanted if name in logged and logged[name].notna().any()]
-    if "kl" in quantities and "semantic" in quantities:
-        unlogged = logged["kl"].isna()  # REPA's policy is VRPO's with kappa = 1, whose divergence is 1 - cos
-        logged["kl"] = logged["kl"].where(~unlogged, 1 - logged["semantic"])
     overall = logged.groupby([*KEYS, "seed", "step"], sort=False)[quantities].mean().reset_index()
     parts = [over_seeds(logged, [*KEYS, "step", "noise_level"], name).assign(quantity=name) for name in quantities]
     parts += [over_seeds(overall, [*KEYS, "step"], name).assign(quantity=name) for name in quantities]

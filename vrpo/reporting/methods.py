@@ -7,13 +7,13 @@ of `bootstrap_interval`.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from vrpo.config.methods import MethodsOptions, run_name, search_name
+from vrpo.config.methods import SEARCH, MethodsOptions, run_name, search_name
 from vrpo.errors import UserError
 from vrpo.reporting.bootstrap import bootstrap_interval
 from vrpo.reporting.results import ALIGNMENT_NAMES, main_sampler
@@ -85,9 +85,9 @@ def comparison(options: MethodsOptions, metrics: pd.DataFrame) -> pd.DataFrame:
     rows, names = [], labels(options, metrics)
     for process in options.processes:
         for score in filter(None, (options.held_out, options.validation)):
-            base = _scores(metrics, run_name(process, options.chosen.repa), score)
+            base = _scores(options, metrics, run_name(process, options.chosen.repa), score)
             for run, name in options.compared_runs(process).items():
-                ours = _scores(metrics, run, score)
+                ours = _scores(options, metrics, run, score)
                 row = {"process": process, "model": _model(metrics, run), "alignment": name, "label": names[name], "run": run, "score": score}
                 row |= {"step": int(ours.columns[-1]), "seeds": len(ours), "mean": ours.iloc[:, -1].mean(), "std": ours.iloc[:, -1].std(ddof=1)}
                 rows.append({**row, **_against(ours, base)} if name != options.chosen.repa else row)
@@ -102,9 +102,9 @@ def ablations(options: MethodsOptions, metrics: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for process in options.processes:
         for score in filter(None, (options.held_out, options.validation)):
-            base = _scores(metrics, run_name(process, options.chosen.vrpo), score)
+            base = _scores(options, metrics, run_name(process, options.chosen.vrpo), score)
             for run, name in options.ablation_runs(process).items():
-                ours, theirs = _paired(_scores(metrics, run, score), base)
+                ours, theirs = _paired(_scores(options, metrics, run, score), base)
                 change = bootstrap_interval((ours.iloc[:, -1] - theirs.iloc[:, -1]).to_numpy())
                 row = {"process": process, "model": _model(metrics, run), "alignment": name, "run": run, "score": score, "step": int(ours.columns[-1])}
                 row |= {"seeds": len(ours), "mean": ours.iloc[:, -1].mean()}
@@ -128,7 +128,7 @@ def wall_time(options: MethodsOptions, compared: pd.DataFrame, speed: pd.DataFra
 
 def _searched(options: MethodsOptions, metrics: pd.DataFrame, name: str) -> tuple[int, dict[str, float]]:
     """A candidate's last milestone, and its validation scores there by `searched_columns`."""
-    tables = {process: _scores(metrics, search_name(process, name), options.validation) for process in options.processes}
+    tables = {process: _scores(options, metrics, search_name(process, name), options.validation) for process in options.processes}
     step = int(tables[options.processes[0]].columns[-1])
     return step, {column: float(tables[process].loc[seed, step]) for column, (process, seed) in searched_columns(options).items()}
 
@@ -152,18 +152,30 @@ def _against(ours: pd.DataFrame, base: pd.DataFrame) -> dict[str, Any]:
 
 
 def _paired(ours: pd.DataFrame, base: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The seeds and milestones that both have."""
-    seeds, steps = ours.index.intersection(base.index), ours.columns.intersection(base.columns)
-    return ours.loc[seeds, steps], base.loc[seeds, steps]
+    """The milestones that both have: ablations may be scored at the last alone."""
+    steps = ours.columns.intersection(base.columns)
+    return ours[steps], base[steps]
 
 
-def _scores(metrics: pd.DataFrame, run: str, score: str) -> pd.DataFrame:
-    """A run's scores: a row a seed, a column a milestone."""
+def _scores(options: MethodsOptions, metrics: pd.DataFrame, run: str, score: str) -> pd.DataFrame:
+    """A run's scores: a row for each seed that it should have, a column a milestone.
+
+    Raises:
+        UserError: a seed, a milestone or the score is missing.
+    """
     rows = main_sampler(metrics)
     rows = rows[rows["run"] == run]
-    if rows.empty or score not in rows or rows[score].isna().any():
-        raise UserError(f"methods: run `{run}` has no score `{score}` in the collected results; run the benchmark (`snakemake methods`) to its end")
-    return rows.pivot_table(index="seed", columns="step", values=score)
+    table = rows.pivot_table(index="seed", columns="step", values=score) if score in rows else rows.iloc[:0]
+    seeds = options.search_seeds if run.startswith(SEARCH) else options.verdict_seeds
+    if table.empty or table.isna().any(axis=None) or missing(seeds, table):
+        of_seed = f" of seed {missing(seeds, table)[0]}" if len(table) and missing(seeds, table) else ""
+        raise UserError(f"methods: run `{run}` has no score `{score}`{of_seed} in the collected results; run the benchmark (`snakemake methods`) to its end")
+    return table.loc[list(seeds)]
+
+
+def missing(seeds: Sequence[int], table: pd.DataFrame) -> list[int]:
+    """Those of `seeds` that have no row."""
+    return [seed for seed in seeds if seed not in table.index]
 
 
 def _model(metrics: pd.DataFrame, run: str) -> str:

@@ -81,7 +81,7 @@ def _panels(options: MethodsOptions, rows: pd.DataFrame, x: str) -> tuple[Figure
         say_seeds(figure, data)
         for index, (score, model) in enumerate((score, model) for score in scores for model in models):
             axis, lines = axes[index], data[(data["score"] == score) & (data["model"] == model)]
-            role = "held out" if score == options.held_out else "seen by the search"
+            role = "held out" if score == options.held_out else "seen by the search" if options.candidates else "second space"
             axis.set(title=style.model_title(model) if index < len(models) else "", ylabel=f"{score_name(score)}\n({role})" if index % len(models) == 0 else "")
             style.value_axis(axis, lines["least"].min(), lines["greatest"].max())
             curves(axis, lines, marker="o")

@@ -15,6 +15,7 @@ CLAIMED = 2.3  # times faster than REPA: arXiv:2606.00583, abstract, on ImageNet
 def verdict(options: MethodsOptions, compared: pd.DataFrame, ablated: pd.DataFrame) -> list[str]:
     """For each process VRPO against REPA in the held-out and in the validation score, then the other methods, then the ablations."""
     sentences = []
+    seen = "the score that the search looked at" if options.candidates else "the second feature space"
     for process in options.processes:
         rows = compared[compared["process"] == process]
         held_out = {row["alignment"]: row for row in rows[rows["score"] == options.held_out].to_dict("records")}
@@ -22,7 +23,7 @@ def verdict(options: MethodsOptions, compared: pd.DataFrame, ablated: pd.DataFra
         steps = "" if pd.isna(ours["speedup"]) else f" {faster(ours)}"
         sentences.append(f"On {ours['model']}, {against_repa(ours)}{steps}")
         for row in rows[(rows["score"] == options.validation) & (rows["alignment"] == options.chosen.vrpo)].to_dict("records"):
-            sentences.append(f"On {row['model']} in the score that the search looked at, {against_repa(row)}")
+            sentences.append(f"On {row['model']} in {seen}, {against_repa(row)}")
         others = [row for name, row in held_out.items() if name not in (options.chosen.repa, options.chosen.vrpo)]
         if others:
             sentences.append(f"On {ours['model']}, the others: {' '.join(against_repa(row) for row in others)}")

@@ -85,6 +85,8 @@ class Objective(nn.Module):
             )
             aligned = self.alignment(batch)
         loss = denoising.mean() + aligned.loss
+        if gate is not None and not gate.told:
+            loss = loss + gate.tell(noise_level=batch.noise_level)
         return loss, {"loss": loss.detach(), "denoising": denoising.detach().mean(), **aligned.metrics}
 
     def _predict(self, x_t: Tensor, t: Tensor, labels: Tensor, gate: Gate | None) -> tuple[Tensor, list[Tensor], list[tuple[Tensor, Tensor]]]:
