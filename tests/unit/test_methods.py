@@ -265,6 +265,10 @@ def test_snapshot_is_the_same_but_for_the_machine(tmp_path: Path, mini_methods: 
     first, second = files(tmp_path / "a"), files(tmp_path / "b")
     assert {name for name in first if first[name] != second[name]} <= {"machine.json"}
     assert {"README.md", "methods.md", "metrics.csv", "scores.png", "provenance.json"} <= set(first)
+    whole, copied = (pd.read_csv(folder / "diagnostics_dit.csv") for folder in (config.folder / "methods", tmp_path / "a"))
+    drawn = {200, 800, 2000}  # 10%, 40% and the end of what was logged
+    assert set(copied["step"]) == drawn
+    pd.testing.assert_frame_equal(copied, whole[whole["step"].isin(drawn)].reset_index(drop=True))
     assert json.loads(first["machine.json"])["processor"] == processor()
     provenance = json.loads(first["provenance.json"])
     assert provenance["methods"]["verdict_seeds"] == [0, 1, 2, 3, 4] and provenance["versions"] == {"torch": ["2.15"]}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -116,10 +116,15 @@ def _distribution(axis: Axes, rows: pd.DataFrame, looks: Looks) -> None:
 def _at_moments(rows: pd.DataFrame, looks: Looks) -> Iterator[tuple[pd.DataFrame, dict[str, Any]]]:
     """The rows of each label at each of `MOMENTS`, and how they are drawn."""
     for label, lines in rows.groupby("label", sort=False):
-        steps = np.array(sorted(set(lines["step"])))
-        for moment, strength in zip(MOMENTS, STRENGTHS, strict=True):
+        for step, strength in zip(moments(lines["step"]), STRENGTHS, strict=True):
             look = {**looks[label], "color": _lighter(looks[label]["color"], strength)}
-            yield lines[lines["step"] == steps[np.argmin(np.abs(steps - moment * steps[-1]))]], look
+            yield lines[lines["step"] == step], look
+
+
+def moments(steps: Iterable[int]) -> list[int]:
+    """Of the `steps` that were logged those nearest to `MOMENTS`."""
+    logged = np.array(sorted(set(steps)))
+    return [int(logged[np.argmin(np.abs(logged - moment * logged[-1]))]) for moment in MOMENTS]
 
 
 def _lighter(colour: str, strength: float) -> np.ndarray:

@@ -11,10 +11,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from vrpo.config.experiment import ExperimentConfig
 from vrpo.errors import UserError
 from vrpo.files import atomic_output, write_text
 from vrpo.machine import processor
+from vrpo.reporting.diagnostics import moments
 from vrpo.reporting.results import read_protocol, read_speed
 
 ELSEWHERE = ("results", "resources")  # options that say where and with what a job runs, not what it computes
@@ -22,6 +25,8 @@ ELSEWHERE = ("results", "resources")  # options that say where and with what a j
 
 def write_snapshot(config: ExperimentConfig, output_folder: Path) -> None:
     """Copy the benchmark's README.md, tables (.md, .csv), figures (.png) and scores (metrics.csv) to `output_folder`, with their provenance.
+
+    Of what the figures `diagnostics_<process>` show, the numbers at the moments that they draw by noise level are copied, too.
 
     provenance.json holds what the numbers are a function of; machine.json where and how long it took, the one file that a repetition changes.
 
@@ -41,6 +46,9 @@ def write_snapshot(config: ExperimentConfig, output_folder: Path) -> None:
             raise UserError(f"{path}: is missing; run the benchmark to its end (`snakemake methods`)")
         with atomic_output(output_folder / name) as partial:
             shutil.copyfile(path, partial)
+    for name in filter(lambda name: name.startswith("diagnostics_"), config.methods.figures()):
+        data = pd.read_csv(source / f"{name}.csv")
+        write_text(output_folder / f"{name}.csv", data[data["step"].isin(moments(data["step"]))].to_csv(index=False))
     _write_json(output_folder / "provenance.json", provenance(config))
     _write_json(output_folder / "machine.json", machine(config))
 
