@@ -37,7 +37,6 @@ OVER = {  # what a config that is not whole lies over
     "methods_long.yaml": ["mini.yaml", "methods.yaml"],
     "methods_more.yaml": ["mini.yaml", "methods.yaml"],
     "methods_spatial.yaml": ["mini.yaml", "methods.yaml"],
-    "methods_tokens.yaml": ["mini.yaml", "methods.yaml"],
     "methods_weighted.yaml": ["mini.yaml", "methods.yaml"],
     "ablations.yaml": ["imagenet256.yaml"],
 }
