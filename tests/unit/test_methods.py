@@ -181,6 +181,30 @@ def test_wall_time_is_steps_over_cost(tmp_path: Path) -> None:
 def test_missing_runs_are_named() -> None:
     with pytest.raises(UserError, match=r"run `dit-haste` has no score `fid`"):
         methods.comparison(OPTIONS, METRICS[METRICS["run"] != "dit-haste"])
+    unscored = METRICS.assign(fid=METRICS["fid"].where((METRICS["run"] != "sit-none") | (METRICS["step"] != 2000)))
+    with pytest.raises(UserError, match=r"run `sit-none` has no score `fid`"):
+        methods.comparison(OPTIONS, unscored)
+
+
+@pytest.mark.parametrize(("run", "seed", "step"), [("dit-haste", 3, None), ("sit-repa-a", 1, None), ("sit-vrpo-b", 2, 2000)])
+def test_a_missing_seed_or_milestone_is_named_and_not_counted(run: str, seed: int, step: int | None) -> None:
+    gone = (METRICS["run"] == run) & (METRICS["seed"] == seed) & (METRICS["step"] == (step or METRICS["step"]))
+    with pytest.raises(UserError, match=rf"run `{run}` lacks scores `fid` of seed {seed}"):
+        methods.comparison(OPTIONS, METRICS[~gone])
+
+
+def test_a_missing_seed_of_the_search_is_named() -> None:
+    searched = METRICS[METRICS["run"].str.startswith("search-")]
+    run, seed = searched.iloc[-1][["run", "seed"]]
+    with pytest.raises(UserError, match=rf"run `{run}` lacks scores `\w+` of seed {seed}"):
+        methods.search(OPTIONS, METRICS[(METRICS["run"] != run) | (METRICS["seed"] != seed)])
+
+
+def test_the_second_score_is_called_after_the_search_only_where_there_was_one() -> None:
+    unsearched = OPTIONS.model_copy(update={"candidates": None})
+    for options, words in ((OPTIONS, "in the score that the search looked at, VRPO"), (unsearched, "in the second feature space, VRPO")):
+        sentences = verdict(options, methods.comparison(options, METRICS), methods.ablations(options, METRICS))
+        assert any(words in sentence for sentence in sentences)
 
 
 # ---- words ------------------------------------------------------------------------------------------------------------

@@ -64,8 +64,9 @@ class MethodsOptions(Options):
             raise ValueError(f"`ablation_processes`: `{stray[0]}` is not in `processes` {self.processes} of the benchmark")
         if stray := sorted({*(self.diagnosed or {}).values()} - {*self.compared, *self.ablations}):
             raise ValueError(f"`diagnosed`: `{stray[0]}` is neither in `compared` nor in `ablations`; name one that is trained")
-        if self.diagnosed is not None and not {*self.diagnosed.values()} & {*self.compared}:
-            raise ValueError("`diagnosed` names no alignment of `compared`, which alone are trained on every process; add one, e.g. the chosen VRPO")
+        for process in self.processes if self.diagnosed is not None and self.chosen else ():
+            if not {*self.diagnosed.values()} & {*self.compared_runs(process).values(), *self.ablation_runs(process).values()}:
+                raise ValueError(f"`diagnosed` names nothing that is trained on `{process}`; add one of `compared`, e.g. the chosen VRPO")
         self._check_search()
         for method, name in self.chosen.model_dump().items() if self.chosen else ():
             if name not in self.compared:

@@ -7,7 +7,7 @@ of `bootstrap_interval`.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -165,17 +165,13 @@ def _scores(options: MethodsOptions, metrics: pd.DataFrame, run: str, score: str
     """
     rows = main_sampler(metrics)
     rows = rows[rows["run"] == run]
-    table = rows.pivot_table(index="seed", columns="step", values=score) if score in rows else rows.iloc[:0]
+    if rows.empty or score not in rows or rows[score].isna().any():
+        raise UserError(f"methods: run `{run}` has no score `{score}` in the collected results; run the benchmark (`snakemake methods`) to its end")
     seeds = options.search_seeds if run.startswith(SEARCH) else options.verdict_seeds
-    if table.empty or table.isna().any(axis=None) or missing(seeds, table):
-        of_seed = f" of seed {missing(seeds, table)[0]}" if len(table) and missing(seeds, table) else ""
-        raise UserError(f"methods: run `{run}` has no score `{score}`{of_seed} in the collected results; run the benchmark (`snakemake methods`) to its end")
-    return table.loc[list(seeds)]
-
-
-def missing(seeds: Sequence[int], table: pd.DataFrame) -> list[int]:
-    """Those of `seeds` that have no row."""
-    return [seed for seed in seeds if seed not in table.index]
+    table = rows.pivot_table(index="seed", columns="step", values=score).reindex(seeds)
+    if len(partial := table.index[table.isna().any(axis=1)]):
+        raise UserError(f"methods: run `{run}` lacks scores `{score}` of seed {partial[0]} in the collected results; run the benchmark to its end")
+    return table
 
 
 def _model(metrics: pd.DataFrame, run: str) -> str:

@@ -41,14 +41,17 @@ def write_snapshot(config: ExperimentConfig, output_folder: Path) -> None:
         *(f"{name}.{kind}" for name in config.methods.tables() for kind in ("md", "csv")),
         *(f"{name}.png" for name in config.methods.figures()),
     ]
-    for name, path in {**{name: source / name for name in names}, "metrics.csv": collected / "metrics.csv"}.items():
+    copied = {**{name: source / name for name in names}, "metrics.csv": collected / "metrics.csv"}
+    diagnosed = [f"{name}.csv" for name in config.methods.figures() if name.startswith("diagnostics_")]
+    for path in [*copied.values(), *(source / name for name in diagnosed)]:
         if not path.is_file():
             raise UserError(f"{path}: is missing; run the benchmark to its end (`snakemake methods`)")
+    for name, path in copied.items():
         with atomic_output(output_folder / name) as partial:
             shutil.copyfile(path, partial)
-    for name in filter(lambda name: name.startswith("diagnostics_"), config.methods.figures()):
-        data = pd.read_csv(source / f"{name}.csv")
-        write_text(output_folder / f"{name}.csv", data[data["step"].isin(moments(data["step"]))].to_csv(index=False))
+    for name in diagnosed:
+        data = pd.read_csv(source / name)
+        write_text(output_folder / name, data[data["step"].isin(moments(data["step"]))].to_csv(index=False))
     _write_json(output_folder / "provenance.json", provenance(config))
     _write_json(output_folder / "machine.json", machine(config))
 
