@@ -126,7 +126,7 @@ def test_scored_agreement_weighs_the_gradient_at_h(toy: Toy, process: str) -> No
             hidden.register_hook(lambda gradient: caught.update(gradient=gradient))
             return call(hidden)
 
-        return type("Catching", (), {"__call__": staticmethod(called), "tell": staticmethod(gate.tell), "told": True})()
+        return type("Catching", (), {"__call__": staticmethod(called), "tell": staticmethod(gate.tell)})()
 
     alignment.gate = catching_gate
     loss, metrics = objective(**inputs)

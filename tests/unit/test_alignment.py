@@ -254,6 +254,12 @@ def test_constant_rewards_are_told_once_they_were_seen() -> None:
     assert [text.split()[0] for text in vrpo.warnings()] == ["rewards.fidelity"]  # the perceptual one is constant, too, but has no weight
 
 
+def test_a_score_that_nothing_is_made_of_is_told() -> None:
+    vrpo = make_vrpo(rewards={"fidelity": {"score": 1.0, "pathwise": 0.05}, "semantic": {"score": 1.0}}, eta=0.0)
+    assert [text.split(":")[0] for text in vrpo.warnings()] == ["rewards.fidelity.score changes nothing", "rewards.semantic.score changes nothing"]
+    assert make_vrpo(rewards={"fidelity": {"score": 1.0}}, eta=0.1).warnings() == []
+
+
 def test_a_skipped_step_leaves_the_statistics_alone() -> None:
     statistics = NoiseLevelStatistics(1)
     statistics.observe(torch.full((1, 4), float("nan")), torch.rand(4))
@@ -297,14 +303,15 @@ def test_cosines_are_finite_in_half_precision() -> None:
 
 
 def test_bf16_equals_fp32_up_to_rounding() -> None:
-    """Gradients: on policy the policy term's value is 0, so the loss says nothing of it."""
+    """Gradients too: on policy the policy term's value is 0, so the loss says nothing of it."""
     found = []
     for half in (False, True):
         vrpo = make_vrpo(eta=0.5, rewards={"fidelity": {"score": 1.0}, "perceptual": {"score": 1.0, "pathwise": 0.05}})
         warm(vrpo)
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
-            found.append(gradients(vrpo, make_batch())[1])
-    for plain, rounded in zip(*found, strict=True):
+            found.append(gradients(vrpo, make_batch()))
+    torch.testing.assert_close(found[1][0], found[0][0], rtol=0.02, atol=0.01)
+    for plain, rounded in zip(found[0][1], found[1][1], strict=True):
         assert (rounded - plain).norm() < 0.02 * plain.norm()
 
 

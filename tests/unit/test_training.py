@@ -16,7 +16,6 @@ import torch
 from training_fixtures import COUNT, Toy, milestone_file
 
 from vrpo.config import RunConfig
-from vrpo.config.messages import validate
 from vrpo.data.batches import sample_indices
 from vrpo.errors import UserError
 from vrpo.files import exclusive_lock
@@ -105,21 +104,10 @@ def test_the_samples_of_a_step_that_is_not_finite_are_in_the_log(
     assert all(torch.isfinite(values).all() for values in weights.values())
 
 
-def everything(toy: Toy, process: str, **training: Any) -> RunConfig:
-    """VRPO with all that looks beyond one rollout: groups of one image, another old policy, the agreement as a reward and as the weight's schedule.
-
-    Of two rollouts that happen to be alike the standard deviation is rounding enlarged, so rewards wait for eight.
-    """
-    content = toy.config("vrpo", process, **training).model_dump(mode="json")
-    content["alignment"]["rewards"]["agreement"] = {"score": 1.0}
-    content["alignment"] |= {"grouping": "image", "old_policy": "ema", "kappa": 5.0, "clip": 0.05, "weight_schedule": {"kind": "adaptive"}, "least_rollouts": 8}
-    return validate(RunConfig, content, "toy")
-
-
 @pytest.mark.parametrize(("alignment", "process"), [("repa", "sit"), ("vrpo", "sit"), ("vrpo", "dit"), ("everything", "dit")])
 def test_two_ranks_give_the_losses_of_one(toy: Toy, tmp_path: Path, alignment: str, process: str) -> None:
     """Gradients, metrics and VRPO's statistics over the global batch: 1e-5 in fp32."""
-    config = everything(toy, process) if alignment == "everything" else toy.config(alignment, process)
+    config = toy.config(alignment, process)
     train_to(toy, config, tmp_path / "one", 20)
     result = toy.run(config, tmp_path / "two", 20, ranks=2)
     assert result.returncode == 0, result.stderr
@@ -131,9 +119,8 @@ def test_two_ranks_give_the_losses_of_one(toy: Toy, tmp_path: Path, alignment: s
 
 @pytest.mark.parametrize(("alignment", "process"), [("repa", "sit"), ("vrpo", "sit"), ("vrpo", "dit"), ("everything", "sit"), ("everything", "dit")])
 def test_accumulation_changes_memory_not_results(toy: Toy, tmp_path: Path, alignment: str, process: str) -> None:
-    for name, accumulation in (("whole", 1), ("parts", 2)):
-        config = everything(toy, process, accumulation=accumulation) if alignment == "everything" else toy.config(alignment, process, accumulation=accumulation)
-        train_to(toy, config, tmp_path / name, 20)
+    train_to(toy, toy.config(alignment, process), tmp_path / "whole", 20)
+    train_to(toy, toy.config(alignment, process, accumulation=2), tmp_path / "parts", 20)
     np.testing.assert_allclose(losses(tmp_path / "parts"), losses(tmp_path / "whole"), rtol=1e-5, atol=1e-5)
 
 

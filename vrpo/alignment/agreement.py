@@ -84,7 +84,6 @@ class Gate:
     def __init__(self, found: Tensor, weighing: Weighing | None) -> None:
         self.found, self.weighing = found, weighing
         self.message: Tensor | None = None
-        self.told = False
 
     def __call__(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """Hidden tokens for the blocks behind, and for the alignment."""
@@ -94,7 +93,6 @@ class Gate:
     def tell(self, **columns: Tensor) -> Tensor:
         """A loss of value 0, a scalar, that brings `columns` [B] to the gate's backward; must be part of what is differentiated, once."""
         assert self.message is not None, "the network did not call its gate"
-        self.told = True
         zero, one = torch.zeros_like(self.message[:, 0]), torch.ones_like(self.message[:, 0])
         values = [one if name == "one" else columns[name].detach().float() if name in columns else zero for name in COLUMNS]
         return (self.message * torch.stack(values, dim=1)).sum()

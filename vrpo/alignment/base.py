@@ -13,10 +13,11 @@ from torch.nn import functional as F
 from vrpo.alignment.agreement import Agreement, Gate
 from vrpo.alignment.diagnostics import NoiseLevelLog, Reduce
 from vrpo.alignment.schedules import schedule_factor
-from vrpo.alignment.spatial import SpatialStructure
-from vrpo.models.projector import Projector
+from vrpo.alignment.spatial import SpatialStructure, spatial_normalisation
+from vrpo.models.projector import ConvolutionalProjector, Projector
 
 if TYPE_CHECKING:
+    from vrpo.config.alignments import SpatialOptions
     from vrpo.config.schedules import ScheduleOptions
 
 NOISE_BINS = 20  # of what is logged by noise level
@@ -46,8 +47,6 @@ class AlignmentBatch:
     """Queries and keys [B,L,2,heads,N,D/heads] of L blocks of each encoder, where `Alignment.attention_of` is not empty."""
     step: Tensor | None = None
     """Optimiser steps done so far, int64 scalar on the device: a tensor, so that compiled code serves all steps."""
-    gate: Gate | None = None
-    """The gate that `Alignment.gate` gave, through which the hidden tokens went; told the noise levels unless the loss tells it more."""
 
 
 @dataclass
@@ -56,6 +55,8 @@ class AlignmentResult:
 
     loss: Tensor
     metrics: dict[str, Tensor] = field(default_factory=dict)
+    told: dict[str, Tensor] = field(default_factory=dict)
+    """What the gate has to know in its backward [B], besides the noise levels (`vrpo.alignment.agreement.COLUMNS`)."""
 
 
 class Alignment(nn.Module):
@@ -121,7 +122,7 @@ class ProjectedAlignment(Alignment):
         token_widths: dict[str, int],
         depth: int,
         projector_width: int | None = None,
-        spatial: SpatialStructure | None = None,
+        spatial: SpatialStructure | SpatialOptions | None = None,
         weight_schedule: ScheduleOptions | None = None,
         measure_agreement: bool = False,
     ) -> None:
@@ -141,7 +142,8 @@ class ProjectedAlignment(Alignment):
         self.encoders = tuple(token_widths)
         self.spatial = spatial
         self.projectors = nn.ModuleList(
-            Projector(width, projector_width, size) if spatial is None else spatial.projector(width, size) for size in token_widths.values()
+            Projector(width, projector_width, size) if spatial is None else ConvolutionalProjector(width, size, spatial.kernel_size)
+            for size in token_widths.values()
         )
         self.weight_schedule = weight_schedule
         adaptive = weight_schedule is not None and weight_schedule.kind == "adaptive"
@@ -169,7 +171,7 @@ class ProjectedAlignment(Alignment):
 
     def cosine(self, hidden: Tensor, tokens: dict[str, Tensor]) -> Tensor:
         """Mean cosine [B] over tokens and encoders between projected hidden tokens [B,N,W] and encoder tokens [B,N,D]."""
-        targets = [tokens[name] if self.spatial is None else self.spatial.targets(tokens[name]) for name in self.encoders]
+        targets = [tokens[name] if self.spatial is None else spatial_normalisation(tokens[name], self.spatial.gamma) for name in self.encoders]
         cosines = [cosine_similarity(projector(hidden), target).mean(dim=1) for projector, target in zip(self.projectors, targets, strict=True)]
         return torch.stack(cosines).mean(dim=0)
 

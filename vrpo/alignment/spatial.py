@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from vrpo.models.projector import ConvolutionalProjector
 
-
-@dataclass(frozen=True)
-class SpatialStructure:
-    """Accentuates the spatial structure of the encoder's tokens."""
+class SpatialStructure(NamedTuple):
+    """Options of both, as `vrpo.config.alignments.SpatialOptions` has them."""
 
     kernel_size: int
     """Side of the projector's convolution."""
     gamma: float
     """Share of the tokens' mean over the image that is taken off the targets."""
-
-    def projector(self, width: int, token_width: int) -> ConvolutionalProjector:
-        """In the place of REPA's MLP: hidden tokens [B,N,width] to [B,N,token_width]."""
-        return ConvolutionalProjector(width, token_width, self.kernel_size)
-
-    def targets(self, tokens: Tensor) -> Tensor:
-        """Encoder tokens [B,N,D] as they are aligned to."""
-        return spatial_normalisation(tokens, self.gamma)
 
 
 def spatial_normalisation(tokens: Tensor, gamma: float, eps: float = 1e-6) -> Tensor:

@@ -20,10 +20,9 @@ from vrpo.alignment.base import AlignmentBatch, AlignmentResult, ProjectedAlignm
 from vrpo.alignment.diagnostics import NoiseLevelLog, Reduce
 from vrpo.alignment.rewards import REWARDS, NoiseLevelStatistics, perceptual_reward
 from vrpo.alignment.schedules import schedule_factor
-from vrpo.alignment.spatial import SpatialStructure
 
 if TYPE_CHECKING:
-    from vrpo.config.alignments import RewardsOptions, SpatialOptions
+    from vrpo.config.alignments import RewardsOptions
     from vrpo.config.schedules import ScheduleOptions
 
 Critic = Callable[[Tensor], Tensor]
@@ -60,11 +59,10 @@ class VRPO(ProjectedAlignment):
         sigma_floor: float,
         least_rollouts: int,
         old_policy: Literal["none", "ema"],
-        spatial: SpatialOptions | None,
         **shape: Any,
     ) -> None:
         """Options as in `vrpo.config.alignments.VRPOOptions`; `critics`: a frozen latent critic per encoder, or none when unused."""
-        super().__init__(spatial=None if spatial is None else SpatialStructure(spatial.kernel_size, spatial.gamma), **shape)
+        super().__init__(**shape)
         self.weight, self.eta, self.beta, self.kappa, self.clip = weight, eta, beta, kappa, clip
         self.grouping, self.group_size, self.max_advantage = grouping, group_size, max_advantage
         self.needs_old_policy = old_policy == "ema"
@@ -77,7 +75,7 @@ class VRPO(ProjectedAlignment):
         self.statistics = NoiseLevelStatistics(len(REWARDS), noise_bins, statistics_decay, sigma_floor, least_rollouts)
         self.log = NoiseLevelLog(self.logged, noise_bins)
         self.agreement_score = rewards.agreement.score if eta > 0 else 0.0
-        self.scoring = [name for name in REWARDS if getattr(rewards, name).score > 0]
+        self.unused = [name for name in REWARDS if eta == 0 and getattr(rewards, name).score > 0]
         scores = [eta * option.score + option.pathwise for option in options]
         self.used = {name for name, weight in zip(REWARDS, (*scores, self.agreement_score), strict=True) if weight > 0}
         if self.agreement_score or self.agreement is not None:
@@ -102,17 +100,12 @@ class VRPO(ProjectedAlignment):
         eta = self.eta * schedule_factor(self.eta_schedule, batch.step) if batch.step is not None else self.eta
         factor = self.weight_factor(batch)
         ratio = (log_prob - old_log_prob).detach().exp()
-        if self.agreement_score:  # eq. 6: here the cosine alone, the gate gives its gradient at h the weights beta + eta rho A
-            assert batch.gate is not None, "the agreement is known at the gate: the network must call it"
-            policy = cosine
-        else:
-            policy = (eta * surrogate + self.beta * log_prob) / self.kappa
+        # eq. 6: where the agreement scores, the cosine alone, and the gate gives its gradient at h the weights beta + eta rho A
+        policy = cosine if self.agreement_score else (eta * surrogate + self.beta * log_prob) / self.kappa
         pathwise = (self.pathwise * factors)[:, None] * inverse_std[:-1].float()  # of each reward in the loss, [3,B]
         gain = (pathwise * (rewards - mean[:-1].float())).sum(dim=0).mean()
         loss = -self.weight * (factor * policy).mean() - gain  # eq. 5
-        if batch.gate is not None:
-            told = {"reward": scored, "mean": mean[-1], "inverse_std": inverse_std[-1], "ratio": ratio, "factor": torch.ones_like(ratio) * factor}
-            loss = loss + batch.gate.tell(noise_level=batch.noise_level, **told)
+        told = {"reward": scored, "mean": mean[-1], "inverse_std": inverse_std[-1], "ratio": ratio, "factor": torch.ones_like(ratio) * factor}
 
         kl = self.kappa * (1 - cosine.detach())
         by_reward = {name: reward for name, reward in zip(FORWARD, rewards.detach(), strict=True) if name != "perceptual" or self.critics}
@@ -128,15 +121,14 @@ class VRPO(ProjectedAlignment):
             metrics |= {"advantage_abs": advantages.abs().mean(), "clip_fraction": clipped.float().mean()}
         metrics |= {"pathwise_gain": gain.detach(), "kl": kl.mean()}
         self.log.add(batch.noise_level, **by_level)
-        return AlignmentResult(loss, metrics)
+        return AlignmentResult(loss, metrics, told)
 
     def warnings(self) -> list[str]:
         """Rewards with a weight that do not vary, and scores that nothing is made of."""
         constant = [REWARDS[index] for index in self.statistics.constant() if REWARDS[index] in self.used]
-        unused = self.scoring if self.eta == 0 else []
         return [
             *(f"rewards.{name} has been constant at every noise level so far: its advantage is zero, and it changes nothing" for name in constant),
-            *(f"rewards.{name}.score changes nothing: `eta`, the weight of the policy term, is 0" for name in unused),
+            *(f"rewards.{name}.score changes nothing: `eta`, the weight of the policy term, is 0" for name in self.unused),
         ]
 
     def finish_step(self, all_reduce: Reduce, valid: Tensor) -> None:

@@ -130,7 +130,7 @@ class VRPOOptions(ScheduledOptions, ProjectedOptions):
             raise ValueError("`rewards.agreement.score` with an `eta_schedule` is not supported; leave `eta_schedule` constant")
         for name, value, plain in (("grouping", self.grouping, "noise_level"), ("old_policy", self.old_policy, "none")):
             if self.eta == 0 and value != plain:
-                raise ValueError(f"`{name}: {value}` changes the policy term alone, whose weight `eta` is 0; give `eta` a weight or leave `{name}` out")
+                raise ValueError(f"`{name}: {value}` is for the policy term, whose weight `eta` is 0; give `eta` a weight or leave `{name}` out")
         if self.eta > 0 and self.weight == 0:
             raise ValueError("`eta` is the policy term's weight beside lambda, and `weight`, lambda, is zero; give `weight` a value or set `eta: 0`")
         if self.old_policy == "ema" and self.kappa > GREATEST_KAPPA:
@@ -155,6 +155,11 @@ class IREPAOptions(SpatialOptions, ScheduledOptions):
 
     kind: Literal["irepa"] = option(..., "alignment of spatial structure")
     weight: float = option(1.0, "lambda, the weight of alignment beside the denoising loss; iREPA's code: 1", ge=0)
+
+    @property
+    def spatial(self) -> SpatialOptions:
+        """As VRPO's option of this name."""
+        return self
 
     @model_validator(mode="after")
     def _something_to_do(self) -> IREPAOptions:

@@ -87,7 +87,7 @@ class ExperimentConfig(Options):
                 for encoder in alignment.encoders:
                     require_known(f"alignments.{name}.encoders", encoder, self.encoders, "encoders")
             if isinstance(alignment, VRPOOptions):
-                self._check_groups(name, alignment)
+                self._check_rollouts(name, alignment)
             if isinstance(alignment, HASTEOptions):
                 self._check_attention(name, alignment)
         if self.methods:
@@ -126,7 +126,7 @@ class ExperimentConfig(Options):
                     f"samplers.{name}.decoder: `{sampler.decoder}` does not decode latents of a trained tokenizer; set `decoder: null` beside the preset"
                 )
 
-    def _check_groups(self, name: str, alignment: VRPOOptions) -> None:
+    def _check_rollouts(self, name: str, alignment: VRPOOptions) -> None:
         micro_batch = self.training.batch_size // (max(self.resources.gpus, 1) * self.training.accumulation)
         if alignment.group_size > micro_batch or micro_batch % alignment.group_size:
             raise ValueError(

@@ -15,7 +15,7 @@ class ScheduleOptions(Options):
     kind: Literal["constant", "linear", "cosine", "stop", "adaptive"] = option(
         "constant",
         "`constant`: 1; `linear`, `cosine`: from 1 at `start` to `final` at `end`; `stop`: 1 before `end`, `final` from then on; `adaptive`: the measured "
-        "agreement of the alignment's and the denoising's gradient at this noise level over the highest so far at any, between 0 and 1; for lambda alone",
+        "agreement of the alignment's and the denoising's gradient at this noise level over the highest so far at any, between 1e-4 and 1; for lambda alone",
     )
     start: int = option(0, "step at which `linear` and `cosine` begin to change", "steps", ge=0)
     end: int | None = option(None, "step at which `linear` and `cosine` have reached `final`, and at which `stop` stops", "steps", ge=1)

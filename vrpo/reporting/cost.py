@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from vrpo.config.alignments import AlignmentOptions, IREPAOptions
+from vrpo.config.alignments import AlignmentOptions
 from vrpo.config.experiment import ExperimentConfig
 from vrpo.config.options import EncoderOptions
 from vrpo.config.resolved import ModelOptions, RunConfig
@@ -82,8 +82,7 @@ def projectors_flops(run: RunConfig, tokens: int, widths: list[int]) -> float:
     """One forward pass of the alignment's projectors, one for each encoder."""
     if not isinstance(run.alignment, AlignmentOptions):
         return 0.0
-    spatial = run.alignment if isinstance(run.alignment, IREPAOptions) else getattr(run.alignment, "spatial", None)
-    if spatial is not None:
+    if (spatial := getattr(run.alignment, "spatial", None)) is not None:
         return sum(2 * tokens * run.model.width * width * spatial.kernel_size**2 for width in widths)
     sizes = {"tokens": tokens, "width_in": run.model.width, "width_hidden": run.alignment.projector_width}
     return sum(projector_flops(**sizes, width_out=width) for width in widths)

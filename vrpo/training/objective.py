@@ -81,12 +81,11 @@ class Objective(nn.Module):
                 attention=attention,
                 encoder_attention=encoder_attention or {},
                 step=step,
-                gate=gate,
             )
             aligned = self.alignment(batch)
         loss = denoising.mean() + aligned.loss
-        if gate is not None and not gate.told:
-            loss = loss + gate.tell(noise_level=batch.noise_level)
+        if gate is not None:
+            loss = loss + gate.tell(noise_level=batch.noise_level, **aligned.told)
         return loss, {"loss": loss.detach(), "denoising": denoising.detach().mean(), **aligned.metrics}
 
     def _predict(self, x_t: Tensor, t: Tensor, labels: Tensor, gate: Gate | None) -> tuple[Tensor, list[Tensor], list[tuple[Tensor, Tensor]]]:
