@@ -29,7 +29,15 @@ report: "workflow/report/workflow.rst"
 
 
 onstart:
-    lock_results()
+    start()
+
+
+onsuccess:
+    release_results(RESULTS)
+
+
+onerror:
+    release_results(RESULTS)
 
 
 rule all:

@@ -87,6 +87,11 @@ def sha256(path: Path | str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def short_hash(content: bytes) -> str:
+    """The first 16 hex digits of a content's SHA-256."""
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
 def require_free_space(folder: Path, n_bytes: int, what: str) -> None:
     """Raise `UserError` unless the disk that holds `folder` has `n_bytes` free."""
     existing = next(parent for parent in [folder, *folder.resolve().parents] if parent.exists())

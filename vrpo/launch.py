@@ -10,17 +10,20 @@ from __future__ import annotations
 
 import fcntl
 import getpass
+import logging
 import os
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+from vrpo.errors import UserError
+from vrpo.restore import restore, take_planned
 
-def use_environment_of(python: str, checkout: Path | str) -> None:
-    """Let the processes that this one starts find `python`'s environment, activated or not, and the package in `checkout`."""
+
+def use_environment_of(python: str) -> None:
+    """Let the processes that this one starts find `python`'s environment, activated or not."""
     os.environ["PATH"] = os.pathsep.join([str(Path(python).parent), os.environ.get("PATH", os.defpath)])
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(checkout), os.environ.get("PYTHONPATH")]))
 
 
 def visible_devices() -> list[str]:
@@ -58,7 +61,14 @@ def take_devices(devices: list[str], count: int, folder: Path) -> list[str]:
 
 def main() -> None:
     """Take the devices and become the stage."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     count, stage = int(sys.argv[1]), ["-m", "vrpo", *sys.argv[2:]]
+    try:
+        if restore(take_planned(sys.argv[2:])):
+            return
+    except UserError as error:
+        print(f"vrpo: error: {error}", file=sys.stderr)
+        sys.exit(2)
     devices = visible_devices()
     if count and devices and "SLURM_JOB_ID" not in os.environ:
         if count > len(devices):

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import yaml
 
-from vrpo.config import load_experiment, load_resolved, parse_experiment, write_resolved
+from vrpo.config import load_experiment, load_resolved, parse_experiment
 from vrpo.config.reading import deep_merge
-from vrpo.config.resolve import resolved_files
+from vrpo.config.resolve import Plan
 from vrpo.config.resolved import CollectOptions, RunConfig
 from vrpo.errors import UserError
 
@@ -126,25 +126,64 @@ def test_evaluations_follow_milestones_and_samplers() -> None:
     assert [row for row in config.shown() if row not in rows] == []
 
 
-def test_resolved_files_are_rewritten_only_when_they_change(tmp_path: Path) -> None:
-    config = parse_experiment(changed(results=str(tmp_path)), "mini")
-    assert len(write_resolved(config)) == len(resolved_files(config))
-    assert write_resolved(config) == []
-    title = parse_experiment(changed(results=str(tmp_path), report={"title": "another"}), "mini")
-    assert {path.name for path in write_resolved(title)} == {"report.yaml", "experiment.yaml"}
-    seeds = parse_experiment(changed(results=str(tmp_path), report={"title": "another"}, seeds=[0, 1]), "mini")
-    written = {str(path.relative_to(config.folder)) for path in write_resolved(seeds)}
-    assert written == {"config/experiment.yaml", "config/collect.yaml", *(f"runs/{run}/seed1/config.yaml" for run in config.runs)}
+def texts(plan: Plan) -> dict[str, str]:
+    return {path.relative_to(plan.experiment.folder).as_posix(): text for path, text in plan.texts.items()}
+
+
+def test_planning_writes_nothing_and_knows_what_is_stale(tmp_path: Path) -> None:
+    plan = Plan.of(parse_experiment(changed(results=str(tmp_path)), "mini"))
+    assert list(tmp_path.iterdir()) == []
+    path, text = next(iter(plan.texts.items()))
+    assert not plan.is_stale(path), "what is missing is made anyway"
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    assert not plan.is_stale(path)
+    path.write_text(text + "learning_rate: 0.5\n")
+    assert plan.is_stale(path)
+
+
+def test_a_resolved_config_changes_only_with_what_its_stage_depends_on() -> None:
+    before = texts(Plan.of(parse_experiment(changed(), "mini")))
+    title = texts(Plan.of(parse_experiment(changed(report={"title": "another"}), "mini")))
+    assert {name for name in title if title[name] != before[name]} == {"config/report.yaml", "config/experiment.yaml"}
+    seeds = texts(Plan.of(parse_experiment(changed(seeds=[0, 1]), "mini")))
+    runs = [name.split("/")[1] for name in before if name.startswith("runs/")]
+    assert {name for name in seeds if seeds[name] != before.get(name)} == {
+        "config/experiment.yaml",
+        "config/collect.yaml",
+        *(f"runs/{run}/seed1/config.yaml" for run in runs),
+    }
 
 
 def test_resolved_files_are_read_back(tmp_path: Path) -> None:
     config = parse_experiment(changed(results=str(tmp_path)), "mini")
-    write_resolved(config)
+    for path, text in Plan.of(config).texts.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
     assert load_resolved(RunConfig, config.folder / "runs/dit-vrpo/seed0/config.yaml") == config.run_config("dit-vrpo", 0)
     assert load_resolved(CollectOptions, config.folder / "config/collect.yaml") == config.collection()
     assert load_experiment(config.folder / "config/experiment.yaml") == config
     with pytest.raises(UserError, match="unknown option"):
         load_resolved(RunConfig, config.folder / "config/collect.yaml")
+
+
+def test_cluster_jobs_get_the_plan_they_were_submitted_with(tmp_path: Path) -> None:
+    environment: dict[str, str] = {}
+    plan = Plan.of(parse_experiment(changed(results=str(tmp_path)), "mini"))
+    plan.publish(environment)
+    assert Plan.published({}) is None
+    assert Plan.published(environment) is None, "it is published before it is written"
+    plan.write()
+    assert Plan.published(environment) == plan
+    Plan.of(parse_experiment(changed(results=str(tmp_path), seeds=[3]), "mini")).write()
+    with pytest.raises(UserError, match=r"\.plan\.yaml: another workflow was started .*; start the workflow again"):
+        Plan.published(environment)
+
+
+def test_a_config_too_long_for_a_command_is_refused_when_planned() -> None:
+    many = {f"run-{number:05d}-{'x' * 60}": {"model": "mini/2", "process": "sit", "alignment": "none"} for number in range(2000)}
+    with pytest.raises(UserError, match="cut the experiment in two"):
+        Plan.of(parse_experiment(changed(runs=many), "mini"))
 
 
 def test_a_run_depends_on_nothing_else() -> None:

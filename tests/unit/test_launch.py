@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import vrpo.launch
 from vrpo.launch import take_devices, use_environment_of, visible_devices
 
 HOLDER = """
@@ -48,9 +49,9 @@ def test_a_killed_job_frees_its_device(tmp_path: Path) -> None:
 def test_the_stage_sees_its_devices_only(tmp_path: Path) -> None:
     """The real command, with a `vrpo` in its place that tells what it sees."""
     (tmp_path / "vrpo").mkdir()
-    (tmp_path / "vrpo/__init__.py").touch()
+    launch = Path(vrpo.launch.__file__)
+    (tmp_path / "vrpo/__init__.py").write_text(f"__path__.append({str(launch.parent)!r})")
     (tmp_path / "vrpo/__main__.py").write_text("import os, sys; print(os.environ['CUDA_VISIBLE_DEVICES'], *sys.argv[1:])")
-    launch = Path(__file__).parents[2] / "vrpo/launch.py"
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "5,7", "PYTHONPATH": str(tmp_path), "TMPDIR": str(tmp_path)}
     environment.pop("SLURM_JOB_ID", None)
 
@@ -71,9 +72,7 @@ def test_visible_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     assert visible_devices() == []
 
 
-def test_jobs_find_python_and_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_jobs_find_python(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/usr/bin")
-    monkeypatch.delenv("PYTHONPATH", raising=False)
-    use_environment_of("/somewhere/bin/python", tmp_path)
+    use_environment_of("/somewhere/bin/python")
     assert os.environ["PATH"] == "/somewhere/bin:/usr/bin"
-    assert os.environ["PYTHONPATH"] == str(tmp_path)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from running import DRAWN, command, environment, snakemake, whole
+from running import DRAWN, clone, command, environment, snakemake, whole
 
 from vrpo.files import exclusive_lock
 from vrpo.reporting.figures import FIGURES
@@ -21,6 +21,7 @@ pytestmark = [pytest.mark.workflow, pytest.mark.timeout(900)]
 
 FINAL = {".h5", ".safetensors", ".csv", ".npz", ".json", ".yaml", ".md", ".tex", ".pdf", ".png", ".html"}
 DRAWN_FILES = ("figures", "tables", "report.html", "README.md")
+SPACED = ("--config", "results='my results'")
 
 
 def final_bytes(results: Path) -> dict[str, str]:
@@ -30,11 +31,16 @@ def final_bytes(results: Path) -> dict[str, str]:
     return {str(path.relative_to(results)): hashlib.sha256(path.read_bytes()).hexdigest() for path in kept}
 
 
+def without(files: dict[str, str], *prefixes: str) -> dict[str, str]:
+    """Those files whose paths begin otherwise."""
+    return {name: content for name, content in files.items() if not name.startswith(prefixes)}
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of an undisturbed run."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    result = snakemake(folder, "--cores", "2")
+    """The folder of an undisturbed run, a clone of the repository whose name has a space and a quote."""
+    folder = clone(tmp_path_factory.mktemp("undisturbed") / "my repo's")
+    result = snakemake(folder, "--cores", "2", checkout=folder)
     assert result.returncode == 0, whole(result)[-8000:]
     return folder
 
@@ -51,7 +57,7 @@ def test_everything_is_there(finished: Path) -> None:
 
 def test_run_again_does_nothing(finished: Path) -> None:
     before = final_bytes(finished / "results/tiny")
-    result = snakemake(finished, "--cores", "2")
+    result = snakemake(finished, "--cores", "2", checkout=finished)
     assert "Nothing to be done" in whole(result)
     assert final_bytes(finished / "results/tiny") == before
 
@@ -59,7 +65,7 @@ def test_run_again_does_nothing(finished: Path) -> None:
 @pytest.fixture
 def copied(finished: Path, tmp_path: Path) -> Path:
     """A copy of the undisturbed run, to be changed."""
-    return shutil.copytree(finished, tmp_path / "copy", symlinks=True)
+    return shutil.copytree(finished, tmp_path / "copy", symlinks=True, ignore=shutil.ignore_patterns("workflow", "vrpo"))
 
 
 def test_a_plots_look_retrains_nothing(copied: Path) -> None:
@@ -93,8 +99,8 @@ def test_redraw_without_intermediates(copied: Path) -> None:
 
 
 def test_killed_and_started_again_gives_the_same_bytes(finished: Path, tmp_path: Path) -> None:
-    """SIGKILL to snakemake and its jobs, once in the middle of each kind of long stage."""
-    results = tmp_path / "results/tiny"
+    """SIGKILL to snakemake and its jobs, once in the middle of each kind of long stage; in results whose name has a space."""
+    results = tmp_path / "my results/tiny"
     moments = {
         "a network is fitted": lambda: any((results / "logs").glob("fit-tokenizer.log")),
         "a run is trained": lambda: any(results.glob("runs/*/*/state/**/*.pt")),
@@ -102,10 +108,11 @@ def test_killed_and_started_again_gives_the_same_bytes(finished: Path, tmp_path:
     }
     for reached in moments.values():
         run_and_kill(tmp_path, reached)
-    result = snakemake(tmp_path, "--cores", "2", "--", "collect")
+    result = snakemake(tmp_path, "--cores", "2", *SPACED, "--", "collect")
     assert result.returncode == 0, whole(result)[-8000:]
     undisturbed = final_bytes(finished / "results/tiny")
-    assert final_bytes(results) == {name: content for name, content in undisturbed.items() if not name.startswith(DRAWN_FILES)}
+    options = ("config/experiment.yaml",)  # names the folder
+    assert without(final_bytes(results), *options) == without(undisturbed, *options, *DRAWN_FILES)
 
 
 def test_two_workflows_do_not_write_the_same_results(finished: Path) -> None:
@@ -130,7 +137,12 @@ def planned(text: str) -> set[str]:
 def run_and_kill(folder: Path, reached: object) -> None:
     """Start the workflow, and kill its whole process group when `reached()` holds."""
     process = subprocess.Popen(
-        command("--cores", "2", "--", "collect"), cwd=folder, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        command("--cores", "2", *SPACED, "--", "collect"),
+        cwd=folder,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
     )
     try:
         for _ in polls(300):

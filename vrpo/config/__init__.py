@@ -2,7 +2,7 @@
 
 from vrpo.config.experiment import ExperimentConfig
 from vrpo.config.reading import load_experiment, parse_experiment
-from vrpo.config.resolve import load_resolved, write_resolved
+from vrpo.config.resolve import load_resolved
 from vrpo.config.resolved import RunConfig
 
-__all__ = ["ExperimentConfig", "RunConfig", "load_experiment", "load_resolved", "parse_experiment", "write_resolved"]
+__all__ = ["ExperimentConfig", "RunConfig", "load_experiment", "load_resolved", "parse_experiment"]

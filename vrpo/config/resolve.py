@@ -1,4 +1,4 @@
-"""Resolved config files: for each stage exactly what it depends on, written only when the content changes.
+"""Resolved configs: for each stage exactly what it depends on, in a file that changes only with its content.
 
 Rules take these files as inputs, so that changing a plot's title retrains nothing and changing an encoder's
 training redoes what depends on it, whatever else the experiment's config holds.
@@ -6,6 +6,8 @@ training redoes what depends on it, whatever else the experiment's config holds.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, MutableMapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,9 +18,13 @@ from vrpo.config.base import Options
 from vrpo.config.experiment import ExperimentConfig
 from vrpo.config.messages import validate
 from vrpo.config.reading import read_yaml
-from vrpo.files import write_text_if_changed
+from vrpo.errors import UserError
+from vrpo.files import short_hash, write_text_if_changed
 
 Model = TypeVar("Model", bound=BaseModel)
+PLAN = ".plan.yaml"
+VARIABLE = "VRPO_PLAN"
+LONGEST_TEXT = 100_000  # bytes; a shell command may have 128 KiB
 
 
 def resolved_files(config: ExperimentConfig) -> dict[str, Options]:
@@ -46,15 +52,64 @@ def resolved_files(config: ExperimentConfig) -> dict[str, Options]:
     return files
 
 
-def write_resolved(config: ExperimentConfig) -> list[Path]:
-    """Write the resolved configs whose content changed; returns their paths."""
-    changed = []
-    for name, options in resolved_files(config).items():
-        path = config.folder / name
-        text = yaml.safe_dump(options.model_dump(mode="json"), sort_keys=False)
-        if write_text_if_changed(path, text):
-            changed.append(path)
-    return changed
+@dataclass(frozen=True)
+class Plan:
+    """What a workflow was planned with: its experiment, and the text of each resolved config.
+
+    Planning writes nothing. The configs are written by jobs; the plan itself, for the processes in
+    which cluster jobs read the Snakefile again, once the results are locked.
+    """
+
+    experiment: ExperimentConfig
+    texts: Mapping[Path, str]
+
+    @classmethod
+    def of(cls, experiment: ExperimentConfig) -> Plan:
+        """The plan of an experiment.
+
+        Raises:
+            UserError: a resolved config is too long to be handed to a job.
+        """
+        texts = {experiment.folder / name: _as_yaml(options) for name, options in resolved_files(experiment).items()}
+        for path, text in texts.items():
+            if len(text.encode()) > LONGEST_TEXT:
+                raise UserError(
+                    f"{path}: the resolved config has {len(text.encode()):,} bytes, {LONGEST_TEXT:,} at most are possible; cut the experiment in two"
+                )
+        return cls(experiment, texts)
+
+    def digest(self, path: Path) -> str:
+        """Short hash of a resolved config."""
+        return short_hash(self.texts[path].encode())
+
+    def is_stale(self, path: Path) -> bool:
+        """Whether a resolved config is on the disk and holds something else than planned."""
+        return path.is_file() and path.read_bytes() != self.texts[path].encode()
+
+    def publish(self, environment: MutableMapping[str, str]) -> None:
+        """Name the plan in `environment`, which jobs inherit."""
+        path = (self.experiment.folder / PLAN).absolute()
+        environment[VARIABLE] = f"{path}#{short_hash(_as_yaml(self.experiment).encode())}"
+
+    def write(self) -> None:
+        """Write the plan for the processes that are told of it by `publish`."""
+        write_text_if_changed(self.experiment.folder / PLAN, _as_yaml(self.experiment))
+
+    @classmethod
+    def published(cls, environment: Mapping[str, str]) -> Plan | None:
+        """The plan that `environment` names; None where it names none or none was written.
+
+        Raises:
+            UserError: another workflow has been started on the results since.
+        """
+        name, _, digest = environment.get(VARIABLE, "").rpartition("#")
+        if not Path(name).is_file():
+            return None
+        if short_hash(Path(name).read_bytes()) != digest:
+            raise UserError(
+                f"{name}: another workflow was started on these results with other options, this job is of an earlier one; start the workflow again"
+            )
+        return cls.of(load_resolved(ExperimentConfig, name))
 
 
 def load_resolved(model: type[Model], path: Path | str) -> Model:
@@ -64,3 +119,7 @@ def load_resolved(model: type[Model], path: Path | str) -> Model:
         UserError: the file is missing or does not fit.
     """
     return validate(model, read_yaml(path), str(path))
+
+
+def _as_yaml(options: Options) -> str:
+    return yaml.safe_dump(options.model_dump(mode="json"), sort_keys=False)

@@ -19,5 +19,5 @@ rule import_checkpoint:
         options=lambda wildcards: import_options(wildcards.checkpoint),
         step=lambda wildcards: int(wildcards.step),
     shell:
-        "python -m vrpo import-checkpoint {input} --output {output} --run {wildcards.checkpoint} --seed {wildcards.seed} --step {params.step}"
-        " {params.options} &> {log}"
+        "{STAGE} {resources.gpu} import-checkpoint {input:q} --output {output:q} --run {wildcards.checkpoint} --seed {wildcards.seed} --step {params.step}"
+        " {params.options} &> {log:q}"

@@ -1,26 +1,37 @@
 # The experiment's options, names as wildcard constraints, where things lie, and what jobs ask for.
 import contextlib
+import os
 import re
+import shlex
 import sys
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
-from vrpo.config import parse_experiment, write_resolved
+ROOT = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # also where Snakemake's own environment does not have the package
+
+from vrpo.config import parse_experiment
 from vrpo.config.alignments import AlignmentOptions, VRPOOptions
+from vrpo.config.resolve import Plan
 from vrpo.errors import UserError
 from vrpo.files import exclusive_lock
 from vrpo.launch import use_environment_of
+from vrpo.restore import KEEP, keep_results, release_results
 
-use_environment_of(sys.executable, workflow.basedir)
+use_environment_of(sys.executable)
+os.environ[KEEP] = "1"
 
 try:
-    EXPERIMENT = parse_experiment(config, " + ".join(map(str, workflow.configfiles)))
     if workflow.is_main_process:
-        write_resolved(EXPERIMENT)
+        PLAN = Plan.of(parse_experiment(config, " + ".join(map(str, workflow.configfiles))))
+        PLAN.publish(os.environ)
+    else:
+        PLAN = Plan.published(os.environ) or Plan.of(parse_experiment(config, "config"))
 except UserError as error:
     raise WorkflowError(str(error)) from None
+EXPERIMENT = PLAN.experiment
 
 if workflow.is_main_process and EXPERIMENT.data.root and not Path(EXPERIMENT.data.root).exists():
     logger.warning(
@@ -34,22 +45,66 @@ GPUS = 0 if RESOURCES.device == "cpu" else RESOURCES.gpus
 DEVICE = RESOURCES.device if GPUS else "cpu"
 TORCH_ENV = "../../envs/vrpo.yaml"
 REPORT_ENV = "../../envs/report.yaml"
-
-
-LOCKS = contextlib.ExitStack()
-
-
-def lock_results():
-    """Let no second workflow write the same results. The kernel drops this lock with the process, so a killed workflow can be started again at once."""
-    try:
-        LOCKS.enter_context(exclusive_lock(RESULTS / ".lock", "a workflow on these results"))
-    except UserError as error:
-        raise WorkflowError(str(error)) from None
+VRPO = f"PYTHONPATH={shlex.quote(str(ROOT))}${{PYTHONPATH:+:$PYTHONPATH}} python -m vrpo"
+STAGE = f"{VRPO}.launch"  # {STAGE} GPUS COMMAND: restores the result, or runs the command on so many free GPUs
 
 
 def one_of(names):
     """A wildcard's constraint: exactly these names."""
     return "|".join(map(re.escape, names)) or "none"
+
+
+# ---- start and end: what is written before the first job, under the results' lock ----------------------------------
+
+LOCKS = contextlib.ExitStack()
+
+
+def start():
+    """Let no second workflow write the same results, write the plan, and keep what is there. The kernel drops the lock with the process."""
+    try:
+        LOCKS.enter_context(exclusive_lock(RESULTS / ".lock", "a workflow on these results"))
+        PLAN.write()
+        keep_results(RESULTS, forced())
+    except UserError as error:
+        raise WorkflowError(str(error)) from None
+
+
+def forced():
+    """Rules and files that the command line wants made again."""
+    settings = workflow.dag_settings
+    if settings.forceall:
+        return {rule.name for rule in workflow.rules}
+    return {*settings.forcerun, *(settings.targets if settings.forcetargets else ())}
+
+
+def planned(wildcards, input):
+    """`--planned FILE=HASH` for each resolved config among a job's inputs: the command sees whether it is still the planned one."""
+    return " ".join(f"--planned {shlex.quote(f'{path}={PLAN.digest(Path(path))}')}" for path in input if Path(path) in PLAN.texts)
+
+
+localrules:
+    resolved_config,
+
+
+def force_where_stale(wildcards):
+    """No input; a config on the disk that is not the planned one is written again, whatever its times and Snakemake's records say."""
+    path = RESULTS / f"{wildcards.resolved}.yaml"
+    if workflow.is_main_process and PLAN.is_stale(path):
+        workflow.dag.forcefiles.add(str(path))
+    return []
+
+
+rule resolved_config:
+    input:
+        force_where_stale,
+    output:
+        RESULTS / "{resolved}.yaml",
+    wildcard_constraints:
+        resolved=one_of([path.relative_to(RESULTS).with_suffix("").as_posix() for path in PLAN.texts]),
+    params:
+        text=lambda wildcards, output: PLAN.texts[Path(output[0])],
+    shell:
+        "printf %s {params.text:q} > {output:q}"
 
 
 wildcard_constraints:
@@ -122,7 +177,7 @@ def trained_networks():
 
 def weights_option(paths, name="weights"):
     """`--weights FILE` when there is one, else nothing."""
-    return f"--{name} {paths[0]}" if paths else ""
+    return f"--{name} {shlex.quote(str(paths[0]))}" if paths else ""
 
 
 # ---- runs --------------------------------------------------------------------------------------------------------
@@ -170,13 +225,13 @@ def critics_of(run):
 
 def pairs_option(name, files):
     """`--name KEY=FILE` for each of `files`."""
-    return " ".join(f"--{name} {key}={path}" for key, path in files.items())
+    return " ".join(f"--{name} {shlex.quote(f'{key}={path}')}" for key, path in files.items())
 
 
 def import_options(checkpoint):
     """Options of `import-checkpoint` for an external checkpoint."""
     options, model = EXPERIMENT.checkpoints[checkpoint], EXPERIMENT.model_of(checkpoint)
-    return f"--family {options.family} --weights {options.weights} --model {model.name} --heads {model.heads}"
+    return f"--family {options.family} --weights {options.weights} --model {shlex.quote(model.name)} --heads {model.heads}"
 
 
 # ---- what is collected for the report ----------------------------------------------------------------------------

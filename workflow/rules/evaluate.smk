@@ -19,10 +19,11 @@ rule fit_evaluation:
         gpu=min(GPUS, 1),
         device=DEVICE,
     params:
+        planned=planned,
         images=lambda wildcards, input: place_of(input.images),
     shell:
-        "python -m vrpo.launch {resources.gpu} fit-classifier --section trained --config {input.config} --images {params.images} --output {output}"
-        " --device {resources.device} --threads {threads} &> {log}"
+        "{STAGE} {resources.gpu} {params.planned} fit-classifier --section trained --config {input.config:q} --images {params.images:q} --output {output:q}"
+        " --device {resources.device} --threads {threads} &> {log:q}"
 
 
 rule fit_extra_evaluation:
@@ -43,10 +44,11 @@ rule fit_extra_evaluation:
         gpu=min(GPUS, 1),
         device=DEVICE,
     params:
+        planned=planned,
         images=lambda wildcards, input: place_of(input.images),
     shell:
-        "python -m vrpo.launch {resources.gpu} fit-classifier --section extra_networks.{wildcards.extra} --config {input.config}"
-        " --images {params.images} --output {output} --device {resources.device} --threads {threads} &> {log}"
+        "{STAGE} {resources.gpu} {params.planned} fit-classifier --section extra_networks.{wildcards.extra} --config {input.config:q}"
+        " --images {params.images:q} --output {output:q} --device {resources.device} --threads {threads} &> {log:q}"
 
 
 rule reference:
@@ -69,12 +71,13 @@ rule reference:
         gpu=min(GPUS, 1),
         device=DEVICE,
     params:
+        planned=planned,
         images=lambda wildcards, input: place_of(input.images),
         weights=weights_option(evaluation_weights()),
         extra=pairs_option("extra-weights", extra_weights()),
     shell:
-        "python -m vrpo.launch {resources.gpu} reference --config {input.config} --images {params.images} {params.weights} {params.extra} --output {output}"
-        " --device {resources.device} --threads {threads} &> {log}"
+        "{STAGE} {resources.gpu} {params.planned} reference --config {input.config:q} --images {params.images:q} {params.weights} {params.extra} --output {output:q}"
+        " --device {resources.device} --threads {threads} &> {log:q}"
 
 
 rule evaluate:
@@ -97,8 +100,9 @@ rule evaluate:
         gpu=min(GPUS, 1),
         device=DEVICE,
     params:
+        planned=planned,
         weights=weights_option(evaluation_weights()),
         extra=pairs_option("extra-weights", extra_weights()),
     shell:
-        "python -m vrpo.launch {resources.gpu} evaluate {input.samples} {input.reference} --config {input.config}"
-        " {params.weights} {params.extra} --output {output} --device {resources.device} --threads {threads} &> {log}"
+        "{STAGE} {resources.gpu} {params.planned} evaluate {input.samples:q} {input.reference:q} --config {input.config:q}"
+        " {params.weights} {params.extra} --output {output:q} --device {resources.device} --threads {threads} &> {log:q}"

@@ -24,11 +24,12 @@ if METHODS:
             runtime=runtime,
             gpu=0,
         params:
+            planned=planned,
             collected=lambda wildcards, input: str(Path(input.collected[0]).parent),
             folder=lambda wildcards, output: str(Path(output.readme).parent),
         shell:
-            "python -m vrpo methods --config {input.config} --report-config {input.report} --collected {params.collected}"
-            " --output-folder {params.folder} &> {log}"
+            "{VRPO} {params.planned} methods --config {input.config:q} --report-config {input.report:q} --collected {params.collected:q}"
+            " --output-folder {params.folder:q} &> {log:q}"
 
     rule methods_snapshot:
         input:
@@ -47,9 +48,10 @@ if METHODS:
             runtime=runtime,
             gpu=0,
         params:
+            planned=planned,
             folder=lambda wildcards, output: str(Path(output[0]).parent),
         shell:
-            "python -m vrpo methods-snapshot --config {input.experiment} --output-folder {params.folder} &> {log}"
+            "{VRPO} {params.planned} methods-snapshot --config {input.experiment:q} --output-folder {params.folder:q} &> {log:q}"
 
 else:
 

@@ -16,8 +16,10 @@ rule images:
         mem_mb=RESOURCES.memory_mb,
         runtime=runtime,
         gpu=0,
+    params:
+        planned=planned,
     shell:
-        "python -m vrpo images --config {input.config} --output {output} &> {log}"
+        "{STAGE} {resources.gpu} {params.planned} images --config {input.config:q} --output {output:q} &> {log:q}"
 
 
 rule manifest:
@@ -35,9 +37,10 @@ rule manifest:
         runtime=runtime,
         gpu=0,
     params:
+        planned=planned,
         images=lambda wildcards, input: place_of(input.images),
     shell:
-        "python -m vrpo manifest --config {input.config} --images {params.images} --output {output} &> {log}"
+        "{VRPO} {params.planned} manifest --config {input.config:q} --images {params.images:q} --output {output:q} &> {log:q}"
 
 
 rule fit_tokenizer:
@@ -58,10 +61,11 @@ rule fit_tokenizer:
         gpu=min(GPUS, 1),
         device=DEVICE,
     params:
+        planned=planned,
         images=lambda wildcards, input: place_of(input.images),
     shell:
-        "python -m vrpo.launch {resources.gpu} fit-tokenizer --config {input.config} --images {params.images} --output {output}"
-        " --device {resources.device} --threads {threads} &> {log}"
+        "{STAGE} {resources.gpu} {params.planned} fit-tokenizer --config {input.config:q} --images {params.images:q} --output {output:q}"
+        " --device {resources.device} --threads {threads} &> {log:q}"
 
 
 rule fit_encoder:
@@ -82,10 +86,11 @@ rule fit_encoder:
         gpu=min(GPUS, 1),
         device=DEVICE,
     params:
+        planned=planned,
         images=lambda wildcards, input: place_of(input.images),
     shell:
-        "python -m vrpo.launch {resources.gpu} fit-classifier --config {input.config} --images {params.images} --output {output}"
-        " --device {resources.device} --threads {threads} &> {log}"
+        "{STAGE} {resources.gpu} {params.planned} fit-classifier --config {input.config:q} --images {params.images:q} --output {output:q}"
+        " --device {resources.device} --threads {threads} &> {log:q}"
 
 
 rule encode_latents:
@@ -107,11 +112,12 @@ rule encode_latents:
         gpu=min(GPUS, 1),
         device=DEVICE,
     params:
+        planned=planned,
         images=lambda wildcards, input: place_of(input.images),
         weights=weights_option(tokenizer_weights()),
     shell:
-        "python -m vrpo.launch {resources.gpu} encode-latents --config {input.config} --images {params.images} {params.weights} --output {output}"
-        " --device {resources.device} --threads {threads} &> {log}"
+        "{STAGE} {resources.gpu} {params.planned} encode-latents --config {input.config:q} --images {params.images:q} {params.weights} --output {output:q}"
+        " --device {resources.device} --threads {threads} &> {log:q}"
 
 
 rule encode_features:
@@ -133,11 +139,12 @@ rule encode_features:
         gpu=min(GPUS, 1),
         device=DEVICE,
     params:
+        planned=planned,
         images=lambda wildcards, input: place_of(input.images),
         weights=lambda wildcards: weights_option(encoder_weights(wildcards.encoder)),
     shell:
-        "python -m vrpo.launch {resources.gpu} encode-features --config {input.config} --name {wildcards.encoder} --images {params.images}"
-        " {params.weights} --output {output} --device {resources.device} --threads {threads} &> {log}"
+        "{STAGE} {resources.gpu} {params.planned} encode-features --config {input.config:q} --name {wildcards.encoder} --images {params.images:q}"
+        " {params.weights} --output {output:q} --device {resources.device} --threads {threads} &> {log:q}"
 
 
 use rule encode_features as describe_features with:
@@ -166,8 +173,9 @@ rule fit_critic:
         gpu=min(GPUS, 1),
         device=DEVICE,
     params:
+        planned=planned,
         latents=lambda wildcards, input: place_of(input.latents),
         features=lambda wildcards: str(EXPERIMENT.stored(f"features/{wildcards.encoder}")),
     shell:
-        "python -m vrpo.launch {resources.gpu} fit-critic --config {input.config} --latents {params.latents} --features {params.features}"
-        " --output {output} --device {resources.device} --threads {threads} &> {log}"
+        "{STAGE} {resources.gpu} {params.planned} fit-critic --config {input.config:q} --latents {params.latents:q} --features {params.features}"
+        " --output {output:q} --device {resources.device} --threads {threads} &> {log:q}"

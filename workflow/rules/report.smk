@@ -40,9 +40,10 @@ rule collect:
         runtime=runtime,
         gpu=0,
     params:
+        planned=planned,
         folder=lambda wildcards, output: str(Path(output[0]).parent),
     shell:
-        "python -m vrpo collect --config {input.experiment} --output-folder {params.folder} &> {log}"
+        "{VRPO} {params.planned} collect --config {input.experiment:q} --output-folder {params.folder:q} &> {log:q}"
 
 
 for NAME, TITLE in FIGURES.items():
@@ -72,10 +73,11 @@ for NAME, TITLE in FIGURES.items():
             runtime=runtime,
             gpu=0,
         params:
+            planned=planned,
             name=NAME,
             folder=lambda wildcards, input: str(Path(input.collected[0]).parent),
         shell:
-            "python -m vrpo figure {params.name} --config {input.config} --collected {params.folder} --output {output.pdf} &> {log}"
+            "{VRPO} {params.planned} figure {params.name} --config {input.config:q} --collected {params.folder:q} --output {output.pdf:q} &> {log:q}"
 
 
 for NAME, TITLE in TABLES.items():
@@ -106,10 +108,11 @@ for NAME, TITLE in TABLES.items():
             runtime=runtime,
             gpu=0,
         params:
+            planned=planned,
             name=NAME,
             folder=lambda wildcards, input: str(Path(input.collected[0]).parent),
         shell:
-            "python -m vrpo table {params.name} --config {input.config} --collected {params.folder} --output {output.csv} &> {log}"
+            "{VRPO} {params.planned} table {params.name} --config {input.config:q} --collected {params.folder:q} --output {output.csv:q} &> {log:q}"
 
 
 rule figures:
@@ -141,6 +144,7 @@ rule report:
         runtime=runtime,
         gpu=0,
     params:
+        planned=planned,
         folder=lambda wildcards, output: str(Path(output.html).parent),
     shell:
-        "python -m vrpo report --config {input.config} --folder {params.folder} --output {output.html} &> {log}"
+        "{VRPO} {params.planned} report --config {input.config:q} --folder {params.folder:q} --output {output.html:q} &> {log:q}"

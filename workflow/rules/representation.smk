@@ -21,8 +21,9 @@ if EXPERIMENT.representation:
             gpu=min(GPUS, 1),
             device=DEVICE,
         params:
+            planned=planned,
             latents=lambda wildcards, input: place_of(input.latents),
             features=features_option(compared_encoders()),
         shell:
-            "python -m vrpo.launch {resources.gpu} representation --config {input.config} --milestone {input.milestone} --latents {params.latents}"
-            " {params.features} --output {output} --device {resources.device} --threads {threads} &> {log}"
+            "{STAGE} {resources.gpu} {params.planned} representation --config {input.config:q} --milestone {input.milestone:q} --latents {params.latents:q}"
+            " {params.features} --output {output:q} --device {resources.device} --threads {threads} &> {log:q}"

@@ -20,7 +20,8 @@ rule sample:
         gpu=min(GPUS, RESOURCES.sample_gpus),
         device=DEVICE,
     params:
+        planned=planned,
         weights=weights_option(tokenizer_weights(), "tokenizer-weights"),
     shell:
-        "python -m vrpo.launch {resources.gpu} sample --config {input.config} --milestone {input.milestone} --tokenizer-config {input.tokenizer}"
-        " {params.weights} --output {output} --device {resources.device} --threads {threads} &> {log}"
+        "{STAGE} {resources.gpu} {params.planned} sample --config {input.config:q} --milestone {input.milestone:q} --tokenizer-config {input.tokenizer:q}"
+        " {params.weights} --output {output:q} --device {resources.device} --threads {threads} &> {log:q}"

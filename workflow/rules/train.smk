@@ -29,13 +29,14 @@ rule train:
         log_every=RESOURCES.log_every,
         max_skipped=RESOURCES.max_skipped,
     params:
+        planned=planned,
         steps=lambda wildcards: int(wildcards.step),
         latents=lambda wildcards, input: place_of(input.latents),
         features=lambda wildcards: features_option(aligned_encoders(wildcards.run)),
         critics=lambda wildcards: pairs_option("critic", critics_of(wildcards.run)),
     shell:
         # only a queue ends jobs, so only there is a budget needed
-        "python -m vrpo.launch {resources.gpu} train --config {input.config} --latents {params.latents} {params.features} {params.critics}"
-        " --milestone {params.steps} --output {output} ${{SLURM_JOB_ID:+--max-minutes {resources.max_minutes}}}"
+        "{STAGE} {resources.gpu} {params.planned} train --config {input.config:q} --latents {params.latents:q} {params.features} {params.critics}"
+        " --milestone {params.steps} --output {output:q} ${{SLURM_JOB_ID:+--max-minutes {resources.max_minutes}}}"
         " --save-minutes {resources.save_minutes} --log-every {resources.log_every} --max-skipped {resources.max_skipped}"
-        " --device {resources.device} --threads {threads} &> {log}"
+        " --device {resources.device} --threads {threads} &> {log:q}"

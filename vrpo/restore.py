@@ -1,0 +1,282 @@
+"""Results that are asked for again: restored where they were made from the same config and inputs.
+
+Snakemake decides by times of change, and deletes a job's output before the job starts. Copied results
+have new times, so it asks for all of them again. Here each expensive result has a note beside it: what
+it was made from, by content. While a workflow runs, each such result has a second name (a hard link,
+which takes no disk). A job that is to make the same again restores its output from there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import json
+import logging
+import os
+import re
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from vrpo.data.layout import SEAL, read_attributes
+from vrpo.errors import UserError
+from vrpo.files import partial_path, sha256, short_hash, write_text
+
+log = logging.getLogger(__name__)
+
+STAGES = {
+    "images": "images",
+    "fit-tokenizer": "fit_tokenizer",
+    "fit-classifier": "fit_encoder fit_evaluation fit_extra_evaluation",
+    "fit-critic": "fit_critic",
+    "encode-latents": "encode_latents",
+    "encode-features": "encode_features describe_features",
+    "reference": "reference",
+    "train": "train",
+    "import-checkpoint": "import_checkpoint",
+    "sample": "sample",
+    "evaluate": "evaluate",
+    "representation": "representation_of_run",
+}
+"""Commands whose results are restored, each with the rules that call it."""
+
+WITHOUT_EFFECT = {"--output", "--device", "--threads", "--save-minutes", "--max-minutes", "--log-every", "--max-skipped"}
+"""Arguments that change no result, or only its last digits."""
+
+OPTIONS_WITHOUT_EFFECT = ("training.latents", "training.attention", "training.activation_checkpointing", "workers")
+"""Options of resolved configs that do not, either."""
+
+WEIGHTS = ("weights", "decoder")
+"""Options that may name files of weights."""
+
+HDF5 = b"\x89HDF\r\n\x1a\n"  # how such a file begins
+
+KEEP = "VRPO_KEEP"
+"""Environment variable that is set in workflows: new results get a second name until the workflow ends."""
+
+
+def take_planned(arguments: Sequence[str]) -> list[str]:
+    """Check the resolved configs that a command line was planned with (`--planned FILE=HASH` before the stage), and return the rest of it.
+
+    Raises:
+        UserError: a config is missing, or was changed since.
+    """
+    rest = list(arguments)
+    while rest[:1] == ["--planned"] and len(rest) > 1:
+        require_planned(rest[1])
+        del rest[:2]
+    return rest
+
+
+def require_planned(planned: str) -> None:
+    """See that a resolved config, `FILE=HASH`, is still the one that a job was planned with.
+
+    Raises:
+        UserError: it is missing, or was changed since.
+    """
+    name, _, digest = planned.rpartition("=")
+    if not Path(name).is_file():
+        raise UserError(f"{name}: no such file; start the workflow again, which writes it")
+    if short_hash(Path(name).read_bytes()) != digest:
+        raise UserError(f"{name}: changed since this job was planned; start the workflow again, and change options in the experiment's config, not here")
+
+
+def restore(arguments: Sequence[str]) -> bool:
+    """Restore the output of the stage that `arguments` call, if it is kept and was made from the same.
+
+    Args:
+        arguments: of the command line, e.g. `["train", "--config", "config.yaml", ...]`.
+
+    Returns:
+        Whether the output is there now; the log says so.
+    """
+    output = _output_of(arguments)
+    if output is None or output.exists() or not kept_path(output).is_file():
+        return False
+    kept, note = kept_path(output), read_note(output)
+    made_from = inputs_of(arguments)
+    if note.get("inputs") != made_from:
+        log.info("%s: made again, as %s", output, _difference(note.get("inputs", {}), made_from))
+        return False
+    if note.get("output") != content_hash(kept):
+        log.warning("%s: made again, what was kept of it is damaged or was changed", output)
+        return False
+    _link(kept, output)
+    log.info("%s: restored, config and inputs are those that it was made from", output)
+    return True
+
+
+def note_result(arguments: Sequence[str], made_from: Mapping[str, str]) -> None:
+    """Note beside the output of a finished stage what it was made from; in a workflow, give it its second name."""
+    output = _output_of(arguments)
+    if output is None or not made_from or not output.is_file():
+        return
+    note = {"stage": arguments[0], "inputs": dict(made_from), "output": content_hash(output)}
+    write_text(note_path(output), json.dumps(note, indent=1, sort_keys=True) + "\n")
+    if os.environ.get(KEEP):
+        _link(output, kept_path(output))
+
+
+def keep_results(folder: Path, forced: Collection[str]) -> None:
+    """Give every noted result below `folder` its second name, so that nothing is lost when Snakemake deletes it.
+
+    Files from the future, which a machine with another clock wrote, become of now: Snakemake takes no output that is older than its input.
+
+    Args:
+        folder: results of an experiment, locked by the caller.
+        forced: rules and files that the user wants made again whatever they were made from; they lose their notes.
+    """
+    _end_future(folder)
+    for note in folder.rglob(".*.made-from"):
+        output = note.with_name(note.name.removeprefix(".").removesuffix(".made-from"))
+        rules = STAGES.get(read_note(output).get("stage", ""), "").split()
+        if str(output) in forced or not set(forced).isdisjoint(rules):
+            note.unlink()
+            kept_path(output).unlink(missing_ok=True)
+            _set_states_aside(output.parent)
+        elif output.is_file():
+            _link(output, kept_path(output))
+
+
+def release_results(folder: Path) -> None:
+    """Take the second names away from results that are there."""
+    for kept in folder.rglob(".*.kept"):
+        output = kept.with_name(kept.name.removeprefix(".").removesuffix(".kept"))
+        if output.is_file():
+            kept.unlink()
+
+
+def inputs_of(arguments: Sequence[str]) -> dict[str, str]:
+    """What a command line's result depends on: each argument, and the content of each file and folder that it names.
+
+    Paths themselves do not count, so that moved results are known again. Empty for commands whose results are not noted.
+    """
+    output = _output_of(arguments)
+    if output is None:
+        return {}
+    found = {"stage": arguments[0], "name": output.name}
+    for name, value in _pairs(arguments[1:]):
+        if name in WITHOUT_EFFECT:
+            continue
+        key, _, place = value.rpartition("=")
+        if name in ("--config", "--tokenizer-config"):
+            found[name] = _config_hash(Path(value))
+        elif _is_place(place):
+            found[f"{name} {key}".strip()] = content_hash(Path(place))
+        else:
+            found[f"{name} {value}"] = ""
+    return found
+
+
+def content_hash(place: Path) -> str:
+    """Hash of a file's content, or of all files of a folder; an HDF5 file's is the seal that it was written with."""
+    if place.is_dir():
+        files = sorted(path for path in place.iterdir() if path.is_file() and not path.name.startswith("."))
+        return hashlib.sha256(json.dumps({path.name: content_hash(path) for path in files}).encode()).hexdigest()
+    with open(place, "rb") as file:
+        is_hdf5 = file.read(len(HDF5)) == HDF5
+    if is_hdf5:
+        with contextlib.suppress(UserError):
+            attributes = read_attributes(place)
+            if SEAL in attributes:
+                return f"{attributes[SEAL]} {place.stat().st_size}"
+    return sha256(place)
+
+
+def note_path(output: Path) -> Path:
+    """Where it is noted what `output` was made from."""
+    return output.with_name(f".{output.name}.made-from")
+
+
+def kept_path(output: Path) -> Path:
+    """Second name of `output`."""
+    return output.with_name(f".{output.name}.kept")
+
+
+def read_note(output: Path) -> dict[str, Any]:
+    """The note beside `output`; empty where there is none that can be read."""
+    try:
+        note = json.loads(note_path(output).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return note if isinstance(note, dict) else {}
+
+
+def _end_future(folder: Path) -> None:
+    now = time.time()
+    for path in folder.rglob("*"):
+        if path.is_file() and path.stat().st_mtime > now:
+            os.utime(path, (now, now))
+
+
+def _set_states_aside(folder: Path) -> None:
+    """Rename the states of a training that is to begin anew."""
+    state = folder / "state"
+    if state.is_dir():
+        names = (folder / f"state-before-{number}" for number in itertools.count(1))
+        state.rename(next(name for name in names if not name.exists()))
+
+
+def _output_of(arguments: Sequence[str]) -> Path | None:
+    """What the command writes, if it is one whose result is noted."""
+    if not arguments or arguments[0] not in STAGES:
+        return None
+    output = dict(_pairs(arguments[1:])).get("--output")
+    return Path(output) if output else None
+
+
+def _pairs(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """(name, value) of each argument; those without a name are numbered, flags have an empty value."""
+    rest, position = list(arguments), 0
+    while rest:
+        name = rest.pop(0)
+        if not name.startswith("--"):
+            yield str(position), name
+            position += 1
+        elif "=" in name:
+            yield name.partition("=")[0], name.partition("=")[2]
+        else:
+            yield name, rest.pop(0) if rest and not rest[0].startswith("--") else ""
+
+
+def _is_place(value: str) -> bool:
+    return bool(re.search(r"[/.]", value)) and Path(value).exists()
+
+
+def _config_hash(path: Path) -> str:
+    """Hash of a resolved config's options that have an effect, and of the weights that it names by path."""
+    options = _without(yaml.safe_load(path.read_text(encoding="utf-8")), "")
+    return hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()
+
+
+def _without(value: Any, name: str) -> Any:
+    if isinstance(value, Mapping):
+        inner = {key: _without(part, f"{name}.{key}".lstrip(".")) for key, part in value.items()}
+        return {key: part for key, part in inner.items() if f"{name}.{key}".lstrip(".") not in OPTIONS_WITHOUT_EFFECT}
+    if isinstance(value, list):
+        return [_without(part, name) for part in value]
+    if name.rpartition(".")[2] in WEIGHTS and isinstance(value, str) and _is_place(value):
+        return content_hash(Path(value))
+    return value
+
+
+def _difference(before: Mapping[str, str], now: Mapping[str, str]) -> str:
+    changed = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
+    return f"it was made from something else: {', '.join(changed)}" if before else "it is not known what it was made from"
+
+
+def _link(existing: Path, second: Path) -> None:
+    """Give a file a second name, in place of whatever has it; on disks without hard links nothing is kept."""
+    if second.exists() and second.samefile(existing):
+        return
+    beside = partial_path(second)
+    try:
+        beside.unlink(missing_ok=True)
+        os.link(existing, beside)
+        beside.replace(second)
+    except OSError as error:
+        log.warning("%s: no hard link to it can be made here (%s); it is made again when it is asked for", existing, error.strerror)
