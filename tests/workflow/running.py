@@ -4,7 +4,10 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
+import traceback
 from pathlib import Path
+from typing import NoReturn
 
 from vrpo.reporting.figures import FIGURES
 from vrpo.reporting.tables import TABLES
@@ -40,6 +43,46 @@ def snakemake(folder: Path, *arguments: str, config: Path | tuple[Path, ...] = T
     folder.mkdir(parents=True, exist_ok=True)
     words = command(*arguments, config=config, checkout=checkout)
     return subprocess.run(words, cwd=folder, env=environment(), capture_output=True, text=True, timeout=900)
+
+
+def plan(folder: Path, *arguments: str, config: Path | tuple[Path, ...] = TINY) -> subprocess.CompletedProcess[str]:
+    """The same with `--dry-run`, in a fork of this process: importing snakemake takes longer than planning."""
+    import snakemake.cli  # noqa: F401
+
+    folder.mkdir(parents=True, exist_ok=True)
+    line = command("--dry-run", *arguments, config=config)
+    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
+        child = os.fork()
+        if not child:
+            _become_snakemake(folder, line[2:], output.fileno(), errors.fileno())
+        _, status = os.waitpid(child, 0)
+        texts = [(file.seek(0), file.read().decode())[1] for file in (output, errors)]
+    return subprocess.CompletedProcess(line, os.waitstatus_to_exitcode(status), *texts)
+
+
+def _become_snakemake(folder: Path, arguments: list[str], output: int, errors: int) -> NoReturn:
+    """Do in a forked child what `python -m snakemake` does, and exit."""
+    from snakemake.cli import main
+
+    status: object = 1
+    try:
+        os.chdir(folder)
+        os.environ.update(environment())
+        os.dup2(output, 1)
+        os.dup2(errors, 2)
+        sys.stdout, sys.stderr = (os.fdopen(file, "w", buffering=1, errors="backslashreplace", closefd=False) for file in (1, 2))
+        sys.argv = arguments
+        main()
+    except SystemExit as leaving:
+        status = leaving.code
+        if isinstance(status, str):
+            print(status, file=sys.stderr)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status if isinstance(status, int) else int(status is not None))
 
 
 def whole(result: subprocess.CompletedProcess[str]) -> str:

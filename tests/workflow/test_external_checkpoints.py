@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from running import snakemake, whole
+from running import plan, whole
 from test_planning import stats
 
 pytestmark = [pytest.mark.workflow]
@@ -12,8 +12,8 @@ pytestmark = [pytest.mark.workflow]
 def test_an_external_checkpoint_is_imported_sampled_and_scored(tmp_path: Path) -> None:
     (tmp_path / "theirs.pt").touch()
     row = "checkpoints={theirs: {file: theirs.pt, family: sit, model: tiny/2, step: 7}}"
-    plain = stats(whole(snakemake(tmp_path, "-n", "--", "comparison")))
-    result = snakemake(tmp_path, "-n", "--config", row, "--", "comparison")
+    plain = stats(whole(plan(tmp_path, "--", "comparison")))
+    result = plan(tmp_path, "--config", row, "--", "comparison")
     assert result.returncode == 0, whole(result)[-4000:]
     planned = stats(whole(result))
     assert planned["import_checkpoint"] == 1

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
-from running import ROOT, snakemake, whole
+from running import ROOT, TINY, plan, whole
 
-from vrpo.config import load_experiment
+from vrpo.config import load_experiment, merge_configs, parse_experiment
 
 pytestmark = [pytest.mark.workflow]
 IMAGENET = ROOT / "config/imagenet256.yaml"
@@ -17,7 +17,7 @@ def stats(text: str) -> dict[str, int]:
 
 
 def test_the_paper_is_planned_without_imagenet(tmp_path: Path) -> None:
-    result = snakemake(ROOT, "-n", "--workflow-profile", "slurm", "--config", f"results={tmp_path}", config=IMAGENET)
+    result = plan(ROOT, "--workflow-profile", "slurm", "--config", f"results={tmp_path}", config=IMAGENET)
     text = whole(result)
     assert result.returncode == 0, text[-4000:]
     assert {name: stats(text)[name] for name in ("train", "sample", "evaluate", "encode_features")} == {
@@ -32,13 +32,13 @@ def test_the_paper_is_planned_without_imagenet(tmp_path: Path) -> None:
 
 
 def test_the_default_is_planned(tmp_path: Path) -> None:
-    result = snakemake(tmp_path, "-n", config=ROOT / "config/mini.yaml")
+    result = plan(tmp_path, config=ROOT / "config/mini.yaml")
     assert result.returncode == 0, whole(result)[-4000:]
     assert stats(whole(result))["train"] == 18
 
 
 def test_shards_are_jobs_of_their_own(tmp_path: Path) -> None:
-    result = snakemake(tmp_path, "-n", "-p", "--config", "data={shards: 4}", "--", "prepare")
+    result = plan(tmp_path, "-p", "--config", "data={shards: 4}", "--", "prepare")
     text = whole(result)
     assert result.returncode == 0, text[-4000:]
     jobs = stats(text)
@@ -57,7 +57,7 @@ def test_shards_are_jobs_of_their_own(tmp_path: Path) -> None:
 def test_the_method_benchmark_is_planned(tmp_path: Path) -> None:
     configs = ROOT / "config/mini.yaml", ROOT / "config/methods.yaml"
     experiment = load_experiment(*configs)
-    result = snakemake(tmp_path, "-n", "--quiet", "rules", "--", "methods", config=configs)
+    result = plan(tmp_path, "--quiet", "rules", "--", "methods", config=configs)
     assert result.returncode == 0, whole(result)[-4000:]
     planned = stats(whole(result))
     scored = list(experiment.evaluations())
@@ -75,8 +75,8 @@ LIMITED = "processes={dit-3: {kind: ddpm, loss_weight_limit: 3.0}, dit-10: {kind
 )
 def test_ablations_at_the_papers_scale_are_planned(changes: list[str], processes: int, tmp_path: Path) -> None:
     configs = ROOT / "config/imagenet256.yaml", ROOT / "config/ablations.yaml"
-    options = ["-n", "--quiet", "rules", "--workflow-profile", "slurm", "--config", f"results={tmp_path}", *changes]
-    result = snakemake(ROOT, *options, "--", "methods", config=configs)
+    options = ["--quiet", "rules", "--workflow-profile", "slurm", "--config", f"results={tmp_path}", *changes]
+    result = plan(ROOT, *options, "--", "methods", config=configs)
     assert result.returncode == 0, whole(result)[-4000:]
     planned = stats(whole(result))
     methods = load_experiment(*configs).methods
@@ -85,15 +85,15 @@ def test_ablations_at_the_papers_scale_are_planned(changes: list[str], processes
 
 
 def test_the_method_benchmark_is_refused_where_there_is_none(tmp_path: Path) -> None:
-    result = snakemake(tmp_path, "-n", "--", "methods")
-    assert result.returncode != 0
-    assert whole(result).splitlines()[-1].startswith("methods: this config has no section `methods`")
+    result = plan(tmp_path, "--", "methods")
+    assert result.returncode == 2
+    assert whole(result).splitlines()[-1].startswith("vrpo: error: methods: this config has no section `methods`")
     assert "Traceback" not in whole(result)
 
 
 @pytest.mark.parametrize("target", ["fid", "claims", "figures", "tables", "report", "prepare", "milestones"])
 def test_named_targets(target: str, tmp_path: Path) -> None:
-    result = snakemake(tmp_path, "-n", "--quiet", "rules", "--", target)
+    result = plan(tmp_path, "--quiet", "rules", "--", target)
     assert result.returncode == 0, whole(result)[-4000:]
 
 
@@ -103,19 +103,42 @@ def test_named_targets(target: str, tmp_path: Path) -> None:
         ("trainig={batch_size: 8}", ["unknown option `trainig`", "did you mean `training`"]),
         ("training={batch_size: many}", ["training.batch_size", "'many'"]),
         ("milestones=[20, 10]", ["ascending"]),
+        ("training={batch_size: 8, batch_size: 16}", ["--config training: ", "`batch_size` is given twice"]),
+        ("seeds=[010]", ["--config seeds: ", "octal"]),
     ],
 )
 def test_bad_options_are_one_line(override: str, words: list[str], tmp_path: Path) -> None:
-    result = snakemake(tmp_path, "-n", "--config", override)
+    result = plan(tmp_path, "--config", override)
     text = whole(result)
     assert result.returncode != 0
-    assert all(word in text for word in words), text
-    assert "Traceback" not in text
+    assert all(word in text.splitlines()[-1] for word in words), text
+    assert refusals(text) == 1 and "Traceback" not in text
     assert not (tmp_path / "results").exists(), "nothing is written for a config that is refused"
 
 
+def refusals(text: str) -> int:
+    return text.count("vrpo: error: ")
+
+
+def test_duplicate_keys_are_refused_in_files_that_snakemake_reads(tmp_path: Path) -> None:
+    twice = tmp_path / "twice.yaml"
+    twice.write_text("seeds: [0]\ntraining: {batch_size: 8}\nseeds: [1]\n")
+    text = whole(plan(tmp_path, config=(TINY, twice)))
+    assert text.splitlines()[-1].endswith("twice.yaml: line 3: `seeds` is given twice, first in line 1; keep one of them")
+    assert refusals(text) == 1 and not (tmp_path / "results").exists()
+
+
+def test_values_of_the_command_line_have_types(tmp_path: Path) -> None:
+    assignments = ["experiment='008'", "encoders={vit: {arguments: {drop_rate: 1e-1, no: yes}}}", "evaluation={reference: null}"]
+    result = plan(tmp_path, "--config", *assignments, "--", "results/008/images.h5")
+    assert result.returncode == 0, whole(result)[-4000:]
+    experiment = parse_experiment(merge_configs([TINY], assignments), "test")
+    assert experiment.experiment == "008" and experiment.evaluation.reference is None
+    assert experiment.encoders["vit"].arguments["drop_rate"] == 0.1 and experiment.encoders["vit"].arguments["no"] is True
+
+
 def test_an_online_encoder_is_described_and_not_encoded(tmp_path: Path) -> None:
-    result = snakemake(tmp_path, "-n", "-p", "--config", "encoders={vit: {features: online}}", "--", "milestones")
+    result = plan(tmp_path, "-p", "--config", "encoders={vit: {features: online}}", "--", "milestones")
     text = whole(result)
     assert result.returncode == 0, text[-4000:]
     assert stats(text)["describe_features"] == 1 and "encode_features" not in stats(text)

@@ -20,6 +20,9 @@ HEADER = """# Options
 Every option of a config file, generated from `vrpo/config` by `python -m vrpo docs`; `options.schema.json` is the same as a JSON schema, for editors.
 Options stand in YAML files (`config/mini.yaml`, `config/imagenet256.yaml`); any can be set on the command line, section by section:
 `snakemake --cores all --config seeds='[0, 1, 2]' training='{batch_size: 128}'`.
+
+Files are UTF-8, and YAML is read strictly: a key that is given twice, an octal number (`010`) or a date without quotes is refused with its line.
+Keys are text, also `1` and `no`; `1e-4` is a number; `<<: *anchor` merges.
 """
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from vrpo.config.experiment import ExperimentConfig
 from vrpo.config.messages import validate
+from vrpo.config.strict_yaml import parse_yaml
 from vrpo.errors import UserError
 
 
@@ -19,10 +18,27 @@ def load_experiment(*paths: Path | str) -> ExperimentConfig:
     Raises:
         UserError: a file is missing or malformed, or an option is unknown, of the wrong type or inconsistent.
     """
+    return parse_experiment(merge_configs(paths), " + ".join(str(path) for path in paths))
+
+
+def merge_configs(paths: Iterable[Path | str], assignments: Iterable[str] = ()) -> dict[str, Any]:
+    """Options of config files and of `NAME=VALUE` assignments (`--config`), later ones over earlier ones.
+
+    Raises:
+        UserError: a file is missing or malformed, or an assignment is no such pair, malformed or repeated.
+    """
     merged: dict[str, Any] = {}
     for path in paths:
         merged = deep_merge(merged, read_yaml(path))
-    return parse_experiment(merged, " + ".join(str(path) for path in paths))
+    assigned: dict[str, Any] = {}
+    for assignment in assignments:
+        name, equals, value = assignment.partition("=")
+        if not equals:
+            raise UserError(f"--config {assignment}: not of the form NAME=VALUE; targets follow after `--`")
+        if name in assigned:
+            raise UserError(f"--config {name}: given twice; write all of it into one, e.g. {name}='{{...}}'")
+        assigned[name] = parse_yaml(value, f"--config {name}")
+    return deep_merge(merged, assigned)
 
 
 def parse_experiment(content: Mapping[str, Any], where: str) -> ExperimentConfig:
@@ -50,11 +66,18 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
         UserError: it is missing or is not one.
     """
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such config file") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
+        if Path(path).exists() and not Path(path).is_file():  # also a pipe, which only one reader gets to see
+            raise UserError(f"{path}: not a regular file; name a YAML file")
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such config file; correct the name") from None
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise UserError(f"{path}: line {line}: not UTF-8 text; save the file with the encoding UTF-8") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); name a file that can") from None
+    content = parse_yaml(text, str(path))
     if not isinstance(content, dict):
-        raise UserError(f"{path}: a config is a mapping of options, this is {type(content).__name__}")
+        found = "empty" if content is None else "a list" if isinstance(content, list) else "a single value"
+        raise UserError(f"{path}: a config is a mapping of options, this is {found}; write lines `NAME: VALUE`")
     return content

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-import yaml
 from pydantic import BaseModel
 
 from vrpo.config.base import Options
 from vrpo.config.experiment import ExperimentConfig
 from vrpo.config.messages import validate
 from vrpo.config.reading import read_yaml
+from vrpo.config.strict_yaml import dump_yaml
 from vrpo.errors import UserError
 from vrpo.files import short_hash, write_text_if_changed
 
@@ -122,4 +122,4 @@ def load_resolved(model: type[Model], path: Path | str) -> Model:
 
 
 def _as_yaml(options: Options) -> str:
-    return yaml.safe_dump(options.model_dump(mode="json"), sort_keys=False)
+    return dump_yaml(options.model_dump(mode="json"))

@@ -6,13 +6,12 @@ import shlex
 import sys
 from pathlib import Path
 
-from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
 ROOT = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # also where Snakemake's own environment does not have the package
 
-from vrpo.config import parse_experiment
+from vrpo.config import merge_configs, parse_experiment
 from vrpo.config.alignments import AlignmentOptions, VRPOOptions
 from vrpo.config.resolve import Plan
 from vrpo.errors import UserError
@@ -23,14 +22,30 @@ from vrpo.restore import KEEP, keep_results, release_results
 use_environment_of(sys.executable)
 os.environ[KEEP] = "1"
 
+
+def refuse(error):
+    """End with the error's line alone; an exception would bring a traceback."""
+    print(f"vrpo: error: {error}", file=sys.stderr)
+    sys.exit(2)
+
+
+def planned_experiment():
+    """The experiment that a workflow hands to this one as a module, or else of the files and `--config`, which Snakemake itself reads less strictly."""
+    if workflow.modifier.skip_configfile:
+        return parse_experiment(config, "config")
+    files, assignments = workflow.configfiles, workflow.config_settings.config_args or []
+    sources = [*map(str, files), "--config"] if assignments else map(str, files)
+    return parse_experiment(merge_configs(files, assignments), " + ".join(sources))
+
+
 try:
     if workflow.is_main_process:
-        PLAN = Plan.of(parse_experiment(config, " + ".join(map(str, workflow.configfiles))))
+        PLAN = Plan.of(planned_experiment())
         PLAN.publish(os.environ)
     else:
-        PLAN = Plan.published(os.environ) or Plan.of(parse_experiment(config, "config"))
+        PLAN = Plan.published(os.environ) or Plan.of(planned_experiment())
 except UserError as error:
-    raise WorkflowError(str(error)) from None
+    refuse(error)
 EXPERIMENT = PLAN.experiment
 
 if workflow.is_main_process and EXPERIMENT.data.root and not Path(EXPERIMENT.data.root).exists():
@@ -66,7 +81,7 @@ def start():
         PLAN.write()
         keep_results(RESULTS, forced())
     except UserError as error:
-        raise WorkflowError(str(error)) from None
+        refuse(error)
 
 
 def forced():
@@ -259,8 +274,8 @@ def compared_encoders():
 
 
 def no_methods(wildcards):
-    """Input of the method benchmark's targets where there is none: ends planning with one line, as an exception would bring a traceback."""
-    sys.exit("methods: this config has no section `methods`; add one: --configfile config/mini.yaml config/methods.yaml")
+    """Input of the method benchmark's targets where there is none."""
+    refuse("methods: this config has no section `methods`; add one: --configfile config/mini.yaml config/methods.yaml")
 
 
 # ---- what jobs ask for -------------------------------------------------------------------------------------------
