@@ -6,6 +6,7 @@ import pytest
 from running import ROOT, TINY, plan, whole
 
 from vrpo.config import load_experiment, merge_configs, parse_experiment
+from vrpo.config.strict_yaml import dump_yaml
 
 pytestmark = [pytest.mark.workflow]
 IMAGENET = ROOT / "config/imagenet256.yaml"
@@ -126,6 +127,36 @@ def test_duplicate_keys_are_refused_in_files_that_snakemake_reads(tmp_path: Path
     text = whole(plan(tmp_path, config=(TINY, twice)))
     assert text.splitlines()[-1].endswith("twice.yaml: line 3: `seeds` is given twice, first in line 1; keep one of them")
     assert refusals(text) == 1 and not (tmp_path / "results").exists()
+
+
+def test_extreme_but_accepted_options_are_planned(tmp_path: Path) -> None:
+    longest, seed, step = "0123456789" * 10, 2**63 - 1, 10**12
+    content = {
+        "experiment": longest,
+        "results": str(tmp_path / "é results"),
+        "seeds": [seed],
+        "milestones": [1, 9_999_999, 10_000_000, step],
+        "runs": {longest: {"model": "tiny/4", "process": "no", "alignment": "vrpo"}},
+        "processes": {"no": {"kind": "interpolant"}},
+        "samplers": {longest: {"kind": "ode-euler", "images": 2**63 - 1}},
+        "resources": {"memory_mb": 2**63 - 1, "runtime_minutes": 2**63 - 1, "threads": 2**40, "save_minutes": 1e300},
+    }
+    config = tmp_path / "extreme.yaml"
+    config.write_text(dump_yaml(content), encoding="utf-8")
+    last = f"{tmp_path}/é results/{longest}/samples/{longest}/seed{seed}/step{step}/{longest}.h5"
+    result = plan(tmp_path, "--", last, "all", config=(TINY, config))
+    assert result.returncode == 0, whole(result)[-4000:]
+    assert stats(whole(result))["train"] == 4 + 4 + 1
+
+
+def test_files_that_are_not_there_are_named(tmp_path: Path) -> None:
+    row = "checkpoints={theirs: {file: theirs.pt, family: sit, model: tiny/2}}"
+    for assignment, line in (
+        (row, "checkpoints.theirs.file: there is no file theirs.pt; correct the path"),
+        ("report={published: numbers.csv}", "report.published: there is no file numbers.csv; correct the path"),
+    ):
+        result = plan(tmp_path, "--config", assignment)
+        assert result.returncode == 2 and whole(result).splitlines()[-1] == f"vrpo: error: {line}", whole(result)[-4000:]
 
 
 def test_values_of_the_command_line_have_types(tmp_path: Path) -> None:

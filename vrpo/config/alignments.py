@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from vrpo.config.base import Options, option
+from vrpo.config.base import Ascending, Names, Options, option
 from vrpo.config.schedules import ScheduleOptions
 
 GREATEST_KAPPA = 40  # the log of the ratio is kappa times a difference of cosines, at most 2; exp overflows in fp32 beyond 88
@@ -21,7 +21,7 @@ class NoAlignment(Options):
 class AlignmentOptions(Options):
     """What all alignments share."""
 
-    encoders: list[str] = option(..., "encoders (keys of `encoders`) whose tokens are the targets; several are averaged, as in REPA", min_length=1)
+    encoders: Names = option(..., "encoders (keys of `encoders`) whose tokens are the targets; several are averaged, as in REPA", min_length=1)
     depth: int = option(8, "hidden tokens are taken after this block; REPA: 8, for B 4 (arXiv:2410.06940, section 4 and appendix)", "blocks", ge=1)
     weight: float = option(0.5, "lambda, the weight of alignment beside the denoising loss; REPA: 0.5", ge=0)
     measure_agreement: bool = option(
@@ -172,7 +172,7 @@ class HASTEOptions(ProjectedOptions):
 
     kind: Literal["haste"] = option(..., "alignment of tokens and attention maps, with a stop")
     attention_weight: float = option(0.5, "weight of the cross-entropy between attention maps; HASTE's code: 0.5", ge=0)
-    attention_blocks: list[int] = option(
+    attention_blocks: Ascending = option(
         lambda: [5, 6, 7, 8],
         "blocks whose attention maps are aligned, in ascending order, one for each of `encoders.<e>.attention`; HASTE: 5 to 8 of XL with 9 to 12 of DINOv2-B",
         "blocks",
@@ -184,12 +184,6 @@ class HASTEOptions(ProjectedOptions):
     def _something_to_do(self) -> HASTEOptions:
         if self.weight == 0 and self.attention_weight == 0:
             raise ValueError("`weight` and `attention_weight` are zero, nothing is aligned; use `kind: none` for that")
-        return self
-
-    @model_validator(mode="after")
-    def _ascending(self) -> HASTEOptions:
-        if list(self.attention_blocks) != sorted(set(self.attention_blocks)) or self.attention_blocks[0] < 1:
-            raise ValueError(f"`attention_blocks` {self.attention_blocks} must be positive and ascending")
         return self
 
 

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+
+GREATEST = 2**63 - 1
+LONGEST_NAME = 100  # file names are at most 255 bytes, and some hold two names
+LONGEST_PATH = 3_000  # bytes, of the system's 4,096
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\x80-\x9f\ud800-\udfff]")  # all but tab and line feed
+
+T = TypeVar("T")
 
 
 def option(default: Any = ..., doc: str = "", unit: str | None = None, **constraints: Any) -> Any:
@@ -19,3 +30,112 @@ class Options(BaseModel):
     """Base of all options: unknown names are refused, values never change after reading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _truth_is_no_number(cls, content: Any) -> Any:
+        """Refuse `true` where a number is expected: pydantic would take it for 1."""
+        for name, field in cls.model_fields.items():
+            value = content.get(name) if isinstance(content, dict) else None
+            given = value if isinstance(value, list | tuple) else [value]
+            if any(isinstance(item, bool) for item in given) and set(_kinds(field.annotation)) & {int, float}:
+                raise ValueError(f"`{name}` is {shown(value)}; give a number")
+        return content
+
+    @field_validator("*")
+    @classmethod
+    def _within_limits(cls, value: Any) -> Any:
+        _require_usable(value)
+        return value
+
+
+def shown(value: Any) -> str:
+    """`value` as messages show it: on one line, and not long."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python does not write integers of more than 4,300 digits
+        text = f"a {type(value).__name__} with too long a number"
+    return text if len(text) <= 80 else f"{text[:60]}...{text[-17:]}"
+
+
+def _kinds(annotation: Any) -> Iterator[Any]:
+    yield annotation
+    for argument in get_args(annotation):
+        yield from _kinds(argument)
+
+
+def _require_usable(value: Any) -> None:
+    """Raise `ValueError` for what no file or computation can hold, also inside lists and mappings."""
+    if isinstance(value, int) and abs(value) > GREATEST:
+        raise ValueError(f"{shown(value)} is beyond the largest number, {GREATEST}; give a smaller one")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{value} is not finite; give a finite number")
+    if isinstance(value, str) and CONTROL.search(value):
+        raise ValueError(f"{shown(value)} has control characters; remove them")
+    if isinstance(value, dict):
+        for item in [*value, *value.values()]:
+            _require_usable(item)
+    if isinstance(value, list | tuple):
+        for item in value:
+            _require_usable(item)
+
+
+# ---- types of single options ---------------------------------------------------------------------------------------
+
+
+def _name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) or len(name) > LONGEST_NAME:
+        raise ValueError(
+            f"names consist of letters, digits, '.', '_' and '-', begin with one of the first two and have at most {LONGEST_NAME} characters, "
+            f"as they become file names; rename {shown(name)}"
+        )
+    if repeated := re.search(r"(.+?)\1{19}", name):
+        raise ValueError(f"{shown(name)} repeats `{repeated[1]}` twenty times, which Snakemake takes for an endless loop; give another name")
+    return name
+
+
+def _place(path: str) -> str:
+    if not path.strip() or path.strip() != path:
+        raise ValueError(f"{shown(path)} is empty or begins or ends with a space; give a path or name")
+    if "\n" in path or "\t" in path:
+        raise ValueError(f"{shown(path)} has line breaks or tabs; give a path or name")
+    expanded = re.sub(r"^~(?=/|$)", lambda _: str(Path.home()), path)
+    if len(expanded.encode()) > LONGEST_PATH or any(len(part.encode()) > 255 for part in Path(expanded).parts):
+        raise ValueError(f"{shown(path)} is too long; file systems allow 255 bytes between slashes, and {LONGEST_PATH} in all are taken")
+    return expanded
+
+
+def _without_braces(path: str) -> str:
+    if "{" in path or "}" in path:
+        raise ValueError(f"{shown(path)} has braces, which are wildcards to Snakemake; give another name")
+    return path
+
+
+def _distinct(values: list[T]) -> list[T]:
+    if len(set(values)) < len(values):
+        raise ValueError(f"{shown(values)} must be different from each other; give each once")
+    return values
+
+
+def _ascending(values: list[T]) -> list[T]:
+    if list(values) != sorted(set(values)):
+        raise ValueError(f"{shown(values)} must be ascending, each given once; sort them")
+    return values
+
+
+Name = Annotated[str, AfterValidator(_name)]
+"""What becomes part of file names: a run, a sampler, an experiment."""
+Place = Annotated[str, AfterValidator(_place)]
+"""A file or folder, in which a leading `~` is the home folder, or the name of published weights."""
+WorkflowPlace = Annotated[Place, AfterValidator(_without_braces)]
+"""A `Place` that is an input or output of the workflow's jobs."""
+Text = Annotated[str, Field(min_length=1)]
+Positive = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0)]
+Seeds = Annotated[list[Seed], AfterValidator(_distinct)]
+Names = Annotated[list[str], AfterValidator(_distinct)]
+"""Keys of another section."""
+Ascending = Annotated[list[Positive], AfterValidator(_ascending)]
+"""Steps, or blocks counted from 1."""
+Distinct = Annotated[list[Positive], AfterValidator(_distinct)]
+"""Blocks counted from 1, in any order."""

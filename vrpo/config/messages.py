@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping
 from types import NoneType, UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, Tag, ValidationError
 
+from vrpo.config.base import shown
 from vrpo.errors import UserError
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -23,7 +25,7 @@ def validate(model: type[Model], content: Mapping[str, Any], where: str) -> Mode
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        raise UserError("\n".join(f"{where}: {_explain(model, problem)}" for problem in error.errors())) from error
+        raise UserError("\n".join(f"{where}: {_one_line(_explain(model, problem))}" for problem in error.errors())) from error
 
 
 def require_known(where: str, name: str, known: Mapping[str, Any], section: str) -> None:
@@ -31,23 +33,43 @@ def require_known(where: str, name: str, known: Mapping[str, Any], section: str)
     if name not in known:
         close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
         hint = f"did you mean `{close[0]}`?" if close else f"known: {', '.join(known) or 'none'}"
-        raise ValueError(f"{where}: `{name}` is not in `{section}`; {hint}")
+        raise ValueError(f"{where}: {_quoted(name)} is not in `{section}`; {hint}")
 
 
 def _explain(model: type[BaseModel], problem: Mapping[str, Any]) -> str:
     if problem["type"] == "extra_forbidden":
         *parents, wrong = problem["loc"]
         names, known = _locate(model, parents)
-        close = difflib.get_close_matches(str(wrong), known, n=1, cutoff=0.5)
-        hint = f"did you mean `{close[0]}`?" if close else f"known here: {', '.join(known)}"
-        return f"unknown option `{wrong}`{f' in `{names}`' if names else ''}; {hint}"
+        return f"unknown option {_quoted(wrong)}{f' in `{names}`' if names else ''}; {_nearest(str(wrong), known)}"
     name, _ = _locate(model, problem["loc"])
     if problem["type"] == "missing":
         return f"`{name}` is missing; it has no default"
+    if problem["type"] == "union_tag_not_found":
+        return f"`{name}.kind` is missing; it has no default"
+    if problem["type"] == "union_tag_invalid":
+        kinds = problem["ctx"]["expected_tags"].replace("'", "").split(", ")
+        return f"{name}.kind: there is no kind {_quoted(problem['ctx']['tag'])}; {_nearest(problem['ctx']['tag'], kinds)}"
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "value_error":
         return f"{name}: {message}" if name else message
-    return f"{name}: {message[0].lower()}{message[1:]}, not {problem['input']!r}"
+    message = re.sub(r"a valid dictionary.*", "a mapping", message)
+    text_expected = problem["type"] == "string_type" and isinstance(problem["input"], int | float)
+    return f"{name}: {message[0].lower()}{message[1:]}, not {shown(problem['input'])}; {'put it in quotes' if text_expected else 'correct it'}"
+
+
+def _quoted(name: Any) -> str:
+    return f"`{name}`" if len(str(name)) <= 60 else f"`{str(name)[:57]}...`"
+
+
+def _nearest(wrong: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(wrong, known, n=1, cutoff=0.5)
+    return f"did you mean `{close[0]}`?" if close else f"known here: {', '.join(known)}"
+
+
+def _one_line(message: str) -> str:
+    """`message` with line breaks and control characters written out, and without the middle of what is very long."""
+    line = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in message)
+    return line if len(line) <= 500 else f"{line[:250]} ... {line[-240:]}"
 
 
 def _locate(model: type[BaseModel], loc: tuple[Any, ...] | list[Any]) -> tuple[str, list[str]]:
@@ -62,6 +84,8 @@ def _locate(model: type[BaseModel], loc: tuple[Any, ...] | list[Any]) -> tuple[s
         elif get_origin(here) is dict:
             names.append(str(part))
             here = get_args(here)[1]
+        elif part == "[key]":  # the name just passed is at fault
+            continue
         elif get_origin(here) in (list, tuple):
             names.append(str(part))
             here = get_args(here)[0]

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from vrpo.config.base import Options, option
+from vrpo.config.base import Ascending, Options, Place, Positive, Seeds, Text, WorkflowPlace, option
 
 
 class DataOptions(Options):
@@ -20,8 +20,8 @@ class DataOptions(Options):
         "`digits`: scikit-learn's handwritten digits, inside the package; `folder`: one folder per class, sorted by name; `ilsvrc`: ImageNet as ILSVRC "
         "ships it; `zip`: class folders in a .zip; `webdataset`: tar shards of key.jpg and key.cls; `parquet`: Hugging Face's files (docs/data.md)",
     )
-    root: str | None = option(None, "folder or file of the training images (all sources but `digits`), e.g. `/data/imagenet/train`")
-    class_index: str | None = option(
+    root: Place | None = option(None, "folder or file of the training images (all sources but `digits`), e.g. `/data/imagenet/train`")
+    class_index: Place | None = option(
         None, "file that fixes the order and names of the classes, e.g. `imagenet_class_index.json`; null: sorted by name, or the numbers that the source has"
     )
     resolution: int = option(32, "side of the square training images, after ADM's centre crop", "pixels", ge=8)
@@ -49,13 +49,14 @@ class FitOptions(Options):
 class TokenizerOptions(Options):
     """The VAE between images and latents (diffusers AutoencoderKL)."""
 
-    weights: str = option("trained", "`trained`: fit a small one on the images; else a hub name such as `stabilityai/sd-vae-ft-ema`, or a local folder")
+    weights: Place = option("trained", "`trained`: fit a small one on the images; else a hub name such as `stabilityai/sd-vae-ft-ema`, or a local folder")
     scale: float | None = option(
         None,
         "latents are multiplied by this (0.18215 for Stable Diffusion's VAE); null: a pretrained VAE's own factor, or 1 / measured standard deviation",
+        gt=0,
     )
     latent_channels: int = option(4, "channels of the latent", ge=1)
-    block_channels: list[int] = option(lambda: [32, 64, 64], "widths of a trained tokenizer's levels; each but the last halves the resolution", min_length=1)
+    block_channels: list[Positive] = option(lambda: [32, 64, 64], "widths of a trained tokenizer's levels; all but the last halve the resolution", min_length=1)
     kl_weight: float = option(1e-4, "weight of the KL term when trained", ge=0)
     batch_size: int = option(64, "images encoded at once", "images", ge=1)
     storage: Literal["float32", "float16"] = option("float32", "type of the stored latent moments")
@@ -65,8 +66,8 @@ class TokenizerOptions(Options):
 class NetworkOptions(Options):
     """A timm network, as a visual encoder or as the miniature's evaluation network."""
 
-    architecture: str = option(..., "timm model name, e.g. `vit_base_patch14_dinov2.lvd142m`")
-    weights: str = option("timm", "`timm`: the pretrained weights of that name; `trained`: fit on the images; else a local .safetensors file")
+    architecture: Text = option(..., "timm model name, e.g. `vit_base_patch14_dinov2.lvd142m`")
+    weights: Place = option("timm", "`timm`: the pretrained weights of that name; `trained`: fit on the images; else a local .safetensors file")
     arguments: dict[str, Any] = option(dict, "further keyword arguments of `timm.create_model`")
     image_size: int = option(224, "side of the image fed to the network (REPA feeds DINOv2 224 for 256)", "pixels", ge=8)
     training: FitOptions = option(FitOptions, "how a trained network is fitted, as a classifier")
@@ -81,8 +82,10 @@ class EncoderOptions(NetworkOptions):
     storage: Literal["int8", "float8", "float16"] = option(
         "int8", "type of the cached tokens; int8 and float8 (e4m3) keep one float16 scale per token; their errors are in docs/data.md"
     )
-    attention: list[int] = option(
-        list, "blocks (counted from 1) whose queries and keys are cached too, for HASTE's attention maps; each takes twice the room of the tokens", "blocks"
+    attention: Ascending = option(
+        list,
+        "blocks, counted from 1, ascending, whose queries and keys are cached, for HASTE's attention maps; each takes twice the room of the tokens",
+        "blocks",
     )
     batch_size: int = option(64, "images encoded at once", "images", ge=1)
 
@@ -146,13 +149,16 @@ class DDPMOptions(Options):
 ProcessOptions = Annotated[InterpolantOptions | DDPMOptions, Field(discriminator="kind")]
 
 
+Decay = Annotated[float, Field(ge=0, lt=1)]
+
+
 class TrainingOptions(Options):
     """The training of a diffusion transformer; equal for every run of an experiment."""
 
     batch_size: int = option(256, "GLOBAL batch: rollouts in an optimiser step over all GPUs and accumulation steps", "samples", ge=1)
     accumulation: int = option(1, "micro-batches that a step is split into on each GPU; changes memory, not results", ge=1)
     learning_rate: float = option(1e-4, "constant learning rate of AdamW", gt=0)
-    adam_betas: tuple[float, float] = option((0.9, 0.999), "AdamW's decay rates")
+    adam_betas: tuple[Decay, Decay] = option((0.9, 0.999), "AdamW's decay rates")
     weight_decay: float = option(0.0, "AdamW's weight decay", ge=0)
     max_grad_norm: float = option(1.0, "gradients are clipped to this global norm", gt=0)
     ema_decay: float = option(0.9999, "decay per step of the averaged weights, which are what milestones hold", ge=0, lt=1)
@@ -176,8 +182,8 @@ class RunOptions(Options):
     model: str = option(..., "size and patch, e.g. `XL/2`, `B/4`; sizes are S, B, L, XL and those under `sizes`")
     process: str = option(..., "a key of `processes`")
     alignment: str = option(..., "a key of `alignments`")
-    seeds: list[int] | None = option(None, "seeds of this run; null: the experiment's")
-    milestones: list[int] | None = option(None, "milestones of this run; null: the experiment's", "steps")
+    seeds: Seeds | None = option(None, "seeds of this run; null: the experiment's", min_length=1)
+    milestones: Ascending | None = option(None, "milestones of this run; null: the experiment's", "steps", min_length=1)
 
 
 CHECKPOINT_PROCESS = {"dit": "ddpm", "sit": "interpolant", "repa": "interpolant"}
@@ -186,7 +192,7 @@ CHECKPOINT_PROCESS = {"dit": "ddpm", "sit": "interpolant", "repa": "interpolant"
 class CheckpointOptions(Options):
     """Weights of the official DiT, SiT or REPA code: sampled and scored as a run's, and shown beside the runs."""
 
-    file: str = option(..., "the `.pt` file, e.g. `weights/SiT-XL-2-256.pt`")
+    file: WorkflowPlace = option(..., "the `.pt` file, e.g. `weights/SiT-XL-2-256.pt`")
     family: Literal["dit", "sit", "repa"] = option(..., "whose code wrote it; DiT's are sampled as `ddpm`, the others as `interpolant`")
     model: str = option(..., "size and patch, e.g. `XL/2`, as in `runs`")
     weights: Literal["ema", "model"] = option("ema", "averaged or plain weights, where the file has both")
@@ -214,4 +220,4 @@ class ReportOptions(Options):
     title: str = option("None, REPA and VRPO on SiT and DiT", "headline of the report")
     metric_space: str = option("", "which feature space the scores live in; stands beside every score")
     grid_images: int = option(10, "images of each run in the grid of samples", "images", ge=1)
-    published: str | None = option(None, "CSV of published numbers shown beside ours; null: none")
+    published: WorkflowPlace | None = option(None, "CSV of published numbers shown beside ours; null: none")

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vrpo.config.alignments import AnyAlignment
-from vrpo.config.base import Options, option
+from vrpo.config.base import Options, option, shown
 from vrpo.config.messages import require_known
 from vrpo.config.options import ModelSize, ProcessOptions, TrainingOptions
 
@@ -67,10 +67,10 @@ def split_model(where: str, name: str, sizes: Mapping[str, ModelSize]) -> tuple[
     """`XL/2` -> (size XL, patch 2).
 
     Raises:
-        ValueError: the size is unknown or the patch is not a number.
+        ValueError: the size is unknown or the patch is not a positive number.
     """
-    match = re.fullmatch(r"(.+)/(\d+)", name)
+    match = re.fullmatch(r"(.+)/([1-9][0-9]{0,5})", name)
     if not match:
-        raise ValueError(f"{where}: `{name}` is not of the form SIZE/PATCH, e.g. `XL/2`")
+        raise ValueError(f"{where}: {shown(name)} is not of the form SIZE/PATCH, with a patch of 1 or more; give one such as `XL/2`")
     require_known(where, match[1], sizes, "sizes")
     return sizes[match[1]], int(match[2])

@@ -25,7 +25,7 @@ class ScheduleOptions(Options):
     def _has_an_end(self) -> ScheduleOptions:
         needs_end = self.kind in ("linear", "cosine", "stop")
         if needs_end and self.end is None:
-            raise ValueError(f"a `{self.kind}` schedule needs `end`, the step at which it has reached `final`")
+            raise ValueError(f"a `{self.kind}` schedule needs `end`, the step at which it has reached `final`; give it")
         if not needs_end and (self.end is not None or self.start):
             raise ValueError(f"a `{self.kind}` schedule has neither `start` nor `end`; leave them out or choose `linear`, `cosine` or `stop`")
         if not needs_end and self.final:
@@ -33,5 +33,5 @@ class ScheduleOptions(Options):
         if self.kind == "stop" and self.start:
             raise ValueError("a `stop` schedule has no `start`; leave it out or choose `linear` or `cosine`")
         if self.kind in ("linear", "cosine") and self.start >= (self.end or 0):
-            raise ValueError(f"`start` {self.start} must lie before `end` {self.end}")
+            raise ValueError(f"`start` {self.start} must lie before `end` {self.end}; change one of them")
         return self

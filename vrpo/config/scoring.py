@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import model_validator
 
-from vrpo.config.base import Options, option
+from vrpo.config.base import Distinct, Name, Names, Options, Place, option
 from vrpo.config.options import NetworkOptions
 from vrpo.errors import UserError
 
@@ -22,7 +22,7 @@ class GuidanceOptions(Options):
     def _inside(self) -> GuidanceOptions:
         low, high = self.interval
         if not 0 <= low <= high <= 1:
-            raise ValueError(f"guidance `interval` [{low}, {high}] must lie within [0, 1], low first")
+            raise ValueError(f"guidance `interval` [{low}, {high}] must lie within [0, 1], low first; correct it")
         return self
 
 
@@ -67,7 +67,7 @@ class SamplerOptions(Options):
         "of the network's matrix products: `tf32`, TensorFloat-32 on a GPU, the decoder's too, as in DiT's, SiT's and REPA's scripts; `bf16`: autocast, faster",
     )
     compile: bool = option(False, "`torch.compile` the network; images agree up to rounding")
-    decoder: str | None = option(
+    decoder: Place | None = option(
         None, "VAE whose decoder makes the images, e.g. `stabilityai/sd-vae-ft-mse`, whose latents are those of `-ema`; null: the tokenizer's own"
     )
     milestones: Literal["all", "last"] = option("all", "sample at every milestone, or only at a run's last")
@@ -76,9 +76,10 @@ class SamplerOptions(Options):
     @classmethod
     def _complete(cls, content: Any) -> Any:
         """Fill in what the preset says and `content` does not."""
-        preset = PRESETS.get(content.get("preset") or "") if isinstance(content, dict) else None
-        if preset is None:
+        name = content.get("preset") if isinstance(content, dict) else None
+        if not isinstance(name, str) or name not in PRESETS:
             return content
+        preset = PRESETS[name]
         given = content.get("guidance") or {}
         return {**preset, **content, "guidance": {**preset["guidance"], **given} if isinstance(given, dict) else given}
 
@@ -89,14 +90,14 @@ class EvaluationOptions(Options):
     network: Literal["inception", "trained"] = option(
         "trained", "`inception`: torch-fidelity's TensorFlow port, as in the papers; `trained`: the miniature's own"
     )
-    inception_weights: str | None = option(None, "local file of the Inception weights (pt_inception-2015-12-05-6726825d.pth); null: torch-fidelity's download")
+    inception_weights: Place | None = option(None, "local Inception weights (pt_inception-2015-12-05-6726825d.pth); null: torch-fidelity's download")
     trained: NetworkOptions | None = option(None, "architecture and training of the miniature's evaluation network")
-    extra_networks: dict[str, NetworkOptions] = option(
+    extra_networks: dict[Name, NetworkOptions] = option(
         dict,
         "further feature spaces by name, each giving the score `fd_<name>`: with pretrained weights on a timm ViT's class token (`dinov2` with ViT-L/14 is "
         "EDM2's FD-DINOv2); with `weights: trained` on what enters the last layer of a network that is fitted on the images",
     )
-    reference: str | None = option(None, "ADM's reference .npz (`mu`, `sigma`, `mu_s`, `sigma_s`, `arr_0`); null: computed from the training images")
+    reference: Place | None = option(None, "ADM's reference .npz (`mu`, `sigma`, `mu_s`, `sigma_s`, `arr_0`); null: computed from the training images")
     reference_images: int = option(10_000, "reference images for precision and recall, drawn with seed 0", "images", ge=1)
     split_size: int = option(5_000, "images in a chunk of the Inception score; ADM: 5,000", "images", ge=1)
     neighbours: int = option(3, "k of precision and recall", ge=1)
@@ -106,7 +107,7 @@ class EvaluationOptions(Options):
     @model_validator(mode="after")
     def _network_described(self) -> EvaluationOptions:
         if self.network == "trained" and self.trained is None:
-            raise ValueError("`evaluation.trained` must describe the network when `evaluation.network` is `trained`")
+            raise ValueError("`evaluation.trained` must describe the network when `evaluation.network` is `trained`; add it")
         return self
 
     def network_of(self, section: str) -> NetworkOptions:
@@ -127,8 +128,8 @@ class RepresentationOptions(Options):
 
     images: int = option(10_000, "images, drawn with seed 0, or all if there are fewer; REPA's CKNNA is over 10,000", "images", ge=1)
     noise_levels: list[float] = option(lambda: [0.25, 0.5, 0.75], "noise levels (0 is clean, 1 is noise) of the network's input", min_length=1)
-    blocks: list[int] | None = option(None, "blocks, counted from 1; null: all", min_length=1)
-    encoders: list[str] | None = option(None, "encoders (keys of `encoders`) that CKNNA compares with; null: all")
+    blocks: Distinct | None = option(None, "blocks, counted from 1; null: all", min_length=1)
+    encoders: Names | None = option(None, "encoders (keys of `encoders`) that CKNNA compares with; null: all")
     neighbours: int = option(10, "k of CKNNA; REPA: 10", ge=2)
     test_fraction: float = option(0.2, "share of the images that the probe is tested on and not fitted on", gt=0, lt=1)
     weight_decay: float = option(1e-4, "L2 penalty of the probe's weights", ge=0)
@@ -138,7 +139,7 @@ class RepresentationOptions(Options):
     @model_validator(mode="after")
     def _levels(self) -> RepresentationOptions:
         if not all(0 < level < 1 for level in self.noise_levels) or self.noise_levels != sorted(set(self.noise_levels)):
-            raise ValueError(f"`noise_levels` {self.noise_levels} must be ascending and between 0 and 1")
+            raise ValueError(f"`noise_levels` {self.noise_levels} must be ascending and between 0 and 1; correct them")
         return self
 
 

@@ -3,7 +3,7 @@
 
 rule import_checkpoint:
     input:
-        lambda wildcards: EXPERIMENT.checkpoints[wildcards.checkpoint].file,
+        checkpoint_file,
     output:
         RESULTS / "runs/{checkpoint}/seed{seed}/step{step}.safetensors",
     log:

@@ -130,7 +130,7 @@ wildcard_constraints:
     extra=one_of(EXPERIMENT.evaluation.extra_networks),
     seed=r"\d+",
     shard=r"\d{5}",
-    step=r"\d{7}",
+    step=r"\d{7}\d*",
 
 
 # ---- images, latents and features: a file each, or a folder of shards, each written by a job of its own ------------------------
@@ -271,6 +271,23 @@ def compared_encoders():
     """Encoders whose features hidden tokens are compared with."""
     chosen = EXPERIMENT.representation.encoders if EXPERIMENT.representation else []
     return list(EXPERIMENT.encoders) if chosen is None else chosen
+
+
+def existing(option, path):
+    """`path`, which `option` names; without such a file planning ends."""
+    return path if Path(path).is_file() else refuse(f"{option}: there is no file {path}; correct the path")
+
+
+def published_numbers(wildcards):
+    """[the CSV of published numbers] if the config names one."""
+    return [existing("report.published", EXPERIMENT.report.published)] if EXPERIMENT.report.published else []
+
+
+def checkpoint_file(wildcards):
+    """The official code's file, which is needed until it is imported."""
+    file = EXPERIMENT.checkpoints[wildcards.checkpoint].file
+    imported = milestone(wildcards.checkpoint, wildcards.seed, int(wildcards.step)).exists()
+    return file if imported else existing(f"checkpoints.{wildcards.checkpoint}.file", file)
 
 
 def no_methods(wildcards):

@@ -87,7 +87,7 @@ for NAME, TITLE in TABLES.items():
             NAME
         input:
             config=RESULTS / "config/report.yaml",
-            published=EXPERIMENT.report.published or [],
+            published=published_numbers,
             collected=COLLECTED,
         output:
             csv=report(
