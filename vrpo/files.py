@@ -9,6 +9,7 @@ import hashlib
 import os
 import shutil
 import socket
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,6 +38,8 @@ def commit(path: Path) -> None:
 def atomic_output(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path to write to; rename it to `path` at the end, remove it when the body raises.
 
+    The file gets the mode of any new file (umask, default ACLs), whatever its writer set: safetensors makes its files 0600.
+
     Raises:
         UserError: the disk is full or the folder cannot be written.
     """
@@ -44,12 +47,24 @@ def atomic_output(path: Path | str) -> Iterator[Path]:
     with clear_os_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = partial_path(path)
+        mode = _mode_of_new(partial)
         try:
             yield partial
+            if stat.S_IMODE(partial.stat().st_mode) != mode:
+                partial.chmod(mode)
             commit(path)
         except BaseException:
             partial.unlink(missing_ok=True)
             raise
+
+
+def _mode_of_new(path: Path) -> int:
+    """Permissions that a file created at `path` gets; what was there is removed."""
+    path.unlink(missing_ok=True)
+    path.touch()
+    mode = stat.S_IMODE(path.stat().st_mode)
+    path.unlink()
+    return mode
 
 
 @contextlib.contextmanager

@@ -53,6 +53,10 @@ def test_everything_is_there(finished: Path) -> None:
     assert len(list((results / "tables").glob("*.tex"))) == len(TABLES)
     assert sorted(path.name for path in (results / "runs/sit-vrpo/seed0").glob("*.safetensors")) == ["step0000008.safetensors", "step0000016.safetensors"]
     assert not [path for path in results.rglob("*") if "partial" in path.name], "something half-written was left"
+    plain = finished / "plain"
+    plain.touch()
+    modes = {path: path.stat().st_mode for path in results.rglob("*") if path.suffix in FINAL}
+    assert {path for path, mode in modes.items() if mode != plain.stat().st_mode} == set(), "colleagues cannot read it"
 
 
 def test_run_again_does_nothing(finished: Path) -> None:
