@@ -8,7 +8,6 @@ torchrun's business.
 
 from __future__ import annotations
 
-import fcntl
 import getpass
 import logging
 import os
@@ -18,7 +17,10 @@ import time
 from pathlib import Path
 
 from vrpo.errors import UserError
+from vrpo.files import FileLock, LockedError
 from vrpo.restore import restore, take_planned
+
+log = logging.getLogger(__name__)
 
 
 def use_environment_of(python: str) -> None:
@@ -40,22 +42,25 @@ def take_devices(devices: list[str], count: int, folder: Path) -> list[str]:
     All are taken at once or none, so that two jobs never wait for each other's half. The locks outlive `exec`.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    waited = False
     while True:
-        taken: dict[str, int] = {}
+        taken: dict[str, FileLock] = {}
+        held: dict[str, LockedError] = {}
         for device in devices:
-            file = os.open(folder / f"{device.replace('/', '_')}.lock", os.O_RDWR | os.O_CREAT, 0o600)
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                os.close(file)
-                continue
-            taken[device] = file
+                taken[device] = FileLock(folder / f"{device.replace('/', '_')}.lock")
+            except LockedError as error:
+                held[device] = error
             if len(taken) == count:
-                for held in taken.values():
-                    os.set_inheritable(held, True)
+                for lock in taken.values():
+                    lock.keep_after_exec()
                 return list(taken)
-        for file in taken.values():
-            os.close(file)
+        for lock in taken.values():
+            lock.release()
+        if not waited:
+            holders = "; ".join(f"{device}: {error.holder or 'another job'}, {error.remedy}" for device, error in held.items())
+            log.warning("waiting for %d of the GPUs %s, held by other jobs of this machine (%s)", count, ", ".join(devices), holders)
+            waited = True
         time.sleep(1 + os.getpid() % 7 / 10)
 
 

@@ -9,7 +9,6 @@ Each row has a checksum (vrpo/data/checksums.py).
 from __future__ import annotations
 
 import errno
-import fcntl
 import io
 import json
 import math
@@ -27,7 +26,7 @@ from vrpo.data.checksums import remember, row_checksums, seal_of
 from vrpo.data.layout import ATTRIBUTE, CHECKSUMS, SEAL, Entry, as_json, layout_key, read_attributes, read_layout
 from vrpo.data.reading import read_rows
 from vrpo.errors import UserError
-from vrpo.files import clear_os_errors, commit, partial_path, require_free_space
+from vrpo.files import FileLock, LockedError, clear_os_errors, commit, partial_path, require_free_space
 
 ATTRIBUTE_SPARE = 1024  # bytes kept free for what is known only at the end; HDF5's limit for the whole is 64 KiB
 ALIGNMENT = 4096  # bytes; each dataset starts on a page
@@ -62,6 +61,7 @@ class ArrayWriter:
         self._partial, self._progress = _unfinished(self.path)
         self._key = layout_key(self.shapes, self.attributes)
         self._file: int | None = None
+        self._lock: FileLock | None = None
         self._layout: dict[str, Entry] = {}
         self._written = 0
         self._synced, self._sync_cost = 0.0, 0.0
@@ -153,16 +153,19 @@ class ArrayWriter:
         self._make_durable()
 
     def _open(self) -> None:
-        self._file = os.open(self._partial, os.O_RDWR)
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(f"{self.path}: another process is writing it; wait for it or end it first") from error
+            self._lock = FileLock(self._partial)
+        except LockedError as error:
+            raise UserError(f"{self.path}: another process is writing it{error.holder and f' ({error.holder})'}; {error.remedy}") from None
+        self._file = os.open(self._partial, os.O_RDWR)
 
     def _close(self) -> None:
         if self._file is not None:
             os.close(self._file)
             self._file = None
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
 
     def _make_durable(self) -> None:
         start = time.monotonic()
