@@ -1,6 +1,7 @@
 """Trainings in forked children of one process that has imported everything: starting one takes milliseconds, so many can be killed.
 
 `python forking.py FOLDER MILESTONE kill KILLS RUN` trains the toy in RUN, killed KILLS times; `... ranks N RUN...` trains it on N ranks in each RUN.
+`... states N RUN` trains all of VRPO, and each rank writes the state that it would save to RUN/rank<R>.pt.
 """
 
 from __future__ import annotations
@@ -12,14 +13,16 @@ import socket
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from training_fixtures import Toy, milestone_file
 
 from vrpo.training.run import train
+from vrpo.training.trainer import Trainer
 
 
-def child(toy: Toy, run: Path, milestone: int, environment: dict[str, str], save_minutes: float) -> int:
+def child(toy: Toy, run: Path, milestone: int, environment: dict[str, str], save_minutes: float, alignment: str = "vrpo") -> int:
     """Fork a process that trains to `milestone`; its number."""
     pid = os.fork()
     if pid:
@@ -28,7 +31,7 @@ def child(toy: Toy, run: Path, milestone: int, environment: dict[str, str], save
     try:
         os.environ.update(environment)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2) if not environment else None
-        config = toy.config("vrpo")
+        config = toy.config(alignment)
         inputs = toy.inputs(config)
         train(config, **inputs, milestone=milestone, output=milestone_file(run, milestone), device="cpu", log_every=5, save_minutes=save_minutes)
         status = 0
@@ -54,14 +57,26 @@ def kill_at_random_moments(toy: Toy, run: Path, milestone: int, kills: int) -> t
     return met, half_written
 
 
-def on_ranks(toy: Toy, run: Path, milestone: int, world: int) -> list[int]:
+def on_ranks(toy: Toy, run: Path, milestone: int, world: int, alignment: str = "vrpo") -> list[int]:
     """Exit codes."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     common = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    pids = [child(toy, run, milestone, {**common, "RANK": str(rank), "LOCAL_RANK": str(rank)}, 10.0) for rank in range(world)]
+    pids = [child(toy, run, milestone, {**common, "RANK": str(rank), "LOCAL_RANK": str(rank)}, 10.0, alignment) for rank in range(world)]
     return [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+
+
+def write_states(folder: Path) -> None:
+    """Let every rank write what it would save."""
+    state_dict = Trainer.state_dict
+
+    def written(self: Trainer) -> dict[str, Any]:
+        state = state_dict(self)
+        torch.save(state, folder / f"rank{self.ranks.rank}.pt")
+        return state
+
+    Trainer.state_dict = written
 
 
 def main() -> None:
@@ -70,7 +85,11 @@ def main() -> None:
     toy = Toy(folder)
     config = toy.config("vrpo")
     train(config, **toy.inputs(config), milestone=1, output=milestone_file(folder / "warm", 1), device="cpu")  # what is imported late is imported now
-    if what == "kill":
+    if what == "states":
+        runs[0].mkdir(parents=True)
+        write_states(runs[0])
+        print(*on_ranks(toy, runs[0], milestone, number, "everything"))
+    elif what == "kill":
         print(*kill_at_random_moments(toy, runs[0], milestone, number))
     else:
         print(*(code for run in runs for code in on_ranks(toy, run, milestone, number)))

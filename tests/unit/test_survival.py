@@ -97,6 +97,28 @@ def test_two_ranks_and_one_is_killed(toy: Toy, tmp_path: Path) -> None:
     assert milestone_file(run, milestone).read_bytes() == milestone_file(tmp_path / "whole", milestone).read_bytes()
 
 
+def test_ranks_that_stop_between_two_rows_give_the_rows_of_undisturbed_ones(toy: Toy, tmp_path: Path) -> None:
+    """Rows come every five steps, the stop after seven: on two ranks the bytes are equal; on another number of ranks the rows are, up to rounding."""
+    config, folder = toy.config("vrpo"), {name: tmp_path / name for name in ("whole", "parts", "two, one", "one, two")}
+    train_to(toy, config, folder["one, two"], 7)
+    assert drive(toy, 7, "ranks", 2, folder["parts"], folder["two, one"]) == [0] * 4
+    assert drive(toy, 15, "ranks", 2, folder["whole"], folder["parts"], folder["one, two"]) == [0] * 6
+    train_to(toy, config, folder["two, one"], 15)
+    for file in ("train.csv", "diagnostics.csv", milestone_file(folder["whole"], 15).name):
+        assert (folder["parts"] / file).read_bytes() == (folder["whole"] / file).read_bytes()
+    for name in ("two, one", "one, two"):
+        np.testing.assert_allclose(losses(folder[name]), losses(folder["whole"]), rtol=1e-5, atol=1e-5)
+
+
+def test_the_saved_state_is_equal_on_all_ranks(toy: Toy, tmp_path: Path) -> None:
+    """The first rank saves for all: sums of metrics, statistics of rewards, diagnostics and agreement must not be its own alone."""
+    assert drive(toy, 7, "states", 2, tmp_path / "run") == [0, 0]
+    first, second = (torch.load(tmp_path / f"run/rank{rank}.pt", weights_only=True) for rank in range(2))
+    assert first["totals"] and any(name.endswith("statistics.sums") for name in first["objective"])
+    for part in first.keys() - {"tables"}:  # rows, which the first rank alone writes
+        torch.testing.assert_close(second[part], first[part], rtol=0, atol=0, equal_nan=True)
+
+
 def wait_for(condition: Any, process: subprocess.Popen, seconds: float = 90) -> None:
     deadline = time.monotonic() + seconds
     while not condition():

@@ -63,7 +63,7 @@ class Alignment(nn.Module):
     """Base of alignment losses, and the loss of plain training: zero.
 
     A subclass sets the attributes below, and computes `forward`. Parameters (projectors) are trained and averaged
-    with the network; buffers are part of the training state.
+    with the network; buffers are part of the training state, which the first rank saves for all: `finish_step` must leave them equal on all ranks.
     """
 
     hidden_after: tuple[int, ...] = ()

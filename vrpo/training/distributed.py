@@ -37,6 +37,14 @@ class Ranks:
             distributed.all_reduce(tensor)
         return tensor
 
+    def all_gather(self, tensor: Tensor) -> Tensor:
+        """`tensor` of every rank, [ranks, ...] in their order."""
+        if self.world == 1:
+            return tensor[None]
+        parts = [torch.empty_like(tensor) for _ in range(self.world)]
+        distributed.all_gather(parts, tensor)
+        return torch.stack(parts)
+
     def any(self, *flags: bool) -> list[bool]:
         """For each of `flags`, whether it is set on any rank."""
         if self.world == 1:

@@ -49,7 +49,7 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(self.parameters, lr=options.learning_rate, betas=options.adam_betas, weight_decay=options.weight_decay, fused=True)
         self.step = 0
         self.tables: dict[str, Rows] = {name: [] for name in TABLES}
-        self.totals: dict[str, Tensor] = {}  # metrics summed since the last of them
+        self.totals: dict[str, Tensor] = {}  # this rank's metrics, summed since the last row
         self.skipped_in_a_row = torch.zeros((), dtype=torch.int64, device=ranks.device)
         self.last_skipped = torch.full((), -1, dtype=torch.int64, device=ranks.device)
         network, alignment = self.objective.network, self.objective.alignment
@@ -75,25 +75,25 @@ class Trainer:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that resume needs."""
+        """Everything that resume needs, equal on all ranks; all of them call it at the same step, for it gathers what each rank has of its own."""
         return {
             "step": self.step,
             "objective": self.objective.state_dict(),
             "ema": self.ema.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "totals": self.totals,
+            "totals": self._gathered_totals(),
             "skipped_in_a_row": self.skipped_in_a_row,
             "last_skipped": self.last_skipped,
             "tables": self.tables,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state_dict()`'s result, bitwise."""
+        """Go on from `state_dict()`'s result: bitwise on as many ranks, up to rounding on another number."""
         self.step = state["step"]
         self.objective.load_state_dict(state["objective"])
         self.ema.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.totals = {name: value.to(self.ranks.device) for name, value in state["totals"].items()}
+        self.totals = {name: self._own_total(values.reshape(-1)).to(self.ranks.device) for name, values in state["totals"].items()}
         self.skipped_in_a_row.copy_(state["skipped_in_a_row"])
         self.last_skipped.copy_(state["last_skipped"])
         self.tables = state["tables"]
@@ -160,6 +160,17 @@ class Trainer:
         """Sum a metric on the device until a row is logged."""
         self.totals[name] = self.totals[name] + value if name in self.totals else value.clone()
 
+    def _gathered_totals(self) -> dict[str, Tensor]:
+        """The sums of every rank, [ranks] each."""
+        if not self.totals:
+            return {}
+        gathered = self.ranks.all_gather(torch.stack([value.double() for value in self.totals.values()])).unbind(dim=1)
+        return {name: values.to(self.totals[name].dtype) for name, values in zip(self.totals, gathered, strict=True)}
+
+    def _own_total(self, values: Tensor) -> Tensor:
+        """This rank's part of a sum that was saved of other ranks, [saved ranks]: rows are means over ranks, so any number of ranks may share them out."""
+        return values[self.ranks.rank] if len(values) == self.ranks.world else values.double().mean().to(values.dtype)
+
     def train(self, milestone: int, store: StateStore, history: History | None, interrupt: Interrupt, *, log_every: int, max_skipped: int) -> None:
         """Train up to `milestone` steps, saving state as `interrupt` asks and at the end.
 
@@ -187,8 +198,9 @@ class Trainer:
 
     def _save(self, store: StateStore, *, wait: bool) -> None:
         """The first rank saves; with `wait`, all ranks go on only when the state is on the disk."""
+        state = self.state_dict()
         if self.ranks.is_main:
-            store.save(self.step, self.state_dict())
+            store.save(self.step, state)
             if wait:
                 store.wait()
         if wait:
