@@ -1,5 +1,7 @@
 """What ends a command without a traceback: bad input, which is the user's to mend, and interruption."""
 
+BAD_INPUT, INTERRUPTED = 2, 75  # exit statuses; the second is EX_TEMPFAIL: the same command goes on
+
 
 class UserError(Exception):
     """Bad input, found before or during a stage: one line that says what is wrong, where, and how to mend it. Exit status 2."""

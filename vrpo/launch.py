@@ -11,13 +11,15 @@ from __future__ import annotations
 import getpass
 import logging
 import os
+import signal
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-from vrpo.errors import UserError
+from vrpo.errors import BAD_INPUT, INTERRUPTED, UserError
 from vrpo.files import FileLock, LockedError
+from vrpo.ranks import reported_error, set_up_logging, share_threads
 from vrpo.restore import restore, take_planned
 
 log = logging.getLogger(__name__)
@@ -66,14 +68,14 @@ def take_devices(devices: list[str], count: int, folder: Path) -> list[str]:
 
 def main() -> None:
     """Take the devices and become the stage."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    set_up_logging()
     count, stage = int(sys.argv[1]), ["-m", "vrpo", *sys.argv[2:]]
     try:
         if restore(take_planned(sys.argv[2:])):
             return
     except UserError as error:
         print(f"vrpo: error: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(BAD_INPUT)
     devices = visible_devices()
     if count and devices and "SLURM_JOB_ID" not in os.environ:
         if count > len(devices):
@@ -81,8 +83,52 @@ def main() -> None:
         folder = Path(tempfile.gettempdir()) / f"vrpo-gpus-{getpass.getuser()}"
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(take_devices(devices, count, folder))
     if count > 1:
-        stage = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}", *stage]
+        share_threads(count)
+        sys.exit(run_ranks(count, stage))
     os.execv(sys.executable, [sys.executable, *stage])
+
+
+def run_ranks(count: int, stage: list[str]) -> int:
+    """Run `python STAGE` on `count` ranks by `torchrun`; returns the exit status, after each line that ended a rank was shown once."""
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import parse_args, run
+
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # which rank was ended after which: the ranks say why
+    try:
+        run(parse_args(["--standalone", f"--nproc-per-node={count}", *stage]))
+    except SignalException:
+        return INTERRUPTED
+    except ChildFailedError as error:
+        status, lines = outcome({rank: (failure.exitcode, reported_error(failure.error_file_data)) for rank, failure in error.failures.items()})
+        print(*lines, sep="\n", end="\n" if lines else "", file=sys.stderr)
+        return status
+    return 0
+
+
+def outcome(failures: dict[int, tuple[int, tuple[str, int] | None]]) -> tuple[int, list[str]]:
+    """Exit status of a stage, and what is still to be said about it.
+
+    The first rank has shown its own message. When one rank has ended, torchrun ends the others, by SIGTERM and those that are stuck by SIGKILL:
+    that is left out, and so is what they say about it, where it is known why the first of them ended.
+
+    Args:
+        failures: of each rank that failed its exit status, and the message and the status that it reported, if any.
+    """
+    said = {rank: report for rank, (_, report) in failures.items() if report}
+    refused = {rank: report for rank, report in said.items() if report[1] == BAD_INPUT}
+    silent = {rank: status for rank, (status, report) in failures.items() if not report}
+    culprits = {rank: status for rank, status in silent.items() if status > 0 or (status != -signal.SIGTERM and not refused)}
+    if not said and not culprits:
+        culprits = silent
+    shown = refused if refused or culprits else said
+    lines = list(dict.fromkeys(message for rank, (message, _) in sorted(shown.items()) if 0 not in said or message != said[0][0]))
+    lines += [f"vrpo: error: rank {rank} {_ended(status)}" for rank, status in sorted(culprits.items())]
+    return BAD_INPUT if refused else 1 if culprits else INTERRUPTED, lines
+
+
+def _ended(status: int) -> str:
+    return f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with exit status {status}; what it said is above"
 
 
 if __name__ == "__main__":

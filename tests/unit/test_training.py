@@ -111,6 +111,8 @@ def test_two_ranks_give_the_losses_of_one(toy: Toy, tmp_path: Path, alignment: s
     train_to(toy, config, tmp_path / "one", 20)
     result = toy.run(config, tmp_path / "two", 20, ranks=2)
     assert result.returncode == 0, result.stderr
+    assert result.stderr.count("steps 0 to 20 on cpu") == 1, "said once, by the first rank"
+    assert "warn" not in result.stderr.lower() and "OMP_NUM_THREADS" not in result.stderr
     np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=1e-5, atol=1e-5)
     one, two = (read_network(milestone_file(tmp_path / name, 20))[0] for name in ("one", "two"))
     for name, weights in one.items():

@@ -93,8 +93,8 @@ class Toy:
         run.mkdir(parents=True, exist_ok=True)
         file = run / "config.yaml"
         file.write_text(yaml.safe_dump(config.model_dump(mode="json")))
-        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)] if ranks > 1 else []
-        command = [sys.executable, *launcher, "-m", "vrpo", "train", "--config", str(file), "--latents", str(self.latents), "--device", "cpu"]
+        launcher = ["vrpo.launch", str(ranks)] if ranks > 1 else ["vrpo"]
+        command = [sys.executable, "-m", *launcher, "train", "--config", str(file), "--latents", str(self.latents), "--device", "cpu"]
         if config.alignment.kind != "none":
             command += ["--features", f"toy={self.features}"]
         if config.alignment.kind == "vrpo":

@@ -5,15 +5,14 @@ Stages are imported when called, so that figures need no torch and `--help` is q
 
 from __future__ import annotations
 
-import logging
-import os
 import sys
 
 import typer
 import yaml
 
 from vrpo.cli import bench, prepare, results, runs, scores
-from vrpo.errors import InterruptionError, UserError
+from vrpo.errors import BAD_INPUT, INTERRUPTED, InterruptionError, UserError
+from vrpo.ranks import is_first, report_error, set_up_logging
 from vrpo.restore import inputs_of, note_result, take_planned
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -24,7 +23,7 @@ app.add_typer(bench.app, name="bench")
 
 def main() -> None:
     """Run a command; a `UserError` is printed as its line, with exit status 2, an interrupted training exits with 75."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    set_up_logging()
     try:
         arguments = take_planned(sys.argv[1:])
         made_from = _inputs_of(arguments)
@@ -35,14 +34,14 @@ def main() -> None:
                 note_result(arguments, made_from)
             raise
     except UserError as error:
-        sys.exit(_fail(f"vrpo: error: {error}", 2))
+        sys.exit(_fail(f"vrpo: error: {error}", BAD_INPUT))
     except InterruptionError as error:
-        sys.exit(_fail(f"vrpo: {error}", 75))  # EX_TEMPFAIL: the same command goes on
+        sys.exit(_fail(f"vrpo: {error}", INTERRUPTED))
 
 
 def _inputs_of(arguments: list[str]) -> dict[str, str]:
     """What the result will have been made from, in the one process that notes it; a missing input is the command's to tell."""
-    if os.environ.get("RANK", "0") != "0":
+    if not is_first():
         return {}
     try:
         return inputs_of(arguments)
@@ -51,5 +50,7 @@ def _inputs_of(arguments: list[str]) -> dict[str, str]:
 
 
 def _fail(message: str, status: int) -> int:
-    print(message, file=sys.stderr)
+    if is_first():
+        print(message, file=sys.stderr)
+    report_error(message, status)
     return status

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vrpo.errors import UserError
+from vrpo.ranks import own_threads
 
 if TYPE_CHECKING:
     import torch
@@ -20,17 +21,27 @@ Weights = Annotated[Path | None, typer.Option("--weights", help="weights of a tr
 ExtraWeights = Annotated[list[str] | None, typer.Option("--extra-weights", help="NAME=FILE, once for each trained network of evaluation.extra_networks")]
 Collected = Annotated[Path, typer.Option("--collected", help="folder of the collected results")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda")]
-Threads = Annotated[int, typer.Option("--threads", help="CPU threads; CPU results are bitwise reproducible for a fixed number on one kind of processor", min=1)]
+Threads = Annotated[
+    int,
+    typer.Option(
+        "--threads", help="CPU threads of all ranks together; CPU results are bitwise reproducible for a fixed number on one kind of processor", min=1
+    ),
+]
 
 
 def chosen_device(name: str, threads: int) -> torch.device:
     """The device that `name` means, and PyTorch told of the number of CPU threads."""
-    import torch
-
     from vrpo.training.distributed import choose_device
 
-    torch.set_num_threads(threads)
+    use_threads(threads)
     return choose_device(name)
+
+
+def use_threads(threads: int) -> None:
+    """Let PyTorch compute on this rank's share of a job's CPU threads."""
+    import torch
+
+    torch.set_num_threads(own_threads(threads))
 
 
 def pairs_of(option: str, values: list[str]) -> dict[str, Path]:

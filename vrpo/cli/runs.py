@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from vrpo.cli.arguments import Config, Device, Latents, Output, Threads, pairs_of, require_one_of
+from vrpo.cli.arguments import Config, Device, Latents, Output, Threads, pairs_of, require_one_of, use_threads
 
 app = typer.Typer()
 
@@ -28,12 +28,10 @@ def train(
     threads: Threads = 1,
 ) -> None:
     """Train a run to a milestone, going on from its state; under `torchrun`, on several GPUs."""
-    import torch
-
     from vrpo.config import RunConfig, load_resolved
     from vrpo.training.run import train as train_run
 
-    torch.set_num_threads(threads)
+    use_threads(threads)
     train_run(
         load_resolved(RunConfig, config),
         latents=latents,
@@ -60,15 +58,13 @@ def sample(
     threads: Threads = 1,
 ) -> None:
     """Sample images from a milestone; one seed an image; under `torchrun`, on several GPUs."""
-    import torch
-
     from vrpo.config import load_resolved
     from vrpo.config.options import TokenizerOptions
     from vrpo.config.scoring import SamplerOptions
     from vrpo.sampling.generate import sample_images
     from vrpo.training.distributed import joined_ranks
 
-    torch.set_num_threads(threads)
+    use_threads(threads)
     options, tokenizer = load_resolved(SamplerOptions, config), load_resolved(TokenizerOptions, tokenizer_config)
     with joined_ranks(device) as ranks:
         sample_images(options, milestone, tokenizer, tokenizer_weights, output, ranks.device, ranks)

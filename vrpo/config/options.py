@@ -206,7 +206,7 @@ class ResourceOptions(Options):
     device: Literal["auto", "cpu", "cuda"] = option("auto", "`auto`: the GPU if there is one")
     gpus: int = option(1, "GPUs of a training job; 0 where there are none", ge=0)
     sample_gpus: int = option(1, "GPUs of a sampling job, at most `gpus`; the images do not depend on it", ge=1)
-    threads: int = option(1, "CPU threads of a job; CPU results are bitwise reproducible for a fixed number on one kind of processor", ge=1)
+    threads: int = option(1, "CPU threads of a job, shared among its ranks; equal numbers give equal bits on one kind of processor", ge=1)
     memory_mb: int = option(4_000, "memory of a job", "MB", ge=1)
     runtime_minutes: int = option(240, "time limit of a job; trainings save their state before it and go on in the next try", "minutes", ge=1)
     save_minutes: float = option(10.0, "minutes between saved training states: what an accident costs at most", "minutes", gt=0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import inspect
 import logging
 import sys
 from collections.abc import Callable
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from vrpo.config.options import TrainingOptions
 
 log = logging.getLogger(__name__)
+_OPTIONS = inspect.signature(DistributedDataParallel).parameters
+BUFFERS_STAY = {"forward_sync_buffers" if "forward_sync_buffers" in _OPTIONS else "broadcast_buffers": False}  # the first name of it is deprecated
+"""Option of `DistributedDataParallel`: each rank's sums of a step are its own until the step ends."""
 
 
 class Trainer:
@@ -62,7 +66,7 @@ class Trainer:
         if options.compile:  # one graph, static shapes; a network of one's own may break the graph
             self.loss_function = torch.compile(self.objective, fullgraph=isinstance(network, DiffusionTransformer), dynamic=False)
         if ranks.world > 1:
-            self.loss_function = DistributedDataParallel(self.loss_function, broadcast_buffers=False, gradient_as_bucket_view=True)
+            self.loss_function = DistributedDataParallel(self.loss_function, **BUFFERS_STAY, gradient_as_bucket_view=True)
         self.micro_batches = ranks.world * options.accumulation
         self.feed = Feed(
             data,
