@@ -15,6 +15,7 @@ from vrpo.bench import against_published, sample, train
 from vrpo.bench.paper import ALIGNMENTS, paper_model
 from vrpo.errors import UserError
 from vrpo.models.attention import SWITCHES
+from vrpo.training.compiler import require_compiler
 from vrpo.training.distributed import choose_device
 
 PRECISIONS = ("bf16", "fp32")
@@ -97,9 +98,13 @@ def _parser(program: str, description: str) -> argparse.ArgumentParser:
 
 
 def _device(given: argparse.Namespace) -> torch.device:
+    """The device that is asked for, on which code can be compiled if that is asked for, too."""
     logging.getLogger("vrpo").setLevel(logging.INFO)
     torch.set_num_threads(given.threads)
-    return choose_device(given.device)
+    device = choose_device(given.device)
+    if given.compile:
+        require_compiler(device, "--compile", "give --no-compile")
+    return device
 
 
 def _positive(text: str) -> int:

@@ -33,6 +33,7 @@ from vrpo.processes.samplers import check_sampler, sample
 from vrpo.sampling.network import SamplingNetwork
 from vrpo.seeds import torch_generator
 from vrpo.training.backend import use_tf32
+from vrpo.training.compiler import require_compiler
 from vrpo.training.distributed import Ranks
 
 if TYPE_CHECKING:
@@ -72,6 +73,8 @@ def sample_images(
     """
     device = torch.device(device)
     ranks = ranks or Ranks(0, 1, device)
+    if options.compile:
+        require_compiler(device, "samplers.<name>.compile")
     if options.decoder:
         tokenizer = tokenizer.model_copy(update={"weights": options.decoder})
     network, description = load_milestone(milestone, device)

@@ -22,6 +22,7 @@ from vrpo.models.online import open_features
 from vrpo.processes.process import build_process
 from vrpo.seeds import derive_seed
 from vrpo.training.backend import configure_backend
+from vrpo.training.compiler import require_compiler
 from vrpo.training.distributed import Ranks, joined_ranks
 from vrpo.training.history import History
 from vrpo.training.interrupt import Interrupt
@@ -91,6 +92,8 @@ def _train(
 ) -> None:
     options = config.training
     _check_batch(config, ranks)
+    if options.compile:
+        require_compiler(ranks.device, "training.compile")
     data = _open_data(latents, features, ranks)
     objective = build_objective(config, data, critics, ranks.device)
     backend = configure_backend(options, objective, ranks)
