@@ -1,9 +1,15 @@
-"""Images to be scored: this pipeline's HDF5, ADM's .npz (`arr_0`), or a folder of PNGs. All read in one pass, a batch at a time."""
+"""Images to be scored: this pipeline's HDF5, ADM's .npz (`arr_0`), or a folder of PNGs. All read in one pass, a batch at a time.
+
+The order of the images is part of the result: the Inception score permutes them, KID and the intervals draw among them. Files
+of a folder are in natural order, `2.png` before `10.png`, so that a folder and the .npz made of it in that order score alike.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
+import re
 import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +23,7 @@ from vrpo.data.shards import ShardedArrays, is_sharded, open_arrays
 from vrpo.errors import UserError
 from vrpo.files import sha256
 
-LOSSY = {".jpg", ".jpeg", ".webp"}
+LOSSY = (".jpg", ".jpeg", ".webp")
 
 
 class Images(Protocol):
@@ -99,14 +105,14 @@ class NpzImages:
 
 
 class PngFolder:
-    """All PNGs below a folder, sorted by path."""
+    """All PNGs below a folder, in natural order."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.attributes: dict[str, Any] = {}
-        self._files = sorted(file for file in path.rglob("*") if file.suffix.lower() == ".png")
+        self._files = files_below(path, (".png",))
         if not self._files:
-            lossy = next((file for file in path.rglob("*") if file.suffix.lower() in LOSSY), None)
+            lossy = next(iter(files_below(path, LOSSY)), None)
             hint = f"it holds {lossy.name}, but lossy compression changes every score; save samples as PNG" if lossy else "give the folder of the samples"
             raise UserError(f"{path}: no PNG in it; {hint}")
         self.count = len(self._files)
@@ -129,6 +135,18 @@ class PngFolder:
     def digest(self) -> str:
         """SHA-256 over the names and hashes of all files."""
         return _digest_of(self.path, self._files)
+
+
+def files_below(folder: Path, endings: tuple[str, ...]) -> list[Path]:
+    """Files below `folder`, linked folders included, whose names end so in either case; in natural order of their paths."""
+    found = [Path(place, name) for place, _, names in os.walk(folder, followlinks=True) for name in names if name.lower().endswith(endings)]
+    return sorted(found, key=lambda file: natural_order(file.relative_to(folder)))
+
+
+def natural_order(path: Path) -> tuple[list[list[str | int]], str]:
+    """Sorting key of paths, folder by folder, in which runs of digits count as numbers: `img2` < `img10`; of `1` and `01` the texts decide."""
+    parts = [re.split("([0-9]+)", part) for part in path.parts]  # text and digits in turn
+    return [[int(piece) if place % 2 else piece for place, piece in enumerate(pieces)] for pieces in parts], path.as_posix()
 
 
 def _digest_of(folder: Path, files: list[Path]) -> str:

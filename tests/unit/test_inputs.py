@@ -1,0 +1,73 @@
+"""Folders of images: their order, what may lie in them, and what the images stage would make of them."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from metrics_fixtures import OPTIONS, make_images, write_classifier, write_h5
+from PIL import Image
+
+from vrpo.metrics.evaluate import evaluate
+from vrpo.metrics.inputs import natural_order, open_images
+from vrpo.metrics.reference import compute_reference
+
+COUNT = 230  # more than two chunks of the Inception score; names of one, two and three digits
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("inputs")
+    write_h5(folder / "images.h5", make_images(200), {"fingerprint": "f" * 64, "resolution": 32})
+    np.savez(folder / "samples.npz", arr_0=make_images(COUNT, seed=5))
+    write_classifier(folder / "classifier.safetensors")
+    compute_reference(OPTIONS, folder / "images.h5", folder / "classifier.safetensors", folder / "reference.npz", "cpu")
+    return folder
+
+
+def score(folder, samples, reference="reference.npz"):
+    return evaluate(OPTIONS, samples, folder / reference, folder / "classifier.safetensors", None, "cpu")
+
+
+def write_pngs(place, images, name="{}.png"):
+    for number, image in enumerate(images):
+        file = place / name.format(number)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(file)
+    return place
+
+
+def test_natural_order():
+    names = ["0.png", "1.png", "01.png", "2.png", "10.png", "a/1.png", "a/10.png", "a2/0.png", "a10/0.png", "img2.png", "img10.png", "img10b.png", "x.png"]
+    expected = ["0.png", "01.png", "1.png", "2.png", "10.png", "a/1.png", "a/10.png", "a2/0.png", "a10/0.png", "img2.png", "img10.png", "img10b.png", "x.png"]
+    for shuffled in (names, names[::-1], sorted(names)):
+        assert [str(path) for path in sorted(map(Path, shuffled), key=natural_order)] == expected
+
+
+@pytest.mark.parametrize("name", ["{}.png", "sample_{}.PNG", "{:06d}.png", "part{}/x.png"])
+def test_a_folder_scores_as_the_npz_of_the_same_images(folder, tmp_path, name):
+    """In every score and interval: all of them depend on the order of the images."""
+    images = make_images(COUNT, seed=5)
+    samples = write_pngs(tmp_path / "samples", images, name)
+    np.testing.assert_array_equal(np.concatenate(list(open_images(samples).batches(64))), images)
+    ours, theirs = score(folder, samples), score(folder, folder / "samples.npz")
+    assert ours["scores"] == theirs["scores"] and ours["confidence"] == theirs["confidence"]
+    shuffled = np.random.default_rng(0).permutation(COUNT)
+    np.savez(tmp_path / "shuffled.npz", arr_0=images[shuffled])
+    other = score(folder, tmp_path / "shuffled.npz")  # else the test would hold for any order
+    assert all(other["scores"][name] != ours["scores"][name] for name in ("is", "kid"))
+
+
+def test_a_reference_folder_is_the_reference_of_the_same_images_stored(folder, tmp_path):
+    """Also where some of them are drawn for precision, recall and KID (150 of 200)."""
+    write_pngs(folder / "real", make_images(200))
+    stored, drawn = (score(folder, folder / "samples.npz", name) for name in ("images.h5", "real"))
+    assert stored["protocol"]["reference"]["subset"]["of"] == 200 and stored["protocol"]["precision_recall"]["reference_images"] == 150
+    assert drawn["scores"] == stored["scores"] and drawn["confidence"] == stored["confidence"]
+
+
+def test_images_in_linked_folders_are_read(tmp_path):
+    """A folder made of links to others, as data sets on shared disks often are."""
+    write_pngs(tmp_path / "elsewhere", make_images(3))
+    write_pngs(tmp_path / "samples/a", make_images(2))
+    (tmp_path / "samples/b").symlink_to(tmp_path / "elsewhere")
+    assert open_images(tmp_path / "samples").count == 5
