@@ -1,5 +1,7 @@
 """Folders of images: their order, what may lie in them, and what the images stage would make of them."""
 
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 from metrics_fixtures import OPTIONS, make_images, write_classifier, write_h5
 from PIL import Image
 
+from vrpo.errors import UserError
 from vrpo.metrics.evaluate import evaluate
 from vrpo.metrics.inputs import natural_order, open_images
 from vrpo.metrics.reference import compute_reference
@@ -71,3 +74,70 @@ def test_images_in_linked_folders_are_read(tmp_path):
     write_pngs(tmp_path / "samples/a", make_images(2))
     (tmp_path / "samples/b").symlink_to(tmp_path / "elsewhere")
     assert open_images(tmp_path / "samples").count == 5
+
+
+@pytest.mark.parametrize("name", ["9.jpg", "9.JPEG", "deeper/9.webp", "9.bmp"])
+def test_other_images_among_the_samples_are_refused(folder, tmp_path, name):
+    """They would be left out of the scores, or bring lossy compression into them."""
+    samples = write_pngs(tmp_path / "samples", make_images(20))
+    (samples / "deeper").mkdir()
+    Image.fromarray(make_images(1)[0]).save(samples / name)
+    (samples / "notes.txt").touch()  # no image
+    with pytest.raises(UserError, match=rf"samples: 1 of its 21 images are no PNGs, first {name}; .*save all as PNG, or move the others"):
+        score(folder, samples)
+    (samples / name).unlink()
+    assert open_images(samples).count == 20
+    for file in samples.glob("*.png"):
+        file.unlink()
+    with pytest.raises(UserError, match="no PNG in it"):
+        open_images(samples)
+
+
+def test_a_faulty_sample_is_named_before_anything_is_computed(folder, tmp_path):
+    """Whatever its header tells: a JPEG under the name of a PNG, another mode or size."""
+    image = Image.fromarray(make_images(1)[0])
+    faults = {
+        "is a JPEG and no PNG": lambda file: image.save(file, "JPEG"),
+        "mode RGBA": lambda file: image.convert("RGBA").save(file),
+        "mode I;16": lambda file: Image.fromarray(np.zeros((32, 32), np.uint16)).save(file),
+        "40 x 40 pixels, while 0.png has 32 x 32": lambda file: image.resize((40, 40)).save(file),
+        "32 x 40 pixels; scores are defined on square": lambda file: image.resize((32, 40)).save(file),
+        "cannot be decoded": lambda file: file.write_bytes(b"\x89PNG broken"),
+    }
+    samples = write_pngs(tmp_path / "samples", make_images(20))
+    for complaint, spoil in faults.items():
+        spoil(samples / "15.png")
+        with pytest.raises(UserError, match=rf"15\.png: .*{complaint}"):
+            open_images(samples)
+
+
+def test_damaged_pngs_are_refused_by_name(tmp_path):
+    """Cut files and flipped bytes, with checksums that hold or do not: the same one line, or an image that can be decoded all the same."""
+    samples = write_pngs(tmp_path / "samples", make_images(1))
+    file, rng, refused = samples / "0.png", np.random.default_rng(0), 0
+    whole = np.frombuffer(file.read_bytes(), np.uint8)
+    for trial in range(400):
+        damaged = whole.copy()
+        damaged[rng.integers(60 if trial % 2 else len(whole), size=3)] ^= rng.integers(1, 256, 3, dtype=np.uint8)
+        content = damaged.tobytes()[: rng.integers(len(whole)) if trial % 5 == 0 else None]
+        file.write_bytes(with_checksums(content) if trial % 3 else content)
+        try:
+            images = open_images(samples)
+            assert next(images.batches(8)).shape == (1, images.resolution, images.resolution, 3)
+        except UserError as error:
+            assert str(error).startswith(str(file)) and "\n" not in str(error)
+            refused += 1
+    assert refused > 200
+
+
+def with_checksums(png):
+    """The chunks of a PNG with their right CRC-32, so that a decoder goes on to what they hold."""
+    content, place = bytearray(png), 8
+    while place + 12 <= len(content):
+        (length,) = struct.unpack_from(">I", content, place)
+        end = place + 8 + length
+        if end + 4 > len(content):
+            break
+        struct.pack_into(">I", content, end, zlib.crc32(bytes(content[place + 4 : end])))
+        place = end + 4
+    return bytes(content)

@@ -20,10 +20,11 @@ import numpy as np
 from PIL import Image
 
 from vrpo.data.shards import ShardedArrays, is_sharded, open_arrays
+from vrpo.data.sources.base import EXTENSIONS
 from vrpo.errors import UserError
 from vrpo.files import sha256
 
-LOSSY = (".jpg", ".jpeg", ".webp")
+THREADS = 8  # that decode the images of a batch
 
 
 class Images(Protocol):
@@ -105,32 +106,41 @@ class NpzImages:
 
 
 class PngFolder:
-    """All PNGs below a folder, in natural order."""
+    """All PNGs below a folder, in natural order.
+
+    Their headers are read at once, so that whatever they tell is known before the first image is scored.
+
+    Raises:
+        UserError: there are none, other images lie beside them, or one is no PNG by its content, no 8-bit RGB, or of another size.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.attributes: dict[str, Any] = {}
-        self._files = files_below(path, (".png",))
+        images = files_below(path, EXTENSIONS)
+        self._files = [file for file in images if file.suffix.lower() == ".png"]
+        if others := [file for file in images if file.suffix.lower() != ".png"]:
+            raise UserError(
+                f"{path}: {len(others):,} of its {len(images):,} images are no PNGs, first {others[0].relative_to(path)}; samples are PNGs alone, as lossy "
+                "compression changes every score: save all as PNG, or move the others elsewhere"
+            )
         if not self._files:
-            lossy = next(iter(files_below(path, LOSSY)), None)
-            hint = f"it holds {lossy.name}, but lossy compression changes every score; save samples as PNG" if lossy else "give the folder of the samples"
-            raise UserError(f"{path}: no PNG in it; {hint}")
-        self.count = len(self._files)
-        self.resolution = _checked(self._files[0], (1, *_decoded(self._files[0]).shape), np.dtype(np.uint8))[1]
+            raise UserError(f"{path}: no PNG in it; give the folder of the samples")
+        with ThreadPoolExecutor(max_workers=THREADS) as pool:
+            sides = list(pool.map(_png_side, self._files))
+        self.count, self.resolution = len(self._files), sides[0]
+        odd = next((index for index, side in enumerate(sides) if side != self.resolution), None)
+        if odd is not None:
+            raise UserError(
+                f"{self._files[odd]}: {sides[odd]} x {sides[odd]} pixels, while {self._files[0].name} has {self.resolution} x {self.resolution}; "
+                "all images must have one size"
+            )
 
     def batches(self, size: int) -> Iterator[np.ndarray]:
         """Consecutive uint8 batches [B, H, W, 3]."""
-        with ThreadPoolExecutor(max_workers=8) as pool:
+        with ThreadPoolExecutor(max_workers=THREADS) as pool:
             for start in range(0, self.count, size):
-                files = self._files[start : start + size]
-                images = list(pool.map(_decoded, files))
-                for file, image in zip(files, images, strict=True):
-                    if image.shape != (self.resolution, self.resolution, 3):
-                        raise UserError(
-                            f"{file}: {image.shape[1]} x {image.shape[0]} pixels, while {self._files[0].name} has {self.resolution} x {self.resolution}; "
-                            "all images must have one size"
-                        )
-                yield np.stack(images)
+                yield np.stack(list(pool.map(_decoded, self._files[start : start + size])))
 
     def digest(self) -> str:
         """SHA-256 over the names and hashes of all files."""
@@ -191,15 +201,31 @@ def _npy_stream(path: Path, name: str) -> Iterator[tuple[IO[bytes], tuple[int, .
             yield stream, shape, dtype
 
 
+def _png_side(file: Path) -> int:
+    """Pixels of a side of a square 8-bit RGB image."""
+    with _opened(file) as image:
+        if image.format != "PNG":
+            raise UserError(f"{file}: is a {image.format} and no PNG; lossy compression changes every score, save samples as PNG")
+        if image.mode not in ("RGB", "L", "P"):
+            raise UserError(f"{file}: mode {image.mode}; samples are 8-bit RGB, save them so")
+        return _checked(file, (1, image.height, image.width, 3), np.dtype(np.uint8))[1]
+
+
 def _decoded(file: Path) -> np.ndarray:
     """One PNG as uint8 [H, W, 3]."""
+    with _opened(file) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+@contextlib.contextmanager
+def _opened(file: Path) -> Iterator[Image.Image]:
     try:
         with Image.open(file) as image:
-            if image.mode not in ("RGB", "L", "P"):
-                raise UserError(f"{file}: mode {image.mode}; samples are 8-bit RGB, save them so")
-            return np.asarray(image.convert("RGB"))
-    except (OSError, SyntaxError) as error:
-        raise UserError(f"{file}: cannot be decoded ({error}); delete or replace it") from error
+            yield image
+    except UserError:
+        raise
+    except Exception as error:  # decoders of damaged files raise nearly anything
+        raise UserError(f"{file}: cannot be decoded ({' '.join(str(error).split()) or type(error).__name__}); delete or replace it") from error
 
 
 def _checked(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> tuple[int, int]:
