@@ -123,5 +123,5 @@ def test_not_an_npz(extractor, tmp_path):
     with pytest.raises(UserError, match="no such file"):
         load_reference(path, extractor, OPTIONS)
     path.write_bytes(b"PK\x03\x04 truncated")
-    with pytest.raises(UserError, match=r"not a \.npz, or truncated"):
+    with pytest.raises(UserError, match=r"not a \.npz, truncated or damaged"):
         load_reference(path, extractor, OPTIONS)

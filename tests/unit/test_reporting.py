@@ -333,7 +333,7 @@ def test_bad_input_is_named(one_seed: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="lacks the column"):
         draw("fid", MINIATURE, tmp_path, tmp_path / "x.pdf")
     (tmp_path / "samples.npz").write_bytes(b"PK half a file")
-    with pytest.raises(UserError, match=r"samples.npz: is missing or damaged"):
+    with pytest.raises(UserError, match=r"samples.npz: not a .npz, truncated or damaged"):
         draw("samples", MINIATURE, tmp_path, tmp_path / "x.pdf")
     with pytest.raises(UserError, match="published numbers"):
         write("comparison", ReportOptions(published=str(tmp_path / "absent.csv")), one_seed, tmp_path / "x.csv")

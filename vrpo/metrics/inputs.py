@@ -10,11 +10,10 @@ import contextlib
 import hashlib
 import os
 import re
-import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
@@ -23,7 +22,9 @@ from vrpo.data.shards import ShardedArrays, is_sharded, open_arrays
 from vrpo.data.sources.base import EXTENSIONS
 from vrpo.errors import UserError
 from vrpo.files import sha256
+from vrpo.metrics.npz import NpzFile
 
+ARRAY = "arr_0"  # what ADM's files call images
 THREADS = 8  # that decode the images of a batch
 
 
@@ -79,26 +80,27 @@ class StoredImages:
 
 
 class NpzImages:
-    """`arr_0` of a .npz, streamed: ADM's 50,000 images of 256 x 256 are 10 GB."""
+    """`arr_0` of a .npz, streamed: ADM's 50,000 images of 256 x 256 are 10 GB.
+
+    All of it is read once at the start, against its checksum, before any of it goes through a network.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.attributes: dict[str, Any] = {}
-        with _npy_stream(path, "arr_0") as (_, shape, dtype):
-            self.count, self.resolution = _checked(path, shape, dtype)
+        self._file = NpzFile(path)
+        if ARRAY not in self._file:
+            held = ", ".join(self._file.names) or "none"
+            raise UserError(f"{path}: holds no array `{ARRAY}`, only {held}; images are uint8 [N, H, W, 3] under `{ARRAY}`")
+        header = self._file.header(ARRAY)
+        self.count, self.resolution = _checked(path, header.shape, header.dtype)
+        if header.fortran:
+            raise UserError(f"{path}: `{ARRAY}` is in Fortran order; write it again with numpy.ascontiguousarray")
+        self._file.verify(ARRAY)
 
     def batches(self, size: int) -> Iterator[np.ndarray]:
         """Consecutive uint8 batches [B, H, W, 3]."""
-        row = self.resolution * self.resolution * 3
-        with _npy_stream(self.path, "arr_0") as (stream, shape, _):
-            for start in range(0, self.count, size):
-                length = min(size, self.count - start)
-                data = stream.read(length * row)
-                if len(data) != length * row:
-                    raise UserError(
-                        f"{self.path}: `arr_0` ends after {start + len(data) // row:,} of {self.count:,} images; the file is truncated, fetch it again"
-                    )
-                yield np.frombuffer(data, np.uint8).reshape(length, *shape[1:])
+        return self._file.rows(ARRAY, size)
 
     def digest(self) -> str:
         """SHA-256 of the file."""
@@ -164,43 +166,6 @@ def _digest_of(folder: Path, files: list[Path]) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def read_npz(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """Those of the arrays `names` that the .npz at `path` holds.
-
-    Raises:
-        UserError: it is no .npz, or truncated.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in names if name in file}
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file") from error
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: not a .npz, or truncated ({error}); fetch or compute it again") from error
-
-
-@contextlib.contextmanager
-def _npy_stream(path: Path, name: str) -> Iterator[tuple[IO[bytes], tuple[int, ...], np.dtype]]:
-    try:
-        archive = zipfile.ZipFile(path)
-    except (OSError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: not a .npz, or truncated ({error}); fetch it again") from error
-    with archive:
-        if f"{name}.npy" not in archive.namelist():
-            held = ", ".join(entry.removesuffix(".npy") for entry in archive.namelist())
-            raise UserError(f"{path}: holds no array `{name}`, only {held}; samples are uint8 [N, H, W, 3] under `{name}`")
-        with archive.open(f"{name}.npy") as stream:
-            try:
-                version = np.lib.format.read_magic(stream)
-                read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-                shape, fortran, dtype = read_header(stream)
-            except ValueError as error:
-                raise UserError(f"{path}: `{name}` is not a NumPy array ({error}); write it with numpy.savez") from error
-            if fortran:
-                raise UserError(f"{path}: `{name}` is in Fortran order; write it again with numpy.ascontiguousarray")
-            yield stream, shape, dtype
-
-
 def _png_side(file: Path) -> int:
     """Pixels of a side of a square 8-bit RGB image."""
     with _opened(file) as image:
@@ -233,7 +198,7 @@ def _checked(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> tuple[int, 
     if dtype != np.uint8:
         raise UserError(f"{path}: images are {dtype}, scores need uint8 in 0..255; convert them as the protocol says (round or truncate)")
     if len(shape) != 4 or shape[3] != 3 or shape[0] < 1:
-        raise UserError(f"{path}: images have shape {list(shape)}, not [N, H, W, 3] with N >= 1")
+        raise UserError(f"{path}: images have shape {list(shape)}, not [N, H, W, 3] with N >= 1; save RGB images so")
     if shape[1] != shape[2]:
         raise UserError(f"{path}: images are {shape[2]} x {shape[1]} pixels; scores are defined on square ones")
     return shape[0], shape[1]

@@ -22,7 +22,8 @@ from vrpo.metrics.export import write_npz
 from vrpo.metrics.extra import feature_spaces, space_statistics
 from vrpo.metrics.features import Extractor, extract
 from vrpo.metrics.inception import load_extractor
-from vrpo.metrics.inputs import open_images, read_npz
+from vrpo.metrics.inputs import open_images
+from vrpo.metrics.npz import NpzFile
 from vrpo.metrics.statistics import Gaussian
 from vrpo.seeds import numpy_generator
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 ADM_STATISTICS = ("mu", "sigma", "mu_s", "sigma_s")
 SUBSET_SEED = 0
+ASYMMETRY = 1e-4  # of a covariance, beside its largest entry; float16 and other rounding stay below
 
 
 @dataclass(frozen=True)
@@ -91,22 +93,15 @@ def reference_from_adm(path: Path, extractor: Extractor, options: EvaluationOpti
     Raises:
         UserError: arrays are missing, or the statistics are not of this network's features.
     """
-    arrays = read_npz(path, ADM_STATISTICS)
-    missing = [name for name in ADM_STATISTICS if name not in arrays]
+    file = NpzFile(path)
+    missing = [name for name in ADM_STATISTICS if name not in file]
     if missing:
         raise UserError(f"{path}: a reference needs the arrays {', '.join(ADM_STATISTICS)} and arr_0; missing: {', '.join(missing)}; fetch ADM's VIRTUAL_*.npz")
     images = open_images(path)
+    pool, spatial = _dims(extractor)
+    fitted = {"pool": _gaussian(file, "mu", "sigma", pool), "spatial": _gaussian(file, "mu_s", "sigma_s", spatial)}
     subset = subset_indices(images.count, options.reference_images)
     features = extract(extractor, images, options.batch_size, keep=subset, title="reference")
-    gaussians = {"pool": (arrays["mu"], arrays["sigma"]), "spatial": (arrays["mu_s"], arrays["sigma_s"])}
-    dims = {"pool": features.pool_statistics.dim, "spatial": features.spatial_statistics.dim if features.spatial_statistics else 0}
-    for name, (mu, sigma) in gaussians.items():
-        if mu.shape != (dims[name],) or sigma.shape != (dims[name], dims[name]):
-            raise UserError(
-                f"{path}: its {name} statistics have shapes {list(mu.shape)} and {list(sigma.shape)}, this network has {dims[name]} such features; "
-                "ADM's references go with `evaluation.network: inception`"
-            )
-    fitted = {name: Gaussian(_float64(mu), _float64(sigma)) for name, (mu, sigma) in gaussians.items()}
     origin = {"kind": "adm", "sha256": images.digest()}
     return Reference(fitted["pool"], fitted["spatial"], features.pool, _description(extractor, origin, images.resolution, None, len(subset), images.count))
 
@@ -134,27 +129,32 @@ def load_reference(path: Path, extractor: Extractor, options: EvaluationOptions)
     """
     if path.suffix != ".npz":
         return reference_from_images(path, extractor, options)
-    names = [f"{kind}_{name}" for name in options.extra_networks for kind in ("mu", "sigma")]
-    arrays = read_npz(path, (*ADM_STATISTICS, "pool", "vrpo", *names))
-    if "vrpo" not in arrays:
+    file = NpzFile(path)
+    if "vrpo" not in file:
         return reference_from_adm(path, extractor, options)
-    missing = [name for name in ("mu", "sigma", "pool") if name not in arrays]
+    missing = [name for name in ("mu", "sigma", "pool") if name not in file]
     if missing:
         raise UserError(f"{path}: lacks the arrays {', '.join(missing)}; compute the reference again")
-    description = json.loads(str(arrays["vrpo"]))
+    description = _read_description(file)
     if description["network"] != extractor.describe():
         raise UserError(
             f"{path}: was computed with {_named(description['network'])}, the samples would be with {_named(extractor.describe())}; "
             "compute it again (`python -m vrpo reference`) or give those weights"
         )
     count = description["count"]
-    spatial = Gaussian(_float64(arrays["mu_s"]), _float64(arrays["sigma_s"]), count) if "mu_s" in arrays and "sigma_s" in arrays else None
+    pool, spatial = _dims(extractor)
     extra = {
-        name: Gaussian(_float64(arrays[f"mu_{name}"]), _float64(arrays[f"sigma_{name}"]), described["count"])
+        name: _gaussian(file, f"mu_{name}", f"sigma_{name}", None, described["count"])
         for name, described in description.get("extra", {}).items()
-        if f"mu_{name}" in arrays and f"sigma_{name}" in arrays
+        if name in options.extra_networks
     }
-    return Reference(Gaussian(_float64(arrays["mu"]), _float64(arrays["sigma"]), count), spatial, torch.from_numpy(arrays["pool"]), description, extra)
+    return Reference(
+        _gaussian(file, "mu", "sigma", pool, count),
+        _gaussian(file, "mu_s", "sigma_s", spatial, count) if "mu_s" in file else None,
+        _features(file, pool),
+        description,
+        extra,
+    )
 
 
 def require_resolution(side: int, resolution: int, what: str, where: Path | str) -> None:
@@ -179,5 +179,62 @@ def _named(network: dict[str, Any]) -> str:
     return f"{network.get('network') or network.get('architecture')} of SHA-256 {network.get('sha256')}"
 
 
-def _float64(array: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.asarray(array, dtype=np.float64))
+def _dims(extractor: Extractor) -> tuple[int, int]:
+    """Numbers of pooled and of spatial features (0: it has none), known before any image of the reference is seen."""
+    features = extractor.features(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
+    return features.pool.shape[1], 0 if features.spatial is None else features.spatial.shape[1]
+
+
+def _read_description(file: NpzFile) -> dict[str, Any]:
+    try:
+        description = json.loads(str(file.array("vrpo")))
+        counts = [description["count"], *(described["count"] for described in description.get("extra", {}).values())]
+        sound = {"source", "resolution", "subset"} <= description.keys() and isinstance(description["network"], dict)
+        if not sound or not all(count is None or isinstance(count, int) for count in counts):
+            raise ValueError("entries are missing")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{file.path}: its description `vrpo` is damaged ({error}); compute the reference again") from error
+    return description
+
+
+def _gaussian(file: NpzFile, mu: str, sigma: str, dim: int | None, count: int | None = None) -> Gaussian:
+    """The arrays `mu` [D] and `sigma` [D, D] of a file, which anybody may have written, with D = `dim` (None: whatever it is).
+
+    Raises:
+        UserError: they are not there, no real numbers, of other shapes, not finite, or `sigma` is no covariance.
+    """
+    headers = {name: file.header(name) for name in (mu, sigma)}
+    for name, header in headers.items():
+        if header.dtype.kind not in "fiu":
+            raise UserError(f"{file.path}: `{name}` is {header.dtype}, statistics are real numbers; compute the file again")
+    shapes = [headers[name].shape for name in (mu, sigma)]
+    if len(shapes[0]) != 1 or shapes[1] != shapes[0] * 2 or not shapes[0][0]:
+        raise UserError(f"{file.path}: `{mu}` and `{sigma}` have shapes {list(shapes[0])} and {list(shapes[1])}, not [D] and [D, D]; compute the file again")
+    if dim is not None and shapes[0] != (dim,):
+        raise UserError(
+            f"{file.path}: `{mu}` and `{sigma}` have shapes {list(shapes[0])} and {list(shapes[1])}, this network has {dim} such features; "
+            "ADM's references go with `evaluation.network: inception`"
+        )
+    arrays = [np.asarray(file.array(name), dtype=np.float64) for name in (mu, sigma)]
+    for name, array in zip((mu, sigma), arrays, strict=True):
+        if not np.isfinite(array).all():
+            raise UserError(f"{file.path}: `{name}` holds NaN or infinite numbers; compute the file again")
+    if np.abs(arrays[1] - arrays[1].T).max() > ASYMMETRY * np.abs(arrays[1]).max():
+        raise UserError(f"{file.path}: `{sigma}` is not symmetric, so it is no covariance; compute the file again")
+    gaussian = Gaussian(*map(torch.from_numpy, arrays), count)
+    try:
+        _ = gaussian.factor  # kept for the distance
+    except UserError as error:
+        raise UserError(f"{file.path}: `{sigma}`: {error}") from error
+    return gaussian
+
+
+def _features(file: NpzFile, dim: int) -> Tensor:
+    """The array `pool` [R, D] of a file, float32."""
+    header = file.header("pool")
+    if header.dtype.kind != "f" or len(header.shape) != 2 or header.shape[1] != dim:
+        raise UserError(f"{file.path}: `pool` is {header.dtype} {list(header.shape)}, not float32 [R, {dim}]; compute the reference again")
+    rows = torch.from_numpy(np.asarray(file.array("pool"), dtype=np.float32))
+    if not torch.isfinite(rows).all():
+        raise UserError(f"{file.path}: `pool` holds NaN or infinite numbers; compute the reference again")
+    return rows

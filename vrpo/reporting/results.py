@@ -11,6 +11,7 @@ import pandas as pd
 from scipy import stats
 
 from vrpo.errors import UserError
+from vrpo.metrics.npz import NpzFile
 
 ALIGNMENT_NAMES = {"none": "none", "repa": "REPA", "vrpo": "VRPO", "irepa": "iREPA", "haste": "HASTE"}
 OFFICIAL = "official "  # how the kind of weights that were trained elsewhere begins
@@ -47,12 +48,8 @@ def read_speed(collected: Path) -> pd.DataFrame:
 
 def read_samples(collected: Path) -> dict[str, np.ndarray]:
     """The arrays of `samples.npz`."""
-    path = collected / "samples.npz"
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return dict(file)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: is missing or damaged; collect the results again") from error
+    file = NpzFile(collected / "samples.npz")
+    return {name: file.array(name) for name in file.names}
 
 
 def read_protocol(collected: Path) -> dict[str, Any]:
