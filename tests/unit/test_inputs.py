@@ -4,15 +4,18 @@ import struct
 import zlib
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from metrics_fixtures import OPTIONS, make_images, write_classifier, write_h5
 from PIL import Image
 
+from vrpo.config.options import DataOptions
 from vrpo.errors import UserError
 from vrpo.metrics.evaluate import evaluate
-from vrpo.metrics.inputs import natural_order, open_images
+from vrpo.metrics.inputs import natural_order, open_images, open_real_images
 from vrpo.metrics.reference import compute_reference
+from vrpo.prepare.images import write_images
 
 COUNT = 230  # more than two chunks of the Inception score; names of one, two and three digits
 
@@ -74,6 +77,75 @@ def test_images_in_linked_folders_are_read(tmp_path):
     write_pngs(tmp_path / "samples/a", make_images(2))
     (tmp_path / "samples/b").symlink_to(tmp_path / "elsewhere")
     assert open_images(tmp_path / "samples").count == 5
+
+
+def write_photos(root):
+    """Real images as data sets have them: classes in folders, several kinds, sizes and modes, one smaller than what is wanted of it."""
+    for number, (width, height) in enumerate([(80, 50), (33, 47), (32, 32), (200, 40), (24, 30), (64, 64)] * 6):
+        image = Image.fromarray(make_images(1, 200, number)[0]).resize((width, height))
+        kind = ("jpg", "JPEG", "png", "webp", "bmp", "ppm")[number % 5]
+        file = root / f"class{number % 2}/{number:03d}.{kind}"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        (image.convert("L") if number % 7 == 0 else image).save(file)
+    return root
+
+
+def test_real_images_become_what_the_images_stage_makes_of_them(folder, tmp_path):
+    """As reference by themselves, and by way of the commands `images` and `reference`: the same scores."""
+    root = write_photos(tmp_path / "photos")
+    options = DataOptions(source="folder", root=str(root), resolution=32, num_classes=2)
+    write_images(options, tmp_path / "images.h5")
+    with h5py.File(tmp_path / "images.h5") as file:
+        prepared = file["images"][:]
+    np.testing.assert_array_equal(np.concatenate(list(open_real_images(root, 32).batches(7))), prepared)
+    record = score(folder, folder / "samples.npz", root)
+    assert record["scores"] == score(folder, folder / "samples.npz", tmp_path / "images.h5")["scores"]
+    assert record["protocol"]["reference"]["count"] == 36
+    assert "reference: 30 of its images are cropped and resized as the training images are, 6 of them enlarged" in record["protocol"]["warnings"]
+    weights = folder / "classifier.safetensors"
+    compute_reference(OPTIONS, root, weights, tmp_path / "reference.npz", "cpu", resolution=32)
+    stored = score(folder, folder / "samples.npz", tmp_path / "reference.npz")
+    assert stored["scores"] == record["scores"] and stored["protocol"] == record["protocol"]
+
+
+def test_what_real_images_cannot_be(folder, tmp_path):
+    root = write_photos(tmp_path / "photos")
+    (root / "notes.txt").touch()
+    weights = folder / "classifier.safetensors"
+    with pytest.raises(UserError, match=r"class0/000\.jpg: 80 x 50 pixels; .* need --resolution"):
+        compute_reference(OPTIONS, root, weights, tmp_path / "reference.npz", "cpu")
+    with pytest.raises(UserError, match=r"its images are 32 x 32, those of --resolution 64 x 64"):
+        compute_reference(OPTIONS, folder / "images.h5", weights, tmp_path / "reference.npz", "cpu", resolution=64)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"empty: no images in it"):
+        score(folder, folder / "samples.npz", tmp_path / "empty")
+    whole = (root / "class1/001.JPEG").read_bytes()
+    (root / "class1/001.JPEG").write_bytes(whole[:-100])  # its header is whole
+    with pytest.raises(UserError, match=r"001\.JPEG: cannot be read as an image \(.*\); restore or remove it"):
+        score(folder, folder / "samples.npz", root)
+    (root / "class1/001.JPEG").write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"001\.JPEG: cannot be decoded"):
+        score(folder, folder / "samples.npz", root)
+    assert not (tmp_path / "reference.npz").exists()
+
+
+def test_places_that_hold_no_images(folder, tmp_path):
+    for samples, complaint in ((tmp_path / "absent", "no such file or folder"), (tmp_path / "0.png", "is neither .h5 nor .npz; give samples as")):
+        if samples.suffix:
+            Image.fromarray(make_images(1)[0]).save(samples)
+        with pytest.raises(UserError, match=complaint):
+            score(folder, samples)
+    with pytest.raises(UserError, match=r"is neither .* give real images as"):
+        score(folder, folder / "samples.npz", tmp_path / "0.png")
+
+
+def test_too_few_images_are_refused_before_the_others_are_looked_at(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("vrpo.metrics.reference.extract", lambda *arguments, **named: pytest.fail("images went through the network"))
+    monkeypatch.setattr("vrpo.metrics.evaluate.extract", lambda *arguments, **named: pytest.fail("images went through the network"))
+    few = write_pngs(tmp_path / "few", make_images(3))
+    for samples, reference in ((few, folder / "images.h5"), (folder / "samples.npz", few)):
+        with pytest.raises(UserError, match="few: 3 images are too few for neighbour 3 of precision and recall"):
+            score(folder, samples, reference)
 
 
 @pytest.mark.parametrize("name", ["9.jpg", "9.JPEG", "deeper/9.webp", "9.bmp"])

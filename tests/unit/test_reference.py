@@ -8,6 +8,7 @@ import torch
 from metrics_fixtures import OPTIONS, make_images, write_classifier, write_h5
 
 from vrpo.errors import UserError
+from vrpo.metrics.evaluate import evaluate, summary
 from vrpo.metrics.inception import load_extractor
 from vrpo.metrics.reference import compute_reference, load_reference, subset_indices
 
@@ -93,14 +94,60 @@ def test_adm_file(folder, extractor, features, tmp_path):
 def test_adm_file_with_faults(extractor, features, tmp_path):
     images = make_images(20)
     for changes, complaint in [
-        ({"mu_s": None, "sigma_s": None}, "missing: mu_s, sigma_s"),
-        ({"arr_0": None}, "no array `arr_0`"),
+        ({"sigma_s": None}, "holds mu, sigma, mu_s, arr_0 and no `sigma_s`"),
+        ({"mu": None}, "and no `mu`; statistics are"),
+        ({"mu": None, "sigma": None}, "and no `mu`; statistics are"),  # spatial ones of all images, and a sample of the images, are two sets
+        ({"arr_0": images[:3]}, "3 images are too few for neighbour 3"),
         ({"mu": np.zeros(2048), "sigma": np.eye(2048)}, "this network has 16 such features"),
         ({"arr_0": images.astype(np.float32)}, "images are float32"),
     ]:
         path = adm_npz(tmp_path / "adm.npz", features, images, **changes)
         with pytest.raises(UserError, match=complaint):
             load_reference(path, extractor, OPTIONS)
+
+
+SCORES = {"fid", "sfid", "is", "precision", "recall", "kid"}
+
+
+@pytest.mark.parametrize(
+    ("left_out", "null"),
+    [
+        ((), set()),
+        (("mu_s", "sigma_s"), {"sfid"}),
+        (("arr_0",), {"precision", "recall", "kid"}),
+        (("mu_s", "sigma_s", "arr_0"), {"sfid", "precision", "recall", "kid"}),  # pytorch-fid's, MAR's, EDM's
+    ],
+    ids=str,
+)
+def test_statistics_without_the_rest_give_what_they_can(folder, features, tmp_path, left_out, null):
+    """And the log says what is not given, by `evaluate` and by way of `reference`."""
+    whole = adm_npz(tmp_path / "whole.npz", features, make_images(120))
+    path = adm_npz(tmp_path / "part.npz", features, make_images(120), **dict.fromkeys(left_out))
+    samples, weights = write_h5(tmp_path / "samples.h5", make_images(200, seed=5), {}), folder / "classifier.safetensors"
+    compute_reference(OPTIONS.model_copy(update={"reference": str(path)}), folder / "images.h5", weights, tmp_path / "stored.npz", "cpu")
+    full = evaluate(OPTIONS, samples, whole, weights, None, "cpu")
+    for reference in (path, tmp_path / "stored.npz"):
+        record = evaluate(OPTIONS, samples, reference, weights, tmp_path / "record.json", "cpu")
+        assert json.loads((tmp_path / "record.json").read_text()) == record
+        assert {name for name, value in record["scores"].items() if value is None} == null and record["scores"].keys() == SCORES
+        assert {name: record["scores"][name] for name in SCORES - null} == {name: full["scores"][name] for name in SCORES - null}
+        said = [warning for warning in record["protocol"]["warnings"] if "not given" in warning]
+        assert {name for warning in said for name in warning.partition(":")[0].split(", ")} == null
+        assert record["protocol"]["reference"]["resolution"] == (None if "arr_0" in left_out else 32)
+        assert all(f"{name} not given" in summary(record).replace("FID", "fid").replace("KID", "kid") for name in null)
+
+
+def test_images_alone_are_the_reference_of_those_images(folder, tmp_path):
+    """`arr_0` without statistics, which ADM's evaluator computes, too."""
+    samples, weights = write_h5(tmp_path / "samples.h5", make_images(200, seed=5), {}), folder / "classifier.safetensors"
+    for save in (np.savez, np.savez_compressed):
+        save(tmp_path / "images.npz", arr_0=make_images(COUNT))
+        alone, stored = (evaluate(OPTIONS, samples, path, weights, None, "cpu") for path in (tmp_path / "images.npz", folder / "reference.npz"))
+        assert alone["scores"] == stored["scores"] and alone["confidence"] == stored["confidence"]
+        assert alone["protocol"]["reference"]["count"] == COUNT
+    options = OPTIONS.model_copy(update={"reference": str(tmp_path / "images.npz")})
+    compute_reference(options, folder / "images.h5", weights, tmp_path / "out.npz", "cpu")
+    assert evaluate(OPTIONS, samples, tmp_path / "out.npz", weights, None, "cpu")["scores"] == alone["scores"]
 
 
 def test_other_resolution_than_training(folder, features, tmp_path):

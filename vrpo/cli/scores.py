@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from vrpo.cli.arguments import Config, Device, ExtraWeights, Images, Latents, Output, Threads, Weights, chosen_device, pairs_of
+from vrpo.cli.arguments import Config, Device, ExtraWeights, Latents, Output, Threads, Weights, chosen_device, pairs_of
 
 app = typer.Typer()
 
@@ -15,27 +15,27 @@ app = typer.Typer()
 @app.command("reference")
 def reference(
     config: Config,
-    images: Images,
+    images: Annotated[Path, typer.Option(help="images.h5, the folder of its shards, or other real images: .h5, .npz with `arr_0`, or a folder")],
     output: Output,
+    resolution: Annotated[int | None, typer.Option(help="crop and resize the images of a folder to this side, as the images stage does", min=8)] = None,
     weights: Weights = None,
     extra_weights: ExtraWeights = None,
     device: Device = "auto",
     threads: Threads = 1,
 ) -> None:
-    """Compute the reference statistics of the training images."""
+    """Compute the reference statistics of the training images, or of other real images."""
     from vrpo.config import load_resolved
     from vrpo.config.scoring import EvaluationOptions
     from vrpo.metrics.reference import compute_reference
 
-    compute_reference(
-        load_resolved(EvaluationOptions, config), images, weights, output, chosen_device(device, threads), pairs_of("--extra-weights", extra_weights or [])
-    )
+    extra = pairs_of("--extra-weights", extra_weights or [])
+    compute_reference(load_resolved(EvaluationOptions, config), images, weights, output, chosen_device(device, threads), extra, resolution)
 
 
 @app.command("evaluate")
 def evaluate(
     samples: Annotated[Path, typer.Argument(help="sampled images: our HDF5, an .npz with `arr_0`, or a folder of PNGs")],
-    reference: Annotated[Path, typer.Argument(help="what they are compared with: reference .npz, ours or ADM's, or real images, as .h5 or a folder of PNGs")],
+    reference: Annotated[Path, typer.Argument(help="what they are compared with: .npz of statistics, or real images, as .h5, .npz or a folder")],
     config: Annotated[Path | None, typer.Option("--config", help="options of the evaluation; without it Inception and ADM's protocol")] = None,
     output: Annotated[Path | None, typer.Option("--output", help="JSON file to write, with protocol and provenance")] = None,
     weights: Weights = None,

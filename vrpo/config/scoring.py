@@ -97,7 +97,9 @@ class EvaluationOptions(Options):
         "further feature spaces by name, each giving the score `fd_<name>`: with pretrained weights on a timm ViT's class token (`dinov2` with ViT-L/14 is "
         "EDM2's FD-DINOv2); with `weights: trained` on what enters the last layer of a network that is fitted on the images",
     )
-    reference: Place | None = option(None, "ADM's reference .npz (`mu`, `sigma`, `mu_s`, `sigma_s`, `arr_0`); null: computed from the training images")
+    reference: Place | None = option(
+        None, "what samples are compared with, as `evaluate` takes it, e.g. ADM's .npz (docs/evaluation.md); null: the training images"
+    )
     reference_images: int = option(10_000, "reference images for precision and recall, drawn with seed 0", "images", ge=1)
     split_size: int = option(5_000, "images in a chunk of the Inception score; ADM: 5,000", "images", ge=1)
     neighbours: int = option(3, "k of precision and recall", ge=1)

@@ -21,8 +21,8 @@ from vrpo.metrics.inception import load_extractor
 from vrpo.metrics.inception_score import inception_score, permuted
 from vrpo.metrics.inputs import Images, open_images
 from vrpo.metrics.kernel_distance import kernel_distance
-from vrpo.metrics.neighbours import precision_recall
-from vrpo.metrics.reference import Reference, load_reference, require_resolution, with_extra
+from vrpo.metrics.neighbours import PrecisionRecall, precision_recall
+from vrpo.metrics.reference import Reference, load_reference, require_enough, with_extra
 from vrpo.metrics.statistics import Gaussian
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def evaluate(
     Args:
         options: network, neighbours, precision of distances, chunk of the Inception score.
         samples: .h5 with `images`, .npz with `arr_0`, or a folder of PNGs.
-        reference: .npz of `compute_reference`, or ADM's; or real images, .h5 or a folder of PNGs.
+        reference: .npz of `compute_reference`, or with ADM's arrays or some of them; or real images, .h5 or a folder, as in `load_reference`.
         weights: of the evaluation network.
         output: .json, or None; equal inputs give equal bytes.
         device: where the network runs.
@@ -62,13 +62,11 @@ def evaluate(
         UserError: an input is missing, of the wrong kind or resolution, or gives NaN features.
     """
     images = open_images(samples)
-    if reference.suffix != ".npz":
-        require_resolution(open_images(reference).resolution, images.resolution, str(samples), reference)
+    require_enough(images.count, options, samples)
     extractor = load_extractor(options, weights, device)
-    compared = load_reference(reference, extractor, options)
-    if reference.suffix != ".npz":
-        compared = with_extra(compared, reference, options, extra_weights or {}, device)
-    require_resolution(compared.description["resolution"], images.resolution, str(samples), reference)
+    compared = load_reference(reference, extractor, options, images)
+    if compared.images is not None:
+        compared = with_extra(compared, compared.images, options, extra_weights or {}, device)
     features = extract(extractor, images, options.batch_size, title="evaluate")
     scores, confidence, protocol = measure(features, compared, options, device, force_sfid)
     scores |= _extra(images, compared, options, extra_weights or {}, reference, protocol, device)
@@ -83,7 +81,7 @@ def evaluate(
             "milestone_sha256": attributes.get("milestone_sha256"),
             "network_sha256": extractor.sha256,
             "extra_networks_sha256": {name: network["sha256"] for name, network in protocol.get("extra_networks", {}).items()},
-            "reference_sha256": open_images(reference).digest() if reference.is_dir() else sha256(reference),
+            "reference_sha256": sha256(reference) if compared.images is None else compared.images.digest(),
             "samples_sha256": images.digest(),
             "tokenizer": attributes.get("tokenizer"),
             "versions": versions(),
@@ -104,22 +102,30 @@ def measure(
     fitted = features.pool_statistics.gaussian()
     score = inception_score(features.logits, options.split_size, PERMUTATION_SEED)
     warnings.extend(score.warnings)
-    neighbours = precision_recall(reference.features, features.pool, options.neighbours, options.distances, device)
-    kid = kernel_distance(reference.features, features.pool)
+    neighbours, kid = PrecisionRecall(None, None), None
+    if reference.features is not None:
+        neighbours = precision_recall(reference.features, features.pool, options.neighbours, options.distances, device)
+        kid = kernel_distance(reference.features, features.pool)
     scores = {
         "fid": _frechet("fid", fitted, reference.pool, warnings),
         "sfid": _spatial(features, reference, warnings, force_sfid),
         "is": score.value,
         "precision": neighbours.precision,
         "recall": neighbours.recall,
-        "kid": kid.value,
+        "kid": kid and kid.value,
     }
+    if reference.features is None:
+        warnings.append("precision, recall, kid: not given, the reference holds statistics and no images (`arr_0`)")
+    if fitted_images := reference.description["source"].get("fitted"):
+        warnings.append(
+            "reference: {images:,} of its images are cropped and resized as the training images are, {enlarged:,} of them enlarged".format(**fitted_images)
+        )
     ordered = permuted(features.logits, PERMUTATION_SEED)
     confidence = {
         "fid": fid_interval(features.pool, fitted, reference.pool),
         "fid_infinity": fid_infinity(features.pool, reference.pool),
         "is": inception_score_interval(ordered, score.split_size, score.value),
-        "kid": {"std_between_subsets": kid.std},
+        "kid": kid and {"std_between_subsets": kid.std},
     }
     protocol = {
         "images": count,
@@ -132,8 +138,13 @@ def measure(
             "permutation_seed": score.permutation_seed,
             "std": score.std,
         },
-        "precision_recall": {"neighbours": options.neighbours, "distances": options.distances, "reference_images": len(reference.features), "images": count},
-        "kid": {"subsets": kid.subsets, "subset_size": kid.subset_size, "seed": kid.seed},
+        "precision_recall": {
+            "neighbours": options.neighbours,
+            "distances": options.distances,
+            "reference_images": 0 if reference.features is None else len(reference.features),
+            "images": count,
+        },
+        "kid": kid and {"subsets": kid.subsets, "subset_size": kid.subset_size, "seed": kid.seed},
         "warnings": warnings,
     }
     return scores, confidence, protocol

@@ -1,4 +1,4 @@
-"""Images to be scored: this pipeline's HDF5, ADM's .npz (`arr_0`), or a folder of PNGs. All read in one pass, a batch at a time.
+"""Images to be scored, and real ones that they are compared with: this pipeline's HDF5, ADM's .npz (`arr_0`), or a folder. Read a batch at a time.
 
 The order of the images is part of the result: the Inception score permutes them, KID and the intervals draw among them. Files
 of a folder are in natural order, `2.png` before `10.png`, so that a folder and the .npz made of it in that order score alike.
@@ -13,13 +13,13 @@ import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 import numpy as np
 from PIL import Image
 
 from vrpo.data.shards import ShardedArrays, is_sharded, open_arrays
-from vrpo.data.sources.base import EXTENSIONS
+from vrpo.data.sources.base import EXTENSIONS, EncodedSource, UnreadableImageError
 from vrpo.errors import UserError
 from vrpo.files import sha256
 from vrpo.metrics.npz import NpzFile
@@ -46,19 +46,41 @@ class Images(Protocol):
 
 
 def open_images(path: Path | str) -> Images:
-    """Images at `path`: `.h5` with `images` or a folder of its shards, `.npz` with `arr_0`, or a folder of PNGs.
+    """Samples at `path`: `.h5` with `images` or a folder of its shards, `.npz` with `arr_0`, or a folder of PNGs.
 
     Raises:
         UserError: it is missing or none of these, is not uint8 RGB, or sizes are mixed or not square.
     """
     path = Path(path)
-    if is_sharded(path):
-        return StoredImages(path)
-    if path.is_dir():
-        return PngFolder(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such file or folder; give samples as .h5, .npz or a folder of PNGs")
-    return NpzImages(path) if path.suffix == ".npz" else StoredImages(path)
+    return PngFolder(path) if _is_plain_folder(path) else _open_stored(path, "samples as .h5, .npz or a folder of PNGs")
+
+
+def open_real_images(path: Path | str, resolution: int | None = None) -> Images:
+    """Real images at `path`: as samples, but a folder may hold images of any kind and size, which become what the images stage makes of them.
+
+    Args:
+        path: `.h5`, `.npz` or a folder.
+        resolution: side of the images of a folder; None: that which all of them have.
+
+    Raises:
+        UserError: as `open_images`; or the images of a folder have several sizes and no `resolution` is given.
+    """
+    path = Path(path)
+    return RealFolder(path, resolution) if _is_plain_folder(path) else _open_stored(path, "real images as .h5, .npz or a folder")
+
+
+def _is_plain_folder(path: Path) -> bool:
+    return path.is_dir() and not is_sharded(path)
+
+
+def _open_stored(path: Path, wanted: str) -> Images:
+    if not path.exists():
+        raise UserError(f"{path}: no such file or folder; give {wanted}")
+    if path.suffix == ".npz":
+        return NpzImages(path)
+    if path.is_file() and path.suffix not in (".h5", ".hdf5"):
+        raise UserError(f"{path}: is neither .h5 nor .npz; give {wanted}")
+    return StoredImages(path)
 
 
 class StoredImages:
@@ -149,6 +171,63 @@ class PngFolder:
         return _digest_of(self.path, self._files)
 
 
+class RealFolder(EncodedSource):
+    """All images below a folder, in natural order, cropped and resized to `resolution` as the images stage does it (`EncodedSource.read`).
+
+    `attributes["fitted"]` tells of how many images that changed, if any.
+
+    Raises:
+        UserError: there are none, one is no image, or their sizes differ and no resolution is given.
+    """
+
+    def __init__(self, path: Path, resolution: int | None) -> None:
+        self._files = files_below(path, EXTENSIONS)
+        if not self._files:
+            raise UserError(f"{path}: no images in it ({', '.join(EXTENSIONS)}); give the folder of the real images")
+        with ThreadPoolExecutor(max_workers=THREADS) as pool:
+            sizes = list(pool.map(_size, self._files))
+        if resolution is None:
+            resolution = sizes[0][0]
+            odd = next((index for index, size in enumerate(sizes) if size != (resolution, resolution)), None)
+            if odd is not None:
+                width, height = sizes[odd]
+                raise UserError(f"{self._files[odd]}: {width} x {height} pixels; images that differ in size or are not square need --resolution")
+        super().__init__("folder", path, resolution)
+        self.path, self.count = path, len(self._files)
+        self.labels, self.classes = np.zeros(self.count, np.int64), []  # of no use here
+        changed = sum(size != (resolution, resolution) for size in sizes)
+        enlarged = sum(min(size) < resolution for size in sizes)
+        self.attributes: dict[str, Any] = {"fitted": {"images": changed, "enlarged": enlarged}} if changed else {}
+
+    def open(self, index: int) -> IO[bytes]:
+        """See `EncodedSource.open`."""
+        return open(self._files[index], "rb")
+
+    def name_of(self, index: int) -> str:
+        """See `EncodedSource.name_of`."""
+        return str(self._files[index])
+
+    def content(self) -> str:
+        """See `EncodedSource.content`."""
+        return self.digest()
+
+    def batches(self, size: int) -> Iterator[np.ndarray]:
+        """Consecutive uint8 batches [B, H, W, 3]."""
+        with ThreadPoolExecutor(max_workers=THREADS) as pool:
+            for start in range(0, self.count, size):
+                yield np.stack(list(pool.map(self._fitted, range(start, min(start + size, self.count)))))
+
+    def digest(self) -> str:
+        """SHA-256 over the names and hashes of all files."""
+        return _digest_of(self.path, self._files)
+
+    def _fitted(self, index: int) -> np.ndarray:
+        try:
+            return self.read(index)
+        except UnreadableImageError as error:
+            raise UserError(f"{error.where}: cannot be read as an image ({error.reason}); restore or remove it") from error
+
+
 def files_below(folder: Path, endings: tuple[str, ...]) -> list[Path]:
     """Files below `folder`, linked folders included, whose names end so in either case; in natural order of their paths."""
     found = [Path(place, name) for place, _, names in os.walk(folder, followlinks=True) for name in names if name.lower().endswith(endings)]
@@ -174,6 +253,12 @@ def _png_side(file: Path) -> int:
         if image.mode not in ("RGB", "L", "P"):
             raise UserError(f"{file}: mode {image.mode}; samples are 8-bit RGB, save them so")
         return _checked(file, (1, image.height, image.width, 3), np.dtype(np.uint8))[1]
+
+
+def _size(file: Path) -> tuple[int, int]:
+    """Width and height of an image."""
+    with _opened(file) as image:
+        return image.size
 
 
 def _decoded(file: Path) -> np.ndarray:

@@ -23,10 +23,10 @@ BLOCKS = {"fp32": 4096, "adm_fp16": 10_000}  # ADM decides per 10,000 x 10,000 b
 
 @dataclass(frozen=True)
 class PrecisionRecall:
-    """Both in [0, 1]."""
+    """Both in [0, 1]; None: not taken."""
 
-    precision: float
-    recall: float
+    precision: float | None
+    recall: float | None
 
 
 def precision_recall(

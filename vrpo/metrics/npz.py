@@ -35,6 +35,8 @@ class NpzFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         with self._one_line(), zipfile.ZipFile(path) as archive:
+            for entry in archive.infolist():
+                archive.open(entry).close()  # compares its name with the table's: a damaged name would hide an array
             self._members = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist() if entry.filename.endswith(".npy")}
         self.names = list(self._members)
 

@@ -1,7 +1,8 @@
-"""What samples are compared with: Gaussians of the training images' features, and features of some images for precision, recall and KID.
+"""What samples are compared with: Gaussians of real images' features, and features of some of them for precision, recall and KID.
 
-Made from the training images, or read from ADM's reference .npz (`mu`, `sigma`, `mu_s`, `sigma_s` of the whole data set, and 10,000 images
-`arr_0`, which serve for precision and recall only: FID from those would be another number).
+Made from real images, or read from a .npz of statistics: one of `save_reference`, ADM's (`mu`, `sigma`, `mu_s`, `sigma_s` of the whole data
+set, and 10,000 images `arr_0`, which serve for precision, recall and KID only: FID from those would be another number), or a part of that, such
+as `mu` and `sigma` alone. What a file does not hold, the scores that need it are not given.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vrpo.data.shards import open_arrays
 from vrpo.errors import UserError
+from vrpo.files import sha256
 from vrpo.metrics.export import write_npz
 from vrpo.metrics.extra import feature_spaces, space_statistics
 from vrpo.metrics.features import Extractor, extract
 from vrpo.metrics.inception import load_extractor
-from vrpo.metrics.inputs import open_images
+from vrpo.metrics.inputs import ARRAY, Images, open_real_images
 from vrpo.metrics.npz import NpzFile
 from vrpo.metrics.statistics import Gaussian
 from vrpo.seeds import numpy_generator
@@ -30,9 +31,9 @@ from vrpo.seeds import numpy_generator
 if TYPE_CHECKING:
     from vrpo.config.scoring import EvaluationOptions
 
-ADM_STATISTICS = ("mu", "sigma", "mu_s", "sigma_s")
+POOL, SPATIAL = ("mu", "sigma"), ("mu_s", "sigma_s")  # names of statistics in ADM's files and in ours
 SUBSET_SEED = 0
-ASYMMETRY = 1e-4  # of a covariance, beside its largest entry; float16 and other rounding stay below
+ASYMMETRY = 1e-4  # of a covariance, beside its largest entry; rounding to single precision stays far below
 
 
 @dataclass(frozen=True)
@@ -41,69 +42,111 @@ class Reference:
 
     pool: Gaussian
     spatial: Gaussian | None
-    features: Tensor
+    features: Tensor | None  # None: of statistics alone
     description: dict[str, Any]  # network, source, resolution, count, subset, extra
     extra: Mapping[str, Gaussian] = field(default_factory=dict)  # in further feature spaces, by name
+    images: Images | None = None  # what the Gaussians were computed from; None where they were read
 
 
 def compute_reference(
-    options: EvaluationOptions, images: Path, weights: Path | None, output: Path, device: torch.device | str, extra_weights: Mapping[str, Path] | None = None
+    options: EvaluationOptions,
+    images: Path,
+    weights: Path | None,
+    output: Path,
+    device: torch.device | str,
+    extra_weights: Mapping[str, Path] | None = None,
+    resolution: int | None = None,
 ) -> None:
     """Write the reference .npz: `mu` [D], `sigma` [D, D], `mu_s` [S], `sigma_s` [S, S], `pool` [R, D], and a JSON description under `vrpo`.
 
-    From the training `images` (images.h5), or, where `options.reference` names one, from ADM's .npz; `extra_weights`: as in `feature_spaces`.
+    Args:
+        options: network, number of reference images; where `reference` names one, it is taken in the place of the images' statistics.
+        images: images.h5 or any real images.
+        weights: of the evaluation network.
+        output: .npz.
+        device: where the network runs.
+        extra_weights: as in `feature_spaces`; further feature spaces are always those of `images`.
+        resolution: side that the images of a folder are cropped and resized to; None: that which they have.
 
     Raises:
-        UserError: weights, images or ADM's file are missing or unfit, or of different resolutions.
+        UserError: weights, images or the named reference are missing or unfit, or of different resolutions.
     """
+    source = open_real_images(images, resolution)
+    if resolution is not None:
+        require_resolution(source.resolution, resolution, "--resolution", images)
     extractor = load_extractor(options, weights, device)
-    if options.reference:
-        reference = reference_from_adm(Path(options.reference), extractor, options)
-        _, side, *_ = open_arrays(images).shape("images")
-        require_resolution(reference.description["resolution"], side, f"{images} (the training images)", options.reference)
-    else:
-        reference = reference_from_images(images, extractor, options)
-    save_reference(with_extra(reference, images, options, extra_weights or {}, device), output)
+    named = Path(options.reference) if options.reference else None
+    reference = load_reference(named, extractor, options, source) if named else reference_from_images(source, extractor, options)
+    save_reference(with_extra(reference, source, options, extra_weights or {}, device), output)
 
 
-def with_extra(reference: Reference, images: Path, options: EvaluationOptions, weights: Mapping[str, Path], device: torch.device | str) -> Reference:
+def with_extra(reference: Reference, images: Images, options: EvaluationOptions, weights: Mapping[str, Path], device: torch.device | str) -> Reference:
     """`reference` with the statistics of `images` in the feature spaces of `options.extra_networks`; `weights` as in `feature_spaces`."""
-    source, gaussians, described = open_images(images), {}, {}
+    gaussians, described = {}, {}
     for name, space in feature_spaces(options, weights, device):
-        gaussians[name] = space_statistics(space, source, options.batch_size, f"reference {name}").gaussian()
-        described[name] = {"count": source.count, **space.describe()}
+        gaussians[name] = space_statistics(space, images, options.batch_size, f"reference {name}").gaussian()
+        described[name] = {"count": images.count, **space.describe()}
     return replace(reference, description={**reference.description, "extra": described}, extra=gaussians) if gaussians else reference
 
 
-def reference_from_images(images: Path, extractor: Extractor, options: EvaluationOptions) -> Reference:
-    """Statistics of all images at `images`, and features of `options.reference_images` of them, drawn with seed 0."""
-    source = open_images(images)
-    subset = subset_indices(source.count, options.reference_images)
-    features = extract(extractor, source, options.batch_size, keep=subset, title="reference")
-    spatial = features.spatial_statistics.gaussian() if features.spatial_statistics else None
-    origin = {"kind": "images", "fingerprint": source.attributes.get("fingerprint") or source.digest()}
-    return Reference(
-        features.pool_statistics.gaussian(), spatial, features.pool, _description(extractor, origin, source.resolution, source.count, len(subset), source.count)
-    )
+def load_reference(path: Path, extractor: Extractor, options: EvaluationOptions, beside: Images | None = None) -> Reference:
+    """The reference at `path`: a .npz of statistics as it is, or that of the real images there, computed now.
 
-
-def reference_from_adm(path: Path, extractor: Extractor, options: EvaluationOptions) -> Reference:
-    """ADM's statistics from its .npz, and features of its images `arr_0` through `extractor`.
+    Args:
+        path: .npz of `save_reference`, with ADM's arrays or some of them, or with `arr_0` alone; .h5; or a folder of images.
+        extractor: the network.
+        options: of the evaluation.
+        beside: what it will be compared with, whose resolution it must have; images of a folder are cropped and resized to that.
 
     Raises:
-        UserError: arrays are missing, or the statistics are not of this network's features.
+        UserError: arrays are missing, damaged or none of this network's, or images are of another resolution or unreadable.
     """
-    file = NpzFile(path)
-    missing = [name for name in ADM_STATISTICS if name not in file]
-    if missing:
-        raise UserError(f"{path}: a reference needs the arrays {', '.join(ADM_STATISTICS)} and arr_0; missing: {', '.join(missing)}; fetch ADM's VIRTUAL_*.npz")
-    images = open_images(path)
-    pool, spatial = _dims(extractor)
-    fitted = {"pool": _gaussian(file, "mu", "sigma", pool), "spatial": _gaussian(file, "mu_s", "sigma_s", spatial)}
+    file = NpzFile(path) if path.suffix == ".npz" else None
+    if file and {"vrpo", *POOL, *SPATIAL} & {*file.names}:
+        return (_stored if "vrpo" in file else reference_from_statistics)(file, extractor, options, beside)
+    images = open_real_images(path, beside.resolution if beside else None)
+    _require_beside(images.resolution, beside, path)
+    return reference_from_images(images, extractor, options)
+
+
+def reference_from_images(images: Images, extractor: Extractor, options: EvaluationOptions) -> Reference:
+    """Statistics of all `images`, and features of `options.reference_images` of them, drawn with seed 0."""
     subset = subset_indices(images.count, options.reference_images)
+    require_enough(len(subset), options, images.path)
     features = extract(extractor, images, options.batch_size, keep=subset, title="reference")
-    origin = {"kind": "adm", "sha256": images.digest()}
-    return Reference(fitted["pool"], fitted["spatial"], features.pool, _description(extractor, origin, images.resolution, None, len(subset), images.count))
+    spatial = features.spatial_statistics.gaussian() if features.spatial_statistics else None
+    origin = {"kind": "images", "fingerprint": images.attributes.get("fingerprint") or images.digest()}
+    origin |= {"fitted": images.attributes["fitted"]} if "fitted" in images.attributes else {}
+    description = _description(extractor, origin, images.resolution, images.count, _drawn(subset, images))
+    return Reference(features.pool_statistics.gaussian(), spatial, features.pool, description, images=images)
+
+
+def reference_from_statistics(file: NpzFile, extractor: Extractor, options: EvaluationOptions, beside: Images | None = None) -> Reference:
+    """ADM's `mu`, `sigma`, perhaps `mu_s`, `sigma_s`, and features of the images `arr_0` through `extractor`, if there are any.
+
+    Raises:
+        UserError: one of a pair of arrays is missing, or they are not of this network's features.
+    """
+    for pair in (POOL, SPATIAL):
+        held = [name for name in pair if name in file]
+        if len(held) == 1 or (pair == POOL and not held):
+            missing = next(name for name in pair if name not in file)
+            raise UserError(
+                f"{file.path}: holds {', '.join(file.names)} and no `{missing}`; statistics are `mu` and `sigma`, perhaps with `mu_s` and `sigma_s`"
+            )
+    images = open_real_images(file.path) if ARRAY in file else None
+    if images:
+        _require_beside(images.resolution, beside, file.path)
+    dim, spatial_dim = _dims(extractor)
+    pool = _gaussian(file, *POOL, dim)
+    spatial = _gaussian(file, *SPATIAL, spatial_dim) if SPATIAL[0] in file else None
+    origin = {"kind": "adm" if images and spatial else "statistics", "sha256": sha256(file.path)}
+    if images is None:
+        return Reference(pool, spatial, None, _description(extractor, origin, None, None, None))
+    subset = subset_indices(images.count, options.reference_images)
+    require_enough(len(subset), options, images.path)
+    features = extract(extractor, images, options.batch_size, keep=subset, title="reference")
+    return Reference(pool, spatial, features.pool, _description(extractor, origin, images.resolution, None, _drawn(subset, images)))
 
 
 def save_reference(reference: Reference, output: Path) -> None:
@@ -111,9 +154,10 @@ def save_reference(reference: Reference, output: Path) -> None:
     arrays = {
         "mu": reference.pool.mu.numpy(),
         "sigma": reference.pool.sigma.numpy(),
-        "pool": reference.features.numpy(),
         "vrpo": np.array(json.dumps(reference.description, sort_keys=True)),
     }
+    if reference.features is not None:
+        arrays["pool"] = reference.features.numpy()
     if reference.spatial is not None:
         arrays |= {"mu_s": reference.spatial.mu.numpy(), "sigma_s": reference.spatial.sigma.numpy()}
     for name, gaussian in reference.extra.items():
@@ -121,46 +165,18 @@ def save_reference(reference: Reference, output: Path) -> None:
     write_npz(output, arrays)
 
 
-def load_reference(path: Path, extractor: Extractor, options: EvaluationOptions) -> Reference:
-    """The reference at `path`, one of `save_reference` or ADM's; or that of the real images there (.h5 or a folder of PNGs), computed now.
-
-    Raises:
-        UserError: arrays are missing, or it was computed with another network.
-    """
-    if path.suffix != ".npz":
-        return reference_from_images(path, extractor, options)
-    file = NpzFile(path)
-    if "vrpo" not in file:
-        return reference_from_adm(path, extractor, options)
-    missing = [name for name in ("mu", "sigma", "pool") if name not in file]
-    if missing:
-        raise UserError(f"{path}: lacks the arrays {', '.join(missing)}; compute the reference again")
-    description = _read_description(file)
-    if description["network"] != extractor.describe():
-        raise UserError(
-            f"{path}: was computed with {_named(description['network'])}, the samples would be with {_named(extractor.describe())}; "
-            "compute it again (`python -m vrpo reference`) or give those weights"
-        )
-    count = description["count"]
-    pool, spatial = _dims(extractor)
-    extra = {
-        name: _gaussian(file, f"mu_{name}", f"sigma_{name}", None, described["count"])
-        for name, described in description.get("extra", {}).items()
-        if name in options.extra_networks
-    }
-    return Reference(
-        _gaussian(file, "mu", "sigma", pool, count),
-        _gaussian(file, "mu_s", "sigma_s", spatial, count) if "mu_s" in file else None,
-        _features(file, pool),
-        description,
-        extra,
-    )
-
-
 def require_resolution(side: int, resolution: int, what: str, where: Path | str) -> None:
     """Raise `UserError` unless the reference at `where`, of images of `side`, has the `resolution` of `what`."""
     if side != resolution:
         raise UserError(f"{where}: its images are {side} x {side}, those of {what} {resolution} x {resolution}; give the reference of that resolution")
+
+
+def require_enough(count: int, options: EvaluationOptions, where: Path) -> None:
+    """Raise `UserError` where `count` images are too few for precision and recall, before any of them goes through a network."""
+    if count <= options.neighbours:
+        raise UserError(
+            f"{where}: {count} images are too few for neighbour {options.neighbours} of precision and recall; take more images or a smaller `neighbours`"
+        )
 
 
 def subset_indices(count: int, wanted: int) -> np.ndarray:
@@ -170,9 +186,42 @@ def subset_indices(count: int, wanted: int) -> np.ndarray:
     return np.sort(numpy_generator("reference-images", SUBSET_SEED).permutation(count)[:wanted])
 
 
-def _description(extractor: Extractor, origin: dict[str, Any], resolution: int, count: int | None, subset: int, available: int) -> dict[str, Any]:
-    drawn = {"images": subset, "of": available, "seed": SUBSET_SEED if subset < available else None}
-    return {"network": extractor.describe(), "source": origin, "resolution": resolution, "count": count, "subset": drawn}
+def _stored(file: NpzFile, extractor: Extractor, options: EvaluationOptions, beside: Images | None) -> Reference:
+    """One of `save_reference`."""
+    description = _read_description(file)
+    if description["network"] != extractor.describe():
+        raise UserError(
+            f"{file.path}: was computed with {_named(description['network'])}, the samples would be with {_named(extractor.describe())}; "
+            "compute it again (`python -m vrpo reference`) or give those weights"
+        )
+    _require_beside(description["resolution"], beside, file.path)
+    count = description["count"]
+    dim, spatial_dim = _dims(extractor)
+    extra = {
+        name: _gaussian(file, f"mu_{name}", f"sigma_{name}", None, described["count"])
+        for name, described in description.get("extra", {}).items()
+        if name in options.extra_networks
+    }
+    return Reference(
+        _gaussian(file, *POOL, dim, count),
+        _gaussian(file, *SPATIAL, spatial_dim, count) if SPATIAL[0] in file else None,
+        _features(file, dim) if description["subset"] else None,
+        description,
+        extra,
+    )
+
+
+def _require_beside(side: int | None, beside: Images | None, where: Path) -> None:
+    if side is not None and beside is not None:
+        require_resolution(side, beside.resolution, str(beside.path), where)
+
+
+def _drawn(subset: np.ndarray, images: Images) -> dict[str, Any]:
+    return {"images": len(subset), "of": images.count, "seed": SUBSET_SEED if len(subset) < images.count else None}
+
+
+def _description(extractor: Extractor, origin: dict[str, Any], resolution: int | None, count: int | None, subset: dict[str, Any] | None) -> dict[str, Any]:
+    return {"network": extractor.describe(), "source": origin, "resolution": resolution, "count": count, "subset": subset}
 
 
 def _named(network: dict[str, Any]) -> str:
