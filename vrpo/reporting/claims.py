@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from vrpo.reporting.results import interval, main_sampler
+from vrpo.reporting.results import interval, main_sampler, seeds_text
 from vrpo.reporting.speedup import speedup
 
 PAIRS = (("repa", "none"), ("vrpo", "none"), ("vrpo", "repa"))
 ONE_SEED = "one seed is no verdict"
 NOT_RUN = "not run"
+ONE_MILESTONE = f"{NOT_RUN}: one milestone tells no speed"
 SOURCE = "arXiv:2606.00583, abstract"
 
 
@@ -41,7 +42,8 @@ def gains(metrics: pd.DataFrame) -> pd.DataFrame:
     """For each model and pair of alignments: FID gain (base minus run, at the last common milestone) and speed-up, over seeds.
 
     Columns: model, run, base, label, base_label, kind, base_kind, step, seeds, gain, gain_low, gain_high, speedup, speedup_low,
-    speedup_high, at_least (the speed-up is a lower bound in some seed). Intervals of one seed are empty.
+    speedup_high, at_least (the speed-up is a lower bound in some seed). Intervals of one seed are empty, and so is the speed-up where the two have one
+    milestone in common: it is read off between milestones.
     """
     scores = main_sampler(metrics).dropna(subset=["fid"])
     rows = []
@@ -60,12 +62,13 @@ def _pair(run: pd.DataFrame, base: pd.DataFrame) -> dict[str, Any] | None:
     ours = run.pivot_table(index="seed", columns="step", values="fid")
     theirs = base.pivot_table(index="seed", columns="step", values="fid")
     seeds, steps = ours.index.intersection(theirs.index), ours.columns.intersection(theirs.columns)
-    if seeds.empty or steps.empty:
+    steps = [step for step in steps if ours.loc[seeds, step].notna().all() and theirs.loc[seeds, step].notna().all()]
+    if seeds.empty or not steps:
         return None
     ours, theirs = ours.loc[seeds, steps], theirs.loc[seeds, steps]
     gain = interval((theirs.iloc[:, -1] - ours.iloc[:, -1]).to_numpy())
-    ratios = [speedup(steps.to_list(), ours.loc[seed].to_list(), theirs.loc[seed].to_list()) for seed in seeds]
-    faster = np.exp(interval(np.log([ratio for ratio, _ in ratios])))
+    ratios = [speedup(steps, ours.loc[seed].to_list(), theirs.loc[seed].to_list()) for seed in seeds] if len(steps) > 1 else []
+    faster = np.exp(interval(np.log([ratio for ratio, _ in ratios]))) if ratios else np.full(3, np.nan)
     return {
         "label": run["label"].iloc[0],
         "base_label": base["label"].iloc[0],
@@ -108,8 +111,8 @@ def judge(metrics: pd.DataFrame, comparable: bool) -> pd.DataFrame:
                     "high": high,
                     "at_least": claim.quantity == "speedup" and pair["at_least"],
                     "seeds": pair["seeds"],
-                    "verdict": _verdict(claim, low, high, pair["seeds"], comparable),
-                    "finding": _finding(low, high, pair["seeds"], neutral=0.0 if claim.quantity == "gain" else 1.0),
+                    "verdict": ONE_MILESTONE if pd.isna(pair[claim.quantity]) else _verdict(claim, low, high, pair["seeds"], comparable),
+                    "finding": NOT_RUN if pd.isna(pair[claim.quantity]) else _finding(low, high, pair["seeds"], 0.0 if claim.quantity == "gain" else 1.0),
                 }
             )
         if pairs.empty:
@@ -141,9 +144,9 @@ def headline(metrics: pd.DataFrame, comparable: bool) -> list[str]:
     sentences = []
     for model, rows in scores.groupby("model", sort=False):
         last = rows[rows["step"] == rows["step"].max()]
-        means = [f"{label} {_number(values.mean())}" for label, values in last.groupby("label", sort=False)["fid"]]
-        seeds = last["seed"].nunique()
-        sentences.append(f"{model}, FID after {last['step'].iloc[0]:,} steps: {', '.join(means)} ({'one seed' if seeds == 1 else f'mean of {seeds} seeds'}).")
+        by_label = last.groupby("label", sort=False)["fid"]
+        means = [f"{label} {_number(values.mean())}" for label, values in by_label]
+        sentences.append(f"{model}, FID after {last['step'].iloc[0]:,} steps: {', '.join(means)} ({seeds_text(by_label.count())}).")
     judged = judge(metrics, comparable)
     for claim, rows in judged.groupby("claim", sort=False):
         verdicts = ", ".join(dict.fromkeys(rows["verdict"]))

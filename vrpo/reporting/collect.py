@@ -124,7 +124,7 @@ def _representation_rows(folder: Path, key: tuple[str, int, int], names: dict[st
 
 
 def _history(config: ExperimentConfig, run: str, seed: int, names: dict[str, str]) -> pd.DataFrame:
-    history = _log(config, run, seed, "train.csv", {"step": int}, dtype=str)
+    history = _log(config, run, seed, "train.csv", {"step": int, "loss": float}, dtype=str)
     history = history.rename(columns={"alignment": "alignment_loss"})  # the name `alignment` says which alignment a run has
     return _named(history, names, seed)
 
@@ -151,7 +151,8 @@ def _log(config: ExperimentConfig, run: str, seed: int, name: str, columns: dict
     """A table that a training wrote, up to the run's last milestone; without rows where the training logged nothing into it."""
     path = config.folder / f"runs/{run}/seed{seed}/{name}"
     try:
-        log = pd.read_csv(path, **keywords) if path.stat().st_size else pd.DataFrame(columns=list(columns))
+        unlogged = not path.with_name("train.csv").stat().st_size  # a training shorter than `log_every`, which never began speed.csv
+        log = pd.DataFrame(columns=list(columns)) if unlogged or not path.stat().st_size else pd.read_csv(path, **keywords)
         return log[log["step"].astype(int) <= config.milestones_of(run)[-1]].astype(columns if not keywords else {}).copy()
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{path}: the log of this training is missing or damaged ({error}); train the run again") from error

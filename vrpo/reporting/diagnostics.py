@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 from vrpo.config.options import ReportOptions
 from vrpo.reporting import style
 from vrpo.reporting.curves import curves, say_seeds
-from vrpo.reporting.results import over_seeds, read_diagnostics
+from vrpo.reporting.results import over_seeds, read_diagnostics, read_metrics
 
 MOMENTS = (0.1, 0.4, 1.0)  # parts of the training, drawn from light to dark
 STRENGTHS = (0.3, 0.6, 1.0)
@@ -49,7 +49,9 @@ def diagnostics(options: ReportOptions, collected: Path) -> tuple[Figure, pd.Dat
     logged = read_diagnostics(collected)
     ours = logged[logged["kind"] == "vrpo"]
     if ours.empty:
-        return style.nothing("no run of this experiment is VRPO"), pd.DataFrame(columns=[*KEYS, "quantity", "step", "noise_level"])
+        trained = (read_metrics(collected)["kind"] == "vrpo").any()
+        text = "the trainings with VRPO ended before their first row was logged" if trained else "no run of this experiment is VRPO"
+        return style.nothing(text), pd.DataFrame(columns=[*KEYS, "quantity", "step", "noise_level"])
     run, model = ours["run"].iloc[0], ours["model"].iloc[0]
     rivals = logged.loc[(logged["kind"] == "repa") & (logged["model"] == model), "run"].unique()[:1]
     chosen = logged[logged["run"].isin([*rivals, run])]
@@ -76,8 +78,7 @@ def compare(logged: pd.DataFrame, model: str) -> tuple[Figure, pd.DataFrame]:
     for name in steps:
         _over_steps(next(free), overall[overall["quantity"] == name], OVER_STEPS[name])
     handles = [Line2D([], [], label=label, **looks[label]) for label in labels]
-    parts = ", ".join(f"{moment:.0%}" for moment in MOMENTS[:-1])
-    title = f"{model}; by noise level, light to dark: after {parts} of the training, and at its end"
+    title = f"{model}; by noise level, {_moments_text(by_level)}"
     figure.legend(handles=handles, loc="outside upper left", ncols=len(handles), frameon=False, fontsize=7.5, title=title, alignment="left", title_fontsize=8)
     return figure, data
 
@@ -97,7 +98,7 @@ def _by_level(axis: Axes, rows: pd.DataFrame, title: str, looks: Looks) -> None:
     axis.set(title=title, xlabel="noise level", xlim=(0, 1))
     for line, look in _at_moments(rows, looks):
         line = line.sort_values("noise_level")
-        axis.plot(line["noise_level"], line["mean"], **look)
+        axis.plot(line["noise_level"], line["mean"], marker=style.marker_of(line), **look)
     if title in WIDE:
         style.value_axis(axis, rows["mean"].min(), rows["mean"].max())
     if title in LEAST_RANGE:
@@ -116,7 +117,7 @@ def _distribution(axis: Axes, rows: pd.DataFrame, looks: Looks) -> None:
 def _at_moments(rows: pd.DataFrame, looks: Looks) -> Iterator[tuple[pd.DataFrame, dict[str, Any]]]:
     """The rows of each label at each of `MOMENTS`, and how they are drawn."""
     for label, lines in rows.groupby("label", sort=False):
-        for step, strength in zip(moments(lines["step"]), STRENGTHS, strict=True):
+        for step, strength in dict(zip(moments(lines["step"]), STRENGTHS, strict=True)).items():  # of equal moments the last one
             look = {**looks[label], "color": _lighter(looks[label]["color"], strength)}
             yield lines[lines["step"] == step], look
 
@@ -125,6 +126,14 @@ def moments(steps: Iterable[int]) -> list[int]:
     """Of the `steps` that were logged those nearest to `MOMENTS`."""
     logged = np.array(sorted(set(steps)))
     return [int(logged[np.argmin(np.abs(logged - moment * logged[-1]))]) for moment in MOMENTS]
+
+
+def _moments_text(rows: pd.DataFrame) -> str:
+    """Which moments are drawn, where those of a short training may be one."""
+    different = {len(set(moments(lines["step"]))) for _, lines in rows.groupby("label", sort=False)}
+    if different == {len(MOMENTS)}:
+        return f"light to dark: after {', '.join(f'{moment:.0%}' for moment in MOMENTS[:-1])} of the training, and at its end"
+    return "at the end of the training" if different == {1} else "light to dark in the order of the steps"
 
 
 def _lighter(colour: str, strength: float) -> np.ndarray:

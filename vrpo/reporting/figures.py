@@ -18,6 +18,7 @@ from vrpo.reporting.representation import representation
 from vrpo.reporting.results import main_sampler, over_seeds, read_metrics, read_samples, read_training
 
 REWARDS = {"reward_fidelity": "fidelity", "reward_perceptual": "perceptual", "reward_semantic": "semantic"}
+UNLOGGED = "all trainings ended before their first row was logged (`resources.log_every`)"
 LOSSES = {"denoising": "denoising loss", "alignment_loss": "alignment loss"}
 
 
@@ -51,7 +52,7 @@ def fid(options: ReportOptions, collected: Path) -> tuple[Figure, pd.DataFrame]:
 def losses(options: ReportOptions, collected: Path) -> tuple[Figure, pd.DataFrame]:
     """Denoising and alignment loss against training steps: a row for each loss, a column for each model."""
     data = _long(read_training(collected), LOSSES)
-    return _histories(data, LOSSES)
+    return (_histories(data, LOSSES) if len(data) else style.nothing(UNLOGGED)), data
 
 
 def rewards(options: ReportOptions, collected: Path) -> tuple[Figure, pd.DataFrame]:
@@ -59,7 +60,7 @@ def rewards(options: ReportOptions, collected: Path) -> tuple[Figure, pd.DataFra
     training = read_training(collected)
     data = _long(training[training["kind"] == "vrpo"], REWARDS)
     if data.empty:
-        return style.nothing("no run of this experiment has rewards"), data
+        return style.nothing("no run of this experiment has rewards" if len(training) else UNLOGGED), data
     names = [name for name in REWARDS.values() if name in set(data["quantity"])]
     figure, axes = style.panels(len(names), columns=3, height=2.1)
     say_seeds(figure, data)
@@ -116,7 +117,7 @@ def _long(training: pd.DataFrame, quantities: dict[str, str]) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=[*by, "mean", "least", "greatest", "seeds", "quantity"])
 
 
-def _histories(data: pd.DataFrame, quantities: dict[str, str]) -> tuple[Figure, pd.DataFrame]:
+def _histories(data: pd.DataFrame, quantities: dict[str, str]) -> Figure:
     models = list(dict.fromkeys(data["model"]))
     names = [name for name in quantities.values() if name in set(data["quantity"])]
     beside = len(models) <= 3  # models stand beside each other; many stand one below the other
@@ -136,7 +137,7 @@ def _histories(data: pd.DataFrame, quantities: dict[str, str]) -> tuple[Figure, 
         curves(axis, rows)
         if index < len(places) - columns:
             axis.set_xlabel("")
-    return figure, data
+    return figure
 
 
 def _fid_label(options: ReportOptions) -> str:

@@ -59,7 +59,9 @@ def interval_text(mean: float, low: float, high: float, form: str) -> str:
 
 
 def times_text(mean: float, low: float, high: float, at_least: bool) -> str:
-    """A factor with its interval, e.g. `1.20x [1.10, 1.30]`; `≥` where it is only a lower bound."""
+    """A factor with its interval, e.g. `1.20x [1.10, 1.30]`; `≥` where it is only a lower bound; nothing for NaN."""
+    if pd.isna(mean):
+        return ""
     text = f"{mean:.2f}x" if pd.isna(low) else f"{mean:.2f}x [{low:.2f}, {high:.2f}]"
     return f"≥ {text}" if at_least else text
 

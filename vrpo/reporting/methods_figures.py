@@ -32,8 +32,8 @@ def during_training(options: MethodsOptions, logged: pd.DataFrame, process: str)
     """The figure `diagnostics` of what is `diagnosed`, in its order, on one process."""
     diagnosed = options.diagnosed or {"REPA": options.chosen.repa, "VRPO": options.chosen.vrpo}
     rows = [logged[logged["run"] == run_name(process, name)].assign(label=label) for label, name in diagnosed.items()]
-    chosen = pd.concat([part for part in rows if len(part)], ignore_index=True)
-    return compare(chosen, chosen["model"].iloc[0])
+    chosen = pd.concat(rows, ignore_index=True)
+    return compare(chosen, chosen["model"].iloc[0]) if len(chosen) else (style.nothing("nothing was logged by noise level"), chosen)
 
 
 def changes(options: MethodsOptions, compared: pd.DataFrame, ablated: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:

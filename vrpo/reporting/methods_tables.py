@@ -66,7 +66,7 @@ def wall_time_table(data: pd.DataFrame) -> Table:
     """Cost of a step and speed-up in time."""
     shown = pd.DataFrame({"model": data["model"], "method": data["label"], "images/s": [cell(value, None, 0, False) for value in data["images_per_second"]]})
     shown["cost of a step"] = [f"{value:.2f}x" for value in data["cost"]]
-    shown["time saved"] = ["" if pd.isna(row["speedup"]) else times_text(row["speedup"], row["speedup_low"], row["speedup_high"], False) for row in _rows(data)]
+    shown["time saved"] = [times_text(row["speedup"], row["speedup_low"], row["speedup_high"], False) for row in _rows(data)]
     note = "By the clock of the trainings, other jobs beside them: no second run gives these numbers again. Cost: time of a step over REPA's."
     return Table(data, shown, f"{note} Time saved: steps saved over cost; its interval is that of the steps.")
 
@@ -76,7 +76,7 @@ def _intervals(rows: pd.DataFrame, name: str) -> list[str]:
 
 
 def _times(rows: pd.DataFrame) -> list[str]:
-    return ["" if pd.isna(row["speedup"]) else times_text(row["speedup"], row["speedup_low"], row["speedup_high"], row["at_least"]) for row in _rows(rows)]
+    return [times_text(row["speedup"], row["speedup_low"], row["speedup_high"], row["at_least"]) for row in _rows(rows)]
 
 
 def _rows(frame: pd.DataFrame) -> Iterable[dict]:

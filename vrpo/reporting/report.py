@@ -82,7 +82,7 @@ def _provenance(metrics: pd.DataFrame) -> list[dict[str, str]]:
     return [
         {
             "result": f"{row['run']}, seed {row['seed']}, step {row['step']:,}, {row['sampler']}",
-            **{name: str(row.get(column, ""))[:12] for name, column in hashes.items()},
+            **{name: "" if pd.isna(row.get(column)) else row[column][:12] for name, column in hashes.items()},
         }
         for row in metrics.to_dict("records")
     ]

@@ -11,6 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from vrpo.config.options import ReportOptions
 from vrpo.reporting import style
+from vrpo.reporting.curves import seeds_and_bands
 from vrpo.reporting.results import over_seeds, read_representation
 
 PROBE = "probe_accuracy"
@@ -28,8 +29,7 @@ def representation(options: ReportOptions, collected: Path) -> tuple[Figure, pd.
     shown = data[data["noise_level"] == level]
     models, quantities = list(dict.fromkeys(shown["model"])), list(dict.fromkeys(shown["quantity"]))
     figure, axes = style.panels(len(models) * len(quantities), columns=len(models), height=2.0, sharex="col", sharey="row")
-    seeds = int(data["seeds"].max())
-    style.note(figure, f"noise level {level:g}; {'one seed' if seeds == 1 else f'mean of {seeds} seeds; bands: from the least to the greatest'}")
+    style.note(figure, f"noise level {level:g}; {seeds_and_bands(data)}")
     names = []
     for index, (quantity, model) in enumerate((quantity, model) for quantity in quantities for model in models):
         axis, rows = axes[index], shown[(shown["model"] == model) & (shown["quantity"] == quantity)]

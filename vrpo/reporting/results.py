@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,14 @@ def interval(values: np.ndarray | list[float], confidence: float = 0.95) -> tupl
         return mean, float("nan"), float("nan")
     half = float(stats.t.ppf(0.5 + confidence / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
     return mean, mean - half, mean + half
+
+
+def seeds_text(counts: Iterable[int]) -> str:
+    """Over how many seeds numbers are means, where each is over one of `counts`: `one seed`, `mean of 3 seeds`, `mean of 1 to 3 seeds`."""
+    different = sorted(set(map(int, counts)))
+    if different == [1]:
+        return "one seed"
+    return f"mean of {different[0]} seeds" if len(different) == 1 else f"mean of {different[0]} to {different[-1]} seeds"
 
 
 def over_seeds(frame: pd.DataFrame, by: list[str], value: str) -> pd.DataFrame:

@@ -93,6 +93,11 @@ def value_axis(axis: Axes, least: float, greatest: float) -> None:
         axis.tick_params(axis="y", which="minor", left=False)
 
 
+def marker_of(line: pd.DataFrame) -> str | None:
+    """What makes a line of a single value visible."""
+    return "o" if len(line) == 1 else None
+
+
 def nothing(text: str) -> Figure:
     """A figure that says why there is nothing to show."""
     figure, (axis,) = panels(1, columns=1, height=1.0)

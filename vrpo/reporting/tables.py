@@ -72,6 +72,7 @@ def convergence(options: ReportOptions, metrics: pd.DataFrame) -> Table:
     wide = data.pivot_table(index=["model", "label"], columns="step", values="mean", sort=False)
     wide = wide[sorted(wide.columns)]
     best = wide.groupby(level="model", sort=False).transform("min")
+    best = best.where(best.ne(wide.groupby(level="model", sort=False).transform("max")))  # of one run, or of equal ones, none is the best
     shown = pd.DataFrame({"model": wide.index.get_level_values("model"), "alignment": wide.index.get_level_values("label")})
     for step in wide.columns:
         shown[steps_text(step)] = [cell(value, None, 2, value == least) for value, least in zip(wide[step], best[step], strict=True)]
@@ -87,11 +88,15 @@ def gains(options: ReportOptions, metrics: pd.DataFrame) -> Table:
             "compared": [f"{row['label']} against {row['base_label']}" for _, row in data.iterrows()],
             "steps": data["step"].map(steps_text),
             "FID gained": [interval_text(row["gain"], row["gain_low"], row["gain_high"], "+.2f") for _, row in data.iterrows()],
-            "faster by": [times_text(row["speedup"], row["speedup_low"], row["speedup_high"], row["at_least"]) for _, row in data.iterrows()],
-            "seeds": data["seeds"],
         }
     )
-    note = "Differences are taken seed by seed; in brackets 95% t intervals over seeds. Faster: the second's steps over those that the first needs for its FID."
+    if data.empty:
+        return Table(data, shown, f"No two alignments of a model have a milestone in common. {space_text(options)}")
+    note = f"Differences are taken seed by seed. {_intervals_text(data)}"
+    if data["speedup"].notna().any():
+        shown["faster by"] = [times_text(row["speedup"], row["speedup_low"], row["speedup_high"], row["at_least"]) for _, row in data.iterrows()]
+        note += " Faster: the second's steps over those that the first needs for its FID."
+    shown["seeds"] = data["seeds"]
     return Table(data, shown, f"{note} {space_text(options)}")
 
 
@@ -101,7 +106,7 @@ def claimed(options: ReportOptions, metrics: pd.DataFrame) -> Table:
     quantities = {claim.name: claim.quantity for claim in claims.CLAIMS}
     observed = [
         claims.NOT_RUN
-        if not row["seeds"]
+        if pd.isna(row["observed"])
         else interval_text(row["observed"], row["low"], row["high"], "+.2f")
         if quantities[row["claim"]] == "gain"
         else times_text(row["observed"], row["low"], row["high"], row["at_least"])
@@ -110,12 +115,18 @@ def claimed(options: ReportOptions, metrics: pd.DataFrame) -> Table:
     shown = pd.DataFrame({"claim": data["claim"], "claimed": data["claimed"], "model": data["model"], "observed here": observed, "seeds": data["seeds"]})
     shown["verdict"] = data["verdict"]
     shown["finding here"] = data["finding"]
-    source = f"Claims: {claims.SOURCE}, on ImageNet-256. In brackets 95% t intervals over seeds, paired."
+    source = f"Claims: {claims.SOURCE}, on ImageNet-256. {_intervals_text(data)}"
     rule = "Reproduced: the interval shows an improvement and reaches the claim."
     return Table(data, shown, f"{source} {rule} {space_text(options)}")
 
 
 TABLES: dict[str, Callable[[ReportOptions, pd.DataFrame], Table]] = {"comparison": comparison, "convergence": convergence, "gains": gains, "claims": claimed}
+
+
+def _intervals_text(data: pd.DataFrame) -> str:
+    """What brackets are, where there are any."""
+    most = data["seeds"].max()
+    return "In brackets 95% t intervals over seeds, paired." if most > 1 else "One seed gives no interval." if most else ""
 
 
 def _published(path: str, models: set[str]) -> pd.DataFrame:
