@@ -8,6 +8,7 @@ import os
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,7 +37,7 @@ def write_images(options: DataOptions, output: Path | str) -> None:
     Images that cannot be read are listed in a file beside `output`. With `options.skip_unreadable` the rest is written, as another set of images.
 
     Raises:
-        UserError: the source is missing, has another number of classes or unreadable images, or the disk is too small.
+        UserError: the source is missing, has another number of classes or unreadable images, the disk is too small, or a worker was killed.
     """
     output = Path(output)
     source = open_source(options)
@@ -101,7 +102,12 @@ def _decode(source: ImageSource, batches: Sequence[np.ndarray], workers: int) ->
         ahead = 4 * workers
         waiting = [pool.submit(_decode_in_worker, batch) for batch in batches[:ahead]]
         for batch in itertools.chain(batches[ahead:], [None] * len(waiting)):
-            yield waiting.pop(0).result()
+            try:
+                yield waiting.pop(0).result()
+            except BrokenProcessPool as error:
+                raise UserError(
+                    "data.workers: a process that decodes images was killed, perhaps for want of memory; give the job more memory or set fewer workers"
+                ) from error
             if batch is not None:
                 waiting.append(pool.submit(_decode_in_worker, batch))
 

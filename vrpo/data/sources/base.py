@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
+from vrpo.data.sources.pixels import as_rgb
 from vrpo.errors import UserError
 
+MOST_PIXELS = 1 << 27  # of a picture that is to be cropped: a line of 1 x 60,000 pixels would fill the memory when resized
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's ImageFolder
 
 
@@ -88,15 +90,24 @@ class EncodedSource(ABC):
         """
         try:
             with self.open(index) as file, Image.open(file) as image:
-                return np.asarray(center_crop(image.convert("RGB"), self.resolution))
-        except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-            raise UnreadableImageError(self.name_of(index), " ".join(str(error).split()) or type(error).__name__) from error
+                return np.asarray(center_crop(as_rgb(image), self.resolution))
+        except Exception as error:  # decoders of damaged files raise nearly anything
+            raise UnreadableImageError(self.name_of(index), reason_of(error)) from error
 
     def describe(self) -> dict[str, Any]:
         """See `ImageSource.describe`."""
         if self._fingerprint is None:
             self._fingerprint = fingerprint(self.kind, self.resolution, self.content())
         return {"name": f"{self.kind} {self.root.name}", "count": len(self), "classes": len(self.classes), "fingerprint": self._fingerprint}
+
+
+def reason_of(error: Exception) -> str:
+    """What `error` says, in one line; with its type where the text alone (`15`, `index out of range`) would say little."""
+    if isinstance(error, UnidentifiedImageError):
+        return "its format is not known, or its header is damaged"  # Pillow's own text has an address in memory
+    text = " ".join(str(error).split())
+    plain = isinstance(error, OSError | SyntaxError | ValueError | Image.DecompressionBombError)
+    return text if plain and text else f"{type(error).__name__}: {text}".removesuffix(": ")
 
 
 class Names(Sequence[str]):
@@ -116,8 +127,13 @@ def center_crop(image: Image.Image, size: int) -> Image.Image:
     """ADM's centre crop (Dhariwal and Nichol, arXiv:2105.05233): the middle square of the image, resized to `size` x `size` pixels.
 
     Halved by box filter while the shorter side is at least twice `size`, then resized (bicubic) so that it equals `size`, then cropped.
+
+    Raises:
+        ValueError: it is so narrow that the resized image would not fit into memory, or empty.
     """
     width, height = image.size
+    if max(width, height) * size * size >= MOST_PIXELS * min(width, height):
+        raise ValueError(f"{width} x {height} pixels are too narrow a picture to be cropped to a square")
     while min(width, height) >= 2 * size:
         width, height = width // 2, height // 2
         image = image.resize((width, height), Image.Resampling.BOX)
