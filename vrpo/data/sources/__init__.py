@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from vrpo.data.sources.archive import ZipSource
 from vrpo.data.sources.base import EncodedSource, ImageSource, UnreadableImageError, center_crop
-from vrpo.data.sources.classes import read_class_index
+from vrpo.data.sources.classes import read_class_index, surplus_classes
 from vrpo.data.sources.digits import DigitsSource
 from vrpo.data.sources.folder import FolderSource, ilsvrc_source
 from vrpo.data.sources.parquet import ParquetSource
@@ -38,7 +38,9 @@ def open_source(options: DataOptions) -> ImageSource:
     classes = len(source.classes)
     if classes != options.num_classes:
         where = "" if options.source == "digits" else f" in {options.root}"
+        surplus = f" ({surplus_classes(source.classes, source.labels, options.num_classes)})" if classes > options.num_classes else ""
         raise UserError(
-            f"data.num_classes: {options.num_classes}, but source `{options.source}` has {classes} classes{where}; set it to {classes} or mend the data set"
+            f"data.num_classes: {options.num_classes}, but source `{options.source}` has {classes} classes{where}{surplus}; "
+            f"set it to {classes} or mend the data set"
         )
     return source

@@ -15,8 +15,9 @@ from typing import IO
 
 import numpy as np
 
-from vrpo.data.sources.base import EXTENSIONS, EncodedSource, Names
+from vrpo.data.sources.base import EXTENSIONS, EncodedSource, Names, reason_of
 from vrpo.data.sources.classes import ClassIndex, labels_by_name
+from vrpo.data.sources.listing import is_litter, open_file, printable
 from vrpo.errors import UserError
 
 LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, lengths of the name and of the extra field (APPNOTE.TXT, 4.3.7)
@@ -35,13 +36,13 @@ class ZipSource(EncodedSource):
     def __init__(self, root: Path | str, resolution: int, index: ClassIndex | None = None) -> None:
         super().__init__("zip", root, resolution)
         try:
-            with zipfile.ZipFile(self.root) as archive:
-                members = [info for info in archive.infolist() if not info.is_dir() and info.filename.lower().endswith(EXTENSIONS)]
-        except (OSError, zipfile.BadZipFile) as error:
-            raise UserError(f"data.root: {self.root} is not a readable .zip ({error}); fetch it again, or set `data.root` to another") from error
+            with open_file(self.root) as file, zipfile.ZipFile(file) as archive:
+                members = [info for info in archive.infolist() if info.filename.lower().endswith(EXTENSIONS) and not is_litter(info.filename)]
+        except Exception as error:  # of a damaged table nearly anything is raised
+            raise UserError(f"data.root: {self.root} is not a readable .zip ({reason_of(error)}); fetch it again, or set `data.root` to another") from error
         odd = next((info for info in members if info.flag_bits & 1 or info.compress_type not in KINDS), None)
         if odd:
-            raise UserError(f"data.root: {odd.filename} in {self.root} is encrypted or packed in an uncommon way; pack it again, stored or deflated")
+            raise UserError(f"data.root: {printable(odd.filename)} in {self.root} is encrypted or packed in an uncommon way; pack it again, stored or deflated")
         inside = _common_folder([info.filename for info in members])
         by_class: dict[str, list[zipfile.ZipInfo]] = {}
         for info in members:

@@ -12,6 +12,7 @@ from typing import IO, Any, Protocol
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from vrpo.data.sources.listing import printable
 from vrpo.data.sources.pixels import as_rgb
 from vrpo.errors import UserError
 
@@ -20,9 +21,10 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", 
 
 
 class UnreadableImageError(UserError):
-    """An image that cannot be read: `where` it is and the `reason`."""
+    """An image that cannot be read: `where` it is (escaped where it could not be printed in a line) and the `reason`."""
 
     def __init__(self, where: str, reason: str) -> None:
+        where, reason = printable(where), printable(reason)
         super().__init__(f"{where}: cannot be read as an image ({reason}); restore the file, or set `data.skip_unreadable: true` to leave it out")
         self.where, self.reason = where, reason
 

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from vrpo.data.sources.listing import printable
 from vrpo.errors import UserError
+
+NAMED = 20  # classes of which a message gives the names
+MOST_CLASSES = 1_000_000
 
 
 class ClassIndex(NamedTuple):
@@ -62,7 +68,7 @@ def labels_by_name(found: Iterable[str], index: ClassIndex | None, where: str) -
     surplus = [name for name in ordered if name not in set(index.ids)]
     missing = [name for name in index.ids if name not in set(ordered)]
     if surplus or missing:
-        what = f"`{surplus[0]}` of {where} is not in it" if surplus else f"`{missing[0]}` is not in {where}"
+        what = f"{_named(surplus)} of {where} is not in it" if surplus else f"{_named(missing)} is not in {where}"
         raise UserError(f"data.class_index: class {what} ({len(surplus)} are surplus, {len(missing)} missing); give the index of this data set")
     return {name: label for label, name in enumerate(index.ids)}, list(index.names)
 
@@ -76,8 +82,33 @@ def names_of_labels(labels: np.ndarray, index: ClassIndex | None, where: str) ->
     lowest, highest = int(labels.min(initial=0)), int(labels.max(initial=-1))
     if lowest < 0:
         raise UserError(f"{where}: holds the label {lowest}; training images have labels from 0 up, this may be a test set")
+    if index is None and highest >= MOST_CLASSES:
+        raise UserError(f"{where}: holds the label {highest}, which is no number of a class; fetch it again, or give `data.class_index`")
     if index is None:
         return [str(label) for label in range(highest + 1)]
     if highest >= len(index.names):
         raise UserError(f"data.class_index: has {len(index.names)} classes, but {where} holds the label {highest}; give the index of this data set")
     return list(index.names)
+
+
+def surplus_classes(classes: Sequence[str], labels: np.ndarray, wanted: int) -> str:
+    """Which of `classes` may be surplus where only `wanted` are, with their numbers of images; all of them, where they are few.
+
+    Of many, those named unlike the others come first (among `n01440764` and so on, `backup`), then those with the fewest images.
+    """
+    counts = np.bincount(labels, minlength=len(classes)).tolist()
+    if len(classes) <= NAMED:
+        what, chosen = "with so many images", list(range(len(classes)))
+    else:
+        forms = Counter(map(_form, classes))
+        odd = sorted(range(len(classes)), key=lambda label: (forms[_form(classes[label])], counts[label]))
+        what, chosen = "surplus may be, with so many images", odd[: min(len(classes) - wanted, NAMED)]
+    return f"{what}: {', '.join(f'`{printable(classes[label])}` {counts[label]:,}' for label in chosen)}"
+
+
+def _form(name: str) -> str:
+    return re.sub(r"\d+", "0", name)
+
+
+def _named(names: Sequence[str]) -> str:
+    return ", ".join(f"`{printable(name)}`" for name in names[:NAMED])

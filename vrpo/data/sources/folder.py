@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import os
+import re
 from pathlib import Path
 from typing import IO
 
@@ -11,9 +11,11 @@ import numpy as np
 
 from vrpo.data.sources.base import EXTENSIONS, EncodedSource, Names
 from vrpo.data.sources.classes import ClassIndex, labels_by_name, read_class_index
+from vrpo.data.sources.listing import folders_in, is_folder, open_file, printable, walk
 from vrpo.errors import UserError
 
 ILSVRC_TRAIN = ("ILSVRC/Data/CLS-LOC/train", "Data/CLS-LOC/train", "CLS-LOC/train", "train", ".")
+SYNSET = re.compile(r"n\d{8}")
 ILSVRC_INDEX = ("imagenet_class_index.json", "LOC_synset_mapping.txt")
 
 
@@ -27,25 +29,27 @@ class FolderSource(EncodedSource):
         kind: for the fingerprint.
 
     Raises:
-        UserError: the root is missing, or it or a class folder holds no images.
+        UserError: the root is missing, it or a class folder holds no images, or a folder cannot be listed.
     """
 
     def __init__(self, root: Path | str, resolution: int, index: ClassIndex | None = None, kind: str = "folder") -> None:
         super().__init__(kind, root, resolution)
-        if not self.root.is_dir():
+        if not is_folder(self.root):
             raise UserError(
                 f"data.root: there is no folder {self.root}; put the training images there, one folder per class, or set `data.root` to where they are"
             )
-        folders = [entry.name for entry in os.scandir(self.root) if entry.is_dir()]
+        folders = folders_in(self.root)
         if not folders:
             raise UserError(f"data.root: {self.root} holds no class folders; `data.root` must name the folder whose subfolders are the classes")
         label_of, self.classes = labels_by_name(folders, index, str(self.root))
         files: list[str] = []  # relative to the root
         labels: list[int] = []
         for name, label in sorted(label_of.items(), key=lambda item: item[1]):
-            found = _image_files(self.root, name)
+            found = [f"{folder.path}/{file}" for folder in walk(self.root, name) for file in folder.files if file.lower().endswith(EXTENSIONS)]
             if not found:
-                raise UserError(f"data.root: class folder {self.root / name} holds no images ({', '.join(EXTENSIONS)}); add some or remove the folder")
+                raise UserError(
+                    f"data.root: class folder {printable(self.root / name)} holds no images ({', '.join(EXTENSIONS)}); add some or remove the folder"
+                )
             files += found
             labels += [label] * len(found)
         self.files = Names(files)
@@ -53,7 +57,7 @@ class FolderSource(EncodedSource):
 
     def open(self, index: int) -> IO[bytes]:
         """The file of image `index`."""
-        return open(self.root / self.files[index], "rb")
+        return open_file(self.root / self.files[index])
 
     def name_of(self, index: int) -> str:
         """Path of image `index`."""
@@ -63,7 +67,7 @@ class FolderSource(EncodedSource):
         """Hash of the files' names and sizes, in order."""
         content = hashlib.sha256()
         for file in self.files:
-            content.update(f"{file}\0{(self.root / file).stat().st_size}\n".encode("utf-8", "surrogateescape"))
+            content.update(f"{file}\0{_size(self.root / file)}\n".encode("utf-8", "surrogateescape"))
         return content.hexdigest()
 
 
@@ -77,7 +81,7 @@ def ilsvrc_source(root: Path | str, resolution: int, index: ClassIndex | None = 
     """
     root = Path(root)
     for place in ILSVRC_TRAIN:
-        if (root / place).is_dir() and any(_is_synset(entry) for entry in os.scandir(root / place)):
+        if is_folder(root / place) and any(map(SYNSET.fullmatch, folders_in(root / place))):
             break
     else:
         raise UserError(f"data.root: {root} holds no ILSVRC/Data/CLS-LOC/train/n........; set `data.root` to where the archive was unpacked")
@@ -86,13 +90,9 @@ def ilsvrc_source(root: Path | str, resolution: int, index: ClassIndex | None = 
     return FolderSource(root / place, resolution, index, kind="ilsvrc")
 
 
-def _is_synset(entry: os.DirEntry[str]) -> bool:
-    return entry.is_dir() and len(entry.name) == 9 and entry.name[0] == "n" and entry.name[1:].isdigit()
-
-
-def _image_files(root: Path, class_name: str) -> list[str]:
-    files = []
-    for folder, _, names in sorted(os.walk(root / class_name, followlinks=True)):
-        relative = os.path.relpath(folder, root)
-        files += [f"{relative}/{name}" for name in sorted(names) if name.lower().endswith(EXTENSIONS)]
-    return files
+def _size(file: Path) -> int:
+    """Bytes of a file; -1 where it is a link to nothing, or may not be looked at."""
+    try:
+        return file.stat().st_size
+    except OSError:
+        return -1

@@ -10,8 +10,9 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from vrpo.data.sources.base import EncodedSource
+from vrpo.data.sources.base import EncodedSource, reason_of
 from vrpo.data.sources.classes import ClassIndex, names_of_labels
+from vrpo.data.sources.listing import containers, open_file
 from vrpo.errors import UserError
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class ParquetSource(EncodedSource):
     def __init__(self, root: Path | str, resolution: int, index: ClassIndex | None = None) -> None:
         super().__init__("parquet", root, resolution)
         parquet = _pyarrow_parquet()
-        self._files = [self.root] if self.root.is_file() else sorted(self.root.glob("*.parquet")) if self.root.is_dir() else []
+        self._files = containers(self.root, ".parquet")
         if not self._files:
             raise UserError(f"data.root: {self.root} holds no *.parquet; set `data.root` to the folder of the training split's files")
         labels: list[np.ndarray] = []
@@ -40,13 +41,15 @@ class ParquetSource(EncodedSource):
         names: list[str] | None = None
         for number, path in enumerate(self._files):
             try:
-                with parquet.ParquetFile(path) as file:
+                with open_file(path) as opened, parquet.ParquetFile(opened) as file:
                     self._image, label = _columns(path, file.schema_arrow)
                     labels.append(file.read(columns=[label]).column(0).to_numpy().astype(np.int64))
                     groups += [(number, group, file.metadata.row_group(group).num_rows) for group in range(file.metadata.num_row_groups)]
                     names = names or _names(file.schema_arrow.metadata, label)
-            except (OSError, ValueError, NotImplementedError) as error:
-                raise UserError(f"{path}: not a readable parquet file of images ({' '.join(str(error).split())}); fetch it again") from error
+            except UserError:
+                raise
+            except Exception as error:  # of damaged files nearly anything is raised
+                raise UserError(f"{path}: not a readable parquet file of images ({reason_of(error)}); fetch it again") from error
         self.labels = np.concatenate(labels)
         self._groups = np.array(groups, dtype=np.int64)  # [G, 3]: file, row group, rows
         self._ends = np.cumsum(self._groups[:, 2])

@@ -12,8 +12,9 @@ from typing import IO
 import numpy as np
 from tqdm import tqdm
 
-from vrpo.data.sources.base import EXTENSIONS, EncodedSource, Names
+from vrpo.data.sources.base import EXTENSIONS, EncodedSource, Names, reason_of
 from vrpo.data.sources.classes import ClassIndex, names_of_labels
+from vrpo.data.sources.listing import containers, is_litter, open_file, printable
 from vrpo.errors import UserError
 
 LABEL = "cls"
@@ -31,7 +32,7 @@ class WebDatasetSource(EncodedSource):
 
     def __init__(self, root: Path | str, resolution: int, index: ClassIndex | None = None) -> None:
         super().__init__("webdataset", root, resolution)
-        self._shards = sorted(self.root.glob("*.tar")) if self.root.is_dir() else []
+        self._shards = containers(self.root, ".tar")
         if not self._shards:
             raise UserError(f"data.root: {self.root} holds no *.tar; set `data.root` to the folder of the WebDataset shards")
         names: list[str] = []
@@ -79,23 +80,32 @@ def _samples(path: Path) -> list[tuple[str, int, int, int]]:
     images: dict[str, tuple[str, int, int]] = {}
     labels: dict[str, int] = {}
     try:
-        with tarfile.open(path, "r:") as archive:
+        with open_file(path) as file, tarfile.open(fileobj=file, mode="r:") as archive:
             for member in archive:
-                key, extension = _key(member.name)
-                if not member.isfile():
-                    continue
-                if f".{extension}".endswith(EXTENSIONS):
-                    if key in images:
-                        raise UserError(f"{path}: sample `{key}` has two images, {images[key][0]} and {member.name}; a sample has one")
-                    images[key] = member.name, member.offset_data, member.size
-                elif extension == LABEL:
-                    labels[key] = int(archive.extractfile(member).read())
                 archive.members = []  # else the archive keeps every header it has met
-    except (OSError, tarfile.TarError, ValueError) as error:
-        raise UserError(f"{path}: not a readable, uncompressed tar of samples with numbers in .{LABEL} ({error}); fetch it again") from error
+                key, extension = _key(member.name)
+                is_image = f".{extension}".endswith(EXTENSIONS)
+                if is_litter(member.name) or not (is_image or extension == LABEL) or member.isdir():
+                    continue
+                if not member.isfile():
+                    raise UserError(
+                        f"{path}: `{printable(member.name)}` is a link or no file; pack the files themselves (tar --dereference --hard-dereference)"
+                    )
+                if is_image:
+                    if key in images:
+                        raise UserError(
+                            f"{path}: sample `{printable(key)}` has two images, {printable(images[key][0])} and {printable(member.name)}; a sample has one"
+                        )
+                    images[key] = member.name, member.offset_data, member.size
+                else:
+                    labels[key] = int(np.int64(int(archive.extractfile(member).read())))
+    except UserError:
+        raise
+    except Exception as error:  # of damaged headers nearly anything is raised
+        raise UserError(f"{path}: not a readable, uncompressed tar of samples with numbers in .{LABEL} ({reason_of(error)}); fetch it again") from error
     missing = next((key for key in images if key not in labels), None)
     if missing is not None:
-        raise UserError(f"{path}: image `{images[missing][0]}` has no `{missing}.{LABEL}` beside it; a sample needs its label")
+        raise UserError(f"{path}: image `{printable(images[missing][0])}` has no `{printable(missing)}.{LABEL}` beside it; a sample needs its label")
     return [(*image, labels[key]) for key, image in images.items()]
 
 
