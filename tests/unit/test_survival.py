@@ -156,6 +156,25 @@ def test_a_flipped_bit_in_the_newest_state_falls_back_to_the_one_before(toy: Toy
     assert f"{file}: damaged" in caplog.text
 
 
+@pytest.mark.parametrize("part", ["objective", "ema", "optimizer"])
+def test_a_training_state_that_is_not_finite_is_passed_over(toy: Toy, tmp_path: Path, caplog: pytest.LogCaptureFixture, part: str) -> None:
+    config = toy.config("repa")
+    whole = train_to(toy, config, tmp_path / "whole", 15)
+    for step in (5, 10):
+        train_to(toy, config, tmp_path / "spoiled", step)
+    store = StateStore(tmp_path / "spoiled", config.model_dump(mode="json"))
+    state = store.load(10)
+    assert state is not None and state["step"] == 10
+    tensor = state["optimizer"]["state"][3]["exp_avg"] if part == "optimizer" else state[part]["network.blocks.0.mlp.fc1.weight"]
+    tensor.view(-1)[5] = torch.nan
+    store.save(10, state)
+    store.wait()
+    store.close()
+    assert train_to(toy, config, tmp_path / "spoiled", 15) == whole
+    name = "optimizer.state.3.exp_avg" if part == "optimizer" else f"{part}.network.blocks.0.mlp.fc1.weight"
+    assert f"{name} [" in caplog.text and "falling back to the state before it" in caplog.text
+
+
 @pytest.mark.parametrize("laid_out", ["fewer diagnostics", "no tables"])
 def test_a_state_of_another_version_is_refused_with_a_line(toy: Toy, tmp_path: Path, laid_out: str) -> None:
     config = toy.config("vrpo")

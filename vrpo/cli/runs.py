@@ -72,7 +72,7 @@ def sample(
 
 @app.command("import-checkpoint")
 def import_checkpoint(
-    file: Annotated[Path, typer.Argument(help="`.pt` file of the official DiT, SiT or REPA code")],
+    file: Annotated[Path, typer.Argument(help="`.pt` or `.safetensors` file of the official DiT, SiT or REPA code")],
     output: Output,
     family: Annotated[str | None, typer.Option(help="dit, sit or repa: whose code wrote it; without it, as the file says")] = None,
     weights: Annotated[str, typer.Option(help="ema or model: averaged or plain weights")] = "ema",

@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from pydantic import BaseModel, PositiveInt, ValidationError
+
 from vrpo.config.alignments import AnyAlignment
 from vrpo.config.base import Options, option, shown
 from vrpo.config.messages import require_known
@@ -46,6 +48,28 @@ class RunConfig(Options):
     process: ProcessOptions = option(..., "process")
     alignment: AnyAlignment = option(..., "alignment")
     training: TrainingOptions = option(..., "optimisation")
+
+
+class MilestoneDescription(BaseModel):
+    """What is read of a milestone's description, which may say more."""
+
+    run: str
+    seed: int
+    step: int
+    model: ModelOptions | CustomModelOptions
+    process: ProcessOptions
+    latent_shape: tuple[PositiveInt, PositiveInt, PositiveInt]
+    out_channels: PositiveInt
+
+
+def milestone_fault(description: Mapping[str, Any]) -> str | None:
+    """The first thing wrong with a milestone's description, `field: what`; None: nothing."""
+    try:
+        MilestoneDescription.model_validate(description)
+    except ValidationError as error:
+        first = error.errors()[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    return None
 
 
 class CollectedRun(Options):

@@ -12,12 +12,9 @@ from __future__ import annotations
 import io
 import urllib.error
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from vrpo.errors import UserError
@@ -25,6 +22,7 @@ from vrpo.files import sha256
 from vrpo.metrics.exact import full_precision
 from vrpo.metrics.features import Extractor, Features
 from vrpo.metrics.trained import TrainedExtractor
+from vrpo.models.weights import check_finite, printable, read_weights
 
 if TYPE_CHECKING:
     from vrpo.config.scoring import EvaluationOptions
@@ -114,24 +112,15 @@ def find_weights(given: Path | None) -> Path:
 def _build(weights: Path) -> nn.Module:
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-    state = _read_state(weights)
+    state, _ = read_weights(weights, f"fetch {URL}")
+    check_finite(state, weights, f"fetch {URL}")
     # torch-fidelity unpickles without limits; it gets a copy of what was read with them
     buffer = io.BytesIO()
-    torch.save(state, buffer)
+    torch.save(dict(state), buffer)
     buffer.seek(0)
     with torch.random.fork_rng(devices=[]):  # the constructor draws weights before it loads them
         try:
             return FeatureExtractorInceptionV3("inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=buffer)
-        except (RuntimeError, AttributeError) as error:
-            what = " ".join(str(error).split())
+        except (RuntimeError, AttributeError, TypeError) as error:
+            what = printable(" ".join(str(error).split()))
             raise UserError(f"{weights}: not the weights of this Inception ({what[:300]}); fetch {URL}") from error
-
-
-def _read_state(weights: Path) -> dict[str, Tensor]:
-    try:
-        state = load_file(weights) if weights.suffix == ".safetensors" else torch.load(weights, map_location="cpu", weights_only=True)
-    except (SafetensorError, UnpicklingError, RuntimeError, ValueError, OSError, EOFError) as error:
-        raise UserError(f"{weights}: not a file of weights, or truncated ({' '.join(str(error).split())[:200]}); fetch {URL}") from error
-    if not isinstance(state, dict):
-        raise UserError(f"{weights}: holds a {type(state).__name__}, not a state dict; fetch {URL}")
-    return state

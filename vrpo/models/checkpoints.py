@@ -5,13 +5,13 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -19,9 +19,11 @@ from vrpo.errors import UserError
 from vrpo.files import atomic_output
 from vrpo.models.backbones import build_network
 from vrpo.models.transformer import DiffusionTransformer
+from vrpo.models.weights import check_finite, printable, read_weights
 
 METADATA_KEY = "vrpo"
 NETWORK, ALIGNMENT = "network.", "alignment."
+Network = TypeVar("Network", bound=nn.Module)
 
 
 def save_network(path: Path | str, state: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
@@ -41,25 +43,62 @@ def save_network(path: Path | str, state: Mapping[str, Tensor], description: Map
             raise
 
 
-def read_network(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read_network(path: Path | str, kind: str | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """All tensors of a file, on the CPU, and its description.
 
+    Args:
+        path: what `save_network` wrote.
+        kind: `kind` that the description must have, e.g. `critic`, the output of `fit-critic`; None: any.
+
     Raises:
-        UserError: the file is missing, truncated, or not one of this pipeline.
+        UserError: the file is missing, damaged, not one of this pipeline, of another kind, or holds values that are not finite.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; run the stage that makes it (`snakemake {path}`)")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            names = file.keys()
-            state = {name: file.get_tensor(name) for name in names}
-    except SafetensorError as error:
-        raise UserError(f"{path}: not a safetensors file, or truncated ({error}); delete it and make it again") from error
+    remedy = f"run the stage that makes it (`snakemake --force {path}`)"
+    state, metadata = read_weights(path, remedy)
     if METADATA_KEY not in metadata:
         raise UserError(f"{path}: holds tensors but was not written by this pipeline (its metadata lack `{METADATA_KEY}`); convert it with `import-checkpoint`")
-    return state, json.loads(metadata[METADATA_KEY])
+    try:
+        description = json.loads(metadata[METADATA_KEY])
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: its description is damaged ({error}); {remedy}") from error
+    if not isinstance(description, dict):
+        raise UserError(f"{path}: its description is damaged (a {type(description).__name__}, not an object); {remedy}")
+    if kind is not None and description.get("kind") != kind:
+        raise UserError(f"{path}: holds a {printable(str(description.get('kind', 'foreign network')))}, not a {kind}; give the output of `fit-{kind}`")
+    check_finite(state, path, f"{remedy}; where it comes out again, lower that training's learning rate")
+    return dict(state), description
+
+
+def build_loaded(build: Callable[[], Network], state: Mapping[str, Tensor], where: Path | str, *, sized_by_file: bool = True) -> Network:
+    """The module that `build` makes, with the weights `state`, frozen and in evaluation mode; the global generator stays as it is.
+
+    Args:
+        build: constructs the module from the file's description.
+        state: all of its tensors and nothing else.
+        where: the file, for messages.
+        sized_by_file: whether its description, not the config, gives the sizes.
+            They are then compared without memory first: damaged ones could ask for any amount.
+
+    Raises:
+        UserError: the description is damaged, or `check_state` finds something.
+    """
+    if sized_by_file:
+        with torch.device("meta"):
+            check_state(_built(build, where, sized_by_file), state, where)
+    module = _built(build, where, sized_by_file)
+    load_into(module, state, where)
+    return module.eval().requires_grad_(False)
+
+
+def _built(build: Callable[[], Network], where: Path | str, sized_by_file: bool) -> Network:
+    try:
+        with torch.random.fork_rng(devices=[]):
+            return build()
+    except Exception as error:  # a damaged description fails in as many ways as there are arguments
+        if isinstance(error, UserError) and not sized_by_file:
+            raise  # about options of the config
+        reason = printable(" ".join(f"{type(error).__name__}: {error}".split()))[:200]
+        raise UserError(f"{where}: the network cannot be built as the file describes it ({reason}); delete it and make it again") from error
 
 
 def load_into(module: nn.Module, state: Mapping[str, Tensor], where: Path | str) -> None:
@@ -73,15 +112,17 @@ def load_into(module: nn.Module, state: Mapping[str, Tensor], where: Path | str)
 
 
 def check_state(module: nn.Module, state: Mapping[str, Tensor], where: Path | str) -> None:
-    """See that `state` has the tensors of `module`, in their shapes.
+    """See that `state` has the tensors of `module`, in their shapes and types.
 
     Raises:
-        UserError: a tensor is missing, extra or of another shape; the first of them are named, with both shapes.
+        UserError: a tensor is missing, extra or of another shape or type; the first of them are named, with both.
     """
     own = module.state_dict()
     faults = [f"{name} {_shape(own[name])} is missing" for name in own if name not in state]
-    faults += [f"{name} {_shape(state[name])} is not in the network" for name in state if name not in own]
-    faults += [f"{name} is {_shape(state[name])}, not {_shape(own[name])}" for name in own if name in state and state[name].shape != own[name].shape]
+    faults += [f"{printable(name)} {_shape(state[name])} is not in the network" for name in state if name not in own]
+    both = [(name, state[name], own[name]) for name in own if name in state]
+    faults += [f"{name} is {_shape(given)}, not {_shape(wanted)}" for name, given, wanted in both if given.shape != wanted.shape]
+    faults += [f"{name} is {_type(given)}, not {_type(wanted)}" for name, given, wanted in both if given.dtype != wanted.dtype]
     if faults:
         raise UserError(f"{where}: the weights are of another architecture: {_listed(faults)}; give weights of this network, or change its options")
 
@@ -107,19 +148,43 @@ def load_milestone(path: Path | str, device: torch.device | str = "cpu") -> tupl
     """The network of a milestone on `device`, ready for evaluation, and the milestone's description.
 
     Raises:
-        UserError: the file is missing, truncated, or not a milestone.
+        UserError: the file is missing, damaged, or not a milestone.
     """
-    state, description = read_network(path)
+    state, _, description = read_milestone(path)
+    model = SimpleNamespace(**description["model"])
+    network = build_loaded(
+        lambda: build_network(model, description["latent_shape"], description["out_channels"]), state, path, sized_by_file=not hasattr(model, "backbone")
+    )
+    return network.to(device), description
+
+
+def read_milestone(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
+    """Tensors of a milestone's network and of its alignment, by their names there, and the milestone's description.
+
+    Raises:
+        UserError: the file is missing, damaged, or not a milestone.
+    """
+    from vrpo.config.resolved import milestone_fault  # training writes milestones, and does without pydantic
+
+    tensors, description = read_network(path)
     if not {"model", "process", "latent_shape", "out_channels"} <= description.keys():
         raise UserError(f"{path}: holds a network but no diffusion transformer; give a milestone (`step*.safetensors`)")
-    with torch.random.fork_rng(devices=[]):
-        network = build_network(SimpleNamespace(**description["model"]), description["latent_shape"], description["out_channels"])
-    load_into(network, {name.removeprefix(NETWORK): tensor for name, tensor in state.items() if name.startswith(NETWORK)}, path)
-    return network.to(device).eval().requires_grad_(False), description
+    fault = milestone_fault(description)
+    if fault:
+        raise UserError(f"{path}: its description is damaged ({printable(fault)}); run the stage that makes it (`snakemake --force {path}`)")
+    network, alignment = ({name.removeprefix(part): tensor for name, tensor in tensors.items() if name.startswith(part)} for part in (NETWORK, ALIGNMENT))
+    foreign = [name for name in tensors if not name.startswith((NETWORK, ALIGNMENT))]
+    if foreign:
+        raise UserError(f"{path}: {printable(foreign[0])} belongs to neither network nor alignment; run the stage that makes it (`snakemake --force {path}`)")
+    return network, alignment, description
 
 
 def _shape(tensor: Tensor) -> str:
     return str(list(tensor.shape))
+
+
+def _type(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def _listed(faults: Iterable[str], limit: int = 8) -> str:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vrpo.errors import UserError
-from vrpo.models.checkpoints import load_into, read_network
+from vrpo.models.checkpoints import build_loaded, read_network
 
 MAX_GROUPS = 8
 
@@ -85,11 +85,9 @@ def load_critic(path: Path | str, device: torch.device | str) -> LatentCritic:
     Raises:
         UserError: the file is missing, damaged, or no critic.
     """
-    state, description = read_network(path)
-    if description.get("kind") != "critic":
-        raise UserError(f"{path}: holds a {description.get('kind', 'foreign network')}, not a critic; give the output of `fit-critic`")
-    with torch.random.fork_rng(devices=[]):
-        critic = LatentCritic(tuple(description["latent_shape"]), tuple(description["tokens"]), description["width"], description["depth"])
-    load_into(critic, state, str(path))
+    state, description = read_network(path, "critic")
+    critic = build_loaded(
+        lambda: LatentCritic(tuple(description["latent_shape"]), tuple(description["tokens"]), description["width"], description["depth"]), state, path
+    )
     critic.description = description
-    return critic.to(device).eval().requires_grad_(False)
+    return critic.to(device)

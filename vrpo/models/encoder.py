@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vrpo.errors import UserError
-from vrpo.models.checkpoints import load_into, read_network
+from vrpo.models.checkpoints import build_loaded, read_network
 from vrpo.models.digest import state_sha256
+from vrpo.models.weights import check_finite, printable, read_weights
 
 if TYPE_CHECKING:
     from vrpo.config.options import EncoderOptions, NetworkOptions
@@ -155,7 +156,7 @@ def load_encoder(options: EncoderOptions, weights: Path | str | None, device: to
     """The visual encoder of `options`, frozen, in evaluation mode and fp32.
 
     Args:
-        options: `weights: timm` loads by name, `trained` the file `weights`, anything else is a local .safetensors file in timm's naming.
+        options: `weights: timm` loads by name, `trained` the file `weights`, anything else is a local file in timm's naming.
         weights: file of `fit_classifier`, or None.
         device: where to put it.
 
@@ -180,42 +181,61 @@ def load_classifier(options: NetworkOptions, weights: Path | str | None) -> nn.M
     """
     if weights is None:
         raise UserError(f"weights: `trained` needs the fitted weights of `{options.architecture}`; give them by `--weights` (`fit-classifier` makes them)")
-    state, description = read_network(weights)
-    if description.get("kind") != "classifier":
-        raise UserError(f"{weights}: holds a {description.get('kind', 'foreign network')}, not a classifier; give the output of `fit-classifier`")
+    state, description = read_network(weights, "classifier")
     wanted = {"architecture": options.architecture, "arguments": options.arguments, "image_size": options.image_size}
-    different = [f"{name} {description[name]} instead of {value}" for name, value in wanted.items() if description[name] != value]
+    different = [f"{name} {description.get(name)} instead of {value}" for name, value in wanted.items() if description.get(name) != value]
     if different:
-        raise UserError(f"{weights}: has {', '.join(different)}; fit it again or mend the options")
-    with torch.random.fork_rng(devices=[]):
-        network = create_network(options, description["num_classes"])
-    load_into(network, state, str(weights))
-    return network.eval()
+        raise UserError(f"{weights}: has {printable(', '.join(different))}; fit it again or mend the options")
+    classes = description.get("num_classes")
+    if not isinstance(classes, int) or classes < 1:
+        raise UserError(f"{weights}: its description is damaged (num_classes: {printable(str(classes))}); delete it and make it again")
+    return build_loaded(lambda: create_network(options, classes), state, weights, sized_by_file=False)
 
 
 def _fetch(options: NetworkOptions) -> nn.Module:
     try:
         with torch.random.fork_rng(devices=[]):
-            return create_network(options, 0, pretrained=True)
+            network = create_network(options, 0, pretrained=True)
     except UserError:
         raise
     except Exception as error:  # the hub's client raises errors of several libraries
         raise UserError(
-            f"weights: the pretrained `{options.architecture}` could not be loaded ({_first_line(error)}); on a machine with network fetch "
+            f"weights: the pretrained `{options.architecture}` could not be loaded ({_one_line(error)}); on a machine with network fetch "
             f"{_where(options.architecture)} and set `weights` to its path"
         ) from error
+    check_finite(network.state_dict(), f"weights: the pretrained `{options.architecture}`", "remove it from the hub's cache and fetch it again")
+    return network
 
 
 def _read(options: NetworkOptions, path: Path) -> nn.Module:
-    if path.suffix != ".safetensors" or not path.is_file():
-        raise UserError(f"weights: {path} is no .safetensors file; give `timm`, `trained`, or the local path of {_where(options.architecture)}")
+    remedy = f"give `timm`, `trained`, or the local path of {_where(options.architecture)}"
+    if not path.is_file():
+        raise UserError(f"weights: {path} is no .safetensors file, nor one of `torch.save`; {remedy}")
+    state = dict(read_weights(path, remedy).content)
+    foreign = [name for name, value in state.items() if not isinstance(value, Tensor)]
+    if foreign or not state:
+        raise UserError(f"{path}: {f'{printable(str(foreign[0]))} is not a tensor' if foreign else 'holds no tensors'}; {remedy}")
+    check_finite(state, path, remedy)
+    classes = _classes(options.architecture, state)
     try:
-        with torch.random.fork_rng(devices=[]):
-            return create_network(options, 0, pretrained=True, pretrained_cfg_overlay={"file": str(path)})
+        with torch.random.fork_rng(devices=[]):  # with as many classes as the file has, else timm would let tensors be missing
+            network = create_network(options, classes, pretrained=True, pretrained_cfg_overlay={"state_dict": state, "num_classes": classes, "label_offset": 0})
     except UserError:
         raise
     except Exception as error:  # safetensors' and torch's own
-        raise UserError(f"{path}: does not fit `{options.architecture}` ({_first_line(error)}); fetch its weights, or mend `architecture`") from error
+        raise UserError(f"{path}: does not fit `{options.architecture}` ({_one_line(error)}); fetch its weights, or mend `architecture`") from error
+    network.pretrained_cfg.pop("state_dict")  # timm keeps a copy
+    network.reset_classifier(0)
+    return network
+
+
+def _classes(architecture: str, state: Mapping[str, Tensor]) -> int:
+    """Classes of the classifier whose weights are in `state`; 0: it has none."""
+    config = _pretrained_config(architecture)
+    names = (config.classifier if config else None) or ()
+    first = names if isinstance(names, str) else next(iter(names), "")
+    weight = state.get(f"{first}.weight")
+    return len(weight) if weight is not None and weight.ndim else 0
 
 
 def _where(architecture: str) -> str:
@@ -230,6 +250,5 @@ def _pretrained_config(architecture: str) -> timm.models.PretrainedCfg | None:
         return None
 
 
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+def _one_line(error: Exception) -> str:
+    return printable(" ".join(str(error).split()))[:300] or type(error).__name__

@@ -14,9 +14,7 @@ from __future__ import annotations
 import argparse
 import io
 import math
-import pickle
 import re
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,11 +26,13 @@ from torch import Tensor
 from vrpo.config.resolved import PAPER_SIZES
 from vrpo.errors import UserError
 from vrpo.files import atomic_output, sha256
-from vrpo.models.checkpoints import ALIGNMENT, NETWORK, check_state, read_network, save_milestone
+from vrpo.models.checkpoints import METADATA_KEY, check_state, read_milestone, save_milestone
 from vrpo.models.transformer import TimeEmbedding, build_transformer, position_embedding
+from vrpo.models.weights import check_finite, read_weights
 
 Family = Literal["dit", "sit", "repa"]
 
+REMEDY = "give a checkpoint of the official DiT, SiT or REPA code"
 POSITION_TOLERANCE = 1e-2  # averaging a constant in float32 for millions of steps moves it a little
 PATHS = {"linear": "linear", "cosine": "cosine", "Linear": "linear", "GVP": "cosine"}
 LAST, TIME = "final_layer.linear", "t_embedder.mlp.0.weight"
@@ -65,7 +65,7 @@ def import_checkpoint(
     """Convert an official checkpoint to a milestone that `sample` takes.
 
     Args:
-        path: `.pt` file: a bare state dict, or a dict with `ema` and perhaps `model`, `opt`, `args`, `steps`.
+        path: file of `torch.save` or safetensors: a bare state dict, or a dict with `ema` and perhaps `model`, `opt`, `args`, `steps`.
         output: safetensors file to write.
         family: whose code wrote it; None: as the file says (its arguments, its projectors, or its name).
         weights: averaged or plain weights, where the file has both.
@@ -82,7 +82,9 @@ def import_checkpoint(
         UserError: the file is missing, damaged or of an unknown kind, a tensor does not fit, or something cannot be told from it.
     """
     path = Path(path)
-    content = read_pickle(path)
+    content, metadata = read_weights(path, REMEDY)
+    if METADATA_KEY in metadata:
+        raise UserError(f"{path}: was written by this pipeline; give it to `sample` as it is")
     state, arguments = _state(content, weights, path), _arguments(content)
     family = family or _family(state, arguments, path)
     projectors = {name: tensor for name, tensor in state.items() if name.startswith("projectors.")}
@@ -93,13 +95,14 @@ def import_checkpoint(
     name = f"{'DiT' if family == 'dit' else 'SiT'}-{size}/{layout.patch_size}"
     if model and model != name and size in PAPER_SIZES:
         raise UserError(f"{path}: is a {name}, not a {model}; mend `model`, or give another file")
-    if family == "sit":
-        state, layout = _from_sit(state, layout)
     sizes = {"depth": layout.depth, "width": layout.width, "heads": heads, "patch_size": layout.patch_size, "num_classes": layout.num_classes}
     latent_shape = [layout.channels, *[layout.grid * layout.patch_size] * 2]
+    doubled = {"dit": True, "repa": False}.get(family, layout.out_channels == 2 * layout.channels)
     with torch.device("meta"):
-        expected = build_transformer(SimpleNamespace(name=name, **sizes), latent_shape, layout.channels * (2 if family == "dit" else 1))
+        expected = build_transformer(SimpleNamespace(name=name, **sizes), latent_shape, layout.channels * (2 if doubled else 1))
     check_state(expected, state, path)
+    if family == "sit":
+        state = _from_sit(state, layout)
     description = {
         "run": run or path.stem,
         "seed": int(arguments.get("seed") or arguments.get("global_seed") or 0) if seed is None else seed,
@@ -107,7 +110,7 @@ def import_checkpoint(
         "model": {"name": model or name, **sizes},
         "process": _process(family, arguments, path),
         "latent_shape": latent_shape,
-        "out_channels": expected.out_channels,
+        "out_channels": layout.channels * (2 if family == "dit" else 1),
         "alignment": _alignment(projectors, arguments),
         "config_sha256": None,
         "source": {"file": path.name, "sha256": sha256(path), "family": family, "weights": weights},
@@ -132,11 +135,8 @@ def export_checkpoint(milestone: Path | str, output: Path | str, *, family: Fami
     Raises:
         UserError: the file is damaged or no milestone, or its process is not the family's.
     """
-    tensors, description = read_network(milestone)
-    if "process" not in description:
-        raise UserError(f"{milestone}: holds a network but no diffusion transformer; give a milestone (`step*.safetensors`)")
-    state = {name.removeprefix(NETWORK): tensor for name, tensor in tensors.items() if name.startswith(NETWORK)}
-    projectors = {name.removeprefix(ALIGNMENT): tensor for name, tensor in tensors.items() if name.startswith(f"{ALIGNMENT}projectors.")}
+    state, alignment, description = read_milestone(milestone)
+    projectors = {name: tensor for name, tensor in alignment.items() if name.startswith("projectors.")}
     ddpm = description["process"]["kind"] == "ddpm"
     family = family or ("dit" if ddpm else "repa" if projectors else "sit")
     if ddpm != (family == "dit"):
@@ -156,31 +156,6 @@ def export_checkpoint(milestone: Path | str, output: Path | str, *, family: Fami
     return family
 
 
-def read_pickle(path: Path | str) -> Mapping[str, Any]:
-    """What `torch.save` wrote, with nothing but tensors, plain values and `argparse.Namespace` allowed.
-
-    Raises:
-        UserError: the file is missing, damaged, or holds other objects.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; give a checkpoint of the official DiT, SiT or REPA code")
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except pickle.UnpicklingError as error:
-        unsafe = re.search(r"GLOBAL (\S+)", str(error))
-        reason = f"it holds objects of type {unsafe[1]}, which could run code" if unsafe else "not a checkpoint of PyTorch, or truncated"
-        raise UserError(f"{path}: {reason}; give a checkpoint of the official DiT, SiT or REPA code") from error
-    except (RuntimeError, EOFError, OSError) as error:
-        raise UserError(
-            f"{path}: not a checkpoint of PyTorch, or truncated ({(str(error) or type(error).__name__).splitlines()[0]}); fetch it again"
-        ) from error
-    if not isinstance(content, Mapping):
-        raise UserError(f"{path}: holds a {type(content).__name__}, not a dict of tensors; give a checkpoint of the official DiT, SiT or REPA code")
-    return content
-
-
 def reverse_time(weight: Tensor) -> Tensor:
     """The first time-embedding weight [W,2F] of a network that is given 1 - t where it was given t; its own inverse.
 
@@ -192,13 +167,13 @@ def reverse_time(weight: Tensor) -> Tensor:
     return torch.cat([of_cosine * cosine + of_sine * sine, of_cosine * sine - of_sine * cosine], dim=1).to(weight.dtype)
 
 
-def _from_sit(state: Mapping[str, Tensor], layout: Layout) -> tuple[dict[str, Tensor], Layout]:
+def _from_sit(state: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor]:
     own = dict(state)
     for name in (f"{LAST}.weight", f"{LAST}.bias"):
         rows = own[name].unflatten(0, (layout.patch_size**2, layout.out_channels))
         own[name] = -rows[:, : layout.channels].flatten(0, 1)
     own[TIME] = reverse_time(own[TIME])
-    return own, layout._replace(out_channels=layout.channels)
+    return own
 
 
 def _to_sit(state: Mapping[str, Tensor], patch_size: int, channels: int) -> dict[str, Tensor]:
@@ -221,8 +196,10 @@ def _state(content: Mapping[str, Any], weights: str, path: Path) -> dict[str, Te
         raise UserError(
             f"{path}: is not a checkpoint of DiT, SiT or REPA ({foreign[0] + ' is not a tensor' if foreign else TIME + ' is missing'}); give one of these"
         )
-    first = 1 + max((int(name.split(".")[1]) for name in state if name.startswith("blocks.")), default=-1)
-    return {re.sub(r"^decoder_blocks\.(\d+)", lambda found: f"blocks.{first + int(found[1])}", name): tensor.float() for name, tensor in state.items()}
+    first = _depth(state)
+    state = {re.sub(r"^decoder_blocks\.(\d+)", lambda found: f"blocks.{first + int(found[1])}", name): tensor.float() for name, tensor in state.items()}
+    check_finite(state, path, "fetch it again, or give a checkpoint from before its training diverged")
+    return state
 
 
 def _arguments(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -243,15 +220,16 @@ def _family(state: Mapping[str, Tensor], arguments: Mapping[str, Any], path: Pat
 
 
 def _layout(state: Mapping[str, Tensor], path: Path) -> Layout:
-    needed = ("x_embedder.proj.weight", "y_embedder.embedding_table.weight", "pos_embed", f"{LAST}.bias")
-    missing = [name for name in needed if name not in state]
+    needed = {"x_embedder.proj.weight": 4, "y_embedder.embedding_table.weight": 2, "pos_embed": 3, f"{LAST}.bias": 1}  # and their dimensions
+    missing = [name for name, dimensions in needed.items() if name not in state or state[name].ndim != dimensions or 0 in state[name].shape]
     if missing:
-        raise UserError(f"{path}: {', '.join(missing)} missing; it is not a whole checkpoint of DiT, SiT or REPA")
+        raise UserError(f"{path}: {', '.join(missing)} missing, or not of its shape; it is not a whole checkpoint of DiT, SiT or REPA")
+    if _depth(state) > len(state):
+        raise UserError(f"{path}: has a block {_depth(state) - 1} and not those before it; it is not a whole checkpoint of DiT, SiT or REPA")
     width, channels, patch_size, _ = state["x_embedder.proj.weight"].shape
-    depth = 1 + max((int(name.split(".")[1]) for name in state if name.startswith("blocks.")), default=-1)
     tokens = state["pos_embed"].shape[1]
     return Layout(
-        depth=depth,
+        depth=_depth(state),
         width=width,
         patch_size=patch_size,
         channels=channels,
@@ -259,6 +237,10 @@ def _layout(state: Mapping[str, Tensor], path: Path) -> Layout:
         num_classes=len(state["y_embedder.embedding_table.weight"]) - 1,
         grid=math.isqrt(tokens),
     )
+
+
+def _depth(state: Mapping[str, Tensor]) -> int:
+    return 1 + max((int(found[1]) for name in state if (found := re.match(r"blocks\.(\d+)\.", name, re.ASCII))), default=-1)
 
 
 def _check_positions(positions: Tensor, layout: Layout, path: Path) -> None:

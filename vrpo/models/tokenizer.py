@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from vrpo.errors import UserError
-from vrpo.models.checkpoints import load_into, read_network
+from vrpo.models.checkpoints import build_loaded, read_network
 from vrpo.models.digest import state_sha256
+from vrpo.models.weights import check_finite
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
@@ -82,12 +83,8 @@ def load_tokenizer(options: TokenizerOptions, weights: Path | str | None, device
     if options.weights == "trained":
         if weights is None:
             raise UserError("tokenizer.weights: `trained` needs the fitted weights; give them by `--weights` (the rule `fit_tokenizer` makes them)")
-        state, description = read_network(weights)
-        if description.get("kind") != "tokenizer":
-            raise UserError(f"{weights}: holds a {description.get('kind', 'foreign network')}, not a tokenizer; give the output of `fit-tokenizer`")
-        with torch.random.fork_rng(devices=[]):
-            vae = build_vae(description["arguments"])
-        load_into(vae, state, str(weights))
+        state, description = read_network(weights, "tokenizer")
+        vae = build_loaded(lambda: build_vae(description["arguments"]), state, weights)
         tokenizer = Tokenizer(vae, scale=options.scale or description["scale"])
     else:
         vae = _pretrained(options.weights)
@@ -100,10 +97,12 @@ def _pretrained(name: str) -> AutoencoderKL:
 
     try:
         with torch.random.fork_rng(devices=[]):
-            return AutoencoderKL.from_pretrained(name, use_safetensors=True, torch_dtype=torch.float32)
+            vae = AutoencoderKL.from_pretrained(name, use_safetensors=True, torch_dtype=torch.float32)
     except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
             f"tokenizer.weights: `{name}` could not be loaded ({reason}); on a machine with network fetch `config.json` and "
             f"`diffusion_pytorch_model.safetensors` of https://huggingface.co/{name}, put both into one folder and set `tokenizer.weights` to that folder"
         ) from error
+    check_finite(vae.state_dict(), f"tokenizer.weights: `{name}`", "fetch its weights again, or give another VAE")
+    return vae

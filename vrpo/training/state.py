@@ -10,10 +10,8 @@ import functools
 import hashlib
 import json
 import logging
-import pickle
 import re
 import shutil
-import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -24,6 +22,7 @@ from torch import Tensor
 
 from vrpo.errors import UserError
 from vrpo.files import atomic_output, require_free_space, write_text
+from vrpo.models.weights import check_archive, check_finite
 
 log = logging.getLogger(__name__)
 KEPT = 2
@@ -73,9 +72,13 @@ class StateStore:
             if step > at_most:
                 continue
             try:
-                _check(path)
-                return torch.load(path, map_location="cpu", weights_only=True)
-            except (RuntimeError, EOFError, OSError, KeyError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+                check_archive(path)
+                state = torch.load(path, map_location="cpu", weights_only=True)
+                check_finite({name: state[name] for name in ("objective", "ema", "optimizer") if name in state}, path, "it is not used")
+                return state
+            except MemoryError:
+                raise
+            except Exception as error:  # a damaged file raises errors of almost any kind
                 log.warning("%s: damaged (%s), falling back to the state before it", path, " ".join(str(error).split())[:200])
         return None
 
@@ -174,19 +177,6 @@ def _tensors(value: Any) -> Iterator[Tensor]:
             yield from _tensors(inner)
     elif isinstance(value, Tensor):
         yield value
-
-
-def _check(path: Path) -> None:
-    """Compare a state's parts with their checksums, which `torch.load` does not.
-
-    Raises:
-        ValueError: one of them differs.
-        zipfile.BadZipFile: the file is cut.
-    """
-    with zipfile.ZipFile(path) as archive:
-        damaged = archive.testzip()
-    if damaged:
-        raise ValueError(f"the checksum of {damaged} differs")
 
 
 def without(config: Mapping[str, Any], options: tuple[str, ...]) -> dict[str, Any]:
