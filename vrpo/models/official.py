@@ -11,7 +11,6 @@ Their tensors carry our names; what differs is converted exactly, so that proces
 
 from __future__ import annotations
 
-import argparse
 import io
 import math
 import re
@@ -27,15 +26,16 @@ from vrpo.config.resolved import PAPER_SIZES
 from vrpo.errors import UserError
 from vrpo.files import atomic_output, sha256
 from vrpo.models.checkpoints import METADATA_KEY, check_state, read_milestone, save_milestone
+from vrpo.models.released import TIME, released_arguments, released_state, released_step
 from vrpo.models.transformer import TimeEmbedding, build_transformer, position_embedding
-from vrpo.models.weights import check_finite, read_weights
+from vrpo.models.weights import read_weights
 
 Family = Literal["dit", "sit", "repa"]
 
 REMEDY = "give a checkpoint of the official DiT, SiT or REPA code"
 POSITION_TOLERANCE = 1e-2  # averaging a constant in float32 for millions of steps moves it a little
 PATHS = {"linear": "linear", "cosine": "cosine", "Linear": "linear", "GVP": "cosine"}
-LAST, TIME = "final_layer.linear", "t_embedder.mlp.0.weight"
+LAST = "final_layer.linear"
 
 
 class Layout(NamedTuple):
@@ -65,7 +65,7 @@ def import_checkpoint(
     """Convert an official checkpoint to a milestone that `sample` takes.
 
     Args:
-        path: file of `torch.save` or safetensors: a bare state dict, or a dict with `ema` and perhaps `model`, `opt`, `args`, `steps`.
+        path: file of `torch.save` or safetensors: a bare state dict, or a dict with `ema` and perhaps `model`, `opt`, `args`, `steps` (see `released_state`).
         output: safetensors file to write.
         family: whose code wrote it; None: as the file says (its arguments, its projectors, or its name).
         weights: averaged or plain weights, where the file has both.
@@ -82,11 +82,14 @@ def import_checkpoint(
         UserError: the file is missing, damaged or of an unknown kind, a tensor does not fit, or something cannot be told from it.
     """
     path = Path(path)
+    shard = re.search(r"-(\d{5})-of-(\d{5})$", path.stem)
+    if shard and int(shard[2]) > 1:
+        raise UserError(f"{path}: is one of {int(shard[2])} files that hold one set of weights; save them as one file")
     content, metadata = read_weights(path, REMEDY)
     if METADATA_KEY in metadata:
         raise UserError(f"{path}: was written by this pipeline; give it to `sample` as it is")
-    state, arguments = _state(content, weights, path), _arguments(content)
-    family = family or _family(state, arguments, path)
+    state, arguments = _with_todays_names(released_state(content, weights, path)), released_arguments(content)
+    family = _family(family, state, arguments, path)
     projectors = {name: tensor for name, tensor in state.items() if name.startswith("projectors.")}
     state = {name: tensor for name, tensor in state.items() if name not in projectors}
     layout = _layout(state, path)
@@ -106,7 +109,7 @@ def import_checkpoint(
     description = {
         "run": run or path.stem,
         "seed": int(arguments.get("seed") or arguments.get("global_seed") or 0) if seed is None else seed,
-        "step": _step(content, path) if step is None else step,
+        "step": released_step(content, path) if step is None else step,
         "model": {"name": model or name, **sizes},
         "process": _process(family, arguments, path),
         "latent_shape": latent_shape,
@@ -185,38 +188,28 @@ def _to_sit(state: Mapping[str, Tensor], patch_size: int, channels: int) -> dict
     return own
 
 
-def _state(content: Mapping[str, Any], weights: str, path: Path) -> dict[str, Tensor]:
-    """The state dict in `content`, in float32, with today's names."""
-    nested = {key for key in ("ema", "model") if isinstance(content.get(key), Mapping)}
-    if nested and weights not in nested:
-        raise UserError(f"{path}: has no weights `{weights}`, only {', '.join(sorted(nested))}; choose those")
-    state = {name.removeprefix("module.").removeprefix("_orig_mod."): tensor for name, tensor in (content[weights] if nested else content).items()}
-    foreign = [name for name, value in state.items() if not isinstance(value, Tensor)]
-    if foreign or TIME not in state:
-        raise UserError(
-            f"{path}: is not a checkpoint of DiT, SiT or REPA ({foreign[0] + ' is not a tensor' if foreign else TIME + ' is missing'}); give one of these"
-        )
+def _with_todays_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     first = _depth(state)
-    state = {re.sub(r"^decoder_blocks\.(\d+)", lambda found: f"blocks.{first + int(found[1])}", name): tensor.float() for name, tensor in state.items()}
-    check_finite(state, path, "fetch it again, or give a checkpoint from before its training diverged")
-    return state
+    return {re.sub(r"^decoder_blocks\.(\d+)(?=\.)", lambda found: f"blocks.{first + int(found[1])}", name): tensor for name, tensor in state.items()}
 
 
-def _arguments(content: Mapping[str, Any]) -> dict[str, Any]:
-    arguments = content.get("args")
-    return vars(arguments) if isinstance(arguments, argparse.Namespace) else {}
-
-
-def _family(state: Mapping[str, Tensor], arguments: Mapping[str, Any], path: Path) -> Family:
+def _family(given: Family | None, state: Mapping[str, Tensor], arguments: Mapping[str, Any], path: Path) -> Family:
+    """The family that is `given`, if nothing in the file contradicts it; else as the file says."""
+    trained = str(arguments.get("model", "")).lower()
     if any(name.startswith("projectors.") for name in state) or "enc_type" in arguments:
-        return "repa"
-    for text in (str(arguments.get("model", "")), path.name):
-        found = re.match(r"(dit|sit)\b", text.lower())
-        if found:
-            return "dit" if found[1] == "dit" else "sit"
-    raise UserError(
-        f"{path}: DiT's and SiT's checkpoints hold the same tensors, and nothing else in this file tells which it is; say `--family dit` or `--family sit`"
-    )
+        found, evidence = "repa", "projectors, or the arguments, of REPA's code"
+    elif re.match(r"(dit|sit)\b", trained):
+        found, evidence = trained[:3], f"`{arguments['model']}` among its arguments"
+    else:
+        named = re.match(r"(dit|sit)\b", path.name.lower())
+        found, evidence = given or (named[1] if named else None), ""
+    if found is None:
+        raise UserError(
+            f"{path}: DiT's and SiT's checkpoints hold the same tensors, and nothing else in this file tells which it is; say `--family dit` or `--family sit`"
+        )
+    if given and given != found and not (given == "repa" and found == "sit"):  # REPA's networks are called SiT
+        raise UserError(f"--family {given}: {path} has {evidence}; say `--family {found}`, or leave it out")
+    return given or found
 
 
 def _layout(state: Mapping[str, Tensor], path: Path) -> Layout:
@@ -282,7 +275,3 @@ def _alignment(projectors: Mapping[str, Tensor], arguments: Mapping[str, Any]) -
         "weight": arguments.get("proj_coeff"),
         "projector_width": len(projectors["projectors.0.0.bias"]),
     }
-
-
-def _step(content: Mapping[str, Any], path: Path) -> int:
-    return int(content["steps"]) if "steps" in content else int(path.stem) if path.stem.isdigit() else 0

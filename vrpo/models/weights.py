@@ -19,6 +19,7 @@ LARGEST_HEADER = 100_000_000  # bytes; safetensors' own limit
 FOREIGN = {  # how files begin that are often found in the place of weights
     rb"version https://git-lfs": "is a Git LFS pointer in the place of the file (`git lfs pull` fetches that)",
     rb"\s*<(!doctype|html|\?xml)": "is a web page in the place of the file",
+    rb'\s*\{\s*"': "is a JSON file (the list of the shards, perhaps, that weights were cut into: save them as one)",
     rb"\x89HDF": "is an HDF5 file, not one of weights",
     rb"\x93NUMPY": "is a NumPy array, not a file of weights",
 }
@@ -48,6 +49,8 @@ def read_weights(path: Path | str, remedy: str) -> Weights:
     path = Path(path)
     if not path.is_file():
         what = "is a folder, not a file" if path.is_dir() else "no such file"
+        if (path / ".metadata").is_file():
+            what = f"is a distributed checkpoint (`python -m torch.distributed.checkpoint.format_utils dcp_to_torch {path} FILE` makes a file of it)"
         raise UserError(f"{path}: {what}; {remedy}")
     try:
         with open(path, "rb") as file:
