@@ -200,7 +200,7 @@ def test_wrong_shapes_and_names_end_in_a_line(tmp_path: Path, change: State, fam
 @pytest.mark.parametrize(
     ("content", "family", "words"),
     [
-        (repa_state(), "sit", "--family sit: .* has projectors, or the arguments, of REPA's code; say `--family repa`"),
+        (repa_state(), "sit", "--family sit: .* has projectors, or arguments, of REPA's code; say `--family repa`"),
         ({"ema": dit_state(), "args": argparse.Namespace(model="DiT-XL/2")}, "sit", "has `DiT-XL/2` among its arguments; say `--family dit`"),
         ({"ema": dit_state(), "args": {"model": "SiT-XL/2"}}, "dit", "has `SiT-XL/2` among its arguments; say `--family sit`"),
     ],

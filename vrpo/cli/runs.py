@@ -72,9 +72,9 @@ def sample(
 
 @app.command("import-checkpoint")
 def import_checkpoint(
-    file: Annotated[Path, typer.Argument(help="`.pt` or `.safetensors` file of the official DiT, SiT or REPA code")],
+    file: Annotated[Path, typer.Argument(help="`.pt` or `.safetensors` file of the official DiT, SiT, REPA, iREPA or HASTE code")],
     output: Output,
-    family: Annotated[str | None, typer.Option(help="dit, sit or repa: whose code wrote it; without it, as the file says")] = None,
+    family: Annotated[str | None, typer.Option(help="dit, sit, repa, irepa or haste: whose code wrote it; without it, as the file says")] = None,
     weights: Annotated[str, typer.Option(help="ema or model: averaged or plain weights")] = "ema",
     heads: Annotated[int | None, typer.Option(help="attention heads, for sizes that are none of the papers'", min=1)] = None,
     run: Annotated[str | None, typer.Option(help="its name in tables; without it, the file's")] = None,
@@ -83,9 +83,10 @@ def import_checkpoint(
     model: Annotated[str | None, typer.Option(help="what it must be, e.g. SiT-XL/2; anything else is refused")] = None,
 ) -> None:
     """Convert an official checkpoint to a milestone that `sample` takes."""
+    from vrpo.config.options import FAMILIES
     from vrpo.models import official
 
-    require_one_of("--family", family, (None, "dit", "sit", "repa"))
+    require_one_of("--family", family, (None, *FAMILIES))
     require_one_of("--weights", weights, ("ema", "model"))
     official.import_checkpoint(file, output, family=family, weights=weights, heads=heads, run=run, step=step, seed=seed, model=model)
 
@@ -94,10 +95,11 @@ def import_checkpoint(
 def export_checkpoint(
     milestone: Annotated[Path, typer.Argument(help="weights of a run at a milestone")],
     output: Output,
-    family: Annotated[str | None, typer.Option(help="dit, sit or repa: whose code is to read it; without it, as the milestone says")] = None,
+    family: Annotated[str | None, typer.Option(help="dit, sit, repa, irepa or haste: whose code is to read it; without it, as the milestone says")] = None,
 ) -> None:
-    """Write a milestone as a `.pt` file that the official DiT, SiT and REPA scripts load."""
+    """Write a milestone as a `.pt` file that the scripts of the official code load."""
+    from vrpo.config.options import FAMILIES
     from vrpo.models import official
 
-    require_one_of("--family", family, (None, "dit", "sit", "repa"))
+    require_one_of("--family", family, (None, *FAMILIES))
     official.export_checkpoint(milestone, output, family=family)

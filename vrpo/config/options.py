@@ -186,14 +186,15 @@ class RunOptions(Options):
     milestones: Ascending | None = option(None, "milestones of this run; null: the experiment's", "steps", min_length=1)
 
 
-CHECKPOINT_PROCESS = {"dit": "ddpm", "sit": "interpolant", "repa": "interpolant"}
+FAMILIES = {"dit": "DiT", "sit": "SiT", "repa": "REPA", "irepa": "iREPA", "haste": "HASTE"}  # official code, as papers call it
+CHECKPOINT_PROCESS = {family: "ddpm" if family == "dit" else "interpolant" for family in FAMILIES}
 
 
 class CheckpointOptions(Options):
-    """Weights of the official DiT, SiT or REPA code: sampled and scored as a run's, and shown beside the runs."""
+    """Weights of the official DiT, SiT, REPA, iREPA or HASTE code: sampled and scored as a run's, and shown beside the runs."""
 
-    file: WorkflowPlace = option(..., "the `.pt` file, e.g. `weights/SiT-XL-2-256.pt`")
-    family: Literal["dit", "sit", "repa"] = option(..., "whose code wrote it; DiT's are sampled as `ddpm`, the others as `interpolant`")
+    file: WorkflowPlace = option(..., "the `.pt` or `.safetensors` file, e.g. `weights/SiT-XL-2-256.pt`")
+    family: Literal["dit", "sit", "repa", "irepa", "haste"] = option(..., "whose code wrote it; DiT's are sampled as `ddpm`, the others as `interpolant`")
     model: str = option(..., "size and patch, e.g. `XL/2`, as in `runs`")
     weights: Literal["ema", "model"] = option("ema", "averaged or plain weights, where the file has both")
     step: int = option(0, "training steps, for tables; 0: unknown", "steps", ge=0)

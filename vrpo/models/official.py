@@ -1,9 +1,9 @@
-"""Checkpoints of the official DiT, SiT and REPA code, in and out.
+"""Checkpoints of the official DiT, SiT, REPA, iREPA and HASTE code, in and out.
 
 Their tensors carry our names; what differs is converted exactly, so that process and samplers need not know where weights come from:
 
 - DiT: nothing.
-- REPA: nothing; its projectors become the alignment's. Early files call the blocks after the aligned one `decoder_blocks`.
+- REPA, iREPA, HASTE: nothing; their projectors become the alignment's. Early files of REPA call the blocks after the aligned one `decoder_blocks`.
 - SiT: its time runs from noise (0) to data (1), ours the other way, as REPA's, so `v(x, t) = -v_SiT(x, 1 - t)`. The sign goes into the
   last layer. The time enters by cosines and sines of `t f`, and those of `(1 - t) f` are a rotation and reflection of them,
   which goes into the first layer of the time embedding. The half of the output that SiT learns to no purpose (`learn_sigma`) is dropped.
@@ -22,17 +22,20 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from vrpo.config.options import FAMILIES
 from vrpo.config.resolved import PAPER_SIZES
 from vrpo.errors import UserError
 from vrpo.files import atomic_output, sha256
 from vrpo.models.checkpoints import METADATA_KEY, check_state, read_milestone, save_milestone
+from vrpo.models.official_projectors import PREFIX, describe_alignment, family_of, is_convolutional, read_projectors, write_projectors
 from vrpo.models.released import TIME, released_arguments, released_state, released_step
 from vrpo.models.transformer import TimeEmbedding, build_transformer, position_embedding
 from vrpo.models.weights import read_weights
 
-Family = Literal["dit", "sit", "repa"]
+Family = Literal["dit", "sit", "repa", "irepa", "haste"]
+ALIGNED = ("repa", "irepa", "haste")  # one and the same network and process, with projectors
 
-REMEDY = "give a checkpoint of the official DiT, SiT or REPA code"
+REMEDY = "give a checkpoint of the official DiT, SiT, REPA, iREPA or HASTE code"
 POSITION_TOLERANCE = 1e-2  # averaging a constant in float32 for millions of steps moves it a little
 PATHS = {"linear": "linear", "cosine": "cosine", "Linear": "linear", "GVP": "cosine"}
 LAST = "final_layer.linear"
@@ -90,9 +93,10 @@ def import_checkpoint(
         raise UserError(f"{path}: was written by this pipeline; give it to `sample` as it is")
     state, arguments = _with_todays_names(released_state(content, weights, path)), released_arguments(content)
     family = _family(family, state, arguments, path)
-    projectors = {name: tensor for name, tensor in state.items() if name.startswith("projectors.")}
+    projectors = {name: tensor for name, tensor in state.items() if name.startswith(PREFIX)}
     state = {name: tensor for name, tensor in state.items() if name not in projectors}
     layout = _layout(state, path)
+    projectors = read_projectors(projectors, layout.width, path)
     _check_positions(state.pop("pos_embed"), layout, path)
     size, heads = _size(layout, heads, path)
     name = f"{'DiT' if family == 'dit' else 'SiT'}-{size}/{layout.patch_size}"
@@ -100,7 +104,7 @@ def import_checkpoint(
         raise UserError(f"{path}: is a {name}, not a {model}; mend `model`, or give another file")
     sizes = {"depth": layout.depth, "width": layout.width, "heads": heads, "patch_size": layout.patch_size, "num_classes": layout.num_classes}
     latent_shape = [layout.channels, *[layout.grid * layout.patch_size] * 2]
-    doubled = {"dit": True, "repa": False}.get(family, layout.out_channels == 2 * layout.channels)
+    doubled = family == "dit" or (family == "sit" and layout.out_channels == 2 * layout.channels)
     with torch.device("meta"):
         expected = build_transformer(SimpleNamespace(name=name, **sizes), latent_shape, layout.channels * (2 if doubled else 1))
     check_state(expected, state, path)
@@ -114,7 +118,7 @@ def import_checkpoint(
         "process": _process(family, arguments, path),
         "latent_shape": latent_shape,
         "out_channels": layout.channels * (2 if family == "dit" else 1),
-        "alignment": _alignment(projectors, arguments),
+        "alignment": describe_alignment(projectors, arguments),
         "config_sha256": None,
         "source": {"file": path.name, "sha256": sha256(path), "family": family, "weights": weights},
     }
@@ -123,34 +127,35 @@ def import_checkpoint(
 
 
 def export_checkpoint(milestone: Path | str, output: Path | str, *, family: Family | None = None) -> Family:
-    """Write a milestone as `{"ema": state}`, which the official DiT, SiT and REPA scripts load.
+    """Write a milestone as `{"ema": state}`, which the scripts of the official code load.
 
     SiT's unused half of the output is filled with zeros.
 
     Args:
         milestone: safetensors file of a run, or of `import_checkpoint`.
         output: `.pt` file to write.
-        family: whose code is to read it; None: DiT for DDPM, REPA for a run with projectors, else SiT.
+        family: whose code is to read it; None: DiT for DDPM, iREPA for a run with its projectors, REPA for one with others, else SiT.
 
     Returns:
         The family.
 
     Raises:
-        UserError: the file is damaged or no milestone, or its process is not the family's.
+        UserError: the file is damaged or no milestone, or its process or its projectors are not the family's.
     """
     state, alignment, description = read_milestone(milestone)
-    projectors = {name: tensor for name, tensor in alignment.items() if name.startswith("projectors.")}
-    ddpm = description["process"]["kind"] == "ddpm"
-    family = family or ("dit" if ddpm else "repa" if projectors else "sit")
+    projectors = {name: tensor for name, tensor in alignment.items() if name.startswith(PREFIX)}
+    ddpm, convolutional = description["process"]["kind"] == "ddpm", is_convolutional(projectors)
+    family = family or ("dit" if ddpm else "irepa" if convolutional else "repa" if projectors else "sit")
     if ddpm != (family == "dit"):
-        raise UserError(
-            f"--family {family}: {milestone} was trained with the process `{description['process']['kind']}`; choose {'dit' if ddpm else 'sit or repa'}"
-        )
+        fitting = "dit" if ddpm else "sit, repa, irepa or haste"
+        raise UserError(f"--family {family}: {milestone} was trained with the process `{description['process']['kind']}`; choose {fitting}")
+    if family in ("repa", "haste") and convolutional:
+        raise UserError(f"--family {family}: {milestone} has iREPA's projectors, which {FAMILIES[family]}'s code does not know; choose irepa")
     model, latent = description["model"], description["latent_shape"]
     if family == "sit":
         state = _to_sit(state, model["patch_size"], latent[0])
-    if family == "repa":
-        state |= projectors
+    if family in ALIGNED:
+        state |= write_projectors(projectors)
     state["pos_embed"] = position_embedding(model["width"], latent[1] // model["patch_size"])
     buffer = io.BytesIO()  # a file's own name would be written into it
     torch.save({"ema": dict(sorted(state.items()))}, buffer)
@@ -195,9 +200,9 @@ def _with_todays_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _family(given: Family | None, state: Mapping[str, Tensor], arguments: Mapping[str, Any], path: Path) -> Family:
     """The family that is `given`, if nothing in the file contradicts it; else as the file says."""
-    trained = str(arguments.get("model", "")).lower()
-    if any(name.startswith("projectors.") for name in state) or "enc_type" in arguments:
-        found, evidence = "repa", "projectors, or the arguments, of REPA's code"
+    aligned, trained = family_of(state, arguments), str(arguments.get("model", "")).lower()
+    if aligned:
+        found, evidence = aligned, f"projectors, or arguments, of {FAMILIES[aligned]}'s code"
     elif re.match(r"(dit|sit)\b", trained):
         found, evidence = trained[:3], f"`{arguments['model']}` among its arguments"
     else:
@@ -207,18 +212,20 @@ def _family(given: Family | None, state: Mapping[str, Tensor], arguments: Mappin
         raise UserError(
             f"{path}: DiT's and SiT's checkpoints hold the same tensors, and nothing else in this file tells which it is; say `--family dit` or `--family sit`"
         )
-    if given and given != found and not (given == "repa" and found == "sit"):  # REPA's networks are called SiT
+    # the networks of REPA, iREPA and HASTE are called SiT, and are REPA's; where there are no arguments nothing tells an MLP of one from another's
+    alike = (found in ALIGNED and given == "repa") or (found == "repa" and not arguments)
+    if given and given != found and not (given in ALIGNED and (found == "sit" or alike)):
         raise UserError(f"--family {given}: {path} has {evidence}; say `--family {found}`, or leave it out")
-    return given or found
+    return found if given == "repa" and aligned else given or found
 
 
 def _layout(state: Mapping[str, Tensor], path: Path) -> Layout:
     needed = {"x_embedder.proj.weight": 4, "y_embedder.embedding_table.weight": 2, "pos_embed": 3, f"{LAST}.bias": 1}  # and their dimensions
     missing = [name for name, dimensions in needed.items() if name not in state or state[name].ndim != dimensions or 0 in state[name].shape]
     if missing:
-        raise UserError(f"{path}: {', '.join(missing)} missing, or not of its shape; it is not a whole checkpoint of DiT, SiT or REPA")
+        raise UserError(f"{path}: {', '.join(missing)} missing, or not of its shape; it is not a whole checkpoint of DiT, SiT, REPA, iREPA or HASTE")
     if _depth(state) > len(state):
-        raise UserError(f"{path}: has a block {_depth(state) - 1} and not those before it; it is not a whole checkpoint of DiT, SiT or REPA")
+        raise UserError(f"{path}: has a block {_depth(state) - 1} and not those before it; it is not a whole checkpoint of DiT, SiT, REPA, iREPA or HASTE")
     width, channels, patch_size, _ = state["x_embedder.proj.weight"].shape
     tokens = state["pos_embed"].shape[1]
     return Layout(
@@ -263,15 +270,3 @@ def _process(family: Family, arguments: Mapping[str, Any], path: Path) -> dict[s
     if prediction not in ("v", "velocity") or route not in PATHS:
         raise UserError(f"{path}: predicts `{prediction}` on the path `{route}`; only velocities on the linear and the cosine (GVP) path are supported")
     return {"kind": "interpolant", "path": PATHS[route], "time": arguments.get("weighting") or "uniform"}
-
-
-def _alignment(projectors: Mapping[str, Tensor], arguments: Mapping[str, Any]) -> dict[str, Any]:
-    if not projectors:
-        return {"kind": "none"}
-    return {
-        "kind": "repa",
-        "encoders": str(arguments.get("enc_type", "unknown")).split(","),
-        "depth": arguments.get("encoder_depth"),
-        "weight": arguments.get("proj_coeff"),
-        "projector_width": len(projectors["projectors.0.0.bias"]),
-    }

@@ -58,7 +58,7 @@ def released_state(content: Mapping[str, Any], weights: Literal["ema", "model"],
     """
     found = list(_search(content))
     if not found:
-        raise UserError(f"{path}: is not a checkpoint of DiT, SiT or REPA ({TIME} is missing); give one of these")
+        raise UserError(f"{path}: is not a checkpoint of DiT, SiT or REPA, or of code that shares their network ({TIME} is missing); give one of these")
     wanted = [state for state in found if state.averaged == (weights == "ema")]
     if len(found) == 1 and not found[0].place:
         wanted = found
@@ -121,7 +121,7 @@ def _is_counter(name: str, value: Any) -> bool:
 
 def _in_float32(name: str, value: Any, path: Path) -> Tensor:
     if not isinstance(value, Tensor):
-        raise UserError(f"{path}: {printable(name)} is not a tensor but a {type(value).__name__}; give a checkpoint of DiT, SiT or REPA")
+        raise UserError(f"{path}: {printable(name)} is not a tensor but a {type(value).__name__}; give a checkpoint of DiT, SiT, REPA, iREPA or HASTE")
     if not value.is_floating_point() or value.layout != torch.strided or value.is_meta:
         kind = "without values" if value.is_meta else str(value.dtype if value.layout == torch.strided else value.layout).removeprefix("torch.")
         raise UserError(f"{path}: {printable(name)} is {kind}; give weights in floating point, neither quantised nor sparse")

@@ -20,14 +20,13 @@ import numpy as np
 import pandas as pd
 
 from vrpo.config.experiment import ExperimentConfig
-from vrpo.config.options import CHECKPOINT_PROCESS
+from vrpo.config.options import CHECKPOINT_PROCESS, FAMILIES
 from vrpo.data.shards import open_arrays
 from vrpo.errors import UserError
 from vrpo.files import atomic_output, sha256, write_text
 from vrpo.reporting.results import OFFICIAL
 
 REPRESENTATION_COLUMNS = ["run", "model", "process", "alignment", "kind", "seed", "step", "noise_level", "block", "quantity", "value"]
-FAMILIES = {"dit": "DiT", "sit": "SiT", "repa": "REPA"}
 STRETCHES = 50  # rows of a noise level that are kept of a training's diagnostics
 HASHES = ("milestone_sha256", "samples_sha256", "reference_sha256", "network_sha256")
 

@@ -1,4 +1,4 @@
-# Weights of the official DiT, SiT and REPA code, converted to milestones: sampled and scored as those of runs.
+# Weights of the official DiT, SiT, REPA, iREPA and HASTE code, converted to milestones: sampled and scored as those of runs.
 
 
 rule import_checkpoint:
