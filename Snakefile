@@ -29,6 +29,7 @@ report: "workflow/report/workflow.rst"
 
 
 onstart:
+    check_machine()
     start()
 
 

@@ -1,9 +1,9 @@
 """`python -m vrpo.launch N STAGE ...`: run `python -m vrpo STAGE ...` on N GPUs that no other job of this machine holds.
 
-Snakemake's `gpu` resource counts jobs but does not say which device a job gets. Here each device has a lock file; the
-locks that this process takes stay with the stage, into which it turns, and the kernel drops them when the stage ends,
-however it ends. Inside a SLURM allocation, or without any GPU to choose from, the stage simply runs. More than one GPU is
-torchrun's business.
+Snakemake's `gpu` resource counts jobs but does not say which GPU a job gets. Here each GPU has a lock file, named by its
+UUID; the locks that this process takes stay with the stage, into which it turns, and the kernel drops them when the stage
+ends, however it ends. In a SLURM allocation that several jobs share, each gets its own as well; in one made for a single job
+nobody else holds its GPUs. With more than one GPU the stage runs on as many ranks; with `--device cpu` as well.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from vrpo.errors import BAD_INPUT, INTERRUPTED, UserError
 from vrpo.files import FileLock, LockedError
+from vrpo.gpus import Gpu, visible_gpus
 from vrpo.ranks import reported_error, set_up_logging, share_threads
 from vrpo.restore import restore, take_planned
 
@@ -30,29 +32,77 @@ def use_environment_of(python: str) -> None:
     os.environ["PATH"] = os.pathsep.join([str(Path(python).parent), os.environ.get("PATH", os.defpath)])
 
 
-def visible_devices() -> list[str]:
-    """The GPUs that may be used: those of CUDA_VISIBLE_DEVICES, or all of the machine."""
-    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if chosen is not None:
-        return [device.strip() for device in chosen.split(",") if device.strip()]
-    return sorted((path.name.removeprefix("nvidia") for path in Path("/dev").glob("nvidia[0-9]*")), key=int)
+def requested_gpus(device: str, gpus: int, *, stated: bool) -> tuple[int, str]:
+    """GPUs of a training, and the device of all jobs, as a config asks for them.
+
+    Args:
+        device: `auto`, `cpu` or `cuda`.
+        gpus: of a training.
+        stated: whether the config itself says how many; then they are not optional, and no job may fall back to the CPU.
+
+    Raises:
+        UserError: `cuda` with no GPU.
+    """
+    if device == "cuda" and not gpus:
+        raise UserError("resources.gpus: 0 does not go with `resources.device: cuda`; set it to 1 or more, or the device to `cpu`")
+    if device == "cpu" or not gpus:
+        return 0, "cpu"
+    return gpus, "cuda" if stated else device
 
 
-def take_devices(devices: list[str], count: int, folder: Path) -> list[str]:
-    """Lock `count` of `devices` and return them, waiting until so many are free.
+def require_gpus(count: int, limit: int | None = None) -> None:
+    """See that a job can have `count` GPUs on this machine, of which `limit` may be used at once.
 
-    All are taken at once or none, so that two jobs never wait for each other's half. The locks outlive `exec`.
+    Raises:
+        UserError: there are fewer; the message says how many, and why.
+    """
+    found = visible_gpus()
+    offered = len(found.devices)
+    if count > offered:
+        remedy = f"--config resources='{{gpus: {offered}}}'" if offered else "`resources: {device: cpu}`, or make one visible"
+        raise UserError(f"resources.gpus: {_gpus(count)} asked for, this machine offers {offered or f'none ({found.reason})'}; set {remedy}")
+    if count > 1 and any(gpu.name.startswith("MIG-") for gpu in found.devices):
+        raise UserError(f"resources.gpus: {_gpus(count)} asked for, but of MIG instances a process sees one only; set --config resources='{{gpus: 1}}'")
+    if limit is not None and count > limit:
+        raise UserError(f"resources.gpus: {_gpus(count)} asked for, but `--resources gpu={limit}` allows fewer; raise it or set resources.gpus to {limit}")
+
+
+def _gpus(count: int) -> str:
+    return f"{count} GPUs are" if count > 1 else "a GPU is"
+
+
+def take_gpus(count: int, device: str) -> None:
+    """Let this process, and what it turns into, see `count` GPUs that no other job of this machine holds.
+
+    Raises:
+        UserError: there are fewer. Without any, `device: auto` computes on the CPU, unless SLURM has given the job a GPU.
+    """
+    found = visible_gpus()
+    given_by_slurm = any(name.startswith("SLURM_") and "GPU" in name for name in os.environ)
+    if count == 1 and device == "auto" and not found.devices and not given_by_slurm:
+        log.warning("no GPU here (%s): computing on the CPU", found.reason)
+        return
+    require_gpus(count)
+    folder = Path(tempfile.gettempdir()) / f"vrpo-gpus-{getpass.getuser()}"
+    names = ",".join(gpu.name for gpu in locked_gpus(found.devices, count, folder))
+    os.environ.update(dict.fromkeys(found.variables, names))
+
+
+def locked_gpus(gpus: Sequence[Gpu], count: int, folder: Path) -> list[Gpu]:
+    """Lock `count` of `gpus` and return them, waiting until so many are free.
+
+    All are locked at once or none, so that two jobs never wait for each other's half. The locks outlive `exec`.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     waited = False
     while True:
-        taken: dict[str, FileLock] = {}
-        held: dict[str, LockedError] = {}
-        for device in devices:
+        taken: dict[Gpu, FileLock] = {}
+        held: dict[Gpu, LockedError] = {}
+        for gpu in gpus:
             try:
-                taken[device] = FileLock(folder / f"{device.replace('/', '_')}.lock")
+                taken[gpu] = FileLock(folder / f"{gpu.uuid.replace('/', '_')}.lock")
             except LockedError as error:
-                held[device] = error
+                held[gpu] = error
             if len(taken) == count:
                 for lock in taken.values():
                     lock.keep_after_exec()
@@ -60,28 +110,26 @@ def take_devices(devices: list[str], count: int, folder: Path) -> list[str]:
         for lock in taken.values():
             lock.release()
         if not waited:
-            holders = "; ".join(f"{device}: {error.holder or 'another job'}, {error.remedy}" for device, error in held.items())
-            log.warning("waiting for %d of the GPUs %s, held by other jobs of this machine (%s)", count, ", ".join(devices), holders)
+            holders = "; ".join(f"{gpu.name}: {error.holder or 'another job'}, {error.remedy}" for gpu, error in held.items())
+            log.warning("waiting for %d of the GPUs %s, held by other jobs of this machine (%s)", count, ", ".join(gpu.name for gpu in gpus), holders)
             waited = True
         time.sleep(1 + os.getpid() % 7 / 10)
 
 
 def main() -> None:
-    """Take the devices and become the stage."""
+    """Restore the stage's result, or take the GPUs and become the stage."""
     set_up_logging()
-    count, stage = int(sys.argv[1]), ["-m", "vrpo", *sys.argv[2:]]
+    count, arguments = int(sys.argv[1]), sys.argv[2:]
+    device = arguments[arguments.index("--device") + 1] if "--device" in arguments else "auto"
+    stage = ["-m", "vrpo", *arguments]
     try:
-        if restore(take_planned(sys.argv[2:])):
+        if restore(take_planned(arguments)):
             return
+        if count and device != "cpu":
+            take_gpus(count, device)
     except UserError as error:
         print(f"vrpo: error: {error}", file=sys.stderr)
         sys.exit(BAD_INPUT)
-    devices = visible_devices()
-    if count and devices and "SLURM_JOB_ID" not in os.environ:
-        if count > len(devices):
-            sys.exit(f"resources.gpus: the job asks for {count} GPUs, this machine offers {len(devices)}; set --config resources='{{gpus: {len(devices)}}}'")
-        folder = Path(tempfile.gettempdir()) / f"vrpo-gpus-{getpass.getuser()}"
-        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(take_devices(devices, count, folder))
     if count > 1:
         share_threads(count)
         sys.exit(run_ranks(count, stage))

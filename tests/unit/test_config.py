@@ -181,7 +181,7 @@ def test_cluster_jobs_get_the_plan_they_were_submitted_with(tmp_path: Path) -> N
 
 
 def test_a_config_too_long_for_a_command_is_refused_when_planned() -> None:
-    many = {f"run-{number:05d}-{'x' * 60}": {"model": "mini/2", "process": "sit", "alignment": "none"} for number in range(2000)}
+    many = {f"run-{number:05d}-{'-long' * 10}": {"model": "mini/2", "process": "sit", "alignment": "none"} for number in range(2000)}
     with pytest.raises(UserError, match="cut the experiment in two"):
         Plan.of(parse_experiment(changed(runs=many), "mini"))
 

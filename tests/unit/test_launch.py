@@ -5,37 +5,49 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 import vrpo.launch
-from vrpo.launch import take_devices, use_environment_of, visible_devices
+from vrpo.errors import UserError
+from vrpo.gpus import CUDA, HIP, Gpu, Gpus
+from vrpo.launch import locked_gpus, requested_gpus, require_gpus, take_gpus, use_environment_of
 
+FAKE = Path(__file__).with_name("fake_driver")
+THREE = tuple(Gpu(str(number), f"uuid-{number}") for number in range(3))
 HOLDER = """
 import sys, time
 from pathlib import Path
-from vrpo.launch import take_devices
-print(take_devices(["0", "1"], 1, Path(sys.argv[1])), flush=True)
+from vrpo.gpus import Gpu
+from vrpo.launch import locked_gpus
+print(locked_gpus([Gpu("0", "a"), Gpu("1", "b")], 1, Path(sys.argv[1]))[0].name, flush=True)
 time.sleep(60)
 """
+STAGE = "import os, sys, time; print(os.environ.get('CUDA_VISIBLE_DEVICES'), *sys.argv[1:], flush=True); time.sleep(60 * ('wait' in sys.argv))"
 
 
 def test_each_job_takes_its_own(tmp_path: Path) -> None:
-    first, second = take_devices(["0", "1", "2"], 1, tmp_path), take_devices(["0", "1", "2"], 2, tmp_path)
-    assert first == ["0"]
-    assert second == ["1", "2"]
+    assert locked_gpus(THREE, 1, tmp_path) == [THREE[0]]
+    assert locked_gpus(THREE, 2, tmp_path) == [THREE[1], THREE[2]]
 
 
-def test_a_killed_job_frees_its_device(tmp_path: Path) -> None:
+def test_a_gpu_is_the_same_whatever_it_is_called(tmp_path: Path) -> None:
+    """A workflow that sees GPU 1 alone, as its first, and one that sees all."""
+    assert locked_gpus([Gpu("0", THREE[1].uuid)], 1, tmp_path)
+    assert locked_gpus(THREE, 2, tmp_path) == [THREE[0], THREE[2]]
+
+
+def test_a_killed_job_frees_its_gpu(tmp_path: Path) -> None:
     holders = [subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True) for _ in range(2)]
     try:
-        assert sorted(holder.stdout.readline().strip() for holder in holders) == ["['0']", "['1']"]
-        taken: list[str] = []
-        waiting = threading.Thread(target=lambda: taken.extend(take_devices(["0", "1"], 1, tmp_path)))
+        assert sorted(holder.stdout.readline().strip() for holder in holders) == ["0", "1"]
+        taken: list[Gpu] = []
+        waiting = threading.Thread(target=lambda: taken.extend(locked_gpus([Gpu("0", "a"), Gpu("1", "b")], 1, tmp_path)))
         waiting.start()
         waiting.join(2)
-        assert waiting.is_alive(), "both devices are held, so the third job waits"
+        assert waiting.is_alive(), "both are held, so the third job waits"
         holders[0].send_signal(signal.SIGKILL)
         waiting.join(20)
         assert len(taken) == 1
@@ -46,30 +58,114 @@ def test_a_killed_job_frees_its_device(tmp_path: Path) -> None:
             holder.stdout.close()
 
 
-def test_the_stage_sees_its_devices_only(tmp_path: Path) -> None:
-    """The real command, with a `vrpo` in its place that tells what it sees."""
+Launch = Callable[..., subprocess.Popen]
+
+
+@pytest.fixture
+def launch(tmp_path: Path) -> Iterator[Launch]:
+    """The real command on a machine of two GPUs, with a `vrpo` in its place that tells what it sees."""
+    module = Path(vrpo.launch.__file__)
     (tmp_path / "vrpo").mkdir()
-    launch = Path(vrpo.launch.__file__)
-    (tmp_path / "vrpo/__init__.py").write_text(f"__path__.append({str(launch.parent)!r})")
-    (tmp_path / "vrpo/__main__.py").write_text("import os, sys; print(os.environ['CUDA_VISIBLE_DEVICES'], *sys.argv[1:])")
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "5,7", "PYTHONPATH": str(tmp_path), "TMPDIR": str(tmp_path)}
-    environment.pop("SLURM_JOB_ID", None)
+    (tmp_path / "vrpo/__init__.py").write_text(f"__path__.append({str(module.parent)!r})")
+    (tmp_path / "vrpo/__main__.py").write_text(STAGE)
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_") and name not in (CUDA, HIP)}
+    plain |= {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(FAKE)]), "TMPDIR": str(tmp_path), "FAKE_GPUS": "2"}
+    started = []
 
-    def run(count: str, **more: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([sys.executable, str(launch), count, "sample", "--x"], env={**environment, **more}, capture_output=True, text=True, cwd=tmp_path)
+    def start(*arguments: str, **variables: str) -> subprocess.Popen:
+        command = [sys.executable, str(module), *arguments]
+        process = subprocess.Popen(command, env={**plain, **variables}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+        started.append(process)
+        return process
 
-    assert run("1").stdout.split() == ["5", "sample", "--x"]
-    assert run("0").stdout.split() == ["5,7", "sample", "--x"]
-    assert run("1", SLURM_JOB_ID="3").stdout.split() == ["5,7", "sample", "--x"]
-    refused = run("3")
-    assert refused.returncode != 0 and "asks for 3 GPUs, this machine offers 2" in refused.stderr
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
 
 
-def test_visible_devices(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1, 3")
-    assert visible_devices() == ["1", "3"]
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert visible_devices() == []
+@pytest.mark.parametrize("slurm", [{}, {"SLURM_JOB_ID": "3", "SLURM_JOB_GPUS": "0,1"}], ids=["a machine", "an allocation"])
+def test_jobs_beside_each_other_see_one_gpu_each(launch: Launch, slurm: dict[str, str]) -> None:
+    jobs = [launch("1", "train", "wait", "--device", "cuda", **slurm, CUDA_VISIBLE_DEVICES="0,1") for _ in range(2)]
+    assert sorted(job.stdout.readline() for job in jobs) == [f"{number} train wait --device cuda\n" for number in range(2)]
+
+
+def test_the_stage_sees_its_gpus_only(launch: Launch) -> None:
+    for variables, seen in (({}, "0"), ({CUDA: "1"}, "1"), ({CUDA: "1,0"}, "1")):
+        assert launch("1", "sample", "--x", **variables).communicate()[0].split() == [seen, "sample", "--x"]
+    assert launch("0", "sample", **{CUDA: "0,1"}).communicate()[0].split() == ["0,1", "sample"]
+    assert launch("1", "sample", "--device", "cpu").communicate()[0].split()[0] == "None"
+
+
+SLURM = {"SLURM_JOB_ID": "3", "SLURM_JOB_GPUS": "0"}
+
+
+@pytest.mark.parametrize(
+    ("count", "device", "variables", "words"),
+    [
+        ("3", "auto", {}, "3 GPUs are asked for, this machine offers 2; set --config resources='{gpus: 2}'"),
+        ("3", "cuda", {"SLURM_JOB_ID": "3"}, "3 GPUs are asked for, this machine offers 2"),
+        ("1", "cuda", {"FAKE_GPUS": "0"}, "a GPU is asked for, this machine offers none (CUDA sees no device); set `resources: {device: cpu}`"),
+        ("1", "cuda", {CUDA: "-1"}, "offers none (CUDA sees no device with CUDA_VISIBLE_DEVICES='-1')"),
+        ("2", "auto", {"FAKE_GPUS": "0"}, "2 GPUs are asked for, this machine offers none"),
+        ("1", "auto", {"FAKE_GPUS": "0", **SLURM}, "a GPU is asked for, this machine offers none"),
+    ],
+)
+def test_gpus_that_are_missing_are_one_line(launch: Launch, count: str, device: str, variables: dict[str, str], words: str) -> None:
+    job = launch(count, "train", "--device", device, **variables)
+    out, err = job.communicate()
+    assert job.returncode == 2 and not out
+    assert err.startswith("vrpo: error: resources.gpus: ") and words in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("variables", [{"FAKE_GPUS": "0"}, {CUDA: ""}, {"FAKE_GPUS": "0", "SLURM_JOB_ID": "3"}])
+def test_auto_on_a_machine_without_gpus_computes_on_the_cpu_and_says_so(launch: Launch, variables: dict[str, str]) -> None:
+    job = launch("1", "train", "--device", "auto", **variables)
+    out, err = job.communicate()
+    assert job.returncode == 0 and out.endswith(" train --device auto\n")
+    assert "computing on the CPU" in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "stated", "request_of_jobs"),
+    [
+        ("auto", 1, False, (1, "auto")),
+        ("auto", 1, True, (1, "cuda")),
+        ("auto", 8, True, (8, "cuda")),
+        ("auto", 0, True, (0, "cpu")),
+        ("cuda", 1, False, (1, "cuda")),
+        ("cuda", 8, True, (8, "cuda")),
+        ("cpu", 8, True, (0, "cpu")),
+    ],
+)
+def test_gpus_that_a_config_states_are_not_optional(device: str, gpus: int, stated: bool, request_of_jobs: tuple[int, str]) -> None:
+    assert requested_gpus(device, gpus, stated=stated) == request_of_jobs
+
+
+def test_cuda_without_a_gpu_is_a_contradiction() -> None:
+    with pytest.raises(UserError, match=r"^resources\.gpus: 0 does not go with `resources\.device: cuda`; "):
+        requested_gpus("cuda", 0, stated=True)
+
+
+def test_what_a_machine_cannot_give(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vrpo.launch, "visible_gpus", lambda: Gpus(THREE))
+    require_gpus(3, limit=3)
+    require_gpus(0, limit=0)
+    with pytest.raises(UserError, match=r"3 GPUs are asked for, but `--resources gpu=2` allows fewer"):
+        require_gpus(3, limit=2)
+    monkeypatch.setattr(vrpo.launch, "visible_gpus", lambda: Gpus((Gpu("MIG-1", "MIG-1"), Gpu("MIG-2", "MIG-2"))))
+    require_gpus(1)
+    with pytest.raises(UserError, match=r"of MIG instances a process sees one only"):
+        require_gpus(2)
+
+
+def test_the_variables_of_the_gpus_are_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(vrpo.launch.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(vrpo.launch, "visible_gpus", lambda: Gpus((Gpu("3", "amd-3"), Gpu("2", "amd-2")), "", (HIP, CUDA)))
+    monkeypatch.setenv(HIP, "3,2")
+    monkeypatch.setenv(CUDA, "1")
+    take_gpus(2, "cuda")
+    assert os.environ[HIP] == os.environ[CUDA] == "3,2"
 
 
 def test_jobs_find_python(monkeypatch: pytest.MonkeyPatch) -> None:

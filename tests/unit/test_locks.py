@@ -17,7 +17,8 @@ from vrpo import files
 from vrpo.data.arrays import ArrayWriter
 from vrpo.errors import UserError
 from vrpo.files import FileLock, LockedError, exclusive_lock, file_system
-from vrpo.launch import take_devices
+from vrpo.gpus import Gpu
+from vrpo.launch import locked_gpus
 
 ANSWERS = [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL]
 SHAPES = {"values": ((2,), "float32")}
@@ -72,12 +73,12 @@ def test_work_goes_on_without_flock_with_one_warning(answer: int, tmp_path: Path
             pass
     with ArrayWriter(tmp_path / "arrays.h5", SHAPES, {}) as writer:
         assert writer.done == 0
-    assert take_devices(["0", "1"], 2, tmp_path / "devices") == ["0", "1"]
+    assert locked_gpus([Gpu("0", "a"), Gpu("1", "b")], 2, tmp_path / "devices")
     (said,) = [record.getMessage() for record in caplog.records]
     mount, kind = file_system(tmp_path)
     assert said.startswith(f"{mount}: this file system ({kind}) has no file locks ({os.strerror(answer)})")
     left = sorted(path.name for path in tmp_path.rglob("*.held"))
-    assert left == ["0.lock.held", "1.lock.held"], "devices are held until the process ends, all else was given back"
+    assert left == ["a.lock.held", "b.lock.held"], "devices are held until the process ends, all else was given back"
 
 
 @pytest.mark.usefixtures("without_flock")
@@ -133,11 +134,11 @@ def test_what_cannot_be_known_is_refused_and_says_how_to_go_on(content: str, tmp
 
 @pytest.mark.usefixtures("without_flock")
 def test_a_job_that_waits_for_a_device_says_for_what(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    held = tmp_path / "0.lock.held"
+    held = tmp_path / "a.lock.held"
     held.write_text(json.dumps(OTHER_HOST))
     rounds = iter([lambda: None, held.unlink])
     monkeypatch.setattr("vrpo.launch.time.sleep", lambda seconds: next(rounds)())
-    assert take_devices(["0"], 1, tmp_path) == ["0"]
+    assert locked_gpus([Gpu("0", "a")], 1, tmp_path) == [Gpu("0", "a")]
     (said,) = [record.getMessage() for record in caplog.records if "waiting" in record.getMessage()]
     assert said.startswith("waiting for 1 of the GPUs 0") and "host node17, pid 7" in said and f"delete {held}" in said
 
@@ -177,17 +178,17 @@ def test_the_end_of_a_process_gives_back_what_it_held(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("without_flock")
 def test_a_device_stays_held_by_what_the_launcher_turns_into(tmp_path: Path) -> None:
     source = HOLDER[: HOLDER.index("with")] + (
-        "import os; from vrpo.launch import take_devices; take_devices(['0'], 1, Path(sys.argv[1]))\n"
+        "import os; from vrpo.gpus import Gpu; from vrpo.launch import locked_gpus; locked_gpus([Gpu('0', 'a')], 1, Path(sys.argv[1]))\n"
         "os.execv(sys.executable, [sys.executable, '-c', 'import time; print(1, flush=True); time.sleep(60)'])"
     )
     process = subprocess.Popen([sys.executable, "-c", source, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout.readline() == "1\n"
         with pytest.raises(LockedError, match=f"pid {process.pid},"):
-            FileLock(tmp_path / "0.lock")
+            FileLock(tmp_path / "a.lock")
         process.kill()
         process.wait()
-        FileLock(tmp_path / "0.lock").release()
+        FileLock(tmp_path / "a.lock").release()
     finally:
         process.kill()
         process.wait()

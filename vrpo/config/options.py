@@ -205,7 +205,7 @@ class ResourceOptions(Options):
     """What each job asks for; on SLURM these become the job's request."""
 
     device: Literal["auto", "cpu", "cuda"] = option("auto", "`auto`: the GPU if there is one")
-    gpus: int = option(1, "GPUs of a training job; 0 where there are none", ge=0)
+    gpus: int = option(1, "GPUs of a training job; 0 where there are none; what a config states is never replaced by the CPU", ge=0)
     sample_gpus: int = option(1, "GPUs of a sampling job, at most `gpus`; the images do not depend on it", ge=1)
     threads: int = option(1, "CPU threads of a job, shared among its ranks; equal numbers give equal bits on one kind of processor", ge=1)
     memory_mb: int = option(4_000, "memory of a job", "MB", ge=1)

@@ -89,11 +89,15 @@ class Plan:
     def publish(self, environment: MutableMapping[str, str]) -> None:
         """Name the plan in `environment`, which jobs inherit."""
         path = (self.experiment.folder / PLAN).absolute()
-        environment[VARIABLE] = f"{path}#{short_hash(_as_yaml(self.experiment).encode())}"
+        environment[VARIABLE] = f"{path}#{short_hash(self._as_yaml().encode())}"
 
     def write(self) -> None:
         """Write the plan for the processes that are told of it by `publish`."""
-        write_text_if_changed(self.experiment.folder / PLAN, _as_yaml(self.experiment))
+        write_text_if_changed(self.experiment.folder / PLAN, self._as_yaml())
+
+    def _as_yaml(self) -> str:
+        """The options that were set; whether one was, tells more than its value."""
+        return dump_yaml(self.experiment.model_dump(mode="json", exclude_unset=True))
 
     @classmethod
     def published(cls, environment: Mapping[str, str]) -> Plan | None:

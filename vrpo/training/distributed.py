@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import logging
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,6 +13,9 @@ import torch
 from torch import Tensor, distributed
 
 from vrpo.errors import InterruptionError, UserError
+from vrpo.gpus import visible_gpus
+
+log = logging.getLogger(__name__)
 
 PATIENCE = datetime.timedelta(hours=12)  # for what one rank does while the others wait, as checking data for the first time
 
@@ -60,16 +64,25 @@ class Ranks:
 
 
 def choose_device(name: str, local_rank: int = 0) -> torch.device:
-    """`auto`, `cpu` or `cuda` as a device.
+    """`auto`, `cpu` or `cuda` as a device; the log says so where `auto` finds a GPU that torch cannot use.
 
     Raises:
         UserError: `cuda` is asked for and there is none.
     """
-    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
-        return torch.device("cpu")
-    if not torch.cuda.is_available():
-        raise UserError("resources.device: `cuda` is asked for but torch sees no GPU; set it to `auto` or `cpu`, or mend the driver")
-    return torch.device("cuda", local_rank)
+    if name != "cpu" and torch.cuda.is_available():
+        return torch.device("cuda", local_rank)
+    if name == "cuda":
+        raise UserError(f"resources.device: `cuda` is asked for but torch sees no GPU ({_why_not()}); repair that, or set it to `auto` or `cpu`")
+    if name == "auto" and visible_gpus().devices:
+        log.warning("computing on the CPU, for torch sees no GPU (%s)", _why_not())
+    return torch.device("cpu")
+
+
+def _why_not() -> str:
+    """Why torch sees no GPU."""
+    found = visible_gpus()
+    build = f"CUDA {torch.version.cuda}" if torch.version.cuda else f"ROCm {torch.version.hip}" if torch.version.hip else "CPUs only"
+    return f"the driver shows {len(found.devices)}, but torch {torch.__version__} is built for {build}" if found.devices else found.reason
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from vrpo.config.alignments import AlignmentOptions, VRPOOptions
 from vrpo.config.resolve import Plan
 from vrpo.errors import UserError
 from vrpo.files import exclusive_lock
-from vrpo.launch import use_environment_of
+from vrpo.launch import require_gpus, requested_gpus, use_environment_of
 from vrpo.restore import KEEP, keep_results, release_results
 
 use_environment_of(sys.executable)
@@ -44,9 +44,11 @@ try:
         PLAN.publish(os.environ)
     else:
         PLAN = Plan.published(os.environ) or Plan.of(planned_experiment())
+    EXPERIMENT = PLAN.experiment
+    RESOURCES = EXPERIMENT.resources
+    GPUS, DEVICE = requested_gpus(RESOURCES.device, RESOURCES.gpus, stated="gpus" in RESOURCES.model_fields_set)
 except UserError as error:
     refuse(error)
-EXPERIMENT = PLAN.experiment
 
 if workflow.is_main_process and EXPERIMENT.data.root and not Path(EXPERIMENT.data.root).exists():
     logger.warning(
@@ -55,9 +57,6 @@ if workflow.is_main_process and EXPERIMENT.data.root and not Path(EXPERIMENT.dat
     )
 
 RESULTS = EXPERIMENT.folder
-RESOURCES = EXPERIMENT.resources
-GPUS = 0 if RESOURCES.device == "cpu" else RESOURCES.gpus
-DEVICE = RESOURCES.device if GPUS else "cpu"
 TORCH_ENV = "../../envs/vrpo.yaml"
 REPORT_ENV = "../../envs/report.yaml"
 VRPO = f"PYTHONPATH={shlex.quote(str(ROOT))}${{PYTHONPATH:+:$PYTHONPATH}} python -m vrpo"
@@ -307,3 +306,20 @@ def training_minutes(wildcards, attempt):
     """A training's wall-time budget: it saves its state and leaves before the queue ends the job."""
     minutes = runtime(wildcards, attempt)
     return max(1, int(max(minutes - 10, 0.8 * minutes)))
+
+
+def devices(count):
+    """GPUs that a job computes on: `count`, where the config lets jobs have that many."""
+    return min(GPUS, count)
+
+
+def check_machine():
+    """See that the jobs that are due find their GPUs on this machine, before the first of them; elsewhere each job sees for itself."""
+    if not workflow.local_exec or workflow.touch:
+        return
+    try:
+        if DEVICE == "cuda":
+            limit = workflow.global_resources.get("gpu")
+            require_gpus(max((job.resources.get("devices", 0) for job in workflow.dag.needrun_jobs()), default=0), getattr(limit, "value", limit))
+    except UserError as error:
+        refuse(error)

@@ -16,13 +16,14 @@ rule fit_evaluation:
     resources:
         mem_mb=RESOURCES.memory_mb,
         runtime=runtime,
-        gpu=min(GPUS, 1),
+        gpu=devices(1),
+        devices=devices(1),
         device=DEVICE,
     params:
         planned=planned,
         images=lambda wildcards, input: place_of(input.images),
     shell:
-        "{STAGE} {resources.gpu} {params.planned} fit-classifier --section trained --config {input.config:q} --images {params.images:q} --output {output:q}"
+        "{STAGE} {resources.devices} {params.planned} fit-classifier --section trained --config {input.config:q} --images {params.images:q} --output {output:q}"
         " --device {resources.device} --threads {threads} &> {log:q}"
 
 
@@ -41,13 +42,14 @@ rule fit_extra_evaluation:
     resources:
         mem_mb=RESOURCES.memory_mb,
         runtime=runtime,
-        gpu=min(GPUS, 1),
+        gpu=devices(1),
+        devices=devices(1),
         device=DEVICE,
     params:
         planned=planned,
         images=lambda wildcards, input: place_of(input.images),
     shell:
-        "{STAGE} {resources.gpu} {params.planned} fit-classifier --section extra_networks.{wildcards.extra} --config {input.config:q}"
+        "{STAGE} {resources.devices} {params.planned} fit-classifier --section extra_networks.{wildcards.extra} --config {input.config:q}"
         " --images {params.images:q} --output {output:q} --device {resources.device} --threads {threads} &> {log:q}"
 
 
@@ -68,7 +70,8 @@ rule reference:
     resources:
         mem_mb=RESOURCES.memory_mb,
         runtime=runtime,
-        gpu=min(GPUS, 1),
+        gpu=devices(1),
+        devices=devices(1),
         device=DEVICE,
     params:
         planned=planned,
@@ -76,7 +79,7 @@ rule reference:
         weights=weights_option(evaluation_weights()),
         extra=pairs_option("extra-weights", extra_weights()),
     shell:
-        "{STAGE} {resources.gpu} {params.planned} reference --config {input.config:q} --images {params.images:q} {params.weights} {params.extra} --output {output:q}"
+        "{STAGE} {resources.devices} {params.planned} reference --config {input.config:q} --images {params.images:q} {params.weights} {params.extra} --output {output:q}"
         " --device {resources.device} --threads {threads} &> {log:q}"
 
 
@@ -97,12 +100,13 @@ rule evaluate:
     resources:
         mem_mb=RESOURCES.memory_mb,
         runtime=runtime,
-        gpu=min(GPUS, 1),
+        gpu=devices(1),
+        devices=devices(1),
         device=DEVICE,
     params:
         planned=planned,
         weights=weights_option(evaluation_weights()),
         extra=pairs_option("extra-weights", extra_weights()),
     shell:
-        "{STAGE} {resources.gpu} {params.planned} evaluate {input.samples:q} {input.reference:q} --config {input.config:q}"
+        "{STAGE} {resources.devices} {params.planned} evaluate {input.samples:q} {input.reference:q} --config {input.config:q}"
         " {params.weights} {params.extra} --output {output:q} --device {resources.device} --threads {threads} &> {log:q}"

@@ -58,13 +58,14 @@ rule fit_tokenizer:
     resources:
         mem_mb=RESOURCES.memory_mb,
         runtime=runtime,
-        gpu=min(GPUS, 1),
+        gpu=devices(1),
+        devices=devices(1),
         device=DEVICE,
     params:
         planned=planned,
         images=lambda wildcards, input: place_of(input.images),
     shell:
-        "{STAGE} {resources.gpu} {params.planned} fit-tokenizer --config {input.config:q} --images {params.images:q} --output {output:q}"
+        "{STAGE} {resources.devices} {params.planned} fit-tokenizer --config {input.config:q} --images {params.images:q} --output {output:q}"
         " --device {resources.device} --threads {threads} &> {log:q}"
 
 
@@ -83,13 +84,14 @@ rule fit_encoder:
     resources:
         mem_mb=RESOURCES.memory_mb,
         runtime=runtime,
-        gpu=min(GPUS, 1),
+        gpu=devices(1),
+        devices=devices(1),
         device=DEVICE,
     params:
         planned=planned,
         images=lambda wildcards, input: place_of(input.images),
     shell:
-        "{STAGE} {resources.gpu} {params.planned} fit-classifier --config {input.config:q} --images {params.images:q} --output {output:q}"
+        "{STAGE} {resources.devices} {params.planned} fit-classifier --config {input.config:q} --images {params.images:q} --output {output:q}"
         " --device {resources.device} --threads {threads} &> {log:q}"
 
 
@@ -109,14 +111,15 @@ rule encode_latents:
     resources:
         mem_mb=RESOURCES.memory_mb,
         runtime=runtime,
-        gpu=min(GPUS, 1),
+        gpu=devices(1),
+        devices=devices(1),
         device=DEVICE,
     params:
         planned=planned,
         images=lambda wildcards, input: place_of(input.images),
         weights=weights_option(tokenizer_weights()),
     shell:
-        "{STAGE} {resources.gpu} {params.planned} encode-latents --config {input.config:q} --images {params.images:q} {params.weights} --output {output:q}"
+        "{STAGE} {resources.devices} {params.planned} encode-latents --config {input.config:q} --images {params.images:q} {params.weights} --output {output:q}"
         " --device {resources.device} --threads {threads} &> {log:q}"
 
 
@@ -136,14 +139,15 @@ rule encode_features:
     resources:
         mem_mb=RESOURCES.memory_mb,
         runtime=runtime,
-        gpu=min(GPUS, 1),
+        gpu=devices(1),
+        devices=devices(1),
         device=DEVICE,
     params:
         planned=planned,
         images=lambda wildcards, input: place_of(input.images),
         weights=lambda wildcards: weights_option(encoder_weights(wildcards.encoder)),
     shell:
-        "{STAGE} {resources.gpu} {params.planned} encode-features --config {input.config:q} --name {wildcards.encoder} --images {params.images:q}"
+        "{STAGE} {resources.devices} {params.planned} encode-features --config {input.config:q} --name {wildcards.encoder} --images {params.images:q}"
         " {params.weights} --output {output:q} --device {resources.device} --threads {threads} &> {log:q}"
 
 
@@ -170,12 +174,13 @@ rule fit_critic:
     resources:
         mem_mb=RESOURCES.memory_mb,
         runtime=runtime,
-        gpu=min(GPUS, 1),
+        gpu=devices(1),
+        devices=devices(1),
         device=DEVICE,
     params:
         planned=planned,
         latents=lambda wildcards, input: place_of(input.latents),
         features=lambda wildcards: str(EXPERIMENT.stored(f"features/{wildcards.encoder}")),
     shell:
-        "{STAGE} {resources.gpu} {params.planned} fit-critic --config {input.config:q} --latents {params.latents:q} --features {params.features}"
+        "{STAGE} {resources.devices} {params.planned} fit-critic --config {input.config:q} --latents {params.latents:q} --features {params.features}"
         " --output {output:q} --device {resources.device} --threads {threads} &> {log:q}"

@@ -18,12 +18,13 @@ if EXPERIMENT.representation:
         resources:
             mem_mb=RESOURCES.memory_mb,
             runtime=runtime,
-            gpu=min(GPUS, 1),
+            gpu=devices(1),
+            devices=devices(1),
             device=DEVICE,
         params:
             planned=planned,
             latents=lambda wildcards, input: place_of(input.latents),
             features=features_option(compared_encoders()),
         shell:
-            "{STAGE} {resources.gpu} {params.planned} representation --config {input.config:q} --milestone {input.milestone:q} --latents {params.latents:q}"
+            "{STAGE} {resources.devices} {params.planned} representation --config {input.config:q} --milestone {input.milestone:q} --latents {params.latents:q}"
             " {params.features} --output {output:q} --device {resources.device} --threads {threads} &> {log:q}"

@@ -17,11 +17,12 @@ rule sample:
     resources:
         mem_mb=RESOURCES.memory_mb,
         runtime=runtime,
-        gpu=min(GPUS, RESOURCES.sample_gpus),
+        gpu=devices(RESOURCES.sample_gpus),
+        devices=devices(RESOURCES.sample_gpus),
         device=DEVICE,
     params:
         planned=planned,
         weights=weights_option(tokenizer_weights(), "tokenizer-weights"),
     shell:
-        "{STAGE} {resources.gpu} {params.planned} sample --config {input.config:q} --milestone {input.milestone:q} --tokenizer-config {input.tokenizer:q}"
+        "{STAGE} {resources.devices} {params.planned} sample --config {input.config:q} --milestone {input.milestone:q} --tokenizer-config {input.tokenizer:q}"
         " {params.weights} --output {output:q} --device {resources.device} --threads {threads} &> {log:q}"

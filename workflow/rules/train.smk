@@ -22,7 +22,8 @@ rule train:
         mem_mb=RESOURCES.memory_mb,
         runtime=runtime,
         max_minutes=training_minutes,
-        gpu=GPUS,
+        gpu=devices(GPUS),
+        devices=devices(GPUS),
         device=DEVICE,
         nodes=1,
         save_minutes=str(RESOURCES.save_minutes),  # resources, not params: changing them retrains nothing
@@ -36,7 +37,7 @@ rule train:
         critics=lambda wildcards: pairs_option("critic", critics_of(wildcards.run)),
     shell:
         # only a queue ends jobs, so only there is a budget needed
-        "{STAGE} {resources.gpu} {params.planned} train --config {input.config:q} --latents {params.latents:q} {params.features} {params.critics}"
+        "{STAGE} {resources.devices} {params.planned} train --config {input.config:q} --latents {params.latents:q} {params.features} {params.critics}"
         " --milestone {params.steps} --output {output:q} ${{SLURM_JOB_ID:+--max-minutes {resources.max_minutes}}}"
         " --save-minutes {resources.save_minutes} --log-every {resources.log_every} --max-skipped {resources.max_skipped}"
         " --device {resources.device} --threads {threads} &> {log:q}"
