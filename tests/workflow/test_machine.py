@@ -1,6 +1,8 @@
-"""What jobs ask of a machine, and what is refused before the first of them."""
+"""What jobs ask of a machine or a queue, and what is refused before the first of them."""
 
+import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from running import snakemake, whole
@@ -31,3 +33,40 @@ def test_stages_without_gpus_run_where_there_are_none(tmp_path: Path, monkeypatc
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     result = snakemake(tmp_path, "--cores", "1", "--config", "resources={device: cuda, gpus: 2}", "--", "results/tiny/images.h5")
     assert result.returncode == 0, whole(result)[-4000:]
+
+
+def resources_of(text: str, rule: str) -> dict[str, str]:
+    """Resources of the first job of a rule in a plan."""
+    (line,) = re.findall(rf"^(?:local)?rule {rule}:\n(?:    .*\n)*?    resources: (.*)$", text, re.MULTILINE)[:1]
+    return dict(pair.split("=", 1) for pair in line.split(", "))
+
+
+def requested(resources: dict[str, str]) -> str:
+    """What the SLURM plugin asks the queue for."""
+    from snakemake_executor_plugin_slurm.utils import set_gres_string
+
+    class Resources(dict):
+        __getattr__ = dict.__getitem__
+
+    plain = Resources({name: int(value) if value.isdecimal() else value for name, value in resources.items()})
+    return set_gres_string(SimpleNamespace(resources=plain)).strip()
+
+
+@pytest.mark.parametrize(
+    ("name", "train", "encode"),
+    [("", "--gpus=2", "--gpus=1"), ("gpu", "--gres=gpu:2", "--gres=gpu:1"), ("gpu:h100", "--gres=gpu:h100:2", "--gres=gpu:h100:1")],
+)
+def test_the_queue_is_asked_as_the_cluster_knows_it(name: str, train: str, encode: str, tmp_path: Path) -> None:
+    """One way or the other, never both; the launcher is given its number in either case, and a plan needs no GPU."""
+    options = ["-n", "-p", "--resources", "gpu=2", "--config", f"resources={{device: cuda, gpus: 2, gres: '{name}'}}"]
+    text = whole(snakemake(tmp_path, *options, "--", TRAINED))
+    for rule, asked, count in (("train", train, 2), ("encode_latents", encode, 1)):
+        assert requested(resources_of(text, rule)) == asked
+        stage = {"train": "train", "encode_latents": "encode-latents"}[rule]
+        assert f"python -m vrpo.launch {count} {stage} " in text
+
+
+def test_a_name_that_no_queue_knows_is_refused(tmp_path: Path) -> None:
+    result = snakemake(tmp_path, "-n", "--config", "resources={gres: 'gpu:h100:2'}")
+    assert result.returncode != 0
+    assert "resources.gres" in whole(result) and "Traceback" not in whole(result)

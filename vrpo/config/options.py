@@ -206,6 +206,11 @@ class ResourceOptions(Options):
 
     device: Literal["auto", "cpu", "cuda"] = option("auto", "`auto`: the GPU if there is one")
     gpus: int = option(1, "GPUs of a training job; 0 where there are none; what a config states is never replaced by the CPU", ge=0)
+    gres: str = option(
+        "",
+        "for clusters that know `--gres` only: name of the GPUs there, e.g. `gpu` or `gpu:h100`, asked for by `--gres=gpu:N`; empty: by `--gpus=N`",
+        pattern=r"^([A-Za-z0-9_]+(:[A-Za-z0-9_.]+)?)?$",
+    )
     sample_gpus: int = option(1, "GPUs of a sampling job, at most `gpus`; the images do not depend on it", ge=1)
     threads: int = option(1, "CPU threads of a job, shared among its ranks; equal numbers give equal bits on one kind of processor", ge=1)
     memory_mb: int = option(4_000, "memory of a job", "MB", ge=1)

@@ -313,6 +313,16 @@ def devices(count):
     return min(GPUS, count)
 
 
+def gpu(count):
+    """How a job asks for them: as `--gpus=N`; locally, they are counted by this name, too."""
+    return 0 if RESOURCES.gres else devices(count)
+
+
+def gres(count):
+    """The same as `--gres=NAME:N`, for clusters that know nothing else."""
+    return f"{RESOURCES.gres}:{devices(count)}" if RESOURCES.gres and devices(count) else ""
+
+
 def check_machine():
     """See that the jobs that are due find their GPUs on this machine, before the first of them; elsewhere each job sees for itself."""
     if not workflow.local_exec or workflow.touch:

@@ -16,7 +16,8 @@ rule fit_evaluation:
     resources:
         mem_mb=RESOURCES.memory_mb,
         runtime=runtime,
-        gpu=devices(1),
+        gpu=gpu(1),
+        gres=gres(1),
         devices=devices(1),
         device=DEVICE,
     params:
@@ -42,7 +43,8 @@ rule fit_extra_evaluation:
     resources:
         mem_mb=RESOURCES.memory_mb,
         runtime=runtime,
-        gpu=devices(1),
+        gpu=gpu(1),
+        gres=gres(1),
         devices=devices(1),
         device=DEVICE,
     params:
@@ -70,7 +72,8 @@ rule reference:
     resources:
         mem_mb=RESOURCES.memory_mb,
         runtime=runtime,
-        gpu=devices(1),
+        gpu=gpu(1),
+        gres=gres(1),
         devices=devices(1),
         device=DEVICE,
     params:
@@ -100,7 +103,8 @@ rule evaluate:
     resources:
         mem_mb=RESOURCES.memory_mb,
         runtime=runtime,
-        gpu=devices(1),
+        gpu=gpu(1),
+        gres=gres(1),
         devices=devices(1),
         device=DEVICE,
     params:

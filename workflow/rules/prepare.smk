@@ -58,7 +58,8 @@ rule fit_tokenizer:
     resources:
         mem_mb=RESOURCES.memory_mb,
         runtime=runtime,
-        gpu=devices(1),
+        gpu=gpu(1),
+        gres=gres(1),
         devices=devices(1),
         device=DEVICE,
     params:
@@ -84,7 +85,8 @@ rule fit_encoder:
     resources:
         mem_mb=RESOURCES.memory_mb,
         runtime=runtime,
-        gpu=devices(1),
+        gpu=gpu(1),
+        gres=gres(1),
         devices=devices(1),
         device=DEVICE,
     params:
@@ -111,7 +113,8 @@ rule encode_latents:
     resources:
         mem_mb=RESOURCES.memory_mb,
         runtime=runtime,
-        gpu=devices(1),
+        gpu=gpu(1),
+        gres=gres(1),
         devices=devices(1),
         device=DEVICE,
     params:
@@ -139,7 +142,8 @@ rule encode_features:
     resources:
         mem_mb=RESOURCES.memory_mb,
         runtime=runtime,
-        gpu=devices(1),
+        gpu=gpu(1),
+        gres=gres(1),
         devices=devices(1),
         device=DEVICE,
     params:
@@ -174,7 +178,8 @@ rule fit_critic:
     resources:
         mem_mb=RESOURCES.memory_mb,
         runtime=runtime,
-        gpu=devices(1),
+        gpu=gpu(1),
+        gres=gres(1),
         devices=devices(1),
         device=DEVICE,
     params:

@@ -18,7 +18,8 @@ if EXPERIMENT.representation:
         resources:
             mem_mb=RESOURCES.memory_mb,
             runtime=runtime,
-            gpu=devices(1),
+            gpu=gpu(1),
+            gres=gres(1),
             devices=devices(1),
             device=DEVICE,
         params:

@@ -17,7 +17,8 @@ rule sample:
     resources:
         mem_mb=RESOURCES.memory_mb,
         runtime=runtime,
-        gpu=devices(RESOURCES.sample_gpus),
+        gpu=gpu(RESOURCES.sample_gpus),
+        gres=gres(RESOURCES.sample_gpus),
         devices=devices(RESOURCES.sample_gpus),
         device=DEVICE,
     params:
