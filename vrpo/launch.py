@@ -12,6 +12,7 @@ import getpass
 import logging
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -30,6 +31,17 @@ log = logging.getLogger(__name__)
 def use_environment_of(python: str) -> None:
     """Let the processes that this one starts find `python`'s environment, activated or not."""
     os.environ["PATH"] = os.pathsep.join([str(Path(python).parent), os.environ.get("PATH", os.defpath)])
+
+
+def run_check(*arguments: str) -> None:
+    """Run `python -m vrpo ARGUMENTS`, which is quiet where all is well.
+
+    Raises:
+        UserError: it is not; the message is that of the command.
+    """
+    result = subprocess.run([sys.executable, "-m", "vrpo", *arguments], capture_output=True, text=True, check=False)
+    if result.returncode:
+        raise UserError(result.stderr.strip().splitlines()[-1].removeprefix("vrpo: error: "))
 
 
 def requested_gpus(device: str, gpus: int, *, stated: bool) -> tuple[int, str]:

@@ -13,7 +13,7 @@ import pytest
 import vrpo.launch
 from vrpo.errors import UserError
 from vrpo.gpus import CUDA, HIP, Gpu, Gpus
-from vrpo.launch import locked_gpus, requested_gpus, require_gpus, take_gpus, use_environment_of
+from vrpo.launch import locked_gpus, requested_gpus, require_gpus, run_check, take_gpus, use_environment_of
 
 FAKE = Path(__file__).with_name("fake_driver")
 THREE = tuple(Gpu(str(number), f"uuid-{number}") for number in range(3))
@@ -166,6 +166,12 @@ def test_the_variables_of_the_gpus_are_set(monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.setenv(CUDA, "1")
     take_gpus(2, "cuda")
     assert os.environ[HIP] == os.environ[CUDA] == "3,2"
+
+
+def test_a_check_of_the_machine_says_its_line() -> None:
+    run_check("--help")
+    with pytest.raises(UserError, match=r"^nowhere\.h5: no such file"):
+        run_check("check", "nowhere.h5")
 
 
 def test_jobs_find_python(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,11 +1,12 @@
 """What jobs ask of a machine or a queue, and what is refused before the first of them."""
 
 import re
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from running import snakemake, whole
+from running import command, environment, snakemake, whole
 
 pytestmark = [pytest.mark.workflow]
 TRAINED = "results/tiny/runs/sit-vrpo/seed0/step0000008.safetensors"
@@ -33,6 +34,16 @@ def test_stages_without_gpus_run_where_there_are_none(tmp_path: Path, monkeypatc
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     result = snakemake(tmp_path, "--cores", "1", "--config", "resources={device: cuda, gpus: 2}", "--", "results/tiny/images.h5")
     assert result.returncode == 0, whole(result)[-4000:]
+
+
+def test_compiling_is_tried_before_the_first_job(tmp_path: Path) -> None:
+    options = ["--config", "training={compile: true}", "--", TRAINED]
+    variables = {**environment(), "CXX": "/bin/false", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    result = subprocess.run(command("--cores", "1", *options), cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=300, check=False)
+    text = whole(result)
+    assert result.returncode != 0
+    assert "torch.compile does not work on this machine, there is no working C++ compiler; install one" in text and "Traceback" not in text
+    assert not list(tmp_path.rglob("images*.h5"))
 
 
 def resources_of(text: str, rule: str) -> dict[str, str]:

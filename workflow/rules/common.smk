@@ -16,7 +16,7 @@ from vrpo.config.alignments import AlignmentOptions, VRPOOptions
 from vrpo.config.resolve import Plan
 from vrpo.errors import UserError
 from vrpo.files import exclusive_lock
-from vrpo.launch import require_gpus, requested_gpus, use_environment_of
+from vrpo.launch import require_gpus, requested_gpus, run_check, use_environment_of
 from vrpo.restore import KEEP, keep_results, release_results
 
 use_environment_of(sys.executable)
@@ -324,12 +324,16 @@ def gres(count):
 
 
 def check_machine():
-    """See that the jobs that are due find their GPUs on this machine, before the first of them; elsewhere each job sees for itself."""
+    """See that the jobs that are due find their GPUs and a compiler on this machine, before the first of them; elsewhere each job sees for itself."""
     if not workflow.local_exec or workflow.touch:
         return
+    jobs = list(workflow.dag.needrun_jobs())
     try:
         if DEVICE == "cuda":
             limit = workflow.global_resources.get("gpu")
-            require_gpus(max((job.resources.get("devices", 0) for job in workflow.dag.needrun_jobs()), default=0), getattr(limit, "value", limit))
+            require_gpus(max((job.resources.get("devices", 0) for job in jobs), default=0), getattr(limit, "value", limit))
+        compiling = {"train": EXPERIMENT.training.compile, "sample": any(sampler.compile for sampler in EXPERIMENT.samplers.values())}
+        if any(compiling.get(job.rule.name) for job in jobs) and not workflow.deployment_settings.deployment_method:
+            run_check("check-compiler", "--device", DEVICE)
     except UserError as error:
         refuse(error)
