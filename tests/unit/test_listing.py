@@ -330,7 +330,7 @@ ENDINGS = {"zip": ".zip", "webdataset": ".tar", "parquet": ".parquet"}
 @pytest.mark.parametrize("make", [a_link_to_nothing, a_link_to_itself, a_pipe, an_empty_file, os.mkdir], ids=lambda make: make.__name__)
 def test_archives_that_are_no_files(kind, make, tmp_path):
     root = WRITERS[kind](tmp_path)
-    place = root.parent / "b.zip" if kind == "zip" else root / f"x{ENDINGS[kind]}"
+    place = root.parent / "b.zip" if kind == "zip" else root / f"{'train-x' if kind == 'parquet' else 'x'}{ENDINGS[kind]}"
     make(place)
     with pytest.raises(UserError, match=rf"{place.name}.* not a readable") as error:
         open_source(options(kind, place if kind == "zip" else root))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from vrpo.data.sources.archive import ZipSource
@@ -20,6 +21,8 @@ __all__ = [
     "DigitsSource", "EncodedSource", "FolderSource", "ImageSource", "ParquetSource", "UnreadableImageError", "WebDatasetSource", "ZipSource",
     "center_crop", "ilsvrc_source", "open_source",
 ]  # fmt: skip
+
+log = logging.getLogger(__name__)
 
 SOURCES = {"folder": FolderSource, "ilsvrc": ilsvrc_source, "zip": ZipSource, "webdataset": WebDatasetSource, "parquet": ParquetSource}
 
@@ -43,4 +46,6 @@ def open_source(options: DataOptions) -> ImageSource:
             f"data.num_classes: {options.num_classes}, but source `{options.source}` has {classes} classes{where}{surplus}; "
             f"set it to {classes} or mend the data set"
         )
+    if options.source != "digits":
+        log.info("data.root: %d images of %d classes in %s", len(source), classes, options.root)
     return source

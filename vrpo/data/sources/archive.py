@@ -9,7 +9,6 @@ import posixpath
 import struct
 import zipfile
 import zlib
-from collections import Counter
 from pathlib import Path
 from typing import IO
 
@@ -18,6 +17,7 @@ import numpy as np
 from vrpo.data.sources.base import EXTENSIONS, EncodedSource, Names, reason_of
 from vrpo.data.sources.classes import ClassIndex, labels_by_name
 from vrpo.data.sources.listing import is_litter, open_file, printable
+from vrpo.data.sources.splits import training_prefix
 from vrpo.errors import UserError
 
 LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, lengths of the name and of the extra field (APPNOTE.TXT, 4.3.7)
@@ -25,7 +25,8 @@ KINDS = {zipfile.ZIP_STORED: "stored", zipfile.ZIP_DEFLATED: "deflated"}
 
 
 class ZipSource(EncodedSource):
-    """A folder of class folders in a .zip, stored or deflated; the classes may lie below one common folder. Order as on a disk (`FolderSource`).
+    """A folder of class folders in a .zip, stored or deflated; the classes may lie below one common folder, and beside other splits (`train/`, `val/`).
+    Order as on a disk (`FolderSource`).
 
     The table of contents is read once; worker processes get offsets, and open members by them.
 
@@ -43,9 +44,11 @@ class ZipSource(EncodedSource):
         odd = next((info for info in members if info.flag_bits & 1 or info.compress_type not in KINDS), None)
         if odd:
             raise UserError(f"data.root: {printable(odd.filename)} in {self.root} is encrypted or packed in an uncommon way; pack it again, stored or deflated")
-        inside = _common_folder([info.filename for info in members])
+        inside = training_prefix([info.filename for info in members], str(self.root), folders=1)
         by_class: dict[str, list[zipfile.ZipInfo]] = {}
         for info in members:
+            if not info.filename.startswith(inside):
+                continue
             name, _, rest = info.filename[len(inside) :].partition("/")
             if rest:
                 by_class.setdefault(name, []).append(info)
@@ -90,14 +93,3 @@ class ZipSource(EncodedSource):
         for file, checksum in zip(self.files, self._places[:, 3], strict=True):
             content.update(f"{file}\0{checksum}\n".encode("utf-8", "surrogateescape"))
         return content.hexdigest()
-
-
-def _common_folder(names: list[str]) -> str:
-    """The folder, with its slash, that holds all class folders: descend while everything lies in one folder of folders."""
-    inside = ""
-    while True:
-        heads = Counter(name[len(inside) :].partition("/")[0] for name in names)
-        below = {name[len(inside) :].count("/") for name in names}
-        if len(heads) != 1 or min(below, default=0) < 2:
-            return inside
-        inside += f"{next(iter(heads))}/"

@@ -12,6 +12,7 @@ import numpy as np
 from vrpo.data.sources.base import EXTENSIONS, EncodedSource, Names
 from vrpo.data.sources.classes import ClassIndex, labels_by_name, read_class_index
 from vrpo.data.sources.listing import folders_in, is_folder, open_file, printable, walk
+from vrpo.data.sources.splits import training_folder
 from vrpo.errors import UserError
 
 ILSVRC_TRAIN = ("ILSVRC/Data/CLS-LOC/train", "Data/CLS-LOC/train", "CLS-LOC/train", "train", ".")
@@ -23,7 +24,7 @@ class FolderSource(EncodedSource):
     """One folder per class; classes, files and extensions in the order and of the kinds of torchvision's `ImageFolder`.
 
     Args:
-        root: folder that holds the class folders.
+        root: folder that holds the class folders, or splits (`train`, `val`) of which one does.
         resolution: side of the images in pixels, after ADM's centre crop.
         index: order and names of the classes; None: sorted by name.
         kind: for the fingerprint.
@@ -39,6 +40,9 @@ class FolderSource(EncodedSource):
                 f"data.root: there is no folder {self.root}; put the training images there, one folder per class, or set `data.root` to where they are"
             )
         folders = folders_in(self.root)
+        if split := training_folder(folders, str(self.root)):
+            self.root /= split
+            folders = folders_in(self.root)
         if not folders:
             raise UserError(f"data.root: {self.root} holds no class folders; `data.root` must name the folder whose subfolders are the classes")
         label_of, self.classes = labels_by_name(folders, index, str(self.root))

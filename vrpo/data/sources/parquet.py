@@ -13,6 +13,7 @@ import numpy as np
 from vrpo.data.sources.base import EncodedSource, reason_of
 from vrpo.data.sources.classes import ClassIndex, names_of_labels
 from vrpo.data.sources.listing import containers, open_file
+from vrpo.data.sources.splits import training_files
 from vrpo.errors import UserError
 
 if TYPE_CHECKING:
@@ -24,7 +25,8 @@ IMAGE_COLUMNS, LABEL_COLUMNS = ("image", "img"), ("label", "labels")
 class ParquetSource(EncodedSource):
     """All `*.parquet` of a folder (or one file), in the order of their names, with the columns `image` (struct of `bytes` and `path`) and `label`.
 
-    Rows are read by row group, of which each process keeps the last. Class names are those of the files' own description where they have one.
+    Of several splits (`train-*.parquet`, `validation-*.parquet`) only the training split is taken. Rows are read by row group, of which each
+    process keeps the last. Class names are those of the files' own description where they have one.
 
     Raises:
         UserError: pyarrow is not installed, there are no files, or one is damaged or has other columns.
@@ -33,7 +35,7 @@ class ParquetSource(EncodedSource):
     def __init__(self, root: Path | str, resolution: int, index: ClassIndex | None = None) -> None:
         super().__init__("parquet", root, resolution)
         parquet = _pyarrow_parquet()
-        self._files = containers(self.root, ".parquet")
+        self._files = training_files(containers(self.root, ".parquet"), self.root)
         if not self._files:
             raise UserError(f"data.root: {self.root} holds no *.parquet; set `data.root` to the folder of the training split's files")
         labels: list[np.ndarray] = []

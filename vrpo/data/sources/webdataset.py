@@ -15,6 +15,7 @@ from tqdm import tqdm
 from vrpo.data.sources.base import EXTENSIONS, EncodedSource, Names, reason_of
 from vrpo.data.sources.classes import ClassIndex, names_of_labels
 from vrpo.data.sources.listing import containers, is_litter, open_file, printable
+from vrpo.data.sources.splits import training_files, training_prefix
 from vrpo.errors import UserError
 
 LABEL = "cls"
@@ -24,7 +25,8 @@ OPEN_SHARDS = 64
 class WebDatasetSource(EncodedSource):
     """All `*.tar` of a folder, in the order of their names; a sample is `<key>.<image extension>` and `<key>.cls`, the label in digits.
 
-    The headers of all members are read once, from which each image has its shard, offset and size; worker processes get these and read by `pread`.
+    Of several splits, in the shards' names or as folders in them, only the training split is taken. The headers of all members are read once,
+    from which each image has its shard, offset and size; worker processes get these and read by `pread`.
 
     Raises:
         UserError: there are no shards, one is damaged or compressed as a whole, or an image has no label.
@@ -32,7 +34,7 @@ class WebDatasetSource(EncodedSource):
 
     def __init__(self, root: Path | str, resolution: int, index: ClassIndex | None = None) -> None:
         super().__init__("webdataset", root, resolution)
-        self._shards = containers(self.root, ".tar")
+        self._shards = training_files(containers(self.root, ".tar"), self.root)
         if not self._shards:
             raise UserError(f"data.root: {self.root} holds no *.tar; set `data.root` to the folder of the WebDataset shards")
         names: list[str] = []
@@ -45,9 +47,11 @@ class WebDatasetSource(EncodedSource):
                 labels.append(label)
         if not names:
             raise UserError(f"data.root: the shards of {self.root} hold no images ({', '.join(EXTENSIONS)})")
-        self.files = Names(names)
-        self._places = np.array(places, dtype=np.int64)  # [N, 3]: shard, offset, size
-        self.labels = np.array(labels, dtype=np.int64)
+        prefix = training_prefix(names, str(self.root), folders=0)
+        used = [index for index, name in enumerate(names) if name.startswith(prefix)]
+        self.files = Names([names[index] for index in used])
+        self._places = np.array(places, dtype=np.int64)[used]  # [N, 3]: shard, offset, size
+        self.labels = np.array(labels, dtype=np.int64)[used]
         self.classes = names_of_labels(self.labels, index, str(self.root))
         self._open: dict[int, io.FileIO] = {}
 
