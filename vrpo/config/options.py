@@ -52,7 +52,8 @@ class TokenizerOptions(Options):
     weights: Place = option("trained", "`trained`: fit a small one on the images; else a hub name such as `stabilityai/sd-vae-ft-ema`, or a local folder")
     scale: float | None = option(
         None,
-        "latents are multiplied by this (0.18215 for Stable Diffusion's VAE); null: a pretrained VAE's own factor, or 1 / measured standard deviation",
+        "latents are multiplied by this (0.18215 for Stable Diffusion's VAE), after a pretrained VAE's own shift, or after its own mean and standard "
+        "deviation of each channel (docs/data.md); null: a pretrained VAE's `scaling_factor`, or 1 / measured standard deviation",
         gt=0,
     )
     latent_channels: int = option(4, "channels of the latent", ge=1)

@@ -50,6 +50,13 @@ class RunConfig(Options):
     training: TrainingOptions = option(..., "optimisation")
 
 
+class RecordedNormalisation(BaseModel):
+    """Normalisation of the latents that a milestone was trained on, as `vrpo.models.normalisation.Normalisation`."""
+
+    scale: float | list[float]
+    shift: float | list[float]
+
+
 class MilestoneDescription(BaseModel):
     """What is read of a milestone's description, which may say more."""
 
@@ -60,6 +67,7 @@ class MilestoneDescription(BaseModel):
     process: ProcessOptions
     latent_shape: tuple[PositiveInt, PositiveInt, PositiveInt]
     out_channels: PositiveInt
+    normalisation: RecordedNormalisation | None = None
 
 
 def milestone_fault(description: Mapping[str, Any]) -> str | None:

@@ -24,6 +24,7 @@ from vrpo.metrics.cknna import cknna, nearest
 from vrpo.metrics.exact import full_precision
 from vrpo.metrics.probe import probe_accuracy
 from vrpo.models.checkpoints import load_milestone
+from vrpo.models.normalisation import check_normalisation, recorded_normalisation
 from vrpo.models.online import open_features
 from vrpo.processes.ddpm import DDPM
 from vrpo.processes.process import Process, described_process
@@ -60,6 +61,9 @@ def measure_representation(
     data = TrainingData(latents, {name: open_features(path, device) for name, path in features.items()})
     if list(data.latent_shape) != list(description["latent_shape"]):
         raise UserError(f"{latents}: latents of shape {list(data.latent_shape)}, the milestone was trained on {list(description['latent_shape'])}")
+    normalisation = recorded_normalisation(data.latents.attributes)
+    if normalisation is not None:
+        check_normalisation(description, normalisation, milestone, str(latents))
     blocks = _blocks(options.blocks, len(network.blocks))
     chosen = _chosen(data.count, options.images)
     test = _test_rows(len(chosen), options.test_fraction)

@@ -124,7 +124,7 @@ def check_state(module: nn.Module, state: Mapping[str, Tensor], where: Path | st
     faults += [f"{name} is {_shape(given)}, not {_shape(wanted)}" for name, given, wanted in both if given.shape != wanted.shape]
     faults += [f"{name} is {_type(given)}, not {_type(wanted)}" for name, given, wanted in both if given.dtype != wanted.dtype]
     if faults:
-        raise UserError(f"{where}: the weights are of another architecture: {_listed(faults)}; give weights of this network, or change its options")
+        raise UserError(f"{where}: the weights are of another architecture: {listed(faults)}; give weights of this network, or change its options")
 
 
 def save_milestone(path: Path | str, network_state: Mapping[str, Tensor], projector_state: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
@@ -187,7 +187,8 @@ def _type(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
 
 
-def _listed(faults: Iterable[str], limit: int = 8) -> str:
+def listed(faults: Iterable[str], limit: int = 8) -> str:
+    """The first of `faults`, for a message."""
     faults = list(faults)
     rest = f" and {len(faults) - limit} more" if len(faults) > limit else ""
     return ", ".join(faults[:limit]) + rest

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from vrpo.errors import UserError
-from vrpo.models.checkpoints import build_loaded, read_network
+from vrpo.models.checkpoints import build_loaded, listed, read_network
 from vrpo.models.digest import state_sha256
-from vrpo.models.weights import check_finite
+from vrpo.models.normalisation import Normalisation, normalisation_of
+from vrpo.models.weights import check_finite, printable
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
@@ -24,23 +25,33 @@ class Tokenizer(nn.Module):
     """Images uint8 to scaled latents and back.
 
     Latents are the VAE's minus `shift`, times `scale`, so that they have about unit variance (Rombach et al., arXiv:2112.10752, appendix G).
+    Each of the two is a number, or a list of one a channel.
     """
 
-    def __init__(self, vae: AutoencoderKL, scale: float, shift: float = 0.0) -> None:
+    def __init__(self, vae: AutoencoderKL, scale: float | list[float], shift: float | list[float] = 0.0) -> None:
         super().__init__()
         self.vae = vae
-        self.scale = scale
-        self.shift = shift
+        self.scale, self.shift = scale, shift
         self.sha256 = state_sha256(vae)
+        for name, value in (("_scale", scale), ("_shift", shift)):
+            if isinstance(value, list):
+                self.register_buffer(name, torch.tensor(value).view(-1, 1, 1), persistent=False)  # (C, 1, 1)
+            else:
+                setattr(self, name, value)
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation `[B, C, h, w]` of the scaled latents of `images` uint8 `[B, 3, H, W]`."""
         posterior = self.vae.encode(images.float() / 127.5 - 1).latent_dist
-        return (posterior.mean - self.shift) * self.scale, posterior.std * self.scale
+        return (posterior.mean - self._shift) * self._scale, posterior.std * self._scale
 
     def decode(self, latents: Tensor) -> Tensor:
         """Images `[B, 3, H, W]` of scaled latents `[B, C, h, w]`: float, in [-1, 1] up to overshoot, not clamped."""
-        return self.vae.decode(latents / self.scale + self.shift).sample
+        return self.vae.decode(latents / self._scale + self._shift).sample
+
+    @property
+    def normalisation(self) -> Normalisation:
+        """Shift and scale."""
+        return Normalisation(self.scale, self.shift)
 
     @property
     def downsampling(self) -> int:
@@ -78,31 +89,43 @@ def load_tokenizer(options: TokenizerOptions, weights: Path | str | None, device
         device: where to put it.
 
     Raises:
-        UserError: the weights are missing, damaged or of another architecture; says what to fetch.
+        UserError: the weights are missing, damaged or of another architecture (says what to fetch), or the VAE's config contradicts itself.
     """
     if options.weights == "trained":
         if weights is None:
             raise UserError("tokenizer.weights: `trained` needs the fitted weights; give them by `--weights` (the rule `fit_tokenizer` makes them)")
         state, description = read_network(weights, "tokenizer")
         vae = build_loaded(lambda: build_vae(description["arguments"]), state, weights)
-        tokenizer = Tokenizer(vae, scale=options.scale or description["scale"])
+        normalisation = normalisation_of({"scaling_factor": description.get("scale")}, options.scale, str(weights))
     else:
         vae = _pretrained(options.weights)
-        tokenizer = Tokenizer(vae, scale=options.scale or vae.config.scaling_factor, shift=vae.config.get("shift_factor") or 0.0)
-    return tokenizer.to(device).eval().requires_grad_(False)
+        normalisation = normalisation_of(vae.config, options.scale, f"tokenizer.weights: `{options.weights}`")
+    return Tokenizer(vae, *normalisation).to(device).eval().requires_grad_(False)
 
 
 def _pretrained(name: str) -> AutoencoderKL:
     from diffusers import AutoencoderKL
 
+    where = f"tokenizer.weights: `{name}`"
     try:
+        kind = AutoencoderKL.load_config(name).get("_class_name") or AutoencoderKL.__name__
+        if kind != AutoencoderKL.__name__:
+            raise UserError(f"{where} is a VAE of the class {kind}; give one of the class {AutoencoderKL.__name__}")
         with torch.random.fork_rng(devices=[]):
-            vae = AutoencoderKL.from_pretrained(name, use_safetensors=True, torch_dtype=torch.float32)
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            vae, found = AutoencoderKL.from_pretrained(name, use_safetensors=True, torch_dtype=torch.float32, output_loading_info=True)
+    except UserError:
+        raise
+    except Exception as error:  # of diffusers, the hub's client, safetensors and torch, for any damage to one of the two files
+        reason = printable(" ".join(str(error).split()))[:200] or type(error).__name__
         raise UserError(
-            f"tokenizer.weights: `{name}` could not be loaded ({reason}); on a machine with network fetch `config.json` and "
+            f"{where} could not be loaded ({reason}); on a machine with network fetch `config.json` and "
             f"`diffusion_pytorch_model.safetensors` of https://huggingface.co/{name}, put both into one folder and set `tokenizer.weights` to that folder"
         ) from error
-    check_finite(vae.state_dict(), f"tokenizer.weights: `{name}`", "fetch its weights again, or give another VAE")
+    faults = [f"{key} is missing" for key in sorted(found["missing_keys"])] + [f"{key} is not in the network" for key in sorted(found["unexpected_keys"])]
+    if faults:  # diffusers would leave the first at their initial values, and the second out
+        raise UserError(f"{where}: its weights and its config.json do not fit: {listed(faults)}; fetch both again")
+    check_finite(vae.state_dict(), where, "fetch its weights again, or give another VAE")
+    colours = vae.config.in_channels, vae.config.out_channels
+    if colours != (3, 3):
+        raise UserError(f"{where}: its images have {colours[0]} channels, {colours[1]} when decoded; give a VAE of images of 3")
     return vae

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from vrpo.data.arrays import ArrayWriter
 from vrpo.data.shards import StoredArrays
+from vrpo.errors import UserError
 from vrpo.prepare.pixels import read_pinned, to_device
 
 Encode = Callable[[Tensor], dict[str, Tensor]]
@@ -29,6 +31,9 @@ def encode_images(images: StoredArrays, part: slice, writer: ArrayWriter, batch_
         encode: images uint8 `[B, 3, H, W]` on `device` to what is stored of them, by name.
         device: where the network is.
         title: of the progress bar.
+
+    Raises:
+        UserError: the network gives values that are not finite, or that overflow the type they are stored in.
     """
     labelled = "labels" in writer.shapes
     slices = list(writer.batches(batch_size))
@@ -43,6 +48,10 @@ def encode_images(images: StoredArrays, part: slice, writer: ArrayWriter, batch_
             if copied:
                 copied.synchronize()
             arrays = {name: values.numpy() for name, values in stored.items()}
+            for name, values in arrays.items():
+                if values.dtype.kind == "f" and not np.isfinite(values).all():
+                    first, last = part.start + rows.start, part.start + rows.stop - 1
+                    raise UserError(f"{writer.path}: `{name}` of images {first} to {last} is not finite; give other weights, or a wider `storage`")
             if labelled:
                 arrays["labels"] = images.rows("labels", _shifted(rows, part.start))
             writer.write(rows.start, arrays)

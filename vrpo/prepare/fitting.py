@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from vrpo.errors import UserError
+from vrpo.models.weights import check_finite
 from vrpo.seeds import derive_seed
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def fit(network: nn.Module, options: FitOptions, loss_of_step: Callable[[int], T
         name: shown in the progress bar.
 
     Raises:
-        UserError: the loss is no longer finite.
+        UserError: the loss, or at the end a weight, is not finite.
     """
     network.train()
     optimizer = torch.optim.Adam(network.parameters(), lr=options.learning_rate, betas=(0.9, 0.99))
@@ -53,6 +54,7 @@ def fit(network: nn.Module, options: FitOptions, loss_of_step: Callable[[int], T
             loss.backward()
             optimizer.step()
             steps.set_postfix(loss=f"{value:.4f}", refresh=False)
+    check_finite(network.state_dict(), name, f"the last steps diverged, lower `training.learning_rate` ({options.learning_rate})")
     network.eval()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from vrpo.data.arrays import ArrayWriter
 from vrpo.data.shards import open_arrays, shard_attributes, shard_rows
+from vrpo.errors import UserError
 from vrpo.models.tokenizer import load_tokenizer
 from vrpo.prepare.encoding import encode_images
 from vrpo.prepare.pixels import image_batch
@@ -20,21 +22,28 @@ if TYPE_CHECKING:
     from vrpo.config.options import TokenizerOptions
 
 log = logging.getLogger(__name__)
+NEAR_ONE = (0.5, 2.0)  # standard deviations of latents that need no warning
 
 
 @torch.inference_mode()
 def encode_latents(options: TokenizerOptions, images: Path | str, weights: Path | str | None, output: Path | str, device: torch.device | str) -> None:
-    """Write `mean` and `std` `[N, C, h, w]`, both times the tokenizer's scale, and `labels` int64 `[N]`; a killed run goes on where it was.
+    """Write `mean` and `std` `[N, C, h, w]` of the normalised latents, and `labels` int64 `[N]`; a killed run goes on where it was.
 
     Of the part of the images that `output` names: one of several shards, or all.
 
     Raises:
-        UserError: images or weights are missing, damaged, or do not fit; the disk is too small.
+        UserError: images or weights are missing, damaged, or do not fit; a latent is not finite; the disk is too small.
     """
     data = open_arrays(images)
     part = shard_rows(data.shape("images")[0], output, options.batch_size)
     tokenizer = load_tokenizer(options, weights, device)
     latent_shape = tuple(tokenizer.encode(image_batch(data, slice(0, 1), device))[0].shape[1:])
+    side, latent_side = data.shape("images")[1], latent_shape[-1]
+    if side != latent_side * tokenizer.downsampling:
+        raise UserError(
+            f"data.resolution: images of {side} pixels have latents of {latent_side}, which decode to {latent_side * tokenizer.downsampling} pixels; "
+            f"choose a multiple of {tokenizer.downsampling}"
+        )
     count = part.stop - part.start
     shapes = {"mean": ((count, *latent_shape), options.storage), "std": ((count, *latent_shape), options.storage), "labels": ((count,), np.int64)}
     attributes = {
@@ -45,13 +54,34 @@ def encode_latents(options: TokenizerOptions, images: Path | str, weights: Path 
         "scale": tokenizer.scale,
         "batch_size": options.batch_size,
     }
+    if options.weights != "trained":  # whose file has its scale, and which has no shift
+        attributes["shift"] = tokenizer.shift
+    moments = torch.zeros(2, dtype=torch.float64, device=device)  # sums of the latents and of their squares
 
     def encode(pixels: Tensor) -> dict[str, Tensor]:
         mean, std = tokenizer.encode(pixels)
+        moments.add_(torch.stack([mean.double().sum(), (mean.double().square() + std.double().square()).sum()]))
         stored = getattr(torch, options.storage)
         return {"mean": mean.to(stored), "std": std.to(stored)}
 
     with ArrayWriter(output, shapes, shard_attributes(output, attributes, {})) as writer:
+        encoded = (writer.count - writer.done) * math.prod(latent_shape)
         encode_images(data, part, writer, options.batch_size, encode, device, "latents")
         writer.finish()
-    log.info("latents: %d of %s, scale %.5f", count, "x".join(map(str, latent_shape)), tokenizer.scale)
+    log.info("latents: %d of %s, %s", count, "x".join(map(str, latent_shape)), tokenizer.normalisation)
+    if encoded:
+        _report_deviation(*(moments / encoded).tolist())
+
+
+def _report_deviation(mean: float, square: float) -> None:
+    """Log the standard deviation of what was encoded just now, as a warning where it is far from 1."""
+    deviation = math.sqrt(max(square - mean**2, 0.0))
+    if NEAR_ONE[0] <= deviation <= NEAR_ONE[1]:
+        log.info("latents: standard deviation %.4f", deviation)
+    else:
+        log.warning(
+            "latents: their standard deviation is %.4f, diffusion wants about 1; unless this is meant, multiply `tokenizer.scale` "
+            "(or `scaling_factor` in the VAE's config.json) by %.5g",
+            deviation,
+            1 / max(deviation, 1e-12),
+        )

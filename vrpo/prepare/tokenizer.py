@@ -91,4 +91,6 @@ def _measure(vae: AutoencoderKL, data: StoredArrays, batch_size: int, seed: int,
         errors += (reconstructions - (batch.float() / 127.5 - 1)).double().square().sum().item()
         pixels += batch.numel()
     variance = squares / elements - (total / elements) ** 2
+    if not (variance > 0 and math.isfinite(variance) and math.isfinite(errors)):
+        raise UserError("tokenizer.training: the latents of all images are equal or not finite after it; lower its `learning_rate`")
     return 1 / math.sqrt(variance), 10 * math.log10(4 * pixels / errors)

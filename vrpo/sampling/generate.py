@@ -26,6 +26,7 @@ from vrpo.data.arrays import ArrayWriter, Shapes
 from vrpo.errors import UserError
 from vrpo.files import sha256
 from vrpo.models.checkpoints import load_milestone
+from vrpo.models.normalisation import check_normalisation
 from vrpo.models.tokenizer import Tokenizer, load_tokenizer
 from vrpo.processes.guidance import Guided
 from vrpo.processes.process import described_process
@@ -85,6 +86,7 @@ def sample_images(
     decoder = load_tokenizer(tokenizer, tokenizer_weights, device)
     channels, height, width = shape = tuple(description["latent_shape"])
     _check_channels(options, channels, decoder, milestone)
+    check_normalisation(description, decoder.normalisation, milestone, f"the tokenizer `{tokenizer.weights}`")
     batch_size = options.batch_size if device.type == "cuda" else CPU_BATCH
     side = (height * decoder.downsampling, width * decoder.downsampling)
     shapes = {"images": ((options.images, *side, 3), np.uint8), "labels": ((options.images,), np.int64)}
@@ -284,6 +286,6 @@ def _protocol(options: SamplerOptions, description: dict[str, Any], milestone: P
         "step": description["step"],
         "milestone_sha256": sha256(milestone),
         "sampler": options.model_dump(mode="json", exclude={"preset", "decoder", "batch_size", "milestones", "compile", *unused}),
-        "tokenizer": {"weights": tokenizer.weights, "scale": decoder.scale, "sha256": decoder.sha256},
+        "tokenizer": {"weights": tokenizer.weights, "scale": decoder.scale, "sha256": decoder.sha256, **({"shift": decoder.shift} if decoder.shift else {})},
         "versions": {"vrpo": vrpo.__version__, "torch": torch.__version__.split("+")[0]},
     }

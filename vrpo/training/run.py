@@ -18,6 +18,7 @@ from vrpo.files import exclusive_lock, write_text
 from vrpo.models.backbones import build_network
 from vrpo.models.checkpoints import save_milestone
 from vrpo.models.critic import LatentCritic, load_critic
+from vrpo.models.normalisation import recorded_normalisation
 from vrpo.models.online import open_features
 from vrpo.processes.process import build_process
 from vrpo.seeds import derive_seed
@@ -130,6 +131,9 @@ def _train(
             "out_channels": objective.process.prediction_channels(data.latent_shape[0]),
             "config_sha256": config_hash(plain),
         }
+        normalisation = recorded_normalisation(data.latents.attributes)
+        if normalisation is not None:
+            description["normalisation"] = normalisation._asdict()
         averaged = trainer.ema
         save_milestone(output, dict(averaged.network.named_parameters()), dict(averaged.alignment.named_parameters()), description)
 
