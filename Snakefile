@@ -31,6 +31,7 @@ report: "workflow/report/workflow.rst"
 onstart:
     check_machine()
     start()
+    check_weights()
 
 
 onsuccess:

@@ -171,7 +171,7 @@ def test_the_variables_of_the_gpus_are_set(monkeypatch: pytest.MonkeyPatch, tmp_
 def test_a_check_of_the_machine_says_its_line() -> None:
     run_check("--help")
     with pytest.raises(UserError, match=r"^nowhere\.h5: no such file"):
-        run_check("check", "nowhere.h5")
+        run_check("verify", "nowhere.h5")
 
 
 def test_jobs_find_python(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,8 +32,8 @@ def manifest(config: Config, images: Images, output: Output) -> None:
     write_manifest(load_resolved(DataOptions, config), images, output)
 
 
-@app.command("check")
-def check(places: Annotated[list[Path], typer.Argument(help="files of images, latents, features or samples, or folders of shards")]) -> None:
+@app.command("verify")
+def verify(places: Annotated[list[Path], typer.Argument(help="files of images, latents, features or samples, or folders of shards")]) -> None:
     """Compare all rows with their checksums; stages do so by themselves before they first use a file."""
     from vrpo.data.shards import open_arrays
 

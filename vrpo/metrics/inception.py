@@ -87,11 +87,11 @@ class InceptionExtractor:
         return {"network": "inception-v3-2015-12-05", "sha256": self.sha256}
 
 
-def find_weights(given: Path | None) -> Path:
-    """The file of Inception's weights: `given`, or torch's download folder, filled if there is a network.
+def find_weights(given: Path | None, fetch: bool = True) -> Path:
+    """The file of Inception's weights: `given`, or the one in torch's download folder, which is fetched where `fetch` allows it.
 
     Raises:
-        UserError: it is not there and cannot be fetched.
+        UserError: it is not there, and cannot or may not be fetched.
     """
     if given is not None:
         if not given.is_file():
@@ -99,6 +99,8 @@ def find_weights(given: Path | None) -> Path:
         return given
     place = Path(torch.hub.get_dir()) / "checkpoints" / URL.rsplit("/", 1)[1]
     if not place.is_file():
+        if not fetch:
+            raise UserError(f"evaluation.inception_weights: not given, and {place} does not exist; fetch {URL} and put it there, or give its path")
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
             torch.hub.download_url_to_file(URL, str(place), hash_prefix=SHA256)

@@ -13,10 +13,12 @@ sys.path.insert(0, str(ROOT))  # also where Snakemake's own environment does not
 
 from vrpo.config import merge_configs, parse_experiment
 from vrpo.config.alignments import AlignmentOptions, VRPOOptions
+from vrpo.config.resolve import PLAN as PLAN_FILE
 from vrpo.config.resolve import Plan
 from vrpo.errors import UserError
 from vrpo.files import exclusive_lock
 from vrpo.launch import require_gpus, requested_gpus, run_check, use_environment_of
+from vrpo.preflight import weight_checks
 from vrpo.restore import KEEP, keep_results, release_results
 
 use_environment_of(sys.executable)
@@ -335,5 +337,19 @@ def check_machine():
         compiling = {"train": EXPERIMENT.training.compile, "sample": any(sampler.compile for sampler in EXPERIMENT.samplers.values())}
         if any(compiling.get(job.rule.name) for job in jobs) and not workflow.deployment_settings.deployment_method:
             run_check("check-compiler", "--device", DEVICE)
+    except UserError as error:
+        refuse(error)
+
+
+LOADING = {"encode_latents", "encode_features", "describe_features", "reference", "sample", "evaluate", "import_checkpoint"}  # weights made elsewhere
+
+
+def check_weights():
+    """Load, and fetch where they are missing, the weights that the config names, before the first job rather than days later."""
+    due = any(job.rule.name in LOADING for job in workflow.dag.needrun_jobs())
+    if not due or workflow.touch or workflow.deployment_settings.deployment_method or not any(weight_checks(EXPERIMENT, fetch=True)):
+        return
+    try:
+        run_check("check", "--weights-only", "--fetch", "--config", str(RESULTS / PLAN_FILE))
     except UserError as error:
         refuse(error)

@@ -1,0 +1,184 @@
+"""What an experiment needs, checked before the first long stage: data, weights, disk, locks, GPUs, compiler."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from vrpo.config.experiment import ExperimentConfig
+from vrpo.errors import UserError
+from vrpo.files import FileLock, file_system
+
+OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")
+
+
+class Finding(NamedTuple):
+    """One row of the table."""
+
+    what: str
+    found: str
+    """What is there; where something is missing, what and how to fix it."""
+    is_missing: bool = False
+
+
+Check = tuple[str, Callable[[], str]]
+"""What is checked, and a function that says what is there or raises a `UserError`."""
+
+
+def forbid_downloads() -> None:
+    """Let the clients of weight hubs read their caches only; to be called before they are imported."""
+    os.environ.update(dict.fromkeys(OFFLINE, "1"))
+
+
+def findings(checks: Iterator[Check]) -> list[Finding]:
+    """The results of `checks`, one after the other."""
+    found = []
+    for what, check in checks:
+        try:
+            found.append(Finding(what, check()))
+        except UserError as error:
+            found.append(Finding(what, str(error), is_missing=True))
+    return found
+
+
+def table(rows: list[Finding]) -> str:
+    """The findings as aligned lines: ok or missing, what, and what was found or how to fix it."""
+    width = max(len(row.what) for row in rows)
+    return "\n".join(f"{'missing' if row.is_missing else 'ok':7}  {row.what:{width}}  {row.found}" for row in rows)
+
+
+def all_checks(config: ExperimentConfig, *, fetch: bool) -> Iterator[Check]:
+    """All checks of an experiment; with `fetch`, weights that are named by a hub's name and not yet here are downloaded."""
+    yield "images", partial(_images, config)
+    yield from weight_checks(config, fetch=fetch)
+    yield "disk", partial(_disk, config)
+    yield "file locks", partial(_locks, config)
+    yield "GPUs", partial(_gpus, config)
+    if config.training.compile or any(sampler.compile for sampler in config.samplers.values()):
+        yield "compiler", partial(_compiler, config)
+
+
+def weight_checks(config: ExperimentConfig, *, fetch: bool) -> Iterator[Check]:
+    """Each network whose weights come from elsewhere is loaded once, and each imported checkpoint must be there."""
+    tokenizers = {"tokenizer": config.tokenizer}
+    for name, sampler in config.samplers.items():
+        if sampler.decoder:
+            tokenizers[f"decoder of {name}"] = config.tokenizer.model_copy(update={"weights": sampler.decoder})
+    loaded = set()
+    for what, options in tokenizers.items():
+        if options.weights != "trained" and options.weights not in loaded:
+            loaded.add(options.weights)
+            yield f"{what} {options.weights}", partial(_tokenizer, options)
+    for name, encoder in config.encoders.items():
+        if encoder.weights != "trained":
+            yield f"encoder {name}", partial(_encoder, encoder)
+    if config.evaluation.network == "inception":
+        yield "Inception", partial(_inception, config, fetch)
+    elif config.evaluation.trained.weights != "trained":
+        yield "evaluation network", partial(_encoder, config.evaluation.trained)
+    for name, network in config.evaluation.extra_networks.items():
+        if network.weights != "trained":
+            yield f"evaluation network {name}", partial(_encoder, network)
+    for name, checkpoint in config.checkpoints.items():
+        yield f"checkpoint {name}", partial(_file, f"checkpoints.{name}.file", Path(checkpoint.file))
+
+
+def _images(config: ExperimentConfig) -> str:
+    from vrpo.data.sources import open_source
+
+    if config.data.root and not Path(config.data.root).exists():
+        raise UserError(f"data.root: {config.data.root} does not exist; put the images there, or set it to their place")
+    source = open_source(config.data)
+    return f"{len(source):,} images of {len(source.classes):,} classes"
+
+
+def _tokenizer(options: object) -> str:
+    from vrpo.models.tokenizer import load_tokenizer
+
+    return f"SHA-256 {load_tokenizer(options, None, 'cpu').sha256[:12]}"
+
+
+def _encoder(options: object) -> str:
+    from vrpo.models.encoder import load_encoder
+
+    return f"{options.architecture}, SHA-256 {load_encoder(options, None, 'cpu').sha256[:12]}"
+
+
+def _inception(config: ExperimentConfig, fetch: bool) -> str:
+    from vrpo.metrics.inception import InceptionExtractor, find_weights
+
+    given = config.evaluation.inception_weights
+    return f"SHA-256 {InceptionExtractor(find_weights(Path(given) if given else None, fetch), 'cpu').sha256[:12]}"
+
+
+def _file(option: str, path: Path) -> str:
+    if not path.is_file():
+        raise UserError(f"{option}: {path} does not exist; put the file there, or name its place")
+    return f"{path.stat().st_size / 1e9:.2f} GB"
+
+
+def _disk(config: ExperimentConfig) -> str:
+    from vrpo.reporting.cost import costs
+
+    try:
+        needed = costs(config)[-1].bytes
+    except UserError as error:
+        return f"what it takes is not known ({error})"
+    folder = _existing(config.folder)
+    there = sum(path.stat().st_size for path in config.folder.rglob("*") if path.is_file()) if config.folder.is_dir() else 0
+    free, left = shutil.disk_usage(folder).free, max(0.0, needed - there)
+    if free < left:
+        raise UserError(f"results: {left / 1e9:,.1f} GB are still to be written, {folder} has {free / 1e9:,.1f} GB free; free space or set it to another disk")
+    return f"{free / 1e9:,.1f} GB free, {left / 1e9:,.1f} GB still to be written"
+
+
+def _locks(config: ExperimentConfig) -> str:
+    folder = _existing(config.folder)
+    try:
+        with tempfile.TemporaryDirectory(prefix=".vrpo-check-", dir=folder) as place:
+            lock = FileLock(Path(place) / "lock")
+            by_name = lock.path.with_name(f"{lock.path.name}.held").exists()
+            lock.release()
+    except OSError as error:
+        raise UserError(f"results: {folder} cannot be written ({error.strerror}); make it writable, or set it to another folder") from error
+    kind = file_system(folder)[1]
+    return f"{kind} has none; files beside the results say who writes them" if by_name else f"work on {kind}"
+
+
+def _gpus(config: ExperimentConfig) -> str:
+    from vrpo.gpus import visible_gpus
+    from vrpo.launch import requested_gpus, require_gpus
+
+    resources = config.resources
+    count, device = requested_gpus(resources.device, resources.gpus, stated="gpus" in resources.model_fields_set)
+    offered = visible_gpus()
+    here = f"{len(offered.devices)} here" if offered.devices else f"none here ({offered.reason})"
+    if device == "cpu":
+        return f"{here}; the config asks for the CPU"
+    if shutil.which("sbatch"):
+        return f"{here}; SLURM is asked for {count} a training"
+    if device == "cuda" or offered.devices:
+        require_gpus(count)
+        return f"{here}, {count} a training"
+    return f"{here}; everything is computed on the CPU"
+
+
+def _compiler(config: ExperimentConfig) -> str:
+    from vrpo.gpus import visible_gpus
+    from vrpo.training.compiler import require_compiler
+    from vrpo.training.distributed import choose_device
+
+    if not visible_gpus().devices and shutil.which("sbatch"):
+        return "not checked, as the jobs' GPUs are on other machines; the first job that compiles checks it"
+    require_compiler(choose_device(config.resources.device), "training.compile, samplers.<name>.compile")
+    return "torch.compile works"
+
+
+def _existing(folder: Path) -> Path:
+    """`folder`, or the nearest one above it that exists."""
+    return next(parent for parent in [folder.resolve(), *folder.resolve().parents] if parent.is_dir())
