@@ -26,6 +26,7 @@ from vrpo.ranks import reported_error, set_up_logging, share_threads
 from vrpo.restore import restore, take_planned
 
 log = logging.getLogger(__name__)
+CHECKOUT = Path(__file__).resolve().parents[1]
 
 
 def use_environment_of(python: str) -> None:
@@ -39,7 +40,8 @@ def run_check(*arguments: str) -> None:
     Raises:
         UserError: it is not; the message is that of the command.
     """
-    result = subprocess.run([sys.executable, "-m", "vrpo", *arguments], capture_output=True, text=True, check=False)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(CHECKOUT), *filter(None, [os.environ.get("PYTHONPATH")])])}
+    result = subprocess.run([sys.executable, "-m", "vrpo", *arguments], env=environment, capture_output=True, text=True, check=False)
     if result.returncode:
         raise UserError(result.stderr.strip().splitlines()[-1].removeprefix("vrpo: error: "))
 

@@ -18,7 +18,8 @@ from vrpo.training import distributed
 from vrpo.training.distributed import choose_device
 
 FAKE = Path(__file__).with_name("fake_driver")
-PROFILE = Path(__file__).parents[2] / "profiles/default/config.yaml"
+ROOT = Path(__file__).parents[2]
+PROFILE = ROOT / "profiles/default/config.yaml"
 MIG = """\
 GPU 0: NVIDIA A100-SXM4-40GB (UUID: GPU-5c89852c-d268-c3f3-1b07-005d5ae1dc3f)
   MIG 3g.20gb     Device  0: (UUID: MIG-7089d0f3-293f-58c9-8f8c-5ea666eedbde)
@@ -77,6 +78,20 @@ def test_the_local_profile_counts_them(machine: Any, count: int, chosen: str | N
     source = "import json, sys; from snakemake.profiles import ProfileConfigFileParser as P; print(json.dumps(P().parse(open(sys.argv[1]))))"
     parsed = json.loads(subprocess.run([sys.executable, "-c", source, str(PROFILE)], capture_output=True, text=True, check=True).stdout)
     assert parsed["resources"] == [f"gpu={limit}"]
+
+
+@pytest.mark.parametrize("named", [["-s", f"{ROOT}/Snakefile"], [f"--snakefile={ROOT}/Snakefile"], ["--workflow-profile", str(PROFILE.parent)]])
+def test_the_local_profile_finds_the_package_where_it_is_not_installed(named: list[str], tmp_path: Path) -> None:
+    """A workflow of another folder, with Snakemake from another environment."""
+    source = (
+        "import sys; from importlib.util import find_spec; from snakemake.profiles import ProfileConfigFileParser as P; "
+        "sys.meta_path = [finder for finder in sys.meta_path if 'editable' not in repr(finder).lower()]; assert find_spec('vrpo') is None; "
+        f"sys.argv[1:] = {named}; print(P().parse(open({str(PROFILE)!r}))['resources'])"
+    )
+    plain = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    result = subprocess.run([sys.executable, "-P", "-c", source], env=plain, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("['gpu=")
 
 
 def test_a_process_on_its_own_asks_the_driver_once(machine: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -174,6 +174,20 @@ def test_a_check_of_the_machine_says_its_line() -> None:
         run_check("verify", "nowhere.h5")
 
 
+def test_a_check_of_the_machine_finds_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it is not installed, as the workflow itself does."""
+    seen = {}
+
+    def run(command: list[str], env: dict[str, str], **_: object) -> subprocess.CompletedProcess[str]:
+        seen.update(env)
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(vrpo.launch.subprocess, "run", run)
+    monkeypatch.setenv("PYTHONPATH", "/more")
+    run_check("check-compiler")
+    assert seen["PYTHONPATH"] == f"{Path(vrpo.launch.__file__).parents[1]}{os.pathsep}/more"
+
+
 def test_jobs_find_python(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/usr/bin")
     use_environment_of("/somewhere/bin/python")
