@@ -1,5 +1,6 @@
 """Folders of images: their order, what may lie in them, and what the images stage would make of them."""
 
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -77,6 +78,24 @@ def test_images_in_linked_folders_are_read(tmp_path):
     write_pngs(tmp_path / "samples/a", make_images(2))
     (tmp_path / "samples/b").symlink_to(tmp_path / "elsewhere")
     assert open_images(tmp_path / "samples").count == 5
+
+
+def test_litter_is_neither_sample_nor_reference(folder, tmp_path):
+    """What systems and tools leave behind, as in the image sources; it neither adds an image nor refuses the folder."""
+    for name in ("samples", "real"):
+        place = write_pngs(tmp_path / name, make_images(20))
+        for litter in ("._3.png", ".ipynb_checkpoints/3-checkpoint.png", "__MACOSX/._3.jpg", ".thumbs/3.jpg"):
+            (place / litter).parent.mkdir(exist_ok=True)
+            (place / litter).write_bytes(b"no image")
+    record = score(folder, tmp_path / "samples", tmp_path / "real")
+    assert record["protocol"]["images"] == record["protocol"]["reference"]["count"] == 20
+
+
+def test_a_pipe_among_the_samples_is_not_waited_for(tmp_path):
+    samples = write_pngs(tmp_path / "samples", make_images(3))
+    os.mkfifo(samples / "9.png")
+    with pytest.raises(UserError, match=r"9\.png: cannot be decoded \(it is a pipe or a device, no file\)"):
+        open_images(samples)
 
 
 def write_photos(root):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +18,8 @@ import numpy as np
 from PIL import Image
 
 from vrpo.data.shards import ShardedArrays, is_sharded, open_arrays
-from vrpo.data.sources.base import EXTENSIONS, EncodedSource, UnreadableImageError
+from vrpo.data.sources.base import EXTENSIONS, EncodedSource, UnreadableImageError, reason_of
+from vrpo.data.sources.listing import files_below, open_file, printable
 from vrpo.errors import UserError
 from vrpo.files import sha256
 from vrpo.metrics.npz import NpzFile
@@ -141,7 +141,7 @@ class PngFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.attributes: dict[str, Any] = {}
-        images = files_below(path, EXTENSIONS)
+        images = in_natural_order(path)
         self._files = [file for file in images if file.suffix.lower() == ".png"]
         if others := [file for file in images if file.suffix.lower() != ".png"]:
             raise UserError(
@@ -181,7 +181,7 @@ class RealFolder(EncodedSource):
     """
 
     def __init__(self, path: Path, resolution: int | None) -> None:
-        self._files = files_below(path, EXTENSIONS)
+        self._files = in_natural_order(path)
         if not self._files:
             raise UserError(f"{path}: no images in it ({', '.join(EXTENSIONS)}); give the folder of the real images")
         with ThreadPoolExecutor(max_workers=THREADS) as pool:
@@ -201,7 +201,7 @@ class RealFolder(EncodedSource):
 
     def open(self, index: int) -> IO[bytes]:
         """See `EncodedSource.open`."""
-        return open(self._files[index], "rb")
+        return open_file(self._files[index])
 
     def name_of(self, index: int) -> str:
         """See `EncodedSource.name_of`."""
@@ -228,10 +228,9 @@ class RealFolder(EncodedSource):
             raise UserError(f"{error.where}: cannot be read as an image ({error.reason}); restore or remove it") from error
 
 
-def files_below(folder: Path, endings: tuple[str, ...]) -> list[Path]:
-    """Files below `folder`, linked folders included, whose names end so in either case; in natural order of their paths."""
-    found = [Path(place, name) for place, _, names in os.walk(folder, followlinks=True) for name in names if name.lower().endswith(endings)]
-    return sorted(found, key=lambda file: natural_order(file.relative_to(folder)))
+def in_natural_order(folder: Path) -> list[Path]:
+    """The images below `folder`, linked folders included and litter left out, in natural order of their paths."""
+    return sorted(files_below(folder, EXTENSIONS), key=lambda file: natural_order(file.relative_to(folder)))
 
 
 def natural_order(path: Path) -> tuple[list[list[str | int]], str]:
@@ -270,12 +269,12 @@ def _decoded(file: Path) -> np.ndarray:
 @contextlib.contextmanager
 def _opened(file: Path) -> Iterator[Image.Image]:
     try:
-        with Image.open(file) as image:
+        with open_file(file) as opened, Image.open(opened) as image:
             yield image
     except UserError:
         raise
     except Exception as error:  # decoders of damaged files raise nearly anything
-        raise UserError(f"{file}: cannot be decoded ({' '.join(str(error).split()) or type(error).__name__}); delete or replace it") from error
+        raise UserError(f"{printable(file)}: cannot be decoded ({reason_of(error)}); delete or replace it") from error
 
 
 def _checked(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> tuple[int, int]:
