@@ -83,12 +83,15 @@ def methods_snapshot(
 
 
 @app.command("cost")
-def cost(config: Annotated[list[Path], typer.Option(help="the experiment's config file")]) -> None:
+def cost(
+    config: Annotated[list[Path], typer.Option(help="the experiment's config file")],
+    images: Annotated[int | None, typer.Option(help="training images; without it as counted by the stage `manifest`, or ImageNet's", min=1)] = None,
+) -> None:
     """Compute the GPU hours and the disk that an experiment takes."""
     from vrpo.config import load_experiment
     from vrpo.reporting.cost import describe_cost
 
-    typer.echo(describe_cost(load_experiment(*config)))
+    typer.echo(describe_cost(load_experiment(*config), images=images))
 
 
 @app.command("docs")

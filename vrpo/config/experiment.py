@@ -93,6 +93,7 @@ class ExperimentConfig(Options):
             self._check_checkpoint(name, checkpoint)
         self._check_decoders()
         self._check_geometry()
+        self._check_published()
         for encoder in (self.representation.encoders or []) if self.representation else []:
             require_known("representation.encoders", encoder, self.encoders, "encoders")
         return self
@@ -139,6 +140,14 @@ class ExperimentConfig(Options):
                     raise ValueError(
                         f"representation.blocks: {self.representation.blocks}, but run {name} has {model.depth} blocks; leave it out to measure all"
                     )
+
+    def _check_published(self) -> None:
+        data, network = self.data, self.evaluation.network
+        if self.report.published and (data.num_classes, data.resolution, network) != (1000, 256, "inception"):
+            raise ValueError(
+                f"report.published: {self.report.published} holds scores of ImageNet's 1,000 classes at 256x256 by Inception, here are {data.num_classes:,} at "
+                f"{data.resolution}x{data.resolution} by `{network}`; set `report: {{published: null}}`"
+            )
 
     def _check_rollouts(self, name: str, alignment: VRPOOptions) -> None:
         micro_batch = self.training.batch_size // (max(self.resources.gpus, 1) * self.training.accumulation)

@@ -38,7 +38,7 @@ class DataOptions(Options):
 
 
 class FitOptions(Options):
-    """How one of the miniature's own networks is trained (Adam, cosine decay to zero)."""
+    """How one of the pipeline's own networks is trained (Adam, cosine decay to zero)."""
 
     steps: int = option(500, "optimiser steps", "steps", ge=1)
     batch_size: int = option(64, "samples in a step", "samples", ge=1)
@@ -65,7 +65,7 @@ class TokenizerOptions(Options):
 
 
 class NetworkOptions(Options):
-    """A timm network, as a visual encoder or as the miniature's evaluation network."""
+    """A timm network, as a visual encoder or as an evaluation network."""
 
     architecture: Text = option(..., "timm model name, e.g. `vit_base_patch14_dinov2.lvd142m`")
     weights: Place = option("timm", "`timm`: the pretrained weights of that name; `trained`: fit on the images; else a local .safetensors file")
@@ -224,7 +224,7 @@ class ResourceOptions(Options):
 class ReportOptions(Options):
     """What figures and tables show."""
 
-    title: str = option("None, REPA and VRPO on SiT and DiT", "headline of the report")
-    metric_space: str = option("", "which feature space the scores live in; stands beside every score")
+    title: str | None = option(None, "headline of the report; null: what is compared, on which images")
+    metric_space: str | None = option(None, "which feature space the scores live in; stands beside every score; null: as data and evaluation say")
     grid_images: int = option(10, "images of each run in the grid of samples", "images", ge=1)
-    published: WorkflowPlace | None = option(None, "CSV of published numbers shown beside ours; null: none")
+    published: WorkflowPlace | None = option(None, "CSV of published numbers of ImageNet at 256x256, shown beside ours; null: none")

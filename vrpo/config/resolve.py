@@ -14,6 +14,7 @@ from typing import TypeVar
 from pydantic import BaseModel
 
 from vrpo.config.base import Options
+from vrpo.config.described import described_report
 from vrpo.config.experiment import ExperimentConfig
 from vrpo.config.messages import validate
 from vrpo.config.reading import read_yaml
@@ -36,7 +37,7 @@ def resolved_files(config: ExperimentConfig) -> dict[str, Options]:
         "config/evaluation.yaml": config.evaluation,
         "config/experiment.yaml": config,
         "config/collect.yaml": config.collection(),
-        "config/report.yaml": config.report,
+        "config/report.yaml": described_report(config),
     }
     if config.methods:
         files["config/methods.yaml"] = config.methods

@@ -88,10 +88,10 @@ class EvaluationOptions(Options):
     """What is measured, with which network, against which reference."""
 
     network: Literal["inception", "trained"] = option(
-        "trained", "`inception`: torch-fidelity's TensorFlow port, as in the papers; `trained`: the miniature's own"
+        "trained", "`inception`: torch-fidelity's TensorFlow port, as in the papers; `trained`: a classifier fitted on the images"
     )
     inception_weights: Place | None = option(None, "local Inception weights (pt_inception-2015-12-05-6726825d.pth); null: torch-fidelity's download")
-    trained: NetworkOptions | None = option(None, "architecture and training of the miniature's evaluation network")
+    trained: NetworkOptions | None = option(None, "architecture and training of the evaluation network that is fitted on the images")
     extra_networks: dict[Name, NetworkOptions] = option(
         dict,
         "further feature spaces by name, each giving the score `fd_<name>`: with pretrained weights on a timm ViT's class token (`dinov2` with ViT-L/14 is "

@@ -1,4 +1,4 @@
-"""The feature networks of the scores: Inception-v3 as ADM's evaluator uses it, and the choice between it and the miniature's own.
+"""The feature networks of the scores: Inception-v3 as ADM's evaluator uses it, and the choice between it and one fitted on the images.
 
 Inception is torch-fidelity's port of the TensorFlow graph (0.4.0), of which only the network is used. In one forward pass:
 

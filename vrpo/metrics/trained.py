@@ -1,4 +1,4 @@
-"""Features of the miniature's own evaluation network: a timm classifier fitted on the training images, for data that Inception knows nothing of."""
+"""Features of an evaluation network of one's own: a timm classifier fitted on the training images, for data that Inception knows nothing of."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ def judge(metrics: pd.DataFrame, comparable: bool) -> pd.DataFrame:
 
     Args:
         metrics: `read_metrics`.
-        comparable: whether the scores live in the space that the claims are about; elsewhere (the miniature) no verdict is given.
+        comparable: whether the scores live in the space that the claims are about; elsewhere no verdict is given.
 
     Returns:
         Columns: claim, claimed, model, observed, low, high, at_least, seeds, verdict, finding.

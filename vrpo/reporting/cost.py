@@ -5,6 +5,7 @@ What is counted as a FLOP stands in vrpo/models/flops.py; a backward pass takes 
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 
@@ -16,7 +17,7 @@ from vrpo.config.scoring import SamplerOptions
 from vrpo.errors import UserError
 from vrpo.models.flops import projector_flops, transformer_flops, vit_flops
 
-IMAGENET_IMAGES = 1_281_167
+IMAGENET_IMAGES, IMAGENET_CLASSES = 1_281_167, 1_000
 DIGITS = 1_797
 ENCODE_FLOPS = 272.7e9 / 256**2  # per pixel: Stable Diffusion's VAE encoder and decoder, counted by torch.utils.flop_counter at 256x256
 DECODE_FLOPS = 622.2e9 / 256**2
@@ -116,10 +117,29 @@ def network_evaluations(sampler: SamplerOptions) -> float:
     return evaluations * (1 + guided)
 
 
+def image_count(config: ExperimentConfig) -> int:
+    """Training images: as counted by the stage `manifest`, or, before it, the digits' or ImageNet's, if there are 1,000 classes.
+
+    Raises:
+        UserError: their number is not known.
+    """
+    manifest = config.folder / "images.json"
+    if config.data.source == "digits":
+        return DIGITS
+    if manifest.is_file():
+        try:
+            return int(json.loads(manifest.read_text(encoding="utf-8"))["count"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{manifest}: is damaged ({error}); delete it and make it again") from error
+    if config.data.num_classes != IMAGENET_CLASSES:
+        raise UserError(f"{config.data.root}: how many images it holds is not known before the stage `manifest`; give --images NUMBER")
+    return IMAGENET_IMAGES
+
+
 def costs(config: ExperimentConfig, machine: Machine | None = None, images: int | None = None) -> list[Cost]:
-    """Rows of the experiment's cost, for a data set of `images` (None: ImageNet's training images, or the digits)."""
+    """Rows of the experiment's cost, for a data set of `images` (None: `image_count`)."""
     machine = machine or Machine()
-    count = images or (DIGITS if config.data.source == "digits" else IMAGENET_IMAGES)
+    count = images or image_count(config)
     side, channels, pixels = latent_side(config), config.tokenizer.latent_channels, config.data.resolution**2
     rows = [_row("images", 0.0, 3 * pixels * count, machine.inference, machine)]
     latent_bytes = 2 * channels * side**2 * (2 if config.tokenizer.storage == "float16" else 4)
@@ -158,7 +178,7 @@ def describe_cost(config: ExperimentConfig, machine: Machine | None = None, imag
     assumed = (
         f"GPU hours on one {machine.name} at {machine.peak / 1e12:.0f} TFLOP/s (dense bf16), of which training is assumed to reach {machine.training:.0%} "
         f"and encoding and sampling {machine.inference:.0%}; evaluation in fp32 at {machine.fp32 / 1e12:.0f} TFLOP/s. "
-        f"Disk with the weights of every milestone and {KEPT_STATES} resume states of each run."
+        f"{images or image_count(config):,} training images. Disk with the weights of every milestone and {KEPT_STATES} resume states of each run."
     )
     return "\n".join([*lines, "", assumed])
 

@@ -141,5 +141,5 @@ def _histories(data: pd.DataFrame, quantities: dict[str, str]) -> Figure:
 
 
 def _fid_label(options: ReportOptions) -> str:
-    space = options.metric_space.split(":")[0].split(",")[0].strip()
+    space = (options.metric_space or "").split(":")[0].split(",")[0].strip()
     return f"FID ({space})" if space else "FID"

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from vrpo.config.described import ALIGNMENT_NAMES
 from vrpo.config.methods import SEARCH, MethodsOptions, run_name, search_name
 from vrpo.errors import UserError
 from vrpo.reporting.bootstrap import bootstrap_interval
-from vrpo.reporting.results import ALIGNMENT_NAMES, main_sampler
+from vrpo.reporting.results import main_sampler
 from vrpo.reporting.speedup import speedup, steps_to_reach
 
 TIE = 0.01  # candidates whose score is within this part of the best one's are equally good

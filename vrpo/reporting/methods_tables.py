@@ -6,13 +6,13 @@ from collections.abc import Iterable
 
 import pandas as pd
 
+from vrpo.config.described import ALIGNMENT_NAMES
 from vrpo.config.methods import MethodsOptions
 from vrpo.config.options import ReportOptions
 from vrpo.reporting.bootstrap import RESAMPLES
 from vrpo.reporting.formatting import Table, cell, interval_text, space_text, steps_text, times_text
 from vrpo.reporting.methods import searched_columns
 from vrpo.reporting.methods_verdict import score_name
-from vrpo.reporting.results import ALIGNMENT_NAMES
 
 INTERVALS = f"In brackets 95% intervals over seeds: expanded percentile bootstrap of the paired differences, {RESAMPLES:,} resamples."
 

@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from vrpo.config.described import ALIGNMENT_NAMES
 from vrpo.errors import UserError
 from vrpo.metrics.npz import NpzFile
 
-ALIGNMENT_NAMES = {"none": "none", "repa": "REPA", "vrpo": "VRPO", "irepa": "iREPA", "haste": "HASTE"}
 OFFICIAL = "official "  # how the kind of weights that were trained elsewhere begins
 
 
@@ -111,5 +111,6 @@ def _read_csv(path: Path, needed: list[str]) -> pd.DataFrame:
 def _labelled(frame: pd.DataFrame) -> pd.DataFrame:
     """Papers' names where they are unambiguous within a model, else the config's names."""
     rivals = frame.groupby(["model", "kind"])["run"].transform("nunique")
-    frame["label"] = np.where(rivals == 1, frame["kind"].map(lambda kind: ALIGNMENT_NAMES.get(kind, kind)), frame["alignment"])
+    known = frame["kind"].isin(ALIGNMENT_NAMES) | frame["kind"].str.startswith(OFFICIAL)
+    frame["label"] = np.where((rivals == 1) & known, frame["kind"].map(lambda kind: ALIGNMENT_NAMES.get(kind, kind)), frame["alignment"])
     return frame

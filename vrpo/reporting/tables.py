@@ -115,9 +115,8 @@ def claimed(options: ReportOptions, metrics: pd.DataFrame) -> Table:
     shown = pd.DataFrame({"claim": data["claim"], "claimed": data["claimed"], "model": data["model"], "observed here": observed, "seeds": data["seeds"]})
     shown["verdict"] = data["verdict"]
     shown["finding here"] = data["finding"]
-    source = f"Claims: {claims.SOURCE}, on ImageNet-256. {_intervals_text(data)}"
-    rule = "Reproduced: the interval shows an improvement and reaches the claim."
-    return Table(data, shown, f"{source} {rule} {space_text(options)}")
+    source, rule = f"Claims: {claims.SOURCE}, on ImageNet-256.", "Reproduced: the interval shows an improvement and reaches the claim."
+    return Table(data, shown, " ".join(filter(None, (source, _intervals_text(data), rule, space_text(options)))))
 
 
 TABLES: dict[str, Callable[[ReportOptions, pd.DataFrame], Table]] = {"comparison": comparison, "convergence": convergence, "gains": gains, "claims": claimed}

@@ -1,4 +1,7 @@
 # What figures and tables read, collected into small files; then one rule for each figure and table, by its name.
+from vrpo.config.described import described_report
+
+config["report"] = described_report(EXPERIMENT).model_dump()  # for workflow/report/workflow.rst
 
 FIGURES = {
     "fid": "FID against training steps",
