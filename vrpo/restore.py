@@ -44,7 +44,7 @@ STAGES = {
 }
 """Commands whose results are restored, each with the rules that call it."""
 
-WITHOUT_EFFECT = {"--output", "--device", "--threads", "--save-minutes", "--max-minutes", "--log-every", "--max-skipped"}
+WITHOUT_EFFECT = {"--output", "--listing", "--device", "--threads", "--save-minutes", "--max-minutes", "--log-every", "--max-skipped"}
 """Arguments that change no result, or only its last digits."""
 
 OPTIONS_WITHOUT_EFFECT = ("training.latents", "training.attention", "training.activation_checkpointing", "workers")

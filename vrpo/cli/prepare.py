@@ -12,14 +12,28 @@ from vrpo.cli.arguments import Config, Device, Images, Latents, Output, Threads,
 app = typer.Typer()
 
 
+@app.command("list-images")
+def list_images(config: Config, output: Output) -> None:
+    """List the image source once (.npz), for the commands that write its shards."""
+    from vrpo.config import load_resolved
+    from vrpo.config.options import DataOptions
+    from vrpo.prepare.images import list_images
+
+    list_images(load_resolved(DataOptions, config), output)
+
+
 @app.command("images")
-def images(config: Config, output: Output) -> None:
+def images(
+    config: Config,
+    output: Output,
+    listing: Annotated[Path | None, typer.Option(help="output of list-images; without it, or where the data have changed since, the source is listed")] = None,
+) -> None:
     """Read the image source into HDF5, centre-cropped to the resolution; --output shard-00003-of-00016.h5 means that part of it."""
     from vrpo.config import load_resolved
     from vrpo.config.options import DataOptions
     from vrpo.prepare.images import write_images
 
-    write_images(load_resolved(DataOptions, config), output)
+    write_images(load_resolved(DataOptions, config), output, listing)
 
 
 @app.command("manifest")

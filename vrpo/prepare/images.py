@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import multiprocessing
 import os
 import threading
@@ -18,12 +19,14 @@ from tqdm import tqdm
 from vrpo.data.arrays import ArrayWriter
 from vrpo.data.manifest import without
 from vrpo.data.shards import shard_attributes, shard_of, shard_rows
-from vrpo.data.sources import ImageSource, UnreadableImageError, open_source
+from vrpo.data.sources import EncodedSource, ImageSource, UnreadableImageError, load_listing, open_source, save_listing
 from vrpo.errors import UserError
 from vrpo.prepare.unreadable import Unreadable, UnreadableList
 
 if TYPE_CHECKING:
     from vrpo.config.options import DataOptions
+
+log = logging.getLogger(__name__)
 
 BATCH = 64  # images handed to a worker at once
 MOST_SKIPPED = 5_000  # images of one file; their numbers are among its attributes, and more are a broken data set
@@ -31,16 +34,33 @@ MOST_SKIPPED = 5_000  # images of one file; their numbers are among its attribut
 Decoded = tuple[np.ndarray, list[Unreadable]]  # images [n, H, W, 3], zeros where one cannot be read; those
 
 
-def write_images(options: DataOptions, output: Path | str) -> None:
+def list_images(options: DataOptions, output: Path | str) -> None:
+    """Write the listing of the source (.npz), for the jobs that write its shards.
+
+    Raises:
+        UserError: the source is missing, has another number of classes or no files.
+    """
+    source = open_source(options)
+    if not isinstance(source, EncodedSource):
+        raise UserError(f"data.source: `{options.source}` has no files to be listed; write its images at once")
+    save_listing(source, options, output)
+
+
+def write_images(options: DataOptions, output: Path | str, listing: Path | str | None = None) -> None:
     """Write `images` uint8 `[N, H, W, 3]` and `labels` int64 `[N]` of the part that `output` names (`shard-...`, or all); a killed run goes on where it was.
 
     Images that cannot be read are listed in a file beside `output`. With `options.skip_unreadable` the rest is written, as another set of images.
+
+    Args:
+        options: which source.
+        output: HDF5 file to write.
+        listing: of `list_images`, in place of listing the source again; one that the data have outrun is not used.
 
     Raises:
         UserError: the source is missing, has another number of classes or unreadable images, the disk is too small, or a worker was killed.
     """
     output = Path(output)
-    source = open_source(options)
+    source = _listed(options, listing, output) or open_source(options)
     part = shard_rows(len(source), output)
     indices = np.arange(part.start, part.stop)
     unreadable = UnreadableList(output, source.describe()["fingerprint"])
@@ -63,6 +83,15 @@ def write_images(options: DataOptions, output: Path | str) -> None:
         if len(unreadable.images) > len(skipped):
             raise UserError(f"{unreadable.path}: more images became unreadable while they were read; see that nothing changes the data set and start again")
         writer.finish()
+
+
+def _listed(options: DataOptions, listing: Path | str | None, output: Path) -> ImageSource | None:
+    """The source as it was listed; None where it was not, or has changed since as far as can be seen without looking at the images of other parts."""
+    source = load_listing(options, listing) if listing else None
+    if source is not None and not source.is_current(shard_rows(len(source), output)):
+        log.info("%s: the data have changed since they were listed; they are listed again", listing)
+        return None
+    return source
 
 
 def _writer(source: ImageSource, output: Path, indices: np.ndarray, skipped: list[int]) -> ArrayWriter:

@@ -35,7 +35,7 @@ def write_manifest(options: DataOptions, images: Path | str, output: Path | str)
     unreadable = [image for found in lists for image in found.images]
     now = without(description, [image.index for image in unreadable])
     if now["fingerprint"] != arrays.attributes["fingerprint"] or now["count"] != arrays.shape("labels")[0]:
-        raise UserError(f"{images}: the data set has changed since it was written; delete it and make it again")
+        raise UserError(f"{images}: the data set has changed since it was written; delete it (and images.listing.npz, where it has shards) and make it again")
     counts = np.bincount(arrays.rows("labels", slice(None)), minlength=len(source.classes))
     manifest = {
         "source": now["name"],

@@ -148,6 +148,11 @@ def parts_of(name):
     return expand(str(part_of(name)), shard=[f"{shard:05d}" for shard in range(EXPERIMENT.data.shards)], allow_missing=True)
 
 
+def listings():
+    """[the listing of the images], where several jobs write them."""
+    return [RESULTS / "images.listing.npz"] if EXPERIMENT.data.shards > 1 and EXPERIMENT.data.source != "digits" else []
+
+
 def log_of(name):
     """Log of the job that writes a part."""
     return RESULTS / (f"logs/{name}.log" if EXPERIMENT.data.shards == 1 else f"logs/{name}/{{shard}}.log")

@@ -1,10 +1,31 @@
 # Images, the networks that the miniature trains for itself, latents, features, and the latent critics.
 
 
+rule listing:
+    # Once for all shards, which without it would each look at every image. A listing that the data have outrun is not used.
+    input:
+        config=RESULTS / "config/images.yaml",
+    output:
+        RESULTS / "images.listing.npz",
+    log:
+        RESULTS / "logs/listing.log",
+    conda:
+        TORCH_ENV
+    resources:
+        mem_mb=RESOURCES.memory_mb,
+        runtime=runtime,
+        gpu=0,
+    params:
+        planned=planned,
+    shell:
+        "{VRPO} {params.planned} list-images --config {input.config:q} --output {output:q} &> {log:q}"
+
+
 rule images:
     # The image folder is not an input: its time changes whenever anything touches it. Images hold its fingerprint.
     input:
         config=RESULTS / "config/images.yaml",
+        listing=ancient(listings()),
     output:
         part_of("images"),
     log:
@@ -18,8 +39,9 @@ rule images:
         gpu=0,
     params:
         planned=planned,
+        listing=weights_option(listings(), "listing"),
     shell:
-        "{STAGE} {resources.gpu} {params.planned} images --config {input.config:q} --output {output:q} &> {log:q}"
+        "{STAGE} {resources.gpu} {params.planned} images --config {input.config:q} {params.listing} --output {output:q} &> {log:q}"
 
 
 rule manifest:

@@ -10,7 +10,9 @@ from vrpo.data.sources.base import EncodedSource, ImageSource, UnreadableImageEr
 from vrpo.data.sources.classes import read_class_index, surplus_classes
 from vrpo.data.sources.digits import DigitsSource
 from vrpo.data.sources.folder import FolderSource, ilsvrc_source
+from vrpo.data.sources.listing import stamp
 from vrpo.data.sources.parquet import ParquetSource
+from vrpo.data.sources.saved import load_listing, save_listing
 from vrpo.data.sources.webdataset import WebDatasetSource
 from vrpo.errors import UserError
 
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DigitsSource", "EncodedSource", "FolderSource", "ImageSource", "ParquetSource", "UnreadableImageError", "WebDatasetSource", "ZipSource",
-    "center_crop", "ilsvrc_source", "open_source",
+    "center_crop", "ilsvrc_source", "load_listing", "open_source", "save_listing",
 ]  # fmt: skip
 
 log = logging.getLogger(__name__)
@@ -38,6 +40,8 @@ def open_source(options: DataOptions) -> ImageSource:
     else:
         index = read_class_index(options.class_index) if options.class_index else None
         source = SOURCES[options.source](options.root, options.resolution, index)
+        if options.class_index:
+            source.stamps[options.class_index] = stamp(options.class_index)
     classes = len(source.classes)
     if classes != options.num_classes:
         where = "" if options.source == "digits" else f" in {options.root}"

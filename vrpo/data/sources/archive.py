@@ -16,7 +16,7 @@ import numpy as np
 
 from vrpo.data.sources.base import EXTENSIONS, EncodedSource, Names, reason_of
 from vrpo.data.sources.classes import ClassIndex, labels_by_name
-from vrpo.data.sources.listing import is_litter, open_file, printable
+from vrpo.data.sources.listing import is_litter, open_file, printable, stamp
 from vrpo.data.sources.splits import training_prefix
 from vrpo.errors import UserError
 
@@ -36,6 +36,7 @@ class ZipSource(EncodedSource):
 
     def __init__(self, root: Path | str, resolution: int, index: ClassIndex | None = None) -> None:
         super().__init__("zip", root, resolution)
+        self.stamps[str(self.root)] = stamp(self.root)
         try:
             with open_file(self.root) as file, zipfile.ZipFile(file) as archive:
                 members = [info for info in archive.infolist() if info.filename.lower().endswith(EXTENSIONS) and not is_litter(info.filename)]

@@ -12,7 +12,7 @@ from typing import IO, Any, Protocol
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from vrpo.data.sources.listing import printable
+from vrpo.data.sources.listing import printable, stamp
 from vrpo.data.sources.pixels import as_rgb
 from vrpo.errors import UserError
 
@@ -67,6 +67,7 @@ class EncodedSource(ABC):
 
     def __init__(self, kind: str, root: Path | str, resolution: int) -> None:
         self.kind, self.root, self.resolution = kind, Path(root), resolution
+        self.stamps: dict[str, list[int]] = {}  # size and time of change of the folders and archives that were listed
         self._fingerprint: str | None = None
 
     def __len__(self) -> int:
@@ -83,6 +84,10 @@ class EncodedSource(ABC):
     @abstractmethod
     def content(self) -> str:
         """A hash of what the images are: names, sizes or checksums, not their pixels."""
+
+    def is_current(self, rows: slice) -> bool:
+        """Whether the data, and what images `rows` are read from, still are as they were listed; files of other images are not looked at."""
+        return all(stamp(place) == found for place, found in self.stamps.items())
 
     def read(self, index: int) -> np.ndarray:
         """Image `index`, uint8 `[resolution, resolution, 3]`.
@@ -116,13 +121,20 @@ class Names(Sequence[str]):
     """Many short names in one block of memory: 1.28 million file names are some 40 MB instead of 150, and travel to worker processes at once."""
 
     def __init__(self, names: Sequence[str]) -> None:
-        self._names = np.array([name.encode("utf-8", "surrogateescape") for name in names], dtype=bytes)
+        self.encoded = np.array([name.encode("utf-8", "surrogateescape") for name in names], dtype=bytes)  # [N]
+
+    @classmethod
+    def of(cls, encoded: np.ndarray) -> Names:
+        """The names whose block of memory is `encoded`."""
+        names = cls([])
+        names.encoded = encoded
+        return names
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self.encoded)
 
     def __getitem__(self, index: int) -> str:
-        return bytes(self._names[index]).decode("utf-8", "surrogateescape")
+        return bytes(self.encoded[index]).decode("utf-8", "surrogateescape")
 
 
 def center_crop(image: Image.Image, size: int) -> Image.Image:

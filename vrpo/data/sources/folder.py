@@ -11,7 +11,7 @@ import numpy as np
 
 from vrpo.data.sources.base import EXTENSIONS, EncodedSource, Names
 from vrpo.data.sources.classes import ClassIndex, labels_by_name, read_class_index
-from vrpo.data.sources.listing import folders_in, is_folder, open_file, printable, walk
+from vrpo.data.sources.listing import folders_in, is_folder, open_file, printable, stamp, walk
 from vrpo.data.sources.splits import training_folder
 from vrpo.errors import UserError
 
@@ -39,9 +39,11 @@ class FolderSource(EncodedSource):
             raise UserError(
                 f"data.root: there is no folder {self.root}; put the training images there, one folder per class, or set `data.root` to where they are"
             )
+        self.stamps[str(self.root)] = stamp(self.root)
         folders = folders_in(self.root)
         if split := training_folder(folders, str(self.root)):
             self.root /= split
+            self.stamps[str(self.root)] = stamp(self.root)
             folders = folders_in(self.root)
         if not folders:
             raise UserError(f"data.root: {self.root} holds no class folders; `data.root` must name the folder whose subfolders are the classes")
@@ -49,7 +51,9 @@ class FolderSource(EncodedSource):
         files: list[str] = []  # relative to the root
         labels: list[int] = []
         for name, label in sorted(label_of.items(), key=lambda item: item[1]):
-            found = [f"{folder.path}/{file}" for folder in walk(self.root, name) for file in folder.files if file.lower().endswith(EXTENSIONS)]
+            listed = walk(self.root, name)
+            self.stamps |= {str(self.root / folder.path): folder.stamp for folder in listed}
+            found = [f"{folder.path}/{file}" for folder in listed for file in folder.files if file.lower().endswith(EXTENSIONS)]
             if not found:
                 raise UserError(
                     f"data.root: class folder {printable(self.root / name)} holds no images ({', '.join(EXTENSIONS)}); add some or remove the folder"
@@ -58,6 +62,7 @@ class FolderSource(EncodedSource):
             labels += [label] * len(found)
         self.files = Names(files)
         self.labels = np.array(labels, dtype=np.int64)
+        self._sizes: np.ndarray | None = None  # [N] int64, bytes of the files
 
     def open(self, index: int) -> IO[bytes]:
         """The file of image `index`."""
@@ -69,10 +74,15 @@ class FolderSource(EncodedSource):
 
     def content(self) -> str:
         """Hash of the files' names and sizes, in order."""
+        self._sizes = np.array([_size(self.root / file) for file in self.files], dtype=np.int64)
         content = hashlib.sha256()
-        for file in self.files:
-            content.update(f"{file}\0{_size(self.root / file)}\n".encode("utf-8", "surrogateescape"))
+        for file, size in zip(self.files, self._sizes.tolist(), strict=True):
+            content.update(f"{file}\0{size}\n".encode("utf-8", "surrogateescape"))
         return content.hexdigest()
+
+    def is_current(self, rows: slice) -> bool:
+        """See `EncodedSource.is_current`; the files of `rows` have the sizes that they had."""
+        return super().is_current(rows) and all(_size(self.root / self.files[row]) == self._sizes[row] for row in range(rows.start, rows.stop))
 
 
 def ilsvrc_source(root: Path | str, resolution: int, index: ClassIndex | None = None) -> FolderSource:
@@ -91,7 +101,9 @@ def ilsvrc_source(root: Path | str, resolution: int, index: ClassIndex | None = 
         raise UserError(f"data.root: {root} holds no ILSVRC/Data/CLS-LOC/train/n........; set `data.root` to where the archive was unpacked")
     if index is None:
         index = next((read_class_index(root / name) for name in ILSVRC_INDEX if (root / name).is_file()), None)
-    return FolderSource(root / place, resolution, index, kind="ilsvrc")
+    source = FolderSource(root / place, resolution, index, kind="ilsvrc")
+    source.stamps |= {str(root / name): stamp(root / name) for name in ILSVRC_INDEX}
+    return source
 
 
 def _size(file: Path) -> int:

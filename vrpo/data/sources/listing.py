@@ -18,6 +18,7 @@ class Folder(NamedTuple):
 
     path: str  # relative to the root, with `/`
     files: list[str]  # names, sorted
+    stamp: list[int]  # of the folder, before it was listed
 
 
 def is_litter(path: str) -> bool:
@@ -43,6 +44,15 @@ def walk(root: Path, below: str = "") -> list[Folder]:
         UserError: a folder cannot be listed, is a link to one that holds it, or a link without an image's ending leads nowhere.
     """
     return sorted(_walk(root, below, (_identity(root),) if below else ()))
+
+
+def stamp(path: Path | str) -> list[int]:
+    """Size (of a file) and time of change, which a folder has when something is added to or removed from it; zeros where nothing is there."""
+    try:
+        status = Path(path).stat()
+    except OSError:
+        return [0, 0]
+    return [0 if stat.S_ISDIR(status.st_mode) else status.st_size, status.st_mtime_ns]
 
 
 def is_folder(path: Path) -> bool:
@@ -99,12 +109,12 @@ def containers(root: Path, ending: str) -> list[Path]:
 
 def _walk(root: Path, below: str, above: tuple[tuple[int, int], ...]) -> Iterator[Folder]:
     folder = root / below
+    identity, changed = _identity(folder), stamp(folder)
     entries = _entries(folder)
-    identity = _identity(folder)
     if identity in above:
         raise UserError(f"{printable(folder)}: is a link to a folder that holds it, so its files would be listed without end; remove the link")
     inside = {entry.name for entry in entries if _is_folder(entry)}
-    yield Folder(below, sorted(entry.name for entry in entries if entry.name not in inside))
+    yield Folder(below, sorted(entry.name for entry in entries if entry.name not in inside), changed)
     for name in inside:
         yield from _walk(root, f"{below}/{name}" if below else name, (*above, identity))
 

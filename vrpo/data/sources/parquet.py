@@ -12,7 +12,7 @@ import numpy as np
 
 from vrpo.data.sources.base import EncodedSource, reason_of
 from vrpo.data.sources.classes import ClassIndex, names_of_labels
-from vrpo.data.sources.listing import containers, open_file
+from vrpo.data.sources.listing import containers, open_file, stamp
 from vrpo.data.sources.splits import training_files
 from vrpo.errors import UserError
 
@@ -35,7 +35,9 @@ class ParquetSource(EncodedSource):
     def __init__(self, root: Path | str, resolution: int, index: ClassIndex | None = None) -> None:
         super().__init__("parquet", root, resolution)
         parquet = _pyarrow_parquet()
-        self._files = training_files(containers(self.root, ".parquet"), self.root)
+        self.stamps[str(self.root)] = stamp(self.root)
+        self._files = [str(path) for path in training_files(containers(self.root, ".parquet"), self.root)]
+        self.stamps |= {path: stamp(path) for path in self._files}
         if not self._files:
             raise UserError(f"data.root: {self.root} holds no *.parquet; set `data.root` to the folder of the training split's files")
         labels: list[np.ndarray] = []
@@ -43,7 +45,7 @@ class ParquetSource(EncodedSource):
         names: list[str] | None = None
         for number, path in enumerate(self._files):
             try:
-                with open_file(path) as opened, parquet.ParquetFile(opened) as file:
+                with open_file(Path(path)) as opened, parquet.ParquetFile(opened) as file:
                     self._image, label = _columns(path, file.schema_arrow)
                     labels.append(file.read(columns=[label]).column(0).to_numpy().astype(np.int64))
                     groups += [(number, group, file.metadata.row_group(group).num_rows) for group in range(file.metadata.num_row_groups)]
@@ -84,7 +86,7 @@ class ParquetSource(EncodedSource):
 
     def content(self) -> str:
         """Hash of the files' names and sizes, and of the labels."""
-        lines = "".join(f"{path.name}\0{path.stat().st_size}\n" for path in self._files)
+        lines = "".join(f"{Path(path).name}\0{Path(path).stat().st_size}\n" for path in self._files)
         return hashlib.sha256(lines.encode() + self.labels.tobytes()).hexdigest()
 
 
@@ -96,7 +98,7 @@ def _pyarrow_parquet() -> pyarrow.parquet:
     return pyarrow.parquet
 
 
-def _columns(path: Path, schema: Any) -> tuple[str, str]:
+def _columns(path: str, schema: Any) -> tuple[str, str]:
     found = tuple(next((name for name in wanted if name in schema.names), None) for wanted in (IMAGE_COLUMNS, LABEL_COLUMNS))
     if None in found:
         raise UserError(f"{path}: has the columns {', '.join(schema.names)}; images are read from `image` (bytes, path) and labels from `label`")

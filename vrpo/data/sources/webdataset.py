@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from vrpo.data.sources.base import EXTENSIONS, EncodedSource, Names, reason_of
 from vrpo.data.sources.classes import ClassIndex, names_of_labels
-from vrpo.data.sources.listing import containers, is_litter, open_file, printable
+from vrpo.data.sources.listing import containers, is_litter, open_file, printable, stamp
 from vrpo.data.sources.splits import training_files, training_prefix
 from vrpo.errors import UserError
 
@@ -34,14 +34,16 @@ class WebDatasetSource(EncodedSource):
 
     def __init__(self, root: Path | str, resolution: int, index: ClassIndex | None = None) -> None:
         super().__init__("webdataset", root, resolution)
-        self._shards = training_files(containers(self.root, ".tar"), self.root)
+        self.stamps[str(self.root)] = stamp(self.root)
+        self._shards = [str(path) for path in training_files(containers(self.root, ".tar"), self.root)]
+        self.stamps |= {path: stamp(path) for path in self._shards}
         if not self._shards:
             raise UserError(f"data.root: {self.root} holds no *.tar; set `data.root` to the folder of the WebDataset shards")
         names: list[str] = []
         places: list[tuple[int, int, int]] = []
         labels: list[int] = []
         for shard, path in enumerate(tqdm(self._shards, desc="tar shards", unit="shard", disable=len(self._shards) < 8, mininterval=1.0)):
-            for name, offset, size, label in _samples(path):
+            for name, offset, size, label in _samples(Path(path)):
                 names.append(name)
                 places.append((shard, offset, size))
                 labels.append(label)
@@ -73,7 +75,7 @@ class WebDatasetSource(EncodedSource):
 
     def content(self) -> str:
         """Hash of the shards' names and of the images' names, sizes and labels, in order."""
-        content = hashlib.sha256("\n".join(path.name for path in self._shards).encode())
+        content = hashlib.sha256("\n".join(Path(path).name for path in self._shards).encode())
         for file, (shard, _, size), label in zip(self.files, self._places.tolist(), self.labels.tolist(), strict=True):
             content.update(f"{shard}\0{file}\0{size}\0{label}\n".encode("utf-8", "surrogateescape"))
         return content.hexdigest()
