@@ -18,6 +18,7 @@ import torch
 from training_fixtures import Toy, milestone_file
 
 from vrpo.config import RunConfig
+from vrpo.data.arrays import Arrays, ArrayWriter
 from vrpo.errors import UserError
 from vrpo.training import state as state_module
 from vrpo.training.run import train
@@ -173,6 +174,34 @@ def test_a_training_state_that_is_not_finite_is_passed_over(toy: Toy, tmp_path: 
     assert train_to(toy, config, tmp_path / "spoiled", 15) == whole
     name = "optimizer.state.3.exp_avg" if part == "optimizer" else f"{part}.network.blocks.0.mlp.fc1.weight"
     assert f"{name} [" in caplog.text and "falling back to the state before it" in caplog.text
+
+
+@pytest.mark.parametrize(("file", "change"), [("latents", {"scale": 2.0}), ("latents", {"sha256": "b"}), ("features", {"sha256": "b"})])
+def test_a_training_does_not_go_on_with_other_latents_or_features(tmp_path: Path, file: str, change: dict[str, Any]) -> None:
+    """Of the same images and shapes, made by another network or normalised otherwise: the config of the run is the same."""
+    toy = Toy(tmp_path)
+    config, place = toy.config("repa"), {"latents": toy.latents, "features": toy.features}[file]
+    made = {"images": "toy", "sha256": "a", "scale": 1.0, "batch_size": 8}
+    rewrite(place, made)
+    train_to(toy, config, tmp_path / "run", 5)
+    rewrite(place, made | {"batch_size": 16})  # which changes rounding alone
+    train_to(toy, config, tmp_path / "run", 10)
+    rewrite(place, made | change)
+    (key, value), *_ = change.items()
+    changed = rf"{file}\.[^\n]*{key}: {made[key]} -> {value}"
+    words = rf"{tmp_path}/run/state/\w+: its states were trained on other latents or features [^\n]*{changed}[^\n]*; give those, or remove"
+    with pytest.raises(UserError, match=words):
+        train_to(toy, config, tmp_path / "run", 15)
+    assert not milestone_file(tmp_path / "run", 15).exists()
+
+
+def rewrite(path: Path, attributes: dict[str, Any]) -> None:
+    """Write the arrays of `path` anew, with other attributes."""
+    arrays = Arrays(path)
+    rows = {name: np.array(arrays[name]) for name in sorted(arrays.keys())}
+    with ArrayWriter(path, {name: (values.shape, values.dtype) for name, values in rows.items()}, attributes) as writer:
+        writer.write(0, rows)
+        writer.finish()
 
 
 @pytest.mark.parametrize("laid_out", ["fewer diagnostics", "no tables"])

@@ -52,6 +52,9 @@ class LatentBatch:
     attention: dict[str, Tensor] = field(default_factory=dict)  # encoder -> queries and keys [B, L, 2, heads, N, D / heads] float32 of L blocks
 
 
+ORIGIN = ("images", "sha256", "scale", "shift", "image_size", "attention")
+"""Attributes of latents and features that decide their values, but for rounding."""
+
 StoredBatch = dict[str, Tensor]
 """Rows of B images as they are stored: `labels`, `mean`, `std`, and for each encoder e `tokens:e` and `attention:e`, with `tokens_scale:e` ... where int8."""
 
@@ -97,6 +100,11 @@ class TrainingData:
         for arrays in self.features.values():
             check_same_images(self.latents, "mean", arrays, "tokens")
 
+    def origin(self) -> dict[str, Any]:
+        """What the latents and each encoder's features were made from and by, up to rounding; JSON-able."""
+        features = {encoder: _origin(arrays.attributes) for encoder, arrays in self.features.items()}
+        return {"latents": _origin(self.latents.attributes), "features": features}
+
     def gather(self, indices: np.ndarray, attention: bool = False) -> LatentBatch:
         """Read and decode the samples `indices` int64 `[B]` on the CPU; with `attention`, the encoders' queries and keys too."""
         return self.decode(self.read(indices, attention=attention))
@@ -139,6 +147,10 @@ class TrainingData:
                 else:
                     decoded[name][encoder] = source.encode(values, name)
         return LatentBatch(batch["mean"].float(), batch["std"].float(), batch["labels"], **decoded)
+
+
+def _origin(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: attributes[key] for key in ORIGIN if key in attributes}
 
 
 def check_same_images(first: StoredArrays, first_array: str, second: StoredArrays | ComputedFeatures, second_array: str) -> None:

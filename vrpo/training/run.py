@@ -28,7 +28,7 @@ from vrpo.training.distributed import Ranks, joined_ranks
 from vrpo.training.history import History
 from vrpo.training.interrupt import Interrupt
 from vrpo.training.objective import Objective
-from vrpo.training.state import StateStore, config_hash
+from vrpo.training.state import StateStore, config_differences, config_hash
 from vrpo.training.trainer import Trainer
 
 if TYPE_CHECKING:
@@ -139,7 +139,14 @@ def _train(
 
 
 def _go_on_from(trainer: Trainer, state: dict[str, Any], store: StateStore) -> None:
-    """Restore `trainer`; the state is whole and of this config, so what does not fit was laid out by other code."""
+    """Restore `trainer`; the state is whole and of this config, so what does not fit was trained on other data or laid out by other code."""
+    data = trainer.data.origin()
+    differences = config_differences(state.get("data", data), data)  # states of earlier versions do not tell
+    if differences:
+        raise UserError(
+            f"{store.folder}: its states were trained on other latents or features than those of now ({'; '.join(differences)}); "
+            "give those, or remove the folder to begin the training anew"
+        )
     try:
         trainer.load_state_dict(state)
     except (KeyError, RuntimeError, ValueError) as error:

@@ -89,6 +89,7 @@ class Trainer:
             "skipped_in_a_row": self.skipped_in_a_row,
             "last_skipped": self.last_skipped,
             "tables": self.tables,
+            "data": self.data.origin(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
