@@ -46,7 +46,7 @@ methods: $(STAMP)
 	snakemake --cores $(CORES) --configfile config/mini.yaml config/methods.yaml -- methods
 
 redraw: $(STAMP)
-	snakemake --cores $(CORES) --configfile $(CONFIG) --allowed-rules $(FIGURE) --forcerun $(FIGURE) -- $(FIGURE)
+	snakemake --cores $(CORES) --configfile $(CONFIG) --allowed-rules resolved_config $(FIGURE) --forcerun $(FIGURE) -- $(FIGURE)
 
 docs: $(STAMP)
 	python -m vrpo docs

@@ -61,8 +61,9 @@ if workflow.is_main_process and EXPERIMENT.data.root and not Path(EXPERIMENT.dat
 RESULTS = EXPERIMENT.folder
 TORCH_ENV = "../../envs/vrpo.yaml"
 REPORT_ENV = "../../envs/report.yaml"
-VRPO = f"PYTHONPATH={shlex.quote(str(ROOT))}${{PYTHONPATH:+:$PYTHONPATH}} python -m vrpo"
-STAGE = f"{VRPO}.launch"  # {STAGE} GPUS COMMAND: restores the result, or runs the command on so many free GPUs
+SEARCHED = shlex.quote(str(ROOT)).replace("{", "{{").replace("}", "}}")  # as a part of rules' commands, which Snakemake formats
+VRPO = f"PYTHONPATH={SEARCHED}${{{{PYTHONPATH:+:$PYTHONPATH}}}} python -m vrpo"
+STAGE = f"{VRPO}.launch"  # STAGE GPUS COMMAND: restores the result, or runs the command on so many free GPUs
 
 
 def one_of(names):

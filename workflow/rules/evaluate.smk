@@ -24,7 +24,8 @@ rule fit_evaluation:
         planned=planned,
         images=lambda wildcards, input: place_of(input.images),
     shell:
-        "{STAGE} {resources.devices} {params.planned} fit-classifier --section trained --config {input.config:q} --images {params.images:q} --output {output:q}"
+        STAGE
+        + " {resources.devices} {params.planned} fit-classifier --section trained --config {input.config:q} --images {params.images:q} --output {output:q}"
         " --device {resources.device} --threads {threads} &> {log:q}"
 
 
@@ -51,7 +52,7 @@ rule fit_extra_evaluation:
         planned=planned,
         images=lambda wildcards, input: place_of(input.images),
     shell:
-        "{STAGE} {resources.devices} {params.planned} fit-classifier --section extra_networks.{wildcards.extra} --config {input.config:q}"
+        STAGE + " {resources.devices} {params.planned} fit-classifier --section extra_networks.{wildcards.extra} --config {input.config:q}"
         " --images {params.images:q} --output {output:q} --device {resources.device} --threads {threads} &> {log:q}"
 
 
@@ -82,7 +83,8 @@ rule reference:
         weights=weights_option(evaluation_weights()),
         extra=pairs_option("extra-weights", extra_weights()),
     shell:
-        "{STAGE} {resources.devices} {params.planned} reference --config {input.config:q} --images {params.images:q} {params.weights} {params.extra} --output {output:q}"
+        STAGE
+        + " {resources.devices} {params.planned} reference --config {input.config:q} --images {params.images:q} {params.weights} {params.extra} --output {output:q}"
         " --device {resources.device} --threads {threads} &> {log:q}"
 
 
@@ -112,5 +114,5 @@ rule evaluate:
         weights=weights_option(evaluation_weights()),
         extra=pairs_option("extra-weights", extra_weights()),
     shell:
-        "{STAGE} {resources.devices} {params.planned} evaluate {input.samples:q} {input.reference:q} --config {input.config:q}"
+        STAGE + " {resources.devices} {params.planned} evaluate {input.samples:q} {input.reference:q} --config {input.config:q}"
         " {params.weights} {params.extra} --output {output:q} --device {resources.device} --threads {threads} &> {log:q}"
