@@ -7,6 +7,7 @@
 #   snakemake --cores all --configfile config/mini.yaml config/methods.yaml -- methods        the method benchmark (docs/methods.md)
 #   snakemake -n --configfile config/imagenet256.yaml --workflow-profile slurm                the paper, planned
 #
+# Behind options that take several values (--configfile, --config, --forcerun), targets follow after `--`.
 # Options lie in config/*.yaml and are explained in docs/options.md; any can be set with --config, e.g. --config seeds='[0,1,2]'.
 
 if not workflow.overwrite_configfiles:
@@ -63,3 +64,7 @@ rule prepare:
 rule milestones:
     input:
         milestones_of_runs(),
+
+
+if workflow.is_main_process and workflow.modifier.namespace is None:  # not in jobs, nor where another workflow uses this one
+    check_command_line([rule.name for rule in workflow.rules], lambda file: any(rule.is_producer(file) for rule in workflow.rules))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import NoneType, UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
@@ -31,16 +31,20 @@ def validate(model: type[Model], content: Mapping[str, Any], where: str) -> Mode
 def require_known(where: str, name: str, known: Mapping[str, Any], section: str) -> None:
     """Raise `ValueError` unless `name`, which stands at `where`, is among the names of `section`."""
     if name not in known:
-        close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-        hint = f"did you mean `{close[0]}`?" if close else f"known: {', '.join(known) or 'none'}"
-        raise ValueError(f"{where}: {_quoted(name)} is not in `{section}`; {hint}")
+        raise ValueError(f"{where}: {_quoted(name)} is not in `{section}`; {nearest(name, known)}")
+
+
+def nearest(wrong: str, known: Iterable[str], label: str = "known") -> str:
+    """The question whether the most similar of `known` names is meant, or else all of them."""
+    close = difflib.get_close_matches(wrong, list(known), n=1, cutoff=0.5)
+    return f"did you mean `{close[0]}`?" if close else f"{label}: {', '.join(known) or 'none'}"
 
 
 def _explain(model: type[BaseModel], problem: Mapping[str, Any]) -> str:
     if problem["type"] == "extra_forbidden":
         *parents, wrong = problem["loc"]
         names, known = _locate(model, parents)
-        return f"unknown option {_quoted(wrong)}{f' in `{names}`' if names else ''}; {_nearest(str(wrong), known)}"
+        return f"unknown option {_quoted(wrong)}{f' in `{names}`' if names else ''}; {nearest(str(wrong), known, 'known here')}"
     name, _ = _locate(model, problem["loc"])
     if problem["type"] == "missing":
         return f"`{name}` is missing; it has no default"
@@ -48,7 +52,7 @@ def _explain(model: type[BaseModel], problem: Mapping[str, Any]) -> str:
         return f"`{name}.kind` is missing; it has no default"
     if problem["type"] == "union_tag_invalid":
         kinds = problem["ctx"]["expected_tags"].replace("'", "").split(", ")
-        return f"{name}.kind: there is no kind {_quoted(problem['ctx']['tag'])}; {_nearest(problem['ctx']['tag'], kinds)}"
+        return f"{name}.kind: there is no kind {_quoted(problem['ctx']['tag'])}; {nearest(problem['ctx']['tag'], kinds)}"
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "value_error":
         return f"{name}: {message}" if name else message
@@ -59,11 +63,6 @@ def _explain(model: type[BaseModel], problem: Mapping[str, Any]) -> str:
 
 def _quoted(name: Any) -> str:
     return f"`{name}`" if len(str(name)) <= 60 else f"`{str(name)[:57]}...`"
-
-
-def _nearest(wrong: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(wrong, known, n=1, cutoff=0.5)
-    return f"did you mean `{close[0]}`?" if close else f"known here: {', '.join(known)}"
 
 
 def _one_line(message: str) -> str:

@@ -28,7 +28,7 @@ class ChosenOptions(Options):
 
 
 class MethodsOptions(Options):
-    """The method benchmark (`snakemake methods`, docs/methods.md). Its runs are generated and take the place of `runs`."""
+    """The method benchmark (`make methods`, docs/methods.md). Its runs are generated and take the place of `runs`."""
 
     model: str = option(..., "size and patch of every run, as in `runs`")
     processes: list[Name] = option(..., "keys of `processes` that methods are searched and compared on: one setting for all", min_length=1)

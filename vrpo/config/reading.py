@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ def merge_configs(paths: Iterable[Path | str], assignments: Iterable[str] = ()) 
     assigned: dict[str, Any] = {}
     for assignment in assignments:
         name, equals, value = assignment.partition("=")
-        if not equals:
+        if not equals or not re.fullmatch(r"[A-Za-z_][\w-]*\w", name):
             raise UserError(f"--config {assignment}: not of the form NAME=VALUE; targets follow after `--`")
         if name in assigned:
             raise UserError(f"--config {name}: given twice; write all of it into one, e.g. {name}='{{...}}'")

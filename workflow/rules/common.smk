@@ -13,8 +13,10 @@ sys.path.insert(0, str(ROOT))  # also where Snakemake's own environment does not
 
 from vrpo.config import merge_configs, parse_experiment
 from vrpo.config.alignments import AlignmentOptions, VRPOOptions
+from vrpo.config.command_line import check_command_line
 from vrpo.config.resolve import PLAN as PLAN_FILE
 from vrpo.config.resolve import Plan
+from vrpo.config.targets import Targets
 from vrpo.errors import UserError
 from vrpo.files import exclusive_lock
 from vrpo.launch import require_gpus, requested_gpus, run_check, use_environment_of
@@ -59,6 +61,7 @@ if workflow.is_main_process and EXPERIMENT.data.root and not Path(EXPERIMENT.dat
     )
 
 RESULTS = EXPERIMENT.folder
+TARGETS = Targets(EXPERIMENT)
 TORCH_ENV = "../../envs/vrpo.yaml"
 REPORT_ENV = "../../envs/report.yaml"
 SEARCHED = shlex.quote(str(ROOT)).replace("{", "{{").replace("}", "}}")  # as a part of rules' commands, which Snakemake formats
@@ -124,15 +127,23 @@ rule resolved_config:
         "printf %s {params.text:q} > {output:q}"
 
 
-wildcard_constraints:
-    run=one_of([*EXPERIMENT.runs, *EXPERIMENT.checkpoints]),
+wildcard_constraints:  # names that are not in the config match too, so that `within_plan` says what is wrong with a target
+    run=r"[^/]+",
     checkpoint=one_of(EXPERIMENT.checkpoints),
-    sampler=one_of(EXPERIMENT.samplers),
-    encoder=one_of(EXPERIMENT.encoders),
-    extra=one_of(EXPERIMENT.evaluation.extra_networks),
-    seed=r"\d+",
-    shard=r"\d{5}",
-    step=r"\d{7}\d*",
+    sampler=r"[^/]+",
+    encoder=r"[^/]+",
+    extra=r"[^/]+",
+    seed=r"[^/]+",
+    shard=one_of([f"{shard:05d}" for shard in range(EXPERIMENT.data.shards)]),
+    step=r"[^/.]+",
+
+
+def within_plan(require, *names):
+    """End planning unless the names that a target has are those of something that the experiment makes."""
+    try:
+        require(*names)
+    except UserError as error:
+        refuse(error)
 
 
 # ---- images, latents and features: a file each, or a folder of shards, each written by a job of its own ------------------------
@@ -176,7 +187,20 @@ def tokenizer_weights():
     return trained(EXPERIMENT.tokenizer, "tokenizer")
 
 
+def images_of_encoder(wildcards):
+    """What an encoder is fitted on."""
+    within_plan(TARGETS.require_fitted_encoder, wildcards.encoder)
+    return parts_of("images")
+
+
+def images_of_network(wildcards):
+    """What a further evaluation network is fitted on."""
+    within_plan(TARGETS.require_extra_network, wildcards.extra)
+    return parts_of("images")
+
+
 def encoder_weights(encoder):
+    within_plan(TARGETS.require_encoder, encoder)
     return trained(EXPERIMENT.encoders[encoder], f"encoder-{encoder}")
 
 
@@ -217,18 +241,40 @@ def milestones_of_runs():
 
 def previous_milestone(wildcards):
     """[the milestone before], which makes a run's jobs a chain."""
+    within_plan(TARGETS.require_milestone, wildcards.run, wildcards.seed, wildcards.step)
     earlier = [step for step in EXPERIMENT.milestones_of(wildcards.run) if step < int(wildcards.step)]
     return [milestone(wildcards.run, wildcards.seed, earlier[-1])] if earlier else []
 
 
+def sampled_milestone(wildcards):
+    """What images are sampled from."""
+    within_plan(TARGETS.require_samples, wildcards.run, wildcards.seed, wildcards.step, wildcards.sampler)
+    return milestone(wildcards.run, wildcards.seed, int(wildcards.step))
+
+
+def scored_samples(wildcards):
+    """What is evaluated."""
+    within_plan(TARGETS.require_samples, wildcards.run, wildcards.seed, wildcards.step, wildcards.sampler)
+    return RESULTS / f"samples/{wildcards.run}/seed{wildcards.seed}/step{wildcards.step}/{wildcards.sampler}.h5"
+
+
+def represented_milestone(wildcards):
+    """What the representation is measured of."""
+    within_plan(TARGETS.require_represented, wildcards.run, wildcards.seed, wildcards.step)
+    return milestone(wildcards.run, wildcards.seed, int(wildcards.step))
+
+
 def aligned_encoders(run):
     """Encoders whose features a run is aligned to."""
+    within_plan(TARGETS.require_run, run)
     alignment = EXPERIMENT.alignments[EXPERIMENT.runs[run].alignment]
     return alignment.encoders if isinstance(alignment, AlignmentOptions) else []
 
 
 def feature_files(encoders):
     """All files of the features of `encoders`."""
+    for encoder in encoders:
+        within_plan(TARGETS.require_encoder, encoder)
     files = {encoder: EXPERIMENT.stored(f"features/{encoder}") for encoder in encoders}
     return [part for encoder, file in files.items() for part in ([file] if file.suffix == ".json" else parts_of(f"features/{encoder}"))]
 
@@ -292,6 +338,7 @@ def published_numbers(wildcards):
 
 def checkpoint_file(wildcards):
     """The official code's file, which is needed until it is imported."""
+    within_plan(TARGETS.require_milestone, wildcards.checkpoint, wildcards.seed, wildcards.step)
     file = EXPERIMENT.checkpoints[wildcards.checkpoint].file
     imported = milestone(wildcards.checkpoint, wildcards.seed, int(wildcards.step)).exists()
     return file if imported else existing(f"checkpoints.{wildcards.checkpoint}.file", file)

@@ -32,7 +32,7 @@ rule fit_evaluation:
 rule fit_extra_evaluation:
     input:
         config=RESULTS / "config/evaluation.yaml",
-        images=parts_of("images"),
+        images=images_of_network,
         manifest=rules.manifest.output,
     output:
         RESULTS / "networks/evaluation-{extra}.safetensors",
@@ -91,7 +91,7 @@ rule reference:
 rule evaluate:
     input:
         config=RESULTS / "config/evaluation.yaml",
-        samples=rules.sample.output,
+        samples=scored_samples,
         reference=rules.reference.output,
         weights=evaluation_weights(),
         extra=list(extra_weights().values()),

@@ -95,7 +95,7 @@ rule fit_tokenizer:
 rule fit_encoder:
     input:
         config=RESULTS / "config/encoders/{encoder}.yaml",
-        images=parts_of("images"),
+        images=images_of_encoder,
         manifest=rules.manifest.output,
     output:
         RESULTS / "networks/encoder-{encoder}.safetensors",

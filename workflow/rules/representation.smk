@@ -5,7 +5,7 @@ if EXPERIMENT.representation:
     rule representation_of_run:
         input:
             config=RESULTS / "config/representation.yaml",
-            milestone=rules.train.output,
+            milestone=represented_milestone,
             latents=parts_of("latents"),
             features=feature_files(compared_encoders()),
         output:

@@ -4,7 +4,7 @@
 rule sample:
     input:
         config=RESULTS / "config/samplers/{sampler}.yaml",
-        milestone=rules.train.output,
+        milestone=sampled_milestone,
         tokenizer=RESULTS / "config/tokenizer.yaml",
         weights=tokenizer_weights(),
     output:

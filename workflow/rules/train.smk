@@ -14,7 +14,7 @@ rule train:
     log:
         RESULTS / "logs/train/{run}/seed{seed}/step{step}.log",
     wildcard_constraints:
-        run=one_of(EXPERIMENT.runs),
+        run=f"(?!({one_of(EXPERIMENT.checkpoints)})/)[^/]+",
     conda:
         TORCH_ENV
     threads: RESOURCES.threads

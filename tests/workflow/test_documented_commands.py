@@ -1,0 +1,66 @@
+"""The commands of the README, the docs and the comments: they name options, files, rules and config values that there are."""
+
+import re
+import shlex
+
+import pytest
+import typer.main
+from running import ROOT, plan, whole
+from snakemake.cli import get_argument_parser
+
+from vrpo.cli import app
+from vrpo.config import merge_configs, parse_experiment
+
+pytestmark = [pytest.mark.workflow]
+TEXTS = [
+    ROOT / "README.md",
+    ROOT / "Snakefile",
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "config").glob("*.yaml")),
+    ROOT / "profiles/slurm/config.yaml",
+]
+COMMAND = re.compile(r"(?:^ {4}|^#[ :\w]* |`)((?:snakemake|python -m vrpo) [^`\n]*?)(?=`| {2}|\n|$)", re.MULTILINE)
+READERS_OWN = {"mine.yaml"}
+
+
+def commands(program: str) -> list[str]:
+    found = {command for text in TEXTS for command in COMMAND.findall(text.read_text(encoding="utf-8").replace("\\\n", " "))}
+    return sorted(command for command in found if command.startswith(program) and "..." not in command)
+
+
+@pytest.fixture(scope="module")
+def rules(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
+    return set(whole(plan(tmp_path_factory.mktemp("rules"), "--list-rules")).split())
+
+
+def faults(command: str, rules: set[str]) -> list[str]:
+    """What is wrong with a snakemake command: Snakemake's parser ends the process for unknown options."""
+    arguments = get_argument_parser().parse_args(shlex.split(command)[1:])
+    files = [ROOT / file for file in arguments.configfile if file.name not in READERS_OWN]
+    config = parse_experiment(merge_configs(files or [ROOT / "config/mini.yaml"], arguments.config or []), command)
+    milestones = {f"{config.folder}/runs/{run}/seed{seed}/step{step:07d}.safetensors" for run, seed, step, _ in config.evaluations()}
+    return [str(name) for name in [*arguments.targets, *arguments.forcerun] if name not in rules | milestones]
+
+
+def test_snakemake_commands(rules: set[str]) -> None:
+    found = commands("snakemake")
+    assert len(found) > 15 and any(" -- results/" in command for command in found)
+    assert {command: faults(command, rules) for command in found if " | " not in command and faults(command, rules)} == {}
+
+
+def test_a_target_behind_config_is_a_fault(rules: set[str]) -> None:
+    assert faults("snakemake --cores 1 -- fidd", rules) == ["fidd"]
+    for command in ("snakemake --cores 1 --config seeds=[1] fid", "snakemake --cores 1 --configfile config/mini.yaml fid"):
+        with pytest.raises(Exception, match="fid"):
+            faults(command, rules)
+
+
+def test_vrpo_commands() -> None:
+    found = [command for command in commands("python -m vrpo") if " bench " not in command]  # which read their options themselves
+    assert len(found) > 8
+    for command in found:
+        group, words = typer.main.get_command(app), shlex.split(command)[3:]
+        while hasattr(group, "commands") and words:
+            group, words = group.commands[words[0]], words[1:]
+        known = {option for parameter in group.params for option in parameter.opts}
+        assert {word.partition("=")[0] for word in words if word.startswith("--")} <= known, command

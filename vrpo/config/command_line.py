@@ -1,0 +1,76 @@
+"""Snakemake's command line: what it would take silently for something else, or answer with a traceback, ends in one line.
+
+The profiles call `check_command_line` before Snakemake reads config files, the Snakefile when all rules are known.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from vrpo.config.messages import nearest
+from vrpo.config.reading import merge_configs
+from vrpo.errors import UserError
+
+REPEATED = {"--config": ("--config", "-C"), "--configfile": ("--configfile", "--configfiles")}
+
+
+def check_command_line(rules: Iterable[str] = (), makes: Callable[[str], bool] = lambda file: True) -> None:
+    """End the process with one line, status 2, where its command line is wrong.
+
+    Args:
+        rules: names of all rules, when they are known.
+        makes: whether a rule makes a file.
+    """
+    if Path(sys.argv[0]).name not in ("snakemake", "__main__.py"):  # called from Python
+        return
+    from snakemake.cli import get_argument_parser
+
+    try:
+        _require_single(sys.argv[1:])
+        arguments = get_argument_parser().parse_args(sys.argv[1:])
+        _require_readable(arguments)
+        if rules:
+            _require_names(arguments, list(rules), makes)
+    except UserError as error:
+        print(f"vrpo: error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _require_single(arguments: list[str]) -> None:
+    given = [argument.partition("=")[0] for argument in arguments[: arguments.index("--") if "--" in arguments else None]]
+    for option, spellings in REPEATED.items():
+        if sum(argument in spellings for argument in given) > 1:
+            raise UserError(f"{option}: given twice, and Snakemake takes only the last; put all values behind one {option}")
+
+
+def _require_readable(arguments: argparse.Namespace) -> None:
+    from snakemake.common.configfile import load_configfile
+
+    for file in arguments.configfile:
+        if not file.exists():
+            raise UserError(f"--configfile {file}: no such file; correct its name, or, if it is a target, put it behind `--`")
+    merge_configs(arguments.configfile, arguments.config or [])
+    for file in arguments.configfile:
+        try:
+            load_configfile(file)
+        except Exception as error:  # whatever its YAML reader raises
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise UserError(f"{file}: Snakemake cannot read it ({reason}); put unusual text in quotes") from error
+
+
+def _require_names(arguments: argparse.Namespace, rules: list[str], makes: Callable[[str], bool]) -> None:
+    files = [*arguments.targets, *(arguments.forcerun or []), *(arguments.until or []), *(arguments.omit_from or []), *(arguments.prioritize or [])]
+    for name in files:
+        if name in rules or makes(name):
+            continue
+        if makes(os.path.relpath(name)):
+            raise UserError(f"{name}: no rule makes a file of this name; name it `{os.path.relpath(name)}`")
+        raise UserError(f"{name}: neither a rule nor a file that a rule makes; {nearest(name, rules)}")
+    for option in ("allowed_rules", "set_resources", "set_threads"):
+        for name in getattr(arguments, option) or []:
+            if name not in rules:
+                raise UserError(f"--{option.replace('_', '-')} {name}: there is no such rule; {nearest(name, rules)}")

@@ -1,0 +1,85 @@
+"""Whether the workflow makes what is asked of it by a file name, and if not, why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from vrpo.config.base import shown
+from vrpo.config.experiment import ExperimentConfig
+from vrpo.config.messages import require_known
+from vrpo.config.resolved import CollectedRun
+from vrpo.errors import UserError
+
+
+class Targets:
+    """What an experiment trains, samples and scores."""
+
+    def __init__(self, config: ExperimentConfig) -> None:
+        self.config = config
+        self.rows: Mapping[str, CollectedRun] = config.collection().runs
+
+    def require_run(self, run: str) -> None:
+        """Refuse a run that is not in the config.
+
+        Raises:
+            UserError: the name, and what is in the config.
+        """
+        _require_known("run", run, self.rows, "runs` or `checkpoints")
+
+    def require_milestone(self, run: str, seed: str, step: str) -> None:
+        """Refuse a run, a seed or a step, as file names have them, that is not trained, in the same way."""
+        self.require_run(run)
+        external, row = run in self.config.checkpoints, self.rows[run]
+        if seed not in map(str, row.seeds):
+            option = f"checkpoints.{run}.seed" if external else f"runs.{run}.seeds" if self.config.runs[run].seeds else "seeds"
+            raise UserError(f"target: seed {seed} of `{run}` is not in `{option}` {shown(row.seeds)}; add it there, or name another file")
+        if step not in map(file_step, row.milestones):
+            option = f"checkpoints.{run}.step" if external else f"runs.{run}.milestones" if self.config.runs[run].milestones else "milestones"
+            raise UserError(f"target: step {step} of `{run}` is not in `{option}` {shown(row.milestones)}; add it there, or name another file")
+
+    def require_samples(self, run: str, seed: str, step: str, sampler: str) -> None:
+        """Refuse what is not sampled, in the same way."""
+        self.require_milestone(run, seed, step)
+        _require_known("sampler", sampler, self.config.samplers, "samplers")
+        steps = self.rows[run].samplers
+        if sampler not in steps:
+            raise UserError(
+                f"target: sampler `{sampler}` does not serve `{run}`, whose process is `{self.config.process_of(run)}`; name one of {', '.join(steps)}"
+            )
+        if step not in map(file_step, steps[sampler]):
+            raise UserError(
+                f"target: sampler `{sampler}` has `milestones: last`, step {step} of `{run}` is not the last; name step {file_step(steps[sampler][-1])}"
+            )
+
+    def require_represented(self, run: str, seed: str, step: str) -> None:
+        """Refuse what is not measured, in the same way."""
+        self.require_milestone(run, seed, step)
+        if (run, int(seed), int(step)) not in set(self.config.represented()):
+            raise UserError(f"target: the representation of `{run}` is not measured at step {step}; name the last milestone of one of `runs`")
+
+    def require_encoder(self, encoder: str) -> None:
+        """Refuse an encoder that is not in the config."""
+        _require_known("encoder", encoder, self.config.encoders, "encoders")
+
+    def require_fitted_encoder(self, encoder: str) -> None:
+        """Refuse an encoder whose weights are not trained here."""
+        self.require_encoder(encoder)
+        if self.config.encoders[encoder].weights != "trained":
+            raise UserError(f"target: encoder `{encoder}` has `weights: {self.config.encoders[encoder].weights}`, so none are trained; name another file")
+
+    def require_extra_network(self, name: str) -> None:
+        """Refuse a further evaluation network that is not trained here."""
+        fitted = {other: network for other, network in self.config.evaluation.extra_networks.items() if network.weights == "trained"}
+        _require_known("network", name, fitted, "evaluation.extra_networks` with `weights: trained")
+
+
+def file_step(step: int) -> str:
+    """A milestone as file names have it: at least seven digits."""
+    return f"{step:07d}"
+
+
+def _require_known(kind: str, name: str, known: Mapping[str, object], section: str) -> None:
+    try:
+        require_known(f"target: {kind}", name, known, section)
+    except ValueError as error:
+        raise UserError(str(error)) from None
