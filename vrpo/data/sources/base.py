@@ -111,7 +111,7 @@ class EncodedSource(ABC):
 def reason_of(error: Exception) -> str:
     """What `error` says, in one line; with its type where the text alone (`15`, `index out of range`) would say little."""
     if isinstance(error, UnidentifiedImageError):
-        return "its format is not known, or its header is damaged"  # Pillow's own text has an address in memory
+        return "cannot identify its format, or its header is damaged"  # Pillow's own text has an address in memory
     text = " ".join(str(error).split())
     plain = isinstance(error, OSError | SyntaxError | ValueError | Image.DecompressionBombError)
     return text if plain and text else f"{type(error).__name__}: {text}".removesuffix(": ")
