@@ -116,7 +116,8 @@ def test_the_saved_state_is_equal_on_all_ranks(toy: Toy, tmp_path: Path) -> None
     assert drive(toy, 7, "states", 2, tmp_path / "run") == [0, 0]
     first, second = (torch.load(tmp_path / f"run/rank{rank}.pt", weights_only=True) for rank in range(2))
     assert first["totals"] and any(name.endswith("statistics.sums") for name in first["objective"])
-    for part in first.keys() - {"tables"}:  # rows, which the first rank alone writes
+    assert second["data"] == first["data"]
+    for part in first.keys() - {"tables", "data"}:  # rows, which the first rank alone writes; text
         torch.testing.assert_close(second[part], first[part], rtol=0, atol=0, equal_nan=True)
 
 
