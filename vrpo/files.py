@@ -79,13 +79,15 @@ def _mode_of_new(path: Path) -> int:
 
 @contextlib.contextmanager
 def clear_os_errors(path: Path) -> Iterator[None]:
-    """Turn a full disk or a missing permission met while writing `path` into a `UserError`."""
+    """Turn a full disk, a missing permission or an impossible name met while writing `path` into a `UserError`."""
     try:
         yield
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
         if full:
             raise UserError(f"{path}: the disk is full; free space (or set `results` to another disk) and start again, finished work is kept") from error
+        if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG):
+            raise UserError(f"{path}: cannot be written, its name or a folder above it is taken or too long ({error.strerror}); give another name") from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise UserError(f"{path}: cannot be written ({error.strerror}); make the folder writable or set `results` to another one") from error
         raise

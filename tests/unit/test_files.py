@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from vrpo.data.arrays import ArrayWriter
+from vrpo.errors import UserError
 from vrpo.files import atomic_output, write_text
 from vrpo.models.checkpoints import save_milestone, save_network
 
@@ -46,3 +47,11 @@ def test_a_leftover_of_a_killed_writer_is_replaced(tmp_path: Path) -> None:
     write_text(tmp_path / "table.csv", "whole")
     assert (tmp_path / "table.csv").read_text() == "whole"
     assert mode_of(tmp_path / "table.csv") != oct(0o600)
+
+
+@pytest.mark.parametrize("name", ["taken/x.csv", "folder", "x" * 300 + ".csv"], ids=["below a file", "a folder", "too long"])
+def test_a_name_that_cannot_be_written_is_one_line(name: str, tmp_path: Path) -> None:
+    (tmp_path / "taken").touch()
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(UserError, match=r"cannot be written, .*; give another name"):
+        write_text(tmp_path / name, "text")
