@@ -190,3 +190,13 @@ def test_a_run_depends_on_nothing_else() -> None:
     base, other = parse_experiment(changed(), "a"), parse_experiment(changed(report={"title": "x"}, resources={"threads": 2}, milestones=[7]), "b")
     assert base.run_config("sit-vrpo", 0) == other.run_config("sit-vrpo", 0)
     assert base.run_config("sit-vrpo", 0) != base.run_config("sit-vrpo", 1)
+
+
+@pytest.mark.parametrize("name", ["gpu", "gpu:h100", "gpu:1g.10gb", ""])
+def test_names_of_gpus_in_a_queue(name: str) -> None:
+    assert parse_experiment(changed(resources={"gres": name}), "some.yaml").resources.gres == name
+
+
+@pytest.mark.parametrize("name", ["gpu:h100:2", "--gres=gpu", "gpu 2", "'gpu'"])
+def test_names_that_no_queue_knows_are_refused(name: str) -> None:
+    assert "resources.gres" in refusal(changed(resources={"gres": name}))

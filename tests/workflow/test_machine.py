@@ -17,7 +17,6 @@ TRAINED = "results/tiny/runs/sit-vrpo/seed0/step0000008.safetensors"
     [
         ("{gpus: 2}", "resources.gpus: 2 GPUs are asked for, this machine offers none"),
         ("{device: cuda, gpus: 1}", "resources.gpus: a GPU is asked for, this machine offers none"),
-        ("{device: cuda}", "resources.gpus: 0 does not go with `resources.device: cuda`"),
     ],
 )
 def test_gpus_that_are_missing_are_refused_before_the_first_job(resources: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,7 +64,7 @@ def requested(resources: dict[str, str]) -> str:
 
 @pytest.mark.parametrize(
     ("name", "train", "encode"),
-    [("", "--gpus=2", "--gpus=1"), ("gpu", "--gres=gpu:2", "--gres=gpu:1"), ("gpu:h100", "--gres=gpu:h100:2", "--gres=gpu:h100:1")],
+    [("", "--gpus=2", "--gpus=1"), ("gpu:h100", "--gres=gpu:h100:2", "--gres=gpu:h100:1")],
 )
 def test_the_queue_is_asked_as_the_cluster_knows_it(name: str, train: str, encode: str, tmp_path: Path) -> None:
     """One way or the other, never both; the launcher is given its number in either case, and a plan needs no GPU."""
@@ -74,10 +73,4 @@ def test_the_queue_is_asked_as_the_cluster_knows_it(name: str, train: str, encod
     for rule, asked, count in (("train", train, 2), ("encode_latents", encode, 1)):
         assert requested(resources_of(text, rule)) == asked
         stage = {"train": "train", "encode_latents": "encode-latents"}[rule]
-        assert f"python -m vrpo.launch {count} {stage} " in text
-
-
-def test_a_name_that_no_queue_knows_is_refused(tmp_path: Path) -> None:
-    result = snakemake(tmp_path, "-n", "--config", "resources={gres: 'gpu:h100:2'}")
-    assert result.returncode != 0
-    assert "resources.gres" in whole(result) and "Traceback" not in whole(result)
+        assert re.search(rf" -m vrpo\.launch {count} (--planned \S+ )*{stage} ", text)
