@@ -8,6 +8,7 @@ Each row has a checksum (vrpo/data/checksums.py).
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import json
@@ -23,7 +24,7 @@ import h5py
 import numpy as np
 
 from vrpo.data.checksums import remember, row_checksums, seal_of
-from vrpo.data.layout import ATTRIBUTE, CHECKSUMS, SEAL, Entry, as_json, layout_key, read_attributes, read_layout
+from vrpo.data.layout import ATTRIBUTE, CHECKSUMS, SEAL, Attributes, Entry, as_json, layout_key, read_attributes, read_layout
 from vrpo.data.reading import read_rows
 from vrpo.errors import UserError
 from vrpo.files import FileLock, LockedError, clear_os_errors, commit, partial_path, require_free_space
@@ -130,12 +131,12 @@ class ArrayWriter:
             self._progress.unlink(missing_ok=True)
 
     def _durable_rows(self) -> int:
-        try:
+        """How many rows of a partial file can be continued; of one that is damaged or was made for something else none, and its note is removed."""
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError, UserError):
             progress = json.loads(self._progress.read_text(encoding="utf-8"))
-        except (FileNotFoundError, json.JSONDecodeError):
-            progress = {}
-        if self._file is not None and progress.get("key") == self._key:
-            return int(progress["done"])
+            layout = {name: (entry.shape, entry.dtype) for name, entry in read_layout(self._partial).items()}
+            if self._file is not None and progress["key"] == self._key and layout == _with_checksums(self.shapes) and 0 <= progress["done"] <= self.count:
+                return int(progress["done"])
         self._progress.unlink(missing_ok=True)
         return 0
 
@@ -193,11 +194,19 @@ def create_file(path: Path, shapes: Shapes, attributes: Mapping[str, Any]) -> No
 
 
 def seal_file(path: Path, attributes: Mapping[str, Any], checksums: np.ndarray) -> None:
-    """Set the final attributes of a file of `create_file`, whose rows have these checksums, with the seal over all."""
+    """Set the final attributes of a file of `create_file`, whose rows have these checksums, with the seal over all.
+
+    Raises:
+        UserError: what HDF5 holds beside the rows was damaged since.
+    """
     final = {**attributes, SEAL: seal_of(read_layout(path), attributes, checksums)}
-    with h5py.File(path, "r+", **_FILE_OPTIONS) as file:
-        length = file.attrs.get_id(ATTRIBUTE).dtype.itemsize
-        file.attrs.get_id(ATTRIBUTE).write(_encoded(final, length))
+    try:
+        with h5py.File(path, "r+", **_FILE_OPTIONS) as file:
+            attribute = file.attrs.get_id(ATTRIBUTE)
+            encoded = _encoded(final, attribute.dtype.itemsize)
+            attribute.write(encoded)
+    except (KeyError, RuntimeError, TypeError) as error:
+        raise UserError(f"{path}: was damaged while it was written ({' '.join(str(error).split())}); delete it and start again") from error
 
 
 class Arrays:
@@ -211,11 +220,9 @@ class Arrays:
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
-        if not self.path.is_file():
-            raise UserError(f"{self.path}: no such file; run the stage that makes it (`snakemake {self.path}`)")
         self._layout = read_layout(self.path)
         self._layout.pop(CHECKSUMS, None)
-        self.attributes: dict[str, Any] = read_attributes(self.path)
+        self.attributes: dict[str, Any] = Attributes(self.path, read_attributes(self.path))
         self.attributes.pop(SEAL, None)
         self._maps: dict[str, np.ndarray] = {}
 

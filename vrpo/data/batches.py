@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vrpo.data.quantisation import decode, scale_name
+from vrpo.data.kinds import FEATURES, LATENTS, require_form
+from vrpo.data.quantisation import STORED_TYPES, decode, scale_name
 from vrpo.data.shards import StoredArrays, open_arrays
 from vrpo.errors import UserError
 from vrpo.seeds import numpy_generator
@@ -90,8 +91,9 @@ class TrainingData:
     """
 
     def __init__(self, latents: Path | str, features: Mapping[str, Path | str | ComputedFeatures]) -> None:
-        self.latents = open_arrays(latents)
-        self.features = {encoder: open_arrays(given) if isinstance(given, Path | str) else given for encoder, given in features.items()}
+        self.latents = open_arrays(latents, LATENTS)
+        require_form(self.latents, "std", self.latents.shape("mean"), (self.latents.dtype("mean").name,))
+        self.features = {encoder: _stored_features(given) if isinstance(given, Path | str) else given for encoder, given in features.items()}
         self.count, *latent_shape = self.latents.shape("mean")
         self.latent_shape: tuple[int, int, int] = tuple(latent_shape)
         self.feature_shapes: dict[str, tuple[int, int]] = {encoder: arrays.shape("tokens")[1:] for encoder, arrays in self.features.items()}
@@ -151,6 +153,21 @@ class TrainingData:
 
 def _origin(attributes: Mapping[str, Any]) -> dict[str, Any]:
     return {key: attributes[key] for key in ORIGIN if key in attributes}
+
+
+def _stored_features(path: Path | str) -> StoredArrays:
+    """Stored features, of the types that their attribute `storage` tells; without it, tokens whose type has one meaning."""
+    arrays = open_arrays(path, FEATURES)
+    types = {stored: storage for storage, stored in STORED_TYPES.items() if storage == stored}
+    storage = arrays.attributes.get("storage") or types.get(arrays.dtype("tokens").name)
+    if storage not in STORED_TYPES:
+        raise UserError(f"{path}: stored as `{storage}`, which is none of {', '.join(STORED_TYPES)}; delete it and make it again")
+    for name, axes in (("tokens", 3), ("attention", 6)):
+        if name in arrays:
+            require_form(arrays, name, axes, (STORED_TYPES[storage],))
+            if storage != "float16":
+                require_form(arrays, scale_name(name), arrays.shape(name)[:-1], ("float16",))
+    return arrays
 
 
 def check_same_images(first: StoredArrays, first_array: str, second: StoredArrays | ComputedFeatures, second_array: str) -> None:

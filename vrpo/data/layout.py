@@ -18,6 +18,7 @@ from vrpo.errors import UserError
 ATTRIBUTE = "vrpo"  # the root attribute: all attributes as one JSON object
 CHECKSUMS = "crc32"  # uint32 [N], checksum of each row over all other arrays
 SEAL = "seal"  # key of the JSON object, set last: hash of all else that the file says of itself
+NUMBERS = "biuf"  # kinds of the types of elements
 
 
 class Entry(NamedTuple):
@@ -37,19 +38,25 @@ def read_layout(path: Path) -> dict[str, Entry]:
     """The arrays of a file, by name.
 
     Raises:
-        UserError: it is no HDF5 file, is truncated, or holds arrays that have no single place in it.
+        UserError: it is no HDF5 file, is truncated, or holds arrays that have no single place in it, are no numbers or of different numbers of rows.
     """
     with _opened(path) as file:
         layout = {}
         for name in sorted(file):
             dataset = file[name]
-            offset = dataset.id.get_offset() if isinstance(dataset, h5py.Dataset) else None
+            here = isinstance(dataset, h5py.Dataset) and isinstance(file.get(name, getlink=True), h5py.HardLink) and not dataset.external
+            offset = dataset.id.get_offset() if here else None
             if offset is None:
                 raise UserError(
                     f"{path}: `{name}` is not contiguous and unfiltered; write the file with this pipeline, or repack it (`h5repack -l CONTI -f NONE`)"
                 )
+            if dataset.dtype.kind not in NUMBERS or not dataset.shape:
+                raise UserError(f"{path}: `{name}` is no array of numbers ({dataset.dtype} {list(dataset.shape)}); give the output of the stage before")
             layout[name] = Entry(dataset.shape, dataset.dtype, offset)
-    end = max((entry.offset + entry.shape[0] * entry.row_bytes if entry.shape else 0 for entry in layout.values()), default=0)
+    if len({entry.shape[0] for entry in layout.values()}) != 1:
+        rows = ", ".join(f"`{name}` has {entry.shape[0]:,}" for name, entry in layout.items()) or "there is none"
+        raise UserError(f"{path}: its arrays have not equally many rows ({rows}); give the output of the stage before")
+    end = max(entry.offset + entry.shape[0] * entry.row_bytes for entry in layout.values())
     if path.stat().st_size < end:
         raise UserError(f"{path}: truncated, {path.stat().st_size:,} of {end:,} bytes are there; delete it and start again")
     return layout
@@ -66,9 +73,23 @@ def read_attributes(path: Path) -> dict[str, Any]:
             raise UserError(f"{path}: was not written by this pipeline (it has no attribute `{ATTRIBUTE}`); give the output of the stage before")
         text = bytes(file.attrs[ATTRIBUTE]).rstrip(b"\x00")
     try:
-        return json.loads(text)
-    except ValueError as error:
+        attributes = json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: damaged, its attribute `{ATTRIBUTE}` cannot be read ({error}); delete it and make it again") from error
+    if not isinstance(attributes, dict):
+        raise UserError(f"{path}: damaged, its attribute `{ATTRIBUTE}` is no JSON object; delete it and make it again")
+    return attributes
+
+
+class Attributes(dict[str, Any]):
+    """Attributes of the file or folder `path`; asking for one that is not there is a `UserError`."""
+
+    def __init__(self, path: Path, attributes: Mapping[str, Any]) -> None:
+        super().__init__(attributes)
+        self.path = path
+
+    def __missing__(self, name: str) -> Any:
+        raise UserError(f"{self.path}: has no attribute `{name}`, it is the output of another stage; give that of the stage before")
 
 
 def layout_key(shapes: Mapping[str, tuple[tuple[int, ...], Any]], attributes: Mapping[str, Any]) -> str:
@@ -85,7 +106,13 @@ def as_json(attributes: Mapping[str, Any]) -> str:
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[h5py.File]:
     try:
+        if not path.is_file():
+            raise UserError(f"{path}: no such file; run the stage that makes it (`snakemake {path}`)")
         with h5py.File(path, "r", locking=False) as file:
             yield file
-    except (OSError, KeyError, RuntimeError) as error:
-        raise UserError(f"{path}: not an HDF5 file, truncated or damaged ({error}); delete it and start again") from error
+    except UserError:
+        raise
+    except PermissionError as error:
+        raise UserError(f"{path}: may not be read (permission denied); make it readable") from error
+    except Exception as error:  # of a damaged file h5py raises nearly anything
+        raise UserError(f"{path}: not an HDF5 file, truncated or damaged ({' '.join(str(error).split())}); delete it and start again") from error

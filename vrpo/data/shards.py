@@ -15,7 +15,8 @@ import numpy as np
 
 from vrpo.data.arrays import Arrays
 from vrpo.data.checksums import verify
-from vrpo.data.layout import layout_key
+from vrpo.data.kinds import Kind, require_kind
+from vrpo.data.layout import Attributes, layout_key
 from vrpo.data.manifest import without
 from vrpo.data.reading import read_rows
 from vrpo.errors import UserError
@@ -77,7 +78,7 @@ class ShardedArrays:
         for file, attributes in zip(self.files, common, strict=True):
             self._check(file, attributes, common[0])
         counts = [file.shape(file.keys()[0])[0] for file in self.files]
-        self.attributes = _merged(common[0], [file.attributes.get("shard", {}) for file in self.files], counts)
+        self.attributes: dict[str, Any] = Attributes(self.path, _merged(common[0], [file.attributes.get("shard", {}) for file in self.files], counts))
 
     def __contains__(self, name: str) -> bool:
         return name in self.files[0]
@@ -120,30 +121,52 @@ class ShardedArrays:
 StoredArrays = Arrays | ShardedArrays
 
 
-def open_arrays(path: Path | str, check: bool = True) -> StoredArrays:
+def open_arrays(path: Path | str, kind: Kind | None = None, check: bool = True) -> StoredArrays:
     """The arrays of a file, or of a folder of shards.
 
     Args:
         path: file or folder.
+        kind: what it has to hold; None: anything.
         check: compare all rows with their checksums, once for each file; later, unchanged files are opened at once.
 
     Raises:
-        UserError: a file is missing, truncated, changed since it was written, or not made as the others are; names it.
+        UserError: a file is missing, truncated, changed since it was written, of another kind, or not made as the others are; names it.
     """
     path = Path(path)
-    arrays = ShardedArrays(path) if path.is_dir() else Arrays(path)
+    try:
+        arrays = ShardedArrays(path) if _is_folder(path) else Arrays(path)
+    except (KeyError, TypeError, AttributeError, ValueError):  # what the attributes of a damaged shard can lead to
+        for file in _shard_files(path):
+            verify(file)
+        raise
     for file in (arrays.files if isinstance(arrays, ShardedArrays) else [arrays]) if check else ():
         verify(file.path)
+    if kind:
+        require_kind(arrays, kind)
     return arrays
 
 
 def is_sharded(path: Path | str) -> bool:
     """Whether `path` is a folder of shards."""
-    return Path(path).is_dir() and any(SHARD.fullmatch(file.name) for file in Path(path).iterdir())
+    return _is_folder(Path(path)) and any(SHARD.fullmatch(name) for name in _names_in(Path(path)))
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except PermissionError as error:
+        raise UserError(f"{path}: may not be read (permission denied); make it readable") from error
+
+
+def _names_in(folder: Path) -> list[str]:
+    try:
+        return sorted(file.name for file in folder.iterdir())
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be listed ({error.strerror}); make it readable") from error
 
 
 def _shard_files(folder: Path) -> Sequence[Path]:
-    found = sorted(file.name for file in folder.iterdir() if SHARD.fullmatch(file.name))
+    found = [name for name in _names_in(folder) if SHARD.fullmatch(name)]
     if not found:
         raise UserError(f"{folder}: holds no shards (shard-00000-of-...); run the stage that makes them")
     counts = sorted({shard_of(name)[1] for name in found})

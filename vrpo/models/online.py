@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vrpo.data.kinds import IMAGES
 from vrpo.data.layout import as_json, layout_key
 from vrpo.data.shards import open_arrays
 from vrpo.errors import UserError
@@ -37,7 +38,7 @@ class OnlineFeatures:
     def __init__(self, path: Path | str, device: torch.device | str) -> None:
         self.path = Path(path)
         content = _read(self.path)
-        self.images = open_arrays(self.path.parent / content["images"])
+        self.images = open_arrays(self.path.parent / content["images"], IMAGES)
         weights = content["weights"] and self.path.parent / content["weights"]
         from vrpo.models.encoder import load_encoder  # where stored features are used, nothing of timm is needed
 
@@ -88,7 +89,7 @@ def describe_features(path: Path, images: Path, weights: Path | None, options: M
         encoder: built from them.
         attributes: as of stored features.
     """
-    arrays = open_arrays(images)
+    arrays = open_arrays(images, IMAGES)
     side = arrays.shape("images")[1]
     device = next(encoder.parameters()).device
     example = torch.zeros(1, 3, side, side, dtype=torch.uint8, device=device)

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vrpo.data.batches import sample_indices
+from vrpo.data.kinds import IMAGES
 from vrpo.data.shards import StoredArrays, open_arrays
 from vrpo.models.checkpoints import save_network
 from vrpo.models.encoder import NetworkInput, create_network, normalisation
@@ -34,7 +35,7 @@ def fit_classifier(options: NetworkOptions, images: Path | str, output: Path | s
     Raises:
         UserError: the images are missing, or timm cannot build the network.
     """
-    data = open_arrays(images)
+    data = open_arrays(images, IMAGES)
     count, num_classes = data.shape("images")[0], int(data.attributes["classes"])
     seed = options.training.seed
     with initial_weights("classifier-weights", options.architecture, seed):

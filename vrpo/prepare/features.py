@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from vrpo.data.arrays import ArrayWriter
+from vrpo.data.kinds import IMAGES
 from vrpo.data.quantisation import STORED_TYPES, decode, encode, scale_name, storage_error
 from vrpo.data.shards import open_arrays, shard_attributes, shard_rows
 from vrpo.files import write_text
@@ -37,7 +38,7 @@ def encode_features(options: EncoderOptions, name: str, images: Path | str, weig
     Raises:
         UserError: images or weights are missing, damaged, or do not fit; the disk is too small.
     """
-    data = open_arrays(images)
+    data = open_arrays(images, IMAGES)
     encoder = load_encoder(options, weights, device)
     if options.features == "online":
         attributes = _attributes(options, name, data.attributes["fingerprint"], encoder)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from vrpo.data.arrays import ArrayWriter
+from vrpo.data.kinds import IMAGES
 from vrpo.data.shards import open_arrays, shard_attributes, shard_rows
 from vrpo.errors import UserError
 from vrpo.models.tokenizer import load_tokenizer
@@ -34,7 +35,7 @@ def encode_latents(options: TokenizerOptions, images: Path | str, weights: Path 
     Raises:
         UserError: images or weights are missing, damaged, or do not fit; a latent is not finite; the disk is too small.
     """
-    data = open_arrays(images)
+    data = open_arrays(images, IMAGES)
     part = shard_rows(data.shape("images")[0], output, options.batch_size)
     tokenizer = load_tokenizer(options, weights, device)
     latent_shape = tuple(tokenizer.encode(image_batch(data, slice(0, 1), device))[0].shape[1:])

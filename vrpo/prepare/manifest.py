@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from vrpo.data.kinds import IMAGES
 from vrpo.data.manifest import without
 from vrpo.data.shards import ShardedArrays, open_arrays
 from vrpo.data.sources import open_source
@@ -27,7 +28,7 @@ def write_manifest(options: DataOptions, images: Path | str, output: Path | str)
     Raises:
         UserError: a shard is missing or damaged, or the source has changed since.
     """
-    arrays = open_arrays(images)
+    arrays = open_arrays(images, IMAGES)
     source = open_source(options)
     files = arrays.files if isinstance(arrays, ShardedArrays) else [arrays]
     description = source.describe()

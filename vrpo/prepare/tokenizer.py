@@ -12,6 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vrpo.data.batches import sample_indices
+from vrpo.data.kinds import IMAGES
 from vrpo.data.shards import StoredArrays, open_arrays
 from vrpo.errors import UserError
 from vrpo.models.checkpoints import save_network
@@ -37,7 +38,7 @@ def fit_tokenizer(options: TokenizerOptions, images: Path | str, output: Path | 
     Raises:
         UserError: the images are missing, or their side is not divisible by the VAE's downsampling.
     """
-    data = open_arrays(images)
+    data = open_arrays(images, IMAGES)
     count, side = data.shape("images")[:2]
     downsampling = 2 ** (len(options.block_channels) - 1)
     if side % downsampling:

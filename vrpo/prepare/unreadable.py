@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,9 +33,10 @@ class UnreadableList:
         self.source = source
         self.images: list[Unreadable] = []
         self.complete = False  # all images have been tried
-        if self.path.is_file() and (content := json.loads(self.path.read_text(encoding="utf-8")))["source"] == source:
-            self.images = [Unreadable(**image) for image in content["images"]]
-            self.complete = content["complete"]
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # a missing or damaged list is none: the images are read again
+            content = json.loads(self.path.read_text(encoding="utf-8"))
+            if content["source"] == source:
+                self.images, self.complete = [Unreadable(**image) for image in content["images"]], bool(content["complete"])
 
     def add(self, images: Sequence[Unreadable]) -> None:
         """Add those that are not listed yet."""

@@ -21,6 +21,7 @@ import pandas as pd
 
 from vrpo.config.experiment import ExperimentConfig
 from vrpo.config.options import CHECKPOINT_PROCESS, FAMILIES
+from vrpo.data.kinds import IMAGES, SAMPLES
 from vrpo.data.shards import open_arrays
 from vrpo.errors import UserError
 from vrpo.files import atomic_output, sha256, write_text
@@ -167,11 +168,11 @@ def _grid(config: ExperimentConfig) -> dict[str, np.ndarray]:
     """The grid's arrays: `images` [R,K,H,W,3] uint8 and `labels` [R,K] of R shown runs, `real` [K,H,W,3] of the labels of the first."""
     count, images, labels = config.report.grid_images, [], []
     for run, seed, step, sampler in config.shown():
-        samples = open_arrays(config.folder / f"samples/{run}/seed{seed}/step{step:07d}/{sampler}.h5")
+        samples = open_arrays(config.folder / f"samples/{run}/seed{seed}/step{step:07d}/{sampler}.h5", SAMPLES)
         images.append(samples.rows("images", slice(0, count)))
         labels.append(samples.rows("labels", slice(0, count)))
     least = min(map(len, images))
-    source = open_arrays(config.stored("images"))
+    source = open_arrays(config.stored("images"), IMAGES)
     chosen = _of_classes(source.rows("labels", slice(None)), labels[0][:least])
     runs, seeds, steps, samplers = zip(*config.shown(), strict=True)
     return {

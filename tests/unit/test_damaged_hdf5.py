@@ -1,0 +1,395 @@
+"""Damaged, cut and foreign HDF5 files: one line that names the file, or what was written; never a traceback, never other values."""
+
+import json
+import random
+import shutil
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from test_listing import unprivileged
+
+import vrpo
+from vrpo.config.options import DataOptions, EncoderOptions, FitOptions, TokenizerOptions
+from vrpo.data.arrays import ArrayWriter
+from vrpo.data.batches import TrainingData
+from vrpo.data.checksums import stamp_path
+from vrpo.data.kinds import SAMPLES
+from vrpo.data.layout import ATTRIBUTE
+from vrpo.data.shards import open_arrays, shard_attributes, shard_name
+from vrpo.errors import UserError
+from vrpo.files import partial_path
+from vrpo.metrics.inputs import open_images
+from vrpo.models.online import describe_features
+from vrpo.prepare.classifier import fit_classifier
+from vrpo.prepare.features import encode_features
+from vrpo.prepare.latents import encode_latents
+from vrpo.prepare.manifest import write_manifest
+from vrpo.prepare.tokenizer import fit_tokenizer
+from vrpo.prepare.unreadable import UnreadableList
+
+N = 10
+RANDOM = np.random.default_rng(0)
+PICTURES = {"images": RANDOM.integers(0, 256, (N, 8, 8, 3), dtype=np.uint8), "labels": np.arange(N) % 2}
+MOMENTS = {name: RANDOM.normal(size=(N, 4, 2, 2)).astype(np.float32) for name in ("mean", "std")}
+TOKENS = {"tokens": RANDOM.integers(-127, 128, (N, 4, 6), dtype=np.int8), "scale": np.full((N, 4), 0.02, np.float16), "error": np.zeros((N, 2), np.float32)}
+CONTENT = {
+    "images": (PICTURES, {"name": "folder x", "count": N, "classes": 2, "fingerprint": "f" * 64, "resolution": 8}),
+    "latents": ({**MOMENTS, "labels": PICTURES["labels"]}, {"images": "f" * 64, "scale": 0.5, "batch_size": 4}),
+    "features": (TOKENS, {"images": "f" * 64, "encoder": "vit", "storage": "int8", "error": {"mean": 0.1, "worst": 0.2}}),
+    "samples": (PICTURES, {"sampler": "ode", "steps": 4, "seed": 0}),
+}
+
+
+def write(path, arrays, attributes):
+    with ArrayWriter(path, {name: (values.shape, values.dtype) for name, values in arrays.items()}, attributes) as writer:
+        for rows in writer.batches(4):
+            writer.write(rows.start, {name: values[rows] for name, values in arrays.items()})
+        writer.finish()
+    return path
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    for name, content in CONTENT.items():
+        write(folder / f"{name}.h5", *content)
+    return folder
+
+
+def metadata(path):
+    """Places of all bytes that are no rows, and are not zero."""
+    content = path.read_bytes()
+    with h5py.File(path) as file:
+        rows = [range(file[name].id.get_offset(), file[name].id.get_offset() + file[name].nbytes) for name in file]
+    return [place for place, byte in enumerate(content) if byte and not any(place in taken for taken in rows)]
+
+
+def outcome(path, arrays, attributes):
+    """Whether the file is refused, in one line that names it; else it is what was written."""
+    try:
+        found = open_arrays(path)
+        read = {name: found.rows(name, slice(None)) for name in found.keys()}  # noqa: SIM118
+    except UserError as error:
+        assert "\n" not in str(error) and str(error).startswith(str(path)), error
+        return True
+    assert found.attributes == attributes and read.keys() == arrays.keys()
+    for name, values in arrays.items():
+        assert read[name].dtype == values.dtype
+        np.testing.assert_array_equal(read[name], values)
+    return False
+
+
+# ---- damage ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", CONTENT)
+def test_each_byte_of_the_metadata(kind, whole, tmp_path):
+    file, content, rng = tmp_path / "x.h5", (whole / f"{kind}.h5").read_bytes(), random.Random(kind)
+    places = metadata(whole / f"{kind}.h5")
+    refused = 0
+    for place in places:
+        spoilt = bytearray(content)
+        spoilt[place] = rng.choice((spoilt[place] ^ 1 << rng.randrange(8), rng.randrange(256), 0, 255))
+        file.write_bytes(spoilt)
+        refused += outcome(file, *CONTENT[kind])
+    assert len(places) > 300 and 150 < refused < len(places)
+
+
+@pytest.mark.parametrize("kind", CONTENT)
+def test_random_bytes(kind, whole, tmp_path):
+    file, content, rng = tmp_path / "x.h5", (whole / f"{kind}.h5").read_bytes(), random.Random(f"bytes {kind}")
+    places = metadata(whole / f"{kind}.h5")
+    refused = 0
+    for _ in range(300):
+        spoilt = bytearray(content)
+        for _ in range(rng.choice((1, 2, 4, 16))):
+            spoilt[rng.choice((rng.choice(places), rng.randrange(min(4096, len(spoilt))), rng.randrange(len(spoilt))))] = rng.randrange(256)
+        file.write_bytes(spoilt)
+        refused += outcome(file, *CONTENT[kind])
+    assert 150 < refused < 300
+
+
+def test_each_row_is_checked(whole, tmp_path):
+    file, content = tmp_path / "x.h5", (whole / "images.h5").read_bytes()
+    with h5py.File(whole / "images.h5") as opened:
+        start = opened["images"].id.get_offset()
+    for row in range(N):
+        spoilt = bytearray(content)
+        spoilt[start + row * 192 + 17 * row] ^= 1
+        file.write_bytes(spoilt)
+        with pytest.raises(UserError, match=rf"x\.h5: row {row} is damaged"):
+            open_arrays(file)
+
+
+def test_cut_files(whole, tmp_path):
+    file, content = tmp_path / "x.h5", (whole / "features.h5").read_bytes()
+    for length in [*range(0, 2000, 37), *range(2000, len(content), 997), len(content) - 1]:
+        file.write_bytes(content[:length])
+        assert outcome(file, *CONTENT["features"]) or length >= len(content) - 4096  # what is cut of the last page may be padding
+
+
+def test_shards(tmp_path):
+    arrays, attributes = CONTENT["features"][0], {"images": "f" * 64, "storage": "int8"}
+    for index in range(2):
+        rows = slice(index * 5, index * 5 + 5)
+        name = shard_name(index, 2)
+        write(
+            tmp_path / "f" / name,
+            {key: values[rows] for key, values in arrays.items()},
+            shard_attributes(name, attributes, {"error": {"mean": 0.1, "worst": 0.2}}),
+        )
+    wanted = {**attributes, "error": {"mean": 0.1, "worst": 0.2}}
+    file, rng = tmp_path / "f" / shard_name(1, 2), random.Random(0)
+    content, places = file.read_bytes(), metadata(file)
+    assert not outcome(tmp_path / "f", arrays, wanted)
+    refused = 0
+    for place in places:
+        spoilt = bytearray(content)
+        spoilt[place] = rng.choice((spoilt[place] ^ 1 << rng.randrange(8), rng.randrange(32, 127)))
+        file.write_bytes(spoilt)
+        refused += outcome(tmp_path / "f", arrays, wanted)
+    assert 150 < refused < len(places)
+
+
+# ---- files that others wrote ------------------------------------------------------------------------------------------------
+
+
+def bare(name, **options):
+    """A dataset beside which nothing is wrong but the missing attribute."""
+    return lambda file: file.create_dataset(name, **options)
+
+
+def a_soft_link(file):
+    file["labels"] = h5py.SoftLink("/nowhere")
+
+
+def a_link_to_another_file(file):
+    with h5py.File(Path(file.filename).with_name("other.h5"), "w") as other:
+        other["images"] = PICTURES["images"]
+    file["images"] = h5py.ExternalLink("other.h5", "/images")
+
+
+def rows_in_another_file(file):
+    file.create_dataset("images", PICTURES["images"].shape, np.uint8, external=[(str(Path(file.filename).with_name("raw")), 0, h5py.h5f.UNLIMITED)])
+
+
+def a_virtual_dataset(file):
+    layout = h5py.VirtualLayout((N,), np.int64)
+    layout[:] = h5py.VirtualSource("other.h5", "labels", (N,))
+    file.create_virtual_dataset("labels", layout)
+
+
+def unequal_rows(file):
+    file["images"], file["labels"] = PICTURES["images"], np.arange(N - 1)
+
+
+FOREIGN = {
+    "a group": lambda file: file.create_group("images"),
+    "nothing": lambda file: None,
+    "texts": bare("labels", data=["a", "b"]),
+    "fixed texts": bare("labels", data=np.array([b"a", b"b"])),
+    "arrays of several lengths": bare("labels", shape=(3,), dtype=h5py.vlen_dtype(np.int32)),
+    "records": bare("labels", data=np.zeros(3, [("a", np.int32), ("b", np.float32)])),
+    "references": bare("labels", shape=(3,), dtype=h5py.ref_dtype),
+    "one number": bare("labels", data=3),
+    "no space": bare("labels", data=h5py.Empty("f4")),
+    "complex numbers": bare("labels", data=np.zeros(3, np.complex64)),
+    "chunks": bare("images", data=PICTURES["images"], chunks=(2, 8, 8, 3)),
+    "compression": bare("images", data=PICTURES["images"], compression="gzip"),
+    "plain arrays": lambda file: file.update(PICTURES),
+    "unequal rows": unequal_rows,
+    **{make.__name__.replace("_", " "): make for make in (a_soft_link, a_link_to_another_file, rows_in_another_file, a_virtual_dataset)},
+}
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+@pytest.mark.parametrize("described", [False, True])
+def test_files_of_other_tools(kind, described, tmp_path):
+    with h5py.File(tmp_path / "x.h5", "w", libver="latest") as file:
+        FOREIGN[kind](file)
+        if described:
+            file.attrs[ATTRIBUTE] = np.bytes_(json.dumps({"seal": "0" * 64, "images": "x", "fingerprint": "x"}))
+    for use in (open_arrays, open_images, lambda path: TrainingData(path, {})):
+        with pytest.raises(UserError, match=r"x\.h5: ") as error:
+            use(tmp_path / "x.h5")
+        assert "\n" not in str(error.value)
+
+
+ATTRIBUTES = {
+    "none": None, "a number": 3, "numbers": np.arange(3), "no bytes": h5py.Empty("S10"), "records": np.zeros(2, [("a", np.int32)]),
+    "a list": np.bytes_("[1, 2]"), "null": np.bytes_("null"), "a word": np.bytes_('"seal"'), "half": np.bytes_('{"seal": '),
+    "no text": np.bytes_(b"\xff\xfe{}"), "deep": np.bytes_("[" * 20_000), "a text of Python": '{"seal": "x"}', "several": np.array([b"{}", b"{}"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("value", ATTRIBUTES)
+def test_attributes_of_other_kinds(value, whole, tmp_path):
+    shutil.copy(whole / "images.h5", tmp_path / "x.h5")
+    with h5py.File(tmp_path / "x.h5", "r+") as file:
+        del file.attrs[ATTRIBUTE]
+        if ATTRIBUTES[value] is not None:
+            file.attrs[ATTRIBUTE] = ATTRIBUTES[value]
+    assert outcome(tmp_path / "x.h5", *CONTENT["images"])
+
+
+def test_a_file_that_may_not_be_read():
+    with unprivileged() as folder:
+        write(folder / "closed" / "x" / "images.h5", *CONTENT["images"])
+        write(folder / "x.h5", *CONTENT["images"]).chmod(0)
+        (folder / "closed" / "x").chmod(0)
+        for place in (folder / "x.h5", folder / "closed" / "x", folder / "closed" / "x" / "images.h5"):
+            with pytest.raises(UserError, match=r"(x\.h5|closed/x.*): (may not be read \(permission|cannot be listed \(Permission) denied\); make it readable"):
+                open_arrays(place)
+
+
+# ---- whole files of other stages --------------------------------------------------------------------------------------------
+
+
+def changed(kind, drop=(), attributes=None, **arrays):
+    """Content of a file with some arrays replaced or without some arrays and attributes."""
+    kept, described = CONTENT[kind]
+    kept = {name: values for name, values in {**kept, **arrays}.items() if name not in drop}
+    return kept, {name: value for name, value in {**described, **(attributes or {})}.items() if name not in drop}
+
+
+WRONG_IMAGES = {
+    "latents": changed("latents"),
+    "samples": changed("samples"),
+    "no labels": changed("images", ["labels"]),
+    "no images": changed("images", ["images"]),
+    "float images": changed("images", images=PICTURES["images"].astype(np.float32)),
+    "images of one channel": changed("images", images=PICTURES["images"][..., :1].copy()),
+    "images without channels": changed("images", images=PICTURES["images"][..., 0].copy()),
+    "images that are no squares": changed("images", images=PICTURES["images"][:, :4].copy()),
+    "float labels": changed("images", labels=PICTURES["labels"].astype(np.float32)),
+    "labels of two axes": changed("images", labels=np.zeros((N, 2), np.int64)),
+    "big-endian labels": changed("images", labels=PICTURES["labels"].astype(">i8")),
+    "no fingerprint": changed("images", ["fingerprint"]),
+    "no resolution": changed("images", ["resolution"]),
+    "no classes": changed("images", ["classes"]),
+}
+FIT = FitOptions(steps=1, batch_size=2)
+TOKENIZER = TokenizerOptions(block_channels=[8, 8], batch_size=4, training=FIT)
+ENCODER = EncoderOptions(architecture="test_vit", weights="trained", arguments={"patch_size": 4, "embed_dim": 32, "depth": 1}, image_size=8, training=FIT)
+READERS_OF_IMAGES = {
+    "fit_tokenizer": lambda path, folder: fit_tokenizer(TOKENIZER, path, folder / "out", "cpu"),
+    "fit_classifier": lambda path, folder: fit_classifier(ENCODER, path, folder / "out", "cpu"),
+    "encode_latents": lambda path, folder: encode_latents(TOKENIZER, path, folder / "none", folder / "out", "cpu"),
+    "encode_features": lambda path, folder: encode_features(ENCODER, "vit", path, folder / "none", folder / "out", "cpu"),
+    "describe_features": lambda path, folder: describe_features(folder / "out", path, None, {}, None, {}),
+    "manifest": lambda path, folder: write_manifest(DataOptions(resolution=8), path, folder / "out"),
+}
+
+
+@pytest.mark.parametrize("content", WRONG_IMAGES)
+@pytest.mark.parametrize("reader", READERS_OF_IMAGES)
+def test_stages_refuse_what_are_no_images(reader, content, tmp_path):
+    path = write(tmp_path / "x.h5", *WRONG_IMAGES[content])
+    with pytest.raises(UserError, match=r"x\.h5: (holds no array|its array|its `images` are|has no attribute)") as error:
+        READERS_OF_IMAGES[reader](path, tmp_path)
+    assert "\n" not in str(error.value) and not (tmp_path / "out").exists()
+
+
+WRONG_LATENTS = {
+    "images": changed("images"),
+    "features": changed("features"),
+    "no std": changed("latents", ["std"]),
+    "no labels": changed("latents", ["labels"]),
+    "double means": changed("latents", mean=MOMENTS["mean"].astype(np.float64)),
+    "integer means": changed("latents", mean=MOMENTS["mean"].astype(np.int32), std=MOMENTS["std"].astype(np.int32)),
+    "flat means": changed("latents", mean=MOMENTS["mean"].reshape(N, -1)),
+    "another std": changed("latents", std=MOMENTS["std"][:, :2].copy()),
+    "no images": changed("latents", ["images"]),
+}
+
+
+@pytest.mark.parametrize("content", WRONG_LATENTS)
+def test_the_training_refuses_what_are_no_latents(content, whole, tmp_path):
+    path = write(tmp_path / "x.h5", *WRONG_LATENTS[content])
+    with pytest.raises(UserError, match=r"x\.h5: (holds no array|its array|has no attribute)"):
+        TrainingData(path, {"vit": whole / "features.h5"})
+
+
+WRONG_FEATURES = {
+    "latents": changed("latents"),
+    "no tokens": changed("features", ["tokens"]),
+    "no scale": changed("features", ["scale"]),
+    "a flat scale": changed("features", scale=np.ones((N, 1), np.float16)),
+    "a float32 scale": changed("features", scale=np.ones((N, 4), np.float32)),
+    "flat tokens": changed("features", tokens=TOKENS["tokens"].reshape(N, -1)),
+    "tokens of another storage": changed("features", tokens=TOKENS["tokens"].view(np.uint8)),
+    "an unknown storage": changed("features", attributes={"storage": "int4"}),
+    "bits without storage": changed("features", ["storage"], tokens=TOKENS["tokens"].view(np.uint8)),
+    "no images": changed("features", ["images"]),
+}
+
+
+@pytest.mark.parametrize("content", WRONG_FEATURES)
+def test_the_training_refuses_what_are_no_features(content, whole, tmp_path):
+    assert TrainingData(whole / "latents.h5", {"vit": whole / "features.h5"}).count == N
+    path = write(tmp_path / "x.h5", *WRONG_FEATURES[content])
+    with pytest.raises(UserError, match=r"x\.h5: (holds no array|its array|has no attribute|stored as)"):
+        TrainingData(whole / "latents.h5", {"vit": path})
+
+
+@pytest.mark.parametrize("content", [name for name in WRONG_IMAGES if not name.startswith(("samples", "no f", "no r", "no c"))])
+def test_what_are_no_samples_is_refused(content, tmp_path):
+    path = write(tmp_path / "x.h5", *WRONG_IMAGES[content])
+    with pytest.raises(UserError, match=r"x\.h5: (holds no array|its array|its `images` are)"):
+        open_arrays(path, SAMPLES)
+    if "labels" not in content:
+        with pytest.raises(UserError, match=r"x\.h5: "):
+            open_images(path)
+
+
+# ---- what interrupted stages leave ------------------------------------------------------------------------------------------
+
+
+def write_half(path, arrays, attributes):
+    with ArrayWriter(path, {name: (values.shape, values.dtype) for name, values in arrays.items()}, attributes) as writer:
+        for rows in list(writer.batches(2))[:3]:
+            writer.write(rows.start, {name: values[rows] for name, values in arrays.items()})
+
+
+def test_a_damaged_partial_file_is_not_gone_on_with(tmp_path):
+    """Whatever was damaged while the stage was away: the finished file is right, or its own check refuses it."""
+    arrays, attributes = CONTENT["features"]
+    wanted = write(tmp_path / "wanted.h5", arrays, attributes).read_bytes()
+    path = tmp_path / "x.h5"
+    write_half(path, arrays, attributes)
+    partial, progress = partial_path(path), path.with_name(f".{path.name}.progress")
+    left, noted, rng = partial.read_bytes(), progress.read_bytes(), random.Random(0)
+    places = metadata(partial)
+    right = 0
+    for trial in range(250):
+        spoilt = bytearray(left)
+        for _ in range(rng.choice((1, 3))):
+            spoilt[rng.choice((rng.choice(places), rng.randrange(len(spoilt))))] = rng.randrange(256)
+        partial.write_bytes(spoilt[: rng.randrange(len(spoilt))] if trial % 10 == 0 else spoilt)
+        note = bytearray(noted)
+        if trial % 3 == 0:
+            note[rng.randrange(len(note))] = rng.randrange(256)
+        progress.write_bytes(note)
+        try:
+            write(path, arrays, attributes)
+            stamp_path(path).unlink()
+            right += path.read_bytes() == wanted or not outcome(path, arrays, attributes)
+        except UserError as error:
+            assert "\n" not in str(error)
+        path.unlink(missing_ok=True)
+    assert right > 100
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"source": "s"}', '{"source": "s", "images": [{"index": 1}], "complete": true}', "\udcff"])
+def test_a_damaged_list_of_unreadable_images_is_none(content, tmp_path):
+    (tmp_path / "images.unreadable.json").write_text(content, encoding="utf-8", errors="surrogateescape")
+    found = UnreadableList(tmp_path / "images.h5", "s")
+    assert found.images == [] and not found.complete
+
+
+def test_all_of_the_project_opens_hdf5_here():
+    """Only two modules open HDF5, so these tests are of every place that reads it."""
+    package = Path(vrpo.__file__).parent
+    assert {path.relative_to(package).as_posix() for path in package.rglob("*.py") if "h5py." in path.read_text()} == {"data/arrays.py", "data/layout.py"}
