@@ -17,7 +17,7 @@ from running import ROOT
 pytestmark = [pytest.mark.workflow, pytest.mark.timeout(900)]
 
 PYPI_NAMES = {"pytorch": "torch", "matplotlib-base": "matplotlib"}
-COMMANDS = re.compile(r'(?:VRPO|STAGE) \+ "(?: \{[a-z.]+\})* ([a-z-]+)')
+COMMANDS = re.compile(r"python -m vrpo(?:\.launch)?(?: \{[a-z.]+\})* ([a-z-]+)")
 LISTED = """
 import importlib, pkgutil, sys
 import vrpo

@@ -19,5 +19,5 @@ rule import_checkpoint:
         options=lambda wildcards: import_options(wildcards.checkpoint),
         step=lambda wildcards: int(wildcards.step),
     shell:
-        STAGE + " {resources.gpu} import-checkpoint {input:q} --output {output:q} --run {wildcards.checkpoint} --seed {wildcards.seed} --step {params.step}"
+        "PYTHONPATH=$VRPO_PATH python -m vrpo.launch {resources.gpu} import-checkpoint {input:q} --output {output:q} --run {wildcards.checkpoint} --seed {wildcards.seed} --step {params.step}"
         " {params.options} &> {log:q}"

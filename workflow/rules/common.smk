@@ -25,6 +25,7 @@ from vrpo.restore import KEEP, keep_results, release_results
 
 use_environment_of(sys.executable)
 os.environ[KEEP] = "1"
+os.environ.update(VRPO_PATH=os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])))  # conda environments lose PYTHONPATH
 
 
 def refuse(error):
@@ -64,9 +65,6 @@ RESULTS = EXPERIMENT.folder
 TARGETS = Targets(EXPERIMENT)
 TORCH_ENV = "../../envs/vrpo.yaml"
 REPORT_ENV = "../../envs/report.yaml"
-SEARCHED = shlex.quote(str(ROOT)).replace("{", "{{").replace("}", "}}")  # as a part of rules' commands, which Snakemake formats
-VRPO = f"PYTHONPATH={SEARCHED}${{{{PYTHONPATH:+:$PYTHONPATH}}}} python -m vrpo"
-STAGE = f"{VRPO}.launch"  # STAGE GPUS COMMAND: restores the result, or runs the command on so many free GPUs
 
 
 def one_of(names):
@@ -102,29 +100,12 @@ def planned(wildcards, input):
     return " ".join(f"--planned {shlex.quote(f'{path}={PLAN.digest(Path(path))}')}" for path in input if Path(path) in PLAN.texts)
 
 
-localrules:
-    resolved_config,
-
-
 def force_where_stale(wildcards):
     """No input; a config on the disk that is not the planned one is written again, whatever its times and Snakemake's records say."""
     path = RESULTS / f"{wildcards.resolved}.yaml"
     if workflow.is_main_process and PLAN.is_stale(path):
         workflow.dag.forcefiles.add(str(path))
     return []
-
-
-rule resolved_config:
-    input:
-        force_where_stale,
-    output:
-        RESULTS / "{resolved}.yaml",
-    wildcard_constraints:
-        resolved=one_of([path.relative_to(RESULTS).with_suffix("").as_posix() for path in PLAN.texts]),
-    params:
-        text=lambda wildcards, output: PLAN.texts[Path(output[0])],
-    shell:
-        "printf %s {params.text:q} > {output:q}"
 
 
 wildcard_constraints:  # names that are not in the config match too, so that `within_plan` says what is wrong with a target

@@ -24,8 +24,7 @@ rule fit_evaluation:
         planned=planned,
         images=lambda wildcards, input: place_of(input.images),
     shell:
-        STAGE
-        + " {resources.devices} {params.planned} fit-classifier --section trained --config {input.config:q} --images {params.images:q} --output {output:q}"
+        "PYTHONPATH=$VRPO_PATH python -m vrpo.launch {resources.devices} {params.planned} fit-classifier --section trained --config {input.config:q} --images {params.images:q} --output {output:q}"
         " --device {resources.device} --threads {threads} &> {log:q}"
 
 
@@ -52,7 +51,7 @@ rule fit_extra_evaluation:
         planned=planned,
         images=lambda wildcards, input: place_of(input.images),
     shell:
-        STAGE + " {resources.devices} {params.planned} fit-classifier --section extra_networks.{wildcards.extra} --config {input.config:q}"
+        "PYTHONPATH=$VRPO_PATH python -m vrpo.launch {resources.devices} {params.planned} fit-classifier --section extra_networks.{wildcards.extra} --config {input.config:q}"
         " --images {params.images:q} --output {output:q} --device {resources.device} --threads {threads} &> {log:q}"
 
 
@@ -83,8 +82,7 @@ rule reference:
         weights=weights_option(evaluation_weights()),
         extra=pairs_option("extra-weights", extra_weights()),
     shell:
-        STAGE
-        + " {resources.devices} {params.planned} reference --config {input.config:q} --images {params.images:q} {params.weights} {params.extra} --output {output:q}"
+        "PYTHONPATH=$VRPO_PATH python -m vrpo.launch {resources.devices} {params.planned} reference --config {input.config:q} --images {params.images:q} {params.weights} {params.extra} --output {output:q}"
         " --device {resources.device} --threads {threads} &> {log:q}"
 
 
@@ -114,5 +112,5 @@ rule evaluate:
         weights=weights_option(evaluation_weights()),
         extra=pairs_option("extra-weights", extra_weights()),
     shell:
-        STAGE + " {resources.devices} {params.planned} evaluate {input.samples:q} {input.reference:q} --config {input.config:q}"
+        "PYTHONPATH=$VRPO_PATH python -m vrpo.launch {resources.devices} {params.planned} evaluate {input.samples:q} {input.reference:q} --config {input.config:q}"
         " {params.weights} {params.extra} --output {output:q} --device {resources.device} --threads {threads} &> {log:q}"

@@ -28,7 +28,7 @@ if METHODS:
             collected=lambda wildcards, input: str(Path(input.collected[0]).parent),
             folder=lambda wildcards, output: str(Path(output.readme).parent),
         shell:
-            VRPO + " {params.planned} methods --config {input.config:q} --report-config {input.report:q} --collected {params.collected:q}"
+            "PYTHONPATH=$VRPO_PATH python -m vrpo {params.planned} methods --config {input.config:q} --report-config {input.report:q} --collected {params.collected:q}"
             " --output-folder {params.folder:q} &> {log:q}"
 
     rule methods_snapshot:
@@ -51,7 +51,7 @@ if METHODS:
             planned=planned,
             folder=lambda wildcards, output: str(Path(output[0]).parent),
         shell:
-            VRPO + " {params.planned} methods-snapshot --config {input.experiment:q} --output-folder {params.folder:q} &> {log:q}"
+            "PYTHONPATH=$VRPO_PATH python -m vrpo {params.planned} methods-snapshot --config {input.experiment:q} --output-folder {params.folder:q} &> {log:q}"
 
 else:
 

@@ -18,7 +18,7 @@ rule listing:
     params:
         planned=planned,
     shell:
-        VRPO + " {params.planned} list-images --config {input.config:q} --output {output:q} &> {log:q}"
+        "PYTHONPATH=$VRPO_PATH python -m vrpo {params.planned} list-images --config {input.config:q} --output {output:q} &> {log:q}"
 
 
 rule images:
@@ -41,7 +41,7 @@ rule images:
         planned=planned,
         listing=weights_option(listings(), "listing"),
     shell:
-        STAGE + " {resources.gpu} {params.planned} images --config {input.config:q} {params.listing} --output {output:q} &> {log:q}"
+        "PYTHONPATH=$VRPO_PATH python -m vrpo.launch {resources.gpu} {params.planned} images --config {input.config:q} {params.listing} --output {output:q} &> {log:q}"
 
 
 rule manifest:
@@ -62,7 +62,7 @@ rule manifest:
         planned=planned,
         images=lambda wildcards, input: place_of(input.images),
     shell:
-        VRPO + " {params.planned} manifest --config {input.config:q} --images {params.images:q} --output {output:q} &> {log:q}"
+        "PYTHONPATH=$VRPO_PATH python -m vrpo {params.planned} manifest --config {input.config:q} --images {params.images:q} --output {output:q} &> {log:q}"
 
 
 rule fit_tokenizer:
@@ -88,7 +88,7 @@ rule fit_tokenizer:
         planned=planned,
         images=lambda wildcards, input: place_of(input.images),
     shell:
-        STAGE + " {resources.devices} {params.planned} fit-tokenizer --config {input.config:q} --images {params.images:q} --output {output:q}"
+        "PYTHONPATH=$VRPO_PATH python -m vrpo.launch {resources.devices} {params.planned} fit-tokenizer --config {input.config:q} --images {params.images:q} --output {output:q}"
         " --device {resources.device} --threads {threads} &> {log:q}"
 
 
@@ -115,7 +115,7 @@ rule fit_encoder:
         planned=planned,
         images=lambda wildcards, input: place_of(input.images),
     shell:
-        STAGE + " {resources.devices} {params.planned} fit-classifier --config {input.config:q} --images {params.images:q} --output {output:q}"
+        "PYTHONPATH=$VRPO_PATH python -m vrpo.launch {resources.devices} {params.planned} fit-classifier --config {input.config:q} --images {params.images:q} --output {output:q}"
         " --device {resources.device} --threads {threads} &> {log:q}"
 
 
@@ -144,8 +144,7 @@ rule encode_latents:
         images=lambda wildcards, input: place_of(input.images),
         weights=weights_option(tokenizer_weights()),
     shell:
-        STAGE
-        + " {resources.devices} {params.planned} encode-latents --config {input.config:q} --images {params.images:q} {params.weights} --output {output:q}"
+        "PYTHONPATH=$VRPO_PATH python -m vrpo.launch {resources.devices} {params.planned} encode-latents --config {input.config:q} --images {params.images:q} {params.weights} --output {output:q}"
         " --device {resources.device} --threads {threads} &> {log:q}"
 
 
@@ -174,7 +173,7 @@ rule encode_features:
         images=lambda wildcards, input: place_of(input.images),
         weights=lambda wildcards: weights_option(encoder_weights(wildcards.encoder)),
     shell:
-        STAGE + " {resources.devices} {params.planned} encode-features --config {input.config:q} --name {wildcards.encoder} --images {params.images:q}"
+        "PYTHONPATH=$VRPO_PATH python -m vrpo.launch {resources.devices} {params.planned} encode-features --config {input.config:q} --name {wildcards.encoder} --images {params.images:q}"
         " {params.weights} --output {output:q} --device {resources.device} --threads {threads} &> {log:q}"
 
 
@@ -210,5 +209,5 @@ rule fit_critic:
         latents=lambda wildcards, input: place_of(input.latents),
         features=lambda wildcards: str(EXPERIMENT.stored(f"features/{wildcards.encoder}")),
     shell:
-        STAGE + " {resources.devices} {params.planned} fit-critic --config {input.config:q} --latents {params.latents:q} --features {params.features}"
+        "PYTHONPATH=$VRPO_PATH python -m vrpo.launch {resources.devices} {params.planned} fit-critic --config {input.config:q} --latents {params.latents:q} --features {params.features}"
         " --output {output:q} --device {resources.device} --threads {threads} &> {log:q}"

@@ -46,7 +46,7 @@ rule collect:
         planned=planned,
         folder=lambda wildcards, output: str(Path(output[0]).parent),
     shell:
-        VRPO + " {params.planned} collect --config {input.experiment:q} --output-folder {params.folder:q} &> {log:q}"
+        "PYTHONPATH=$VRPO_PATH python -m vrpo {params.planned} collect --config {input.experiment:q} --output-folder {params.folder:q} &> {log:q}"
 
 
 for NAME, TITLE in FIGURES.items():
@@ -80,7 +80,7 @@ for NAME, TITLE in FIGURES.items():
             name=NAME,
             folder=lambda wildcards, input: str(Path(input.collected[0]).parent),
         shell:
-            VRPO + " {params.planned} figure {params.name} --config {input.config:q} --collected {params.folder:q} --output {output.pdf:q} &> {log:q}"
+            "PYTHONPATH=$VRPO_PATH python -m vrpo {params.planned} figure {params.name} --config {input.config:q} --collected {params.folder:q} --output {output.pdf:q} &> {log:q}"
 
 
 for NAME, TITLE in TABLES.items():
@@ -115,7 +115,7 @@ for NAME, TITLE in TABLES.items():
             name=NAME,
             folder=lambda wildcards, input: str(Path(input.collected[0]).parent),
         shell:
-            VRPO + " {params.planned} table {params.name} --config {input.config:q} --collected {params.folder:q} --output {output.csv:q} &> {log:q}"
+            "PYTHONPATH=$VRPO_PATH python -m vrpo {params.planned} table {params.name} --config {input.config:q} --collected {params.folder:q} --output {output.csv:q} &> {log:q}"
 
 
 rule figures:
@@ -150,4 +150,4 @@ rule report:
         planned=planned,
         folder=lambda wildcards, output: str(Path(output.html).parent),
     shell:
-        VRPO + " {params.planned} report --config {input.config:q} --folder {params.folder:q} --output {output.html:q} &> {log:q}"
+        "PYTHONPATH=$VRPO_PATH python -m vrpo {params.planned} report --config {input.config:q} --folder {params.folder:q} --output {output.html:q} &> {log:q}"

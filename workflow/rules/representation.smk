@@ -27,6 +27,5 @@ if EXPERIMENT.representation:
             latents=lambda wildcards, input: place_of(input.latents),
             features=features_option(compared_encoders()),
         shell:
-            STAGE
-            + " {resources.devices} {params.planned} representation --config {input.config:q} --milestone {input.milestone:q} --latents {params.latents:q}"
+            "PYTHONPATH=$VRPO_PATH python -m vrpo.launch {resources.devices} {params.planned} representation --config {input.config:q} --milestone {input.milestone:q} --latents {params.latents:q}"
             " {params.features} --output {output:q} --device {resources.device} --threads {threads} &> {log:q}"

@@ -25,5 +25,5 @@ rule sample:
         planned=planned,
         weights=weights_option(tokenizer_weights(), "tokenizer-weights"),
     shell:
-        STAGE + " {resources.devices} {params.planned} sample --config {input.config:q} --milestone {input.milestone:q} --tokenizer-config {input.tokenizer:q}"
+        "PYTHONPATH=$VRPO_PATH python -m vrpo.launch {resources.devices} {params.planned} sample --config {input.config:q} --milestone {input.milestone:q} --tokenizer-config {input.tokenizer:q}"
         " {params.weights} --output {output:q} --device {resources.device} --threads {threads} &> {log:q}"

@@ -38,7 +38,7 @@ rule train:
         critics=lambda wildcards: pairs_option("critic", critics_of(wildcards.run)),
     shell:
         # only a queue ends jobs, so only there is a budget needed
-        STAGE + " {resources.devices} {params.planned} train --config {input.config:q} --latents {params.latents:q} {params.features} {params.critics}"
+        "PYTHONPATH=$VRPO_PATH python -m vrpo.launch {resources.devices} {params.planned} train --config {input.config:q} --latents {params.latents:q} {params.features} {params.critics}"
         " --milestone {params.steps} --output {output:q} ${{SLURM_JOB_ID:+--max-minutes {resources.max_minutes}}}"
         " --save-minutes {resources.save_minutes} --log-every {resources.log_every} --max-skipped {resources.max_skipped}"
         " --device {resources.device} --threads {threads} &> {log:q}"
