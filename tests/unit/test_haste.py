@@ -125,7 +125,7 @@ def test_the_cache_holds_attention_beside_tokens(tmp_path, monkeypatch, storage:
     monkeypatch.setattr("vrpo.prepare.features.load_encoder", lambda *_: encoder)
     pixels = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
     with ArrayWriter(
-        tmp_path / "images.h5", {"images": (pixels.shape, "uint8"), "labels": ((5,), "int64")}, {"fingerprint": "toy", "resolution": 32}
+        tmp_path / "images.h5", {"images": (pixels.shape, "uint8"), "labels": ((5,), "int64")}, {"fingerprint": "toy", "resolution": 32, "classes": 10}
     ) as writer:
         writer.write(0, {"images": pixels, "labels": np.zeros(5, dtype=np.int64)})
         writer.finish()

@@ -196,7 +196,7 @@ class Chain:
 def write_images(path: Path, images: np.ndarray) -> None:
     labels = np.arange(len(images)) % 3
     with ArrayWriter(
-        path, {"images": (images.shape, "uint8"), "labels": (labels.shape, "int64")}, {"fingerprint": "f", "resolution": images.shape[1]}
+        path, {"images": (images.shape, "uint8"), "labels": (labels.shape, "int64")}, {"fingerprint": "f", "resolution": images.shape[1], "classes": 10}
     ) as writer:
         writer.write(0, {"images": images, "labels": labels})
         writer.finish()
