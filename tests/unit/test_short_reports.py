@@ -169,8 +169,9 @@ def test_trainings_shorter_than_a_logged_row_are_collected(tmp_path):
     content["runs"] = {"sit-vrpo": content["runs"]["sit-vrpo"]}
     config = parse_experiment(content, "test")
     images, labels = make_images(20), np.arange(20) % 10
+    described = {"fingerprint": "f", "resolution": images.shape[1], "classes": 10}
     for path in (config.folder / "images.h5", config.folder / "samples/sit-vrpo/seed0/step0000050/ode.h5"):
-        with ArrayWriter(path, {"images": (images.shape, images.dtype), "labels": (labels.shape, labels.dtype)}, {}) as writer:
+        with ArrayWriter(path, {"images": (images.shape, images.dtype), "labels": (labels.shape, labels.dtype)}, described) as writer:
             writer.write(0, {"images": images, "labels": labels})
             writer.finish()
     record = {"run": "sit-vrpo", "seed": 0, "step": 50, "scores": {"fid": 5.0, "sfid": None, "kid": None}, "protocol": {}, "provenance": {}}
