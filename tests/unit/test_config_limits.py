@@ -156,6 +156,7 @@ def row(**options: Any) -> dict[str, Any]:
         ({"alignments": {"repa": {"encoders": [False]}}}, ["alignments.repa.encoders.0", "not False", "quotes"]),
         ({"alignments": {"repa": {"kind": "rep"}}}, ["alignments.repa.kind", "did you mean `repa`"]),
         ({"alignments": {"repa": {"kind": None}}}, ["alignments.repa.kind"]),
+        ({"resources": {"max_runtime_minutes": 59}}, ["resources", "`max_runtime_minutes` 59 is below `runtime_minutes` 60"]),
         ({"results": ""}, ["results", "is empty"]),
         ({"results": "a{run}"}, ["results", "braces"]),
         ({"results": "x" * 256}, ["results", "too long"]),

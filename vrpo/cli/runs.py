@@ -21,7 +21,9 @@ def train(
     features: Annotated[list[str] | None, typer.Option(help="ENCODER=FILE, once for each encoder of the alignment")] = None,
     critic: Annotated[list[str] | None, typer.Option(help="ENCODER=FILE, once for each latent critic")] = None,
     save_minutes: Annotated[float, typer.Option(help="minutes between saved states")] = 10.0,
-    max_minutes: Annotated[float | None, typer.Option(help="wall-time budget in minutes; then the state is saved and the exit status is 75")] = None,
+    max_minutes: Annotated[
+        float | None, typer.Option(help="minutes after which it must have ended, e.g. the job's limit; before, the state is saved, exit status 75")
+    ] = None,
     log_every: Annotated[int, typer.Option(help="steps averaged in a row of train.csv", min=1)] = 100,
     max_skipped: Annotated[int, typer.Option(help="non-finite steps in a row that are put up with", min=0)] = 10,
     device: Device = "auto",

@@ -13,14 +13,19 @@ CHECK_EVERY = 10
 """Steps between agreements among ranks."""
 
 
+def budget_minutes(limit: float) -> float:
+    """Minutes of work in a job that must have ended after `limit`: ten, or a fifth if that is less, are left to start, to save and to end."""
+    return max(limit - 10, 0.8 * limit)
+
+
 class Interrupt:
     """Watches SIGTERM, SIGUSR1 and two clocks; all ranks come to the same answer at the same step."""
 
     def __init__(self, ranks: Ranks, *, save_minutes: float, max_minutes: float | None) -> None:
-        """`max_minutes`: wall-time budget of this process; None is unlimited."""
+        """`max_minutes`: minutes after which this process must have ended; None is unlimited."""
         self.ranks = ranks
         self.save_seconds = 60 * save_minutes
-        self.deadline = None if max_minutes is None else time.monotonic() + 60 * max_minutes
+        self.deadline = None if max_minutes is None else time.monotonic() + 60 * budget_minutes(max_minutes)
         self.last_save = time.monotonic()
         self.reason: str | None = None
         self.stopping = False

@@ -65,7 +65,7 @@ def train(
         output: safetensors file of the averaged network and projectors.
         device: `auto`, `cpu` or `cuda`.
         save_minutes: time between saved states.
-        max_minutes: wall-time budget; at its end the state is saved and `InterruptionError` raised.
+        max_minutes: time after which this must have ended; before it the state is saved and `InterruptionError` raised.
         log_every: steps in a row of train.csv.
         max_skipped: non-finite steps in a row that are put up with.
 

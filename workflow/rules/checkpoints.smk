@@ -12,7 +12,7 @@ rule import_checkpoint:
         TORCH_ENV
     threads: 1
     resources:
-        mem_mb=RESOURCES.memory_mb,
+        mem_mb=import_memory,
         runtime=runtime,
         gpu=0,
     params:

@@ -334,14 +334,22 @@ def no_methods(wildcards):
 
 
 def runtime(wildcards, attempt):
-    """Minutes; each try gets more."""
-    return RESOURCES.runtime_minutes * attempt
+    """Minutes; each try gets more, up to the longest limit. Trainings, which resume, get `runtime_minutes` in each."""
+    return min(RESOURCES.runtime_minutes * attempt, RESOURCES.max_runtime_minutes or RESOURCES.runtime_minutes)
 
 
-def training_minutes(wildcards, attempt):
-    """A training's wall-time budget: it saves its state and leaves before the queue ends the job."""
-    minutes = runtime(wildcards, attempt)
-    return max(1, int(max(minutes - 10, 0.8 * minutes)))
+def short_runtime(wildcards, attempt):
+    """Minutes of a job that reads results and draws."""
+    return min(60 * attempt, RESOURCES.runtime_minutes)
+
+
+CPU_MEMORY = min(RESOURCES.cpu_memory_mb, RESOURCES.memory_mb)
+
+
+def import_memory(wildcards, input):
+    """Megabytes of a job that imports a checkpoint: its file, which is mapped, and its weights in fp32."""
+    size = Path(input[0]).stat().st_size if Path(input[0]).exists() else 0
+    return max(CPU_MEMORY, 1_000 + 2 * size // 10**6)
 
 
 def devices(count):

@@ -20,8 +20,8 @@ if METHODS:
             REPORT_ENV
         threads: 1
         resources:
-            mem_mb=RESOURCES.memory_mb,
-            runtime=runtime,
+            mem_mb=CPU_MEMORY,
+            runtime=short_runtime,
             gpu=0,
         params:
             planned=planned,
@@ -44,8 +44,8 @@ if METHODS:
             REPORT_ENV
         threads: 1
         resources:
-            mem_mb=RESOURCES.memory_mb,
-            runtime=runtime,
+            mem_mb=CPU_MEMORY,
+            runtime=short_runtime,
             gpu=0,
         params:
             planned=planned,

@@ -12,7 +12,7 @@ rule listing:
     conda:
         TORCH_ENV
     resources:
-        mem_mb=RESOURCES.memory_mb,
+        mem_mb=CPU_MEMORY,
         runtime=runtime,
         gpu=0,
     params:
@@ -34,7 +34,7 @@ rule images:
         TORCH_ENV
     threads: max(1, EXPERIMENT.data.workers)
     resources:
-        mem_mb=RESOURCES.memory_mb,
+        mem_mb=CPU_MEMORY,
         runtime=runtime,
         gpu=0,
     params:
@@ -55,7 +55,7 @@ rule manifest:
     conda:
         TORCH_ENV
     resources:
-        mem_mb=RESOURCES.memory_mb,
+        mem_mb=CPU_MEMORY,
         runtime=runtime,
         gpu=0,
     params:

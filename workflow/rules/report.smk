@@ -39,8 +39,8 @@ rule collect:
         REPORT_ENV
     threads: 1
     resources:
-        mem_mb=RESOURCES.memory_mb,
-        runtime=runtime,
+        mem_mb=CPU_MEMORY,
+        runtime=short_runtime,
         gpu=0,
     params:
         planned=planned,
@@ -72,8 +72,8 @@ for NAME, TITLE in FIGURES.items():
             REPORT_ENV
         threads: 1
         resources:
-            mem_mb=RESOURCES.memory_mb,
-            runtime=runtime,
+            mem_mb=CPU_MEMORY,
+            runtime=short_runtime,
             gpu=0,
         params:
             planned=planned,
@@ -107,8 +107,8 @@ for NAME, TITLE in TABLES.items():
             REPORT_ENV
         threads: 1
         resources:
-            mem_mb=RESOURCES.memory_mb,
-            runtime=runtime,
+            mem_mb=CPU_MEMORY,
+            runtime=short_runtime,
             gpu=0,
         params:
             planned=planned,
@@ -143,8 +143,8 @@ rule report:
         REPORT_ENV
     threads: 1
     resources:
-        mem_mb=RESOURCES.memory_mb,
-        runtime=runtime,
+        mem_mb=CPU_MEMORY,
+        runtime=short_runtime,
         gpu=0,
     params:
         planned=planned,

@@ -20,8 +20,7 @@ rule train:
     threads: RESOURCES.threads
     resources:
         mem_mb=RESOURCES.memory_mb,
-        runtime=runtime,
-        max_minutes=training_minutes,
+        runtime=RESOURCES.runtime_minutes,
         gpu=gpu(GPUS),
         gres=gres(GPUS),
         devices=devices(GPUS),
@@ -37,8 +36,8 @@ rule train:
         features=lambda wildcards: features_option(aligned_encoders(wildcards.run)),
         critics=lambda wildcards: pairs_option("critic", critics_of(wildcards.run)),
     shell:
-        # only a queue ends jobs, so only there is a budget needed
+        # only a queue ends jobs, so only there a training must end before its time
         "PYTHONPATH=$VRPO_PATH python -m vrpo.launch {resources.devices} {params.planned} train --config {input.config:q} --latents {params.latents:q} {params.features} {params.critics}"
-        " --milestone {params.steps} --output {output:q} ${{SLURM_JOB_ID:+--max-minutes {resources.max_minutes}}}"
+        " --milestone {params.steps} --output {output:q} ${{SLURM_JOB_ID:+--max-minutes {resources.runtime}}}"
         " --save-minutes {resources.save_minutes} --log-every {resources.log_every} --max-skipped {resources.max_skipped}"
         " --device {resources.device} --threads {threads} &> {log:q}"
