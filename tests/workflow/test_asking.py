@@ -1,10 +1,14 @@
 """What is asked of the workflow by name: targets that it does not make, and command lines that Snakemake would misread, end in one line."""
 
+import random
 from pathlib import Path
 
 import pytest
 from running import ROOT, TINY, plan, whole
 from test_planning import stats
+
+from vrpo.config import load_experiment
+from vrpo.errors import UserError
 
 pytestmark = [pytest.mark.workflow]
 THEIRS = "checkpoints={theirs: {file: theirs.pt, family: sit, model: tiny/2, step: 7}}"
@@ -85,6 +89,24 @@ def test_files_that_snakemake_itself_cannot_read(profile: str, tmp_path: Path) -
         result = plan(tmp_path, "--workflow-profile", str(ROOT / "profiles" / profile), config=(TINY, file))
         text = whole(result)
         assert result.returncode == 2 and words in text.splitlines()[-1] and "Traceback" not in text, text[-4000:]
+
+
+def test_damaged_files_are_planned_or_refused(tmp_path: Path) -> None:
+    """As the commands read them (tests/unit/test_config_fuzz.py), so does the workflow."""
+    dice, whole_text, outcomes = random.Random(1), TINY.read_bytes(), set()
+    for number in range(10):
+        path, at = tmp_path / f"{number}.yaml", dice.randrange(len(whole_text))
+        path.write_bytes(whole_text[:at] + bytes([whole_text[at] ^ (1 << dice.randrange(7))]) + whole_text[at + 1 :])
+        result = plan(tmp_path, "--quiet", "rules", "--", "collect", config=path)
+        text = whole(result)
+        outcomes.add(result.returncode)
+        try:
+            load_experiment(path)
+        except UserError:
+            assert result.returncode == 2 and f"vrpo: error: {path}: " in text and "Traceback" not in text, text[-4000:]
+        else:
+            assert result.returncode == 0 and "This was a dry-run" in text, text[-4000:]
+    assert outcomes == {0, 2}
 
 
 def test_another_workflow_asks_for_what_is_not_made(tmp_path: Path) -> None:
