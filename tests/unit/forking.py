@@ -11,19 +11,28 @@ import random
 import signal
 import socket
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import torch
+from striking import strike_at
 from training_fixtures import Toy, milestone_file
 
+import vrpo.files
 from vrpo.training.run import train
 from vrpo.training.trainer import Trainer
 
+MOMENTS = [
+    (Trainer, "train_step", "before"),  # beside it, a state is being written
+    (Trainer, "train_step", "after"),
+    (vrpo.files, "commit", "torn"),  # beside it, the training goes on
+    (vrpo.files, "commit", "before"),
+    (vrpo.files, "commit", "after"),
+]
 
-def child(toy: Toy, run: Path, milestone: int, environment: dict[str, str], save_minutes: float, alignment: str = "vrpo") -> int:
-    """Fork a process that trains to `milestone`; its number."""
+
+def child(toy: Toy, run: Path, milestone: int, environment: dict[str, str], save_minutes: float, alignment: str = "vrpo", strike: tuple | None = None) -> int:
+    """Fork a process that trains to `milestone`, or until it strikes itself; its number."""
     pid = os.fork()
     if pid:
         return pid
@@ -31,6 +40,8 @@ def child(toy: Toy, run: Path, milestone: int, environment: dict[str, str], save
     try:
         os.environ.update(environment)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2) if not environment else None
+        if strike:
+            strike_at(*strike)
         config = toy.config(alignment)
         inputs = toy.inputs(config)
         train(config, **inputs, milestone=milestone, output=milestone_file(run, milestone), device="cpu", log_every=5, save_minutes=save_minutes)
@@ -39,19 +50,12 @@ def child(toy: Toy, run: Path, milestone: int, environment: dict[str, str], save
         os._exit(status)
 
 
-def newest(run: Path) -> str:
-    return max((path.name for path in (run / "state").glob("*/step*.pt")), default="")
-
-
 def kill_at_random_moments(toy: Toy, run: Path, milestone: int, kills: int) -> tuple[int, int]:
     """Kills that met a running training, and those that left a half-written file."""
     moments, met, half_written = random.Random(0), 0, 0
-    for number in range(kills):
-        pid, before, deadline = child(toy, run, milestone, {}, 1e-9), newest(run), time.monotonic() + 30
-        while number % 2 and newest(run) == before and time.monotonic() < deadline:  # every second one after some progress, the others at once
-            time.sleep(0.002)
-        time.sleep(moments.uniform(0, 0.25))
-        os.kill(pid, signal.SIGKILL)
+    for _ in range(kills):
+        owner, name, when = moments.choice(MOMENTS)
+        pid = child(toy, run, milestone, {}, 1e-9, strike=(owner, name, moments.randint(1, milestone // kills), when))
         met += os.waitpid(pid, 0)[1] == signal.SIGKILL
         half_written += any(run.rglob("*.partial"))
     return met, half_written

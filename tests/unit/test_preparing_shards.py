@@ -13,9 +13,11 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from striking import strike_at
 
 import vrpo
 from vrpo.config.options import DataOptions, EncoderOptions, FitOptions, TokenizerOptions
+from vrpo.data import arrays
 from vrpo.data.arrays import Arrays
 from vrpo.data.batches import TrainingData
 from vrpo.data.quantisation import STORED_TYPES, decode, encode, storage_error
@@ -213,8 +215,7 @@ def test_a_changed_data_set_is_noticed(broken, tmp_path):
 
 
 SERVER = """
-import os, signal, sys, time
-from pathlib import Path
+import os, sys
 import diffusers.models, timm, torch
 assert diffusers.models.AutoencoderKL and timm
 torch.set_num_threads(1)
@@ -222,25 +223,29 @@ sys.path.insert(0, sys.argv[1])
 import test_preparing_shards as here
 print("ready", flush=True)
 for line in sys.stdin:  # a child for each command: imports are done, and each is a process of its own
-    *command, delay = line.split()
     child = os.fork()
     if child == 0:
-        here.stage(*command)
+        here.stage(*line.split())
         os._exit(0)
-    if delay != "never":
-        time.sleep(float(delay))
-        os.kill(child, signal.SIGKILL)
     print(os.waitpid(child, 0)[1], flush=True)
 """
 
 
-def stage(name, folder, output):
-    """One encoding stage, as a rule runs it; slowed down a little, so that there is time to kill it."""
-    from vrpo.data.arrays import ArrayWriter
+MOMENTS = {
+    "between arrays": (arrays, "_write_at", "before"),
+    "between rows": (arrays.ArrayWriter, "write", "after"),
+    "unsealed": (arrays, "seal_file", "before"),
+    "unnamed": (arrays, "commit", "before"),
+    "named": (arrays, "commit", "after"),
+}
 
-    write = ArrayWriter.write
-    ArrayWriter.write = lambda self, start, rows: (write(self, start, rows), time.sleep(0.01))
+
+def stage(name, folder, output, moment, count):
+    """One encoding stage, as a rule runs it, or until it ends itself at the `count`-th `moment`."""
     folder = Path(folder)
+    if moment != "never":
+        owner, work, when = MOMENTS[moment.replace("_", " ")]
+        strike_at(owner, work, int(count), when)
     if name == "images":
         write_images(DIGITS, output)
     elif name == "latents":
@@ -249,7 +254,7 @@ def stage(name, folder, output):
         encode_features(ENCODER, "vit", folder / "images.h5", folder / "encoder.safetensors", output, "cpu")
 
 
-def test_killed_at_ten_random_moments(whole, tmp_path):
+def test_killed_at_random_moments(whole, tmp_path):
     """SIGKILL at seeded random moments of writing images, latents and features; then the bytes are those of the undisturbed files."""
     environment = {**os.environ, "PYTHONPATH": str(Path(vrpo.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
     server = subprocess.Popen(
@@ -257,35 +262,35 @@ def test_killed_at_ten_random_moments(whole, tmp_path):
     )
     with server:
         assert server.stdout.readline() == "ready\n"
-        kills = 0
 
-        def run(name, delay="never"):
-            server.stdin.write(f"{name} {whole} {tmp_path / f'{name}.h5'} {delay}\n")
+        def run(name, moment="never", count=0):
+            server.stdin.write(f"{name} {whole} {tmp_path / f'{name}.h5'} {moment.replace(' ', '_')} {count}\n")
             server.stdin.flush()
             return int(server.stdout.readline())
 
-        for name, times in (("images", 3), ("latents", 4), ("features", 3)):
-            start = time.monotonic()
-            assert run(name) == 0
-            took = time.monotonic() - start
-            (tmp_path / f"{name}.h5").unlink()
-            moments = np.sort(numpy_generator("kill-moments", name).uniform(0, 0.9 * took, times))  # of the work, over all tries
-            kills += sum(run(name, delay) == signal.SIGKILL for delay in np.diff(moments, prepend=0))
+        for name in ("images", "latents", "features"):
+            random = numpy_generator("kill-moments", name)
+            moments = [(moment, random.integers(1, 6)) for moment in ("between arrays", "between rows", "between arrays", "between rows")]
+            for moment, count in [*moments, ("unsealed", 1), ("unnamed", 1), ("named", 1)]:
+                assert run(name, moment, count) == signal.SIGKILL, (name, moment)
+                assert (tmp_path / f"{name}.h5").exists() == (moment == "named")
+            assert (tmp_path / f"{name}.h5").read_bytes() == (whole / f"{name}.h5").read_bytes()
             assert run(name) == 0
             assert (tmp_path / f"{name}.h5").read_bytes() == (whole / f"{name}.h5").read_bytes()
         server.stdin.close()
-    assert kills == 10
 
 
 def test_workers_end_with_a_killed_stage(broken, tmp_path):
     slow = f"""
-import time
+import os, time
+from pathlib import Path
 from vrpo.config.options import DataOptions
 from vrpo.data.sources import FolderSource
 from vrpo.prepare.images import write_images
 
 class SlowSource(FolderSource):
     def read(self, index):
+        Path({str(tmp_path)!r}, f"reads-{{os.getpid()}}").touch()
         time.sleep(600)
 
 if __name__ == "__main__":
@@ -296,16 +301,12 @@ if __name__ == "__main__":
     (tmp_path / "slow.py").write_text(slow)
     environment = {**os.environ, "PYTHONPATH": str(Path(vrpo.__file__).parents[1])}
     stage_process = subprocess.Popen([sys.executable, str(tmp_path / "slow.py")], env=environment, stderr=subprocess.DEVNULL)
-    workers = _wait_for(lambda: [pid for pid in _children(stage_process.pid) if _is_worker(pid)])
-    time.sleep(5)  # a worker that watches its parent has done its imports
+    reading = _wait_for(lambda: list(tmp_path.glob("reads-*")))
+    worker = int(reading[0].name.removeprefix("reads-"))
+    assert _is_worker(worker)
     stage_process.kill()
     stage_process.wait()
-    assert workers
-    _wait_for(lambda: not any(_is_worker(pid) for pid in workers))
-
-
-def _children(pid):
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    _wait_for(lambda: not _is_worker(worker))
 
 
 def _is_worker(pid):
@@ -315,7 +316,7 @@ def _is_worker(pid):
         return False
 
 
-def _wait_for(condition, seconds=60):
+def _wait_for(condition, seconds=300):
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if found := condition():

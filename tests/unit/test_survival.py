@@ -84,16 +84,16 @@ def test_two_ranks_and_one_is_killed(toy: Toy, tmp_path: Path) -> None:
     """Both end, with a message; started again they end in the bytes of two undisturbed ranks."""
     config, milestone = toy.config("vrpo"), 200
     run = tmp_path / "killed"
-    command = toy.command(config, run, milestone, "--save-minutes", "0.000001", ranks=2)
+    command = toy.command(config, run, 100_000, "--save-minutes", "0.000001", ranks=2)  # which does not end before it is killed
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     wait_for(lambda: len(list((run / "state").glob("*/step*.pt"))) == 2, process)
     ranks = {rank_of(pid): pid for pid in children_of(process.pid)}
     os.kill(ranks[1], signal.SIGKILL)
-    _, stderr = process.communicate(timeout=90)
+    _, stderr = process.communicate(timeout=300)
     assert process.returncode != 0
     assert not any(is_running(pid) for pid in ranks.values())
     assert "another rank is gone" in stderr or "SIGTERM" in stderr, stderr
-    assert not milestone_file(run, milestone).exists()
+    assert not list(run.glob("*.safetensors"))
     assert drive(toy, milestone, "ranks", 2, run, tmp_path / "whole") == [0, 0, 0, 0]
     assert milestone_file(run, milestone).read_bytes() == milestone_file(tmp_path / "whole", milestone).read_bytes()
 
@@ -121,7 +121,7 @@ def test_the_saved_state_is_equal_on_all_ranks(toy: Toy, tmp_path: Path) -> None
         torch.testing.assert_close(second[part], first[part], rtol=0, atol=0, equal_nan=True)
 
 
-def wait_for(condition: Any, process: subprocess.Popen, seconds: float = 90) -> None:
+def wait_for(condition: Any, process: subprocess.Popen, seconds: float = 300) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert process.poll() is None, process.stderr.read()

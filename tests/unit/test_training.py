@@ -74,7 +74,7 @@ def test_sigterm_saves_and_asks_to_be_started_again(toy: Toy, tmp_path: Path) ->
         assert process.poll() is None
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=300)
     assert process.returncode == 75
     assert "SIGTERM" in stderr
     assert "Traceback" not in stderr
