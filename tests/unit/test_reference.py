@@ -117,7 +117,7 @@ SCORES = {"fid", "sfid", "is", "precision", "recall", "kid"}
         (("arr_0",), {"precision", "recall", "kid"}),
         (("mu_s", "sigma_s", "arr_0"), {"sfid", "precision", "recall", "kid"}),  # pytorch-fid's, MAR's, EDM's
     ],
-    ids=str,
+    ids=["nothing", "spatial", "images", "both"],
 )
 def test_statistics_without_the_rest_give_what_they_can(folder, features, tmp_path, left_out, null):
     """And the log says what is not given, by `evaluate` and by way of `reference`."""
