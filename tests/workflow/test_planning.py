@@ -1,5 +1,7 @@
 """What snakemake plans and what it refuses, without running a job."""
 
+import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -64,6 +66,27 @@ def test_the_method_benchmark_is_planned(tmp_path: Path) -> None:
     scored = list(experiment.evaluations())
     assert planned["train"] == planned["sample"] == planned["evaluate"] == len(scored)
     assert planned["fit_extra_evaluation"] == planned["collect"] == planned["methods"] == 1
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+def test_commands_keep_names_with_spaces_whole(shards: int, tmp_path: Path) -> None:
+    weights = tmp_path / "their weights.pt"
+    weights.touch()
+    options = [
+        "results='my results'",
+        f"data={{shards: {shards}}}",
+        f"checkpoints={{theirs: {{file: '{weights}', family: sit, model: tiny/2}}}}",
+    ]
+    result = plan(tmp_path, "-p", "--config", *options)
+    text = whole(result)
+    assert result.returncode == 0, text[-4000:]
+    commands = re.findall(r"^ *(?:Shell command: )?(PYTHONPATH=.*)", text, re.MULTILINE)
+    jobs = stats(text)
+    assert len(commands) == jobs["total"] - jobs["resolved_config"] - jobs["all"]
+    for command in commands:
+        words = shlex.split(command)
+        assert "my" not in words and "their" not in words, command
+        assert not [word for word in words if re.match("results/|weights.pt", word)], command
 
 
 LIMITED = "processes={dit-3: {kind: ddpm, loss_weight_limit: 3.0}, dit-10: {kind: ddpm, loss_weight_limit: 10.0}}"

@@ -209,5 +209,5 @@ rule fit_critic:
         latents=lambda wildcards, input: place_of(input.latents),
         features=lambda wildcards: str(EXPERIMENT.stored(f"features/{wildcards.encoder}")),
     shell:
-        "PYTHONPATH=$VRPO_PATH python -m vrpo.launch {resources.devices} {params.planned} fit-critic --config {input.config:q} --latents {params.latents:q} --features {params.features}"
+        "PYTHONPATH=$VRPO_PATH python -m vrpo.launch {resources.devices} {params.planned} fit-critic --config {input.config:q} --latents {params.latents:q} --features {params.features:q}"
         " --output {output:q} --device {resources.device} --threads {threads} &> {log:q}"
