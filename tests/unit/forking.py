@@ -1,6 +1,7 @@
 """Trainings in forked children of one process that has imported everything: starting one takes milliseconds, so many can be killed.
 
-`python forking.py FOLDER MILESTONE kill KILLS RUN` trains the toy in RUN, killed KILLS times; `... ranks N RUN...` trains it on N ranks in each RUN.
+`python forking.py FOLDER MILESTONE kill KILLS RUN` trains the toy in RUN, killed KILLS times; `... ranks N RUN...` trains it on N ranks in each RUN,
+the run whose folder is named `<alignment>-<process>` with these two, others with VRPO on SiT.
 `... states N RUN` trains all of VRPO, and each rank writes the state that it would save to RUN/rank<R>.pt.
 """
 
@@ -16,7 +17,7 @@ from typing import Any
 
 import torch
 from striking import strike_at
-from training_fixtures import Toy, milestone_file
+from training_fixtures import ALIGNMENTS, Toy, milestone_file
 
 import vrpo.files
 from vrpo.training.run import train
@@ -31,7 +32,7 @@ MOMENTS = [
 ]
 
 
-def child(toy: Toy, run: Path, milestone: int, environment: dict[str, str], save_minutes: float, alignment: str = "vrpo", strike: tuple | None = None) -> int:
+def child(toy: Toy, run: Path, milestone: int, environment: dict[str, str], save_minutes: float, names: tuple[str, ...], strike: tuple | None = None) -> int:
     """Fork a process that trains to `milestone`, or until it strikes itself; its number."""
     pid = os.fork()
     if pid:
@@ -42,7 +43,7 @@ def child(toy: Toy, run: Path, milestone: int, environment: dict[str, str], save
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2) if not environment else None
         if strike:
             strike_at(*strike)
-        config = toy.config(alignment)
+        config = toy.config(*names)
         inputs = toy.inputs(config)
         train(config, **inputs, milestone=milestone, output=milestone_file(run, milestone), device="cpu", log_every=5, save_minutes=save_minutes)
         status = 0
@@ -55,19 +56,19 @@ def kill_at_random_moments(toy: Toy, run: Path, milestone: int, kills: int) -> t
     moments, met, half_written = random.Random(0), 0, 0
     for _ in range(kills):
         owner, name, when = moments.choice(MOMENTS)
-        pid = child(toy, run, milestone, {}, 1e-9, strike=(owner, name, moments.randint(1, milestone // kills), when))
+        pid = child(toy, run, milestone, {}, 1e-9, (), strike=(owner, name, moments.randint(1, milestone // kills), when))
         met += os.waitpid(pid, 0)[1] == signal.SIGKILL
         half_written += any(run.rglob("*.partial"))
     return met, half_written
 
 
-def on_ranks(toy: Toy, run: Path, milestone: int, world: int, alignment: str = "vrpo") -> list[int]:
+def on_ranks(toy: Toy, run: Path, milestone: int, world: int, *names: str) -> list[int]:
     """Exit codes."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     common = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    pids = [child(toy, run, milestone, {**common, "RANK": str(rank), "LOCAL_RANK": str(rank)}, 10.0, alignment) for rank in range(world)]
+    pids = [child(toy, run, milestone, {**common, "RANK": str(rank), "LOCAL_RANK": str(rank)}, 10.0, names) for rank in range(world)]
     return [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
 
 
@@ -96,7 +97,8 @@ def main() -> None:
     elif what == "kill":
         print(*kill_at_random_moments(toy, runs[0], milestone, number))
     else:
-        print(*(code for run in runs for code in on_ranks(toy, run, milestone, number)))
+        named = ((run, run.name.split("-") if run.name.split("-")[0] in ALIGNMENTS else ()) for run in runs)
+        print(*(code for run, names in named for code in on_ranks(toy, run, milestone, number, *names)))
 
 
 if __name__ == "__main__":

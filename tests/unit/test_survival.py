@@ -6,7 +6,6 @@ import csv
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -26,7 +25,6 @@ from vrpo.training.state import Snapshot, StateStore
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-DRIVER = Path(__file__).with_name("forking.py")
 KILLS = 20
 
 
@@ -41,15 +39,6 @@ def train_to(toy: Toy, config: RunConfig, run: Path, milestone: int, **options: 
     return output.read_bytes()
 
 
-def drive(toy: Toy, milestone: int, what: str, number: int, *runs: Path) -> list[int]:
-    command = [sys.executable, str(DRIVER), str(toy.folder / "again"), str(milestone), what, str(number), *map(str, runs)]
-    (toy.folder / "again").mkdir(exist_ok=True)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert result.returncode == 0, result.stderr
-    return [int(word) for word in result.stdout.split()]
-
-
 def losses(run: Path) -> np.ndarray:
     with open(run / "train.csv") as file:
         return np.array([[float(value) for value in row.values()] for row in csv.DictReader(file)])
@@ -59,7 +48,7 @@ def test_killed_at_twenty_random_moments(toy: Toy, tmp_path: Path) -> None:
     """SIGKILL while starting, training and writing states, which happens after every step; the end has the bytes of an undisturbed run."""
     config, run = toy.config("vrpo"), tmp_path / "killed"
     whole = train_to(toy, config, tmp_path / "whole", 300)
-    met, half_written = drive(toy, 300, "kill", KILLS, run)
+    met, half_written = toy.drive(300, "kill", KILLS, run)
     assert met == KILLS, "some trainings ended before they were killed"
     assert half_written, "no kill came while a state was written"
     assert train_to(toy, config, run, 300) == whole
@@ -94,7 +83,7 @@ def test_two_ranks_and_one_is_killed(toy: Toy, tmp_path: Path) -> None:
     assert not any(is_running(pid) for pid in ranks.values())
     assert "another rank is gone" in stderr or "SIGTERM" in stderr, stderr
     assert not list(run.glob("*.safetensors"))
-    assert drive(toy, milestone, "ranks", 2, run, tmp_path / "whole") == [0, 0, 0, 0]
+    assert toy.drive(milestone, "ranks", 2, run, tmp_path / "whole") == [0, 0, 0, 0]
     assert milestone_file(run, milestone).read_bytes() == milestone_file(tmp_path / "whole", milestone).read_bytes()
 
 
@@ -102,8 +91,8 @@ def test_ranks_that_stop_between_two_rows_give_the_rows_of_undisturbed_ones(toy:
     """Rows come every five steps, the stop after seven: on two ranks the bytes are equal; on another number of ranks the rows are, up to rounding."""
     config, folder = toy.config("vrpo"), {name: tmp_path / name for name in ("whole", "parts", "two, one", "one, two")}
     train_to(toy, config, folder["one, two"], 7)
-    assert drive(toy, 7, "ranks", 2, folder["parts"], folder["two, one"]) == [0] * 4
-    assert drive(toy, 15, "ranks", 2, folder["whole"], folder["parts"], folder["one, two"]) == [0] * 6
+    assert toy.drive(7, "ranks", 2, folder["parts"], folder["two, one"]) == [0] * 4
+    assert toy.drive(15, "ranks", 2, folder["whole"], folder["parts"], folder["one, two"]) == [0] * 6
     train_to(toy, config, folder["two, one"], 15)
     for file in ("train.csv", "diagnostics.csv", milestone_file(folder["whole"], 15).name):
         assert (folder["parts"] / file).read_bytes() == (folder["whole"] / file).read_bytes()
@@ -113,7 +102,7 @@ def test_ranks_that_stop_between_two_rows_give_the_rows_of_undisturbed_ones(toy:
 
 def test_the_saved_state_is_equal_on_all_ranks(toy: Toy, tmp_path: Path) -> None:
     """The first rank saves for all: sums of metrics, statistics of rewards, diagnostics and agreement must not be its own alone."""
-    assert drive(toy, 7, "states", 2, tmp_path / "run") == [0, 0]
+    assert toy.drive(7, "states", 2, tmp_path / "run") == [0, 0]
     first, second = (torch.load(tmp_path / f"run/rank{rank}.pt", weights_only=True) for rank in range(2))
     assert first["totals"] and any(name.endswith("statistics.sums") for name in first["objective"])
     assert second["data"] == first["data"]

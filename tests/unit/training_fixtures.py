@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -104,6 +105,15 @@ class Toy:
     def run(self, *arguments: Any, **keywords: Any) -> subprocess.CompletedProcess[str]:
         """Run `command(...)` to its end."""
         return subprocess.run(self.command(*arguments, **keywords), capture_output=True, text=True, check=False)
+
+    def drive(self, milestone: int, what: str, number: int, *runs: Path) -> list[int]:
+        """Run `forking.py`: trainings in forked processes that are killed, or on several ranks; what it counts or their exit codes."""
+        (self.folder / "again").mkdir(exist_ok=True)
+        command = [sys.executable, str(Path(__file__).with_name("forking.py")), str(self.folder / "again"), str(milestone), what, str(number), *map(str, runs)]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+        result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+        assert result.returncode == 0, result.stderr
+        return [int(word) for word in result.stdout.split()]
 
 
 def milestone_file(run: Path, milestone: int) -> Path:

@@ -39,25 +39,28 @@ def environment() -> dict[str, str]:
 
 
 def snakemake(folder: Path, *arguments: str, config: Path | tuple[Path, ...] = TINY, checkout: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    """Run snakemake with `folder` as working directory, where also its results lie."""
+    """Run snakemake with `folder` as working directory, where also its results lie.
+
+    With this checkout it runs in a fork of this process: importing snakemake takes longer than planning.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     words = command(*arguments, config=config, checkout=checkout)
-    return subprocess.run(words, cwd=folder, env=environment(), capture_output=True, text=True, timeout=900)
-
-
-def plan(folder: Path, *arguments: str, config: Path | tuple[Path, ...] = TINY) -> subprocess.CompletedProcess[str]:
-    """The same with `--dry-run`, in a fork of this process: importing snakemake takes longer than planning."""
+    if checkout != ROOT:  # whose package is another one than this process has imported
+        return subprocess.run(words, cwd=folder, env=environment(), capture_output=True, text=True, timeout=900)
     import snakemake.cli  # noqa: F401
 
-    folder.mkdir(parents=True, exist_ok=True)
-    line = command("--dry-run", *arguments, config=config)
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
         child = os.fork()
         if not child:
-            _become_snakemake(folder, line[2:], output.fileno(), errors.fileno())
+            _become_snakemake(folder, words[2:], output.fileno(), errors.fileno())
         _, status = os.waitpid(child, 0)
         texts = [(file.seek(0), file.read().decode())[1] for file in (output, errors)]
-    return subprocess.CompletedProcess(line, os.waitstatus_to_exitcode(status), *texts)
+    return subprocess.CompletedProcess(words, os.waitstatus_to_exitcode(status), *texts)
+
+
+def plan(folder: Path, *arguments: str, config: Path | tuple[Path, ...] = TINY) -> subprocess.CompletedProcess[str]:
+    """The same with `--dry-run`."""
+    return snakemake(folder, "--dry-run", *arguments, config=config)
 
 
 def _become_snakemake(folder: Path, arguments: list[str], output: int, errors: int) -> NoReturn:

@@ -88,7 +88,8 @@ def test_a_config_changed_by_hand_is_written_again(tmp_path: Path) -> None:
     assert run.read_text() == planned
 
 
-def test_weights_that_cannot_be_had_end_the_workflow_before_its_first_job(tmp_path: Path) -> None:
+def test_weights_that_cannot_be_had_end_the_workflow_before_its_first_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     result = snakemake(tmp_path, "--cores", "1", "--config", "tokenizer={weights: nobody/no-such-vae}", "--", "prepare")
     assert result.returncode != 0
     lines = [line for line in whole(result).splitlines() if line.startswith("vrpo: error:")]

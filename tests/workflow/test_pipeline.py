@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -20,8 +20,9 @@ from vrpo.reporting.tables import TABLES
 pytestmark = [pytest.mark.workflow, pytest.mark.timeout(900)]
 
 FINAL = {".h5", ".safetensors", ".csv", ".npz", ".json", ".yaml", ".md", ".tex", ".pdf", ".png", ".html"}
-DRAWN_FILES = ("figures", "tables", "report.html", "README.md")
-SPACED = ("--config", "results='my results'")
+CHAIN = ("--config", "results='my results'", "--", "my results/tiny/metrics/sit-vrpo/seed0/step0000016/ode.json")
+SCORED = "results/tiny/metrics/sit-vrpo/seed0/step0000008/ode.json"
+RECOMPUTED = {"manifest", "evaluate", "resolved_config", "all", "prepare", "milestones"}  # jobs of seconds
 
 
 def final_bytes(results: Path) -> dict[str, str]:
@@ -29,11 +30,6 @@ def final_bytes(results: Path) -> dict[str, str]:
     files = (path for path in results.rglob("*") if path.is_file() and path.suffix in FINAL)
     kept = (path for path in files if path.name != "speed.csv" and not {"state", "logs"} & set(path.relative_to(results).parts))
     return {str(path.relative_to(results)): hashlib.sha256(path.read_bytes()).hexdigest() for path in kept}
-
-
-def without(files: dict[str, str], *prefixes: str) -> dict[str, str]:
-    """Those files whose paths begin otherwise."""
-    return {name: content for name, content in files.items() if not name.startswith(prefixes)}
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +48,8 @@ def test_everything_is_there(finished: Path) -> None:
     assert sorted(path.name for path in (results / "figures").glob("*.png")) == sorted(f"{name}.png" for name in FIGURES)
     assert len(list((results / "tables").glob("*.tex"))) == len(TABLES)
     assert sorted(path.name for path in (results / "runs/sit-vrpo/seed0").glob("*.safetensors")) == ["step0000008.safetensors", "step0000016.safetensors"]
+    states = [path.name for path in (results / "runs/sit-vrpo/seed0/state").glob("*/step*.pt")]
+    assert states and "step0000008.pt" not in states, "a milestone outlives the state that it was taken from"
     assert not [path for path in results.rglob("*") if "partial" in path.name], "something half-written was left"
     plain = finished / "plain"
     plain.touch()
@@ -102,6 +100,54 @@ def test_redraw_without_intermediates(copied: Path) -> None:
     assert not (results / "samples").exists()
 
 
+def copy_of(finished: Path, folder: Path) -> Path:
+    """As `cp -r`: new times for all files."""
+    return shutil.copytree(finished, folder, copy_function=shutil.copyfile)
+
+
+def copy_of_results(finished: Path, folder: Path) -> Path:
+    """As `rsync` without -t, into a clone that has never run."""
+    shutil.copytree(finished / "results", clone(folder) / "results", copy_function=shutil.copyfile)
+    return folder
+
+
+def moved(finished: Path, folder: Path) -> Path:
+    """As `mv` of a whole checkout."""
+    copy = shutil.copytree(finished, folder.with_name("before"))
+    return copy.rename(folder)
+
+
+def cloned_beside(finished: Path, folder: Path) -> Path:
+    """As a fresh clone to which finished results are moved: their times are older than the clone's, and Snakemake's records are missing."""
+    shutil.copytree(finished / "results", folder.with_name("before"))
+    folder.with_name("before").rename(clone(folder) / "results")
+    return folder
+
+
+def skewed(finished: Path, folder: Path) -> Path:
+    """As written by machines whose clocks differ by hours."""
+    shutil.copytree(finished, folder)
+    for number, path in enumerate(sorted((folder / "results").rglob("*"))):
+        when = time.time() + (3600 if number % 3 else -7200) - 60 * number
+        os.utime(path, (when, when))
+    return folder
+
+
+@pytest.mark.parametrize("move", [copy_of, copy_of_results, moved, cloned_beside, skewed])
+def test_nothing_is_computed_again(move: Callable[[Path, Path], Path], finished: Path, tmp_path: Path) -> None:
+    folder = move(finished, tmp_path / "second")
+    before = final_bytes(finished / "results/tiny")
+    shutil.rmtree(folder / "results/tiny/logs")
+    result = snakemake(folder, "--cores", "2", "--", SCORED, checkout=folder)
+    assert result.returncode == 0, whole(result)[-8000:]
+    assert final_bytes(folder / "results/tiny") == before
+    logs = [path for path in (folder / "results/tiny/logs").rglob("*.log") if path.name != "manifest.log"]
+    assert all("restored" in path.read_text() for path in logs), [(path, path.read_text()) for path in logs]
+    assert len(logs) >= len(planned(whole(result)) - RECOMPUTED)
+    assert not list(folder.rglob(".*.kept")), "second names are gone when the workflow ends"
+    assert "Nothing to be done" in whole(snakemake(folder, "--cores", "2", "--", SCORED, checkout=folder))
+
+
 def test_killed_and_started_again_gives_the_same_bytes(finished: Path, tmp_path: Path) -> None:
     """SIGKILL to snakemake and its jobs, once in the middle of each kind of long stage; in results whose name has a space."""
     results = tmp_path / "my results/tiny"
@@ -112,11 +158,12 @@ def test_killed_and_started_again_gives_the_same_bytes(finished: Path, tmp_path:
     }
     for reached in moments.values():
         run_and_kill(tmp_path, reached)
-    result = snakemake(tmp_path, "--cores", "2", *SPACED, "--", "collect")
+    result = snakemake(tmp_path, "--cores", "2", *CHAIN)
     assert result.returncode == 0, whole(result)[-8000:]
-    undisturbed = final_bytes(finished / "results/tiny")
-    options = ("config/experiment.yaml",)  # names the folder
-    assert without(final_bytes(results), *options) == without(undisturbed, *options, *DRAWN_FILES)
+    undisturbed, disturbed = final_bytes(finished / "results/tiny"), final_bytes(results)
+    del disturbed[".plan.yaml"]  # names the folder
+    assert disturbed == {name: content for name, content in undisturbed.items() if name in disturbed}
+    assert {"images.h5", "networks/tokenizer.safetensors", "samples/sit-vrpo/seed0/step0000016/ode.h5"} <= disturbed.keys()
 
 
 def test_two_workflows_do_not_write_the_same_results(finished: Path) -> None:
@@ -141,7 +188,7 @@ def planned(text: str) -> set[str]:
 def run_and_kill(folder: Path, reached: object) -> None:
     """Start the workflow, and kill its whole process group when `reached()` holds."""
     process = subprocess.Popen(
-        command("--cores", "2", *SPACED, "--", "collect"),
+        command("--cores", "2", *CHAIN),
         cwd=folder,
         env=environment(),
         stdout=subprocess.DEVNULL,
