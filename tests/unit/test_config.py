@@ -32,12 +32,6 @@ def refusal(content: dict[str, Any]) -> str:
 SCORING = {"eta": 0.1, "rewards": {"fidelity": {"score": 1.0}}}
 OVER = {  # what a config that is not whole lies over
     "methods.yaml": ["mini.yaml"],
-    "methods_ablations.yaml": ["mini.yaml", "methods.yaml"],
-    "methods_first.yaml": ["mini.yaml", "methods.yaml"],
-    "methods_long.yaml": ["mini.yaml", "methods.yaml"],
-    "methods_more.yaml": ["mini.yaml", "methods.yaml"],
-    "methods_spatial.yaml": ["mini.yaml", "methods.yaml"],
-    "methods_weighted.yaml": ["mini.yaml", "methods.yaml"],
     "ablations.yaml": ["imagenet256.yaml"],
 }
 

@@ -126,25 +126,28 @@ def test_paper_scale_ablations_hold_what_they_should() -> None:
     assert len(everything) == len(alignments), "two ablations are the same"
 
 
-@pytest.mark.parametrize("over", ["methods", "methods_ablations", "methods_weighted", "methods_long", "methods_more", "methods_spatial", "methods_first"])
-def test_miniature_ablations_differ_from_the_chosen_one(over: str) -> None:
-    config = load_experiment(*(ROOT / f"config/{name}.yaml" for name in dict.fromkeys(["mini", "methods", over])))
+def test_paper_scale_ablations_share_the_rest_with_the_comparison() -> None:
+    paths = [ROOT / "config/imagenet256.yaml", ROOT / "config/ablations.yaml"]
+    comparison, ablations = load_experiment(paths[0]).model_dump(), load_experiment(*paths).model_dump()
+    for section in ("data", "tokenizer", "critic", "evaluation", "training", "samplers", "processes", "sizes"):
+        assert ablations[section] == comparison[section], section
+    for section in ("encoders", "alignments"):
+        kept = {name: ablations[section][name] for name in comparison[section]}
+        assert kept == comparison[section], section
+
+
+def test_miniature_ablations_differ_from_the_chosen_one() -> None:
+    config = load_experiment(ROOT / "config/mini.yaml", ROOT / "config/methods.yaml")
     methods: MethodsOptions = config.methods
-    described = [str(config.alignments[name].model_dump()) for name in [methods.chosen.vrpo, *methods.ablations]] if methods.chosen else []
-    assert len(set(described)) == len(described), "two alignments of the benchmark are the same"
+    names = [methods.chosen.vrpo, *methods.ablations]
+    described = {str(config.alignments[name].model_dump()) for name in names}
+    assert len(described) == len(names) > 1, "two alignments of the benchmark are the same"
 
 
 def test_processes_of_one_kind_are_told_apart_by_name() -> None:
-    paths = [ROOT / "config" / name for name in ("mini.yaml", "methods.yaml", "methods_weighted.yaml")]
-    benchmark, weighted = load_experiment(*paths[:2]), load_experiment(*paths)
-    assert model_name(benchmark, "dit-repa-w4") == "DiT-mini/2"
-    names = {model_name(weighted, run) for run in weighted.runs}
-    assert "DiT-mini/2 (dit-velocity)" in names and len(names) == len(weighted.methods.processes)
-
-
-def test_miniature_ablations_are_the_benchmarks_apart_from_their_own() -> None:
-    paths = [ROOT / "config" / name for name in ("mini.yaml", "methods.yaml", "methods_ablations.yaml")]
-    benchmark, ablations = load_experiment(*paths[:2]).model_dump(), load_experiment(*paths).model_dump()
-    for section in ("data", "tokenizer", "encoders", "critic", "evaluation", "training", "samplers", "processes", "sizes"):
-        assert ablations[section] == benchmark[section], section
-    assert {name: ablations["alignments"][name] for name in benchmark["alignments"]} == benchmark["alignments"]
+    processes = {f"dit-{limit}": {"kind": "ddpm", "loss_weight_limit": limit} for limit in (3, 10)}
+    weighted = content(processes=["dit", *processes], ablation_processes=["dit"])
+    config = parse_experiment(deep_merge(weighted, {"processes": processes}), "a")
+    assert model_name(config, "dit-repa") == "DiT-mini/2"
+    names = {model_name(config, run) for run in config.runs}
+    assert names == {"DiT-mini/2", "DiT-mini/2 (dit-3)", "DiT-mini/2 (dit-10)"}
