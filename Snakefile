@@ -54,9 +54,9 @@ rule all:
 
 rule prepare:
     input:
-        parts_of("images"),
+        PATHS.files(PATHS.images),
         rules.manifest.output,
-        parts_of("latents"),
+        PATHS.files(PATHS.latents),
         rules.reference.output,
         feature_files(EXPERIMENT.encoders),
         trained_networks(),
@@ -64,7 +64,7 @@ rule prepare:
 
 rule milestones:
     input:
-        milestones_of_runs(),
+        [PATHS.milestone(*key) for key in jobs.milestones(EXPERIMENT)],
 
 
 if workflow.is_main_process and workflow.modifier.namespace is None:  # not in jobs, nor where another workflow uses this one

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from vrpo.config.experiment import ExperimentConfig
 from vrpo.errors import UserError
 from vrpo.files import FileLock, file_system
+from vrpo.plan.paths import Paths
 
 OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")
 
@@ -129,8 +130,8 @@ def _disk(config: ExperimentConfig) -> str:
         needed = costs(config)[-1].bytes
     except UserError as error:
         return f"what it takes is not known ({error})"
-    folder = _existing(config.folder)
-    there = sum(path.stat().st_size for path in config.folder.rglob("*") if path.is_file()) if config.folder.is_dir() else 0
+    folder = _existing(Paths.of(config).folder)
+    there = sum(path.stat().st_size for path in Paths.of(config).folder.rglob("*") if path.is_file())
     free, left = shutil.disk_usage(folder).free, max(0.0, needed - there)
     if free < left:
         raise UserError(f"results: {left / 1e9:,.1f} GB are still to be written, {folder} has {free / 1e9:,.1f} GB free; free space or set it to another disk")
@@ -138,7 +139,7 @@ def _disk(config: ExperimentConfig) -> str:
 
 
 def _locks(config: ExperimentConfig) -> str:
-    folder = _existing(config.folder)
+    folder = _existing(Paths.of(config).folder)
     try:
         with tempfile.TemporaryDirectory(prefix=".vrpo-check-", dir=folder) as place:
             lock = FileLock(Path(place) / "lock")

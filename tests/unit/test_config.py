@@ -9,9 +9,11 @@ import yaml
 
 from vrpo.config import load_experiment, load_resolved, parse_experiment
 from vrpo.config.reading import deep_merge
-from vrpo.config.resolve import Plan
 from vrpo.config.resolved import CollectOptions, RunConfig
 from vrpo.errors import UserError
+from vrpo.plan.jobs import collection, evaluations, shown
+from vrpo.plan.paths import Paths
+from vrpo.plan.resolved import Plan
 
 ROOT = Path(__file__).parents[2]
 MINI = yaml.safe_load((ROOT / "config/mini.yaml").read_text(encoding="utf-8"))
@@ -39,7 +41,7 @@ OVER = {  # what a config that is not whole lies over
 @pytest.mark.parametrize("path", [*(ROOT / "config").glob("*.yaml"), ROOT / "tests/workflow/tiny.yaml"], ids=lambda path: path.name)
 def test_shipped_configs_are_sound(path: Path) -> None:
     config = load_experiment(*(path.with_name(name) for name in OVER.get(path.name, [])), path)
-    assert list(config.evaluations())
+    assert list(evaluations(config))
 
 
 @pytest.mark.parametrize(
@@ -113,15 +115,15 @@ def test_later_files_override_earlier_ones(tmp_path: Path) -> None:
 
 def test_evaluations_follow_milestones_and_samplers() -> None:
     config = load_experiment(ROOT / "config/imagenet256.yaml")
-    rows = list(config.evaluations())
+    rows = list(evaluations(config))
     assert len(rows) == 15 * (4 + 1) == len(set(rows))
     assert {step for _, _, step, sampler in rows if sampler.endswith("guided")} == {400_000}
     assert all(("sde" in sampler) == run.startswith("sit") for run, _, _, sampler in rows)
-    assert [row for row in config.shown() if row not in rows] == []
+    assert [row for row in shown(config) if row not in rows] == []
 
 
 def texts(plan: Plan) -> dict[str, str]:
-    return {path.relative_to(plan.experiment.folder).as_posix(): text for path, text in plan.texts.items()}
+    return {path.relative_to(Paths.of(plan.experiment).folder).as_posix(): text for path, text in plan.texts.items()}
 
 
 def test_planning_writes_nothing_and_knows_what_is_stale(tmp_path: Path) -> None:
@@ -154,11 +156,11 @@ def test_resolved_files_are_read_back(tmp_path: Path) -> None:
     for path, text in Plan.of(config).texts.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    assert load_resolved(RunConfig, config.folder / "runs/dit-vrpo/seed0/config.yaml") == config.run_config("dit-vrpo", 0)
-    assert load_resolved(CollectOptions, config.folder / "config/collect.yaml") == config.collection()
-    assert load_experiment(config.folder / "config/experiment.yaml") == config
+    assert load_resolved(RunConfig, Paths.of(config).folder / "runs/dit-vrpo/seed0/config.yaml") == config.run_config("dit-vrpo", 0)
+    assert load_resolved(CollectOptions, Paths.of(config).folder / "config/collect.yaml") == collection(config)
+    assert load_experiment(Paths.of(config).folder / "config/experiment.yaml") == config
     with pytest.raises(UserError, match="unknown option"):
-        load_resolved(RunConfig, config.folder / "config/collect.yaml")
+        load_resolved(RunConfig, Paths.of(config).folder / "config/collect.yaml")
 
 
 def test_cluster_jobs_get_the_plan_they_were_submitted_with(tmp_path: Path) -> None:

@@ -9,9 +9,10 @@ import pytest
 
 from vrpo.config import load_experiment
 from vrpo.config.reading import read_yaml
-from vrpo.config.resolve import resolved_files
 from vrpo.config.strict_yaml import dump_yaml
 from vrpo.errors import UserError
+from vrpo.plan.jobs import evaluations, shown
+from vrpo.plan.resolved import resolved_files
 
 MINI = Path(__file__).parents[2] / "config/mini.yaml"
 PIECES = [
@@ -51,7 +52,7 @@ def outcome(path: Path) -> str:
         assert all(line.startswith(f"{path}: ") and line.isprintable() and len(line) < 700 for line in lines), lines
         assert len(set(lines)) == len(lines) > 0
         return "refused"
-    assert resolved_files(config) and list(config.evaluations()) and list(config.shown())
+    assert resolved_files(config) and list(evaluations(config)) and list(shown(config))
     return "accepted"
 
 

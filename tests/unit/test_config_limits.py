@@ -14,9 +14,10 @@ from test_config import MINI
 
 from vrpo.config import ExperimentConfig, parse_experiment
 from vrpo.config.reading import deep_merge, read_yaml
-from vrpo.config.resolve import resolved_files
 from vrpo.config.strict_yaml import dump_yaml, parse_yaml
 from vrpo.errors import UserError
+from vrpo.plan.jobs import evaluations, shown
+from vrpo.plan.resolved import resolved_files
 
 ROOT = Path(__file__).parents[2]
 REPA, VRPO, VIT = MINI["alignments"]["repa"], MINI["alignments"]["vrpo"], MINI["encoders"]["vit"]
@@ -90,7 +91,7 @@ def with_value(content: dict[str, Any], path: tuple[str, ...], value: Any) -> di
 
 def faithful(config: ExperimentConfig) -> bool:
     """Whether the resolved configs can be made, and the experiment's says what was accepted."""
-    assert resolved_files(config) and list(config.evaluations()) and list(config.shown())
+    assert resolved_files(config) and list(evaluations(config)) and list(shown(config))
     return ExperimentConfig.model_validate(parse_yaml(dump_yaml(config.model_dump(mode="json")), "resolved")) == config
 
 

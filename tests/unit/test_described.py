@@ -14,9 +14,10 @@ from vrpo.cli import app
 from vrpo.config import load_experiment
 from vrpo.config.described import described_report
 from vrpo.config.reading import parse_experiment, read_yaml
-from vrpo.config.resolve import resolved_files
 from vrpo.errors import UserError
 from vrpo.files import write_text
+from vrpo.plan.paths import Paths
+from vrpo.plan.resolved import resolved_files
 from vrpo.reporting import style
 from vrpo.reporting.cost import costs, describe_cost
 from vrpo.reporting.figures import FIGURES
@@ -39,14 +40,14 @@ def experiment(name="mini", data=OWN, **sections):
 def test_own_images_over_the_demo(tmp_path):
     """In the report, the tables, the figures, the README and Snakemake's report: what the config says, and nothing of digits."""
     config = experiment(results=str(tmp_path))
-    options = resolved_files(config)["config/report.yaml"]  # what all commands of the report are given
+    options = resolved_files(config)[Paths.of(config).config("report")]  # what all commands of the report are given
     space = "flowers/train 64x64, features of a classifier (test_resnet) fitted on these images; not comparable with published numbers"
     assert options.metric_space == space and options.title == "None, REPA and VRPO on SiT and DiT, flowers/train 64x64"
-    folder = collected(config.folder / "collected", metrics_frame((0, 1)))
+    folder = collected(Paths.of(config).folder / "collected", metrics_frame((0, 1)))
     for name in FIGURES:
-        write_text(config.folder / f"figures/{name}.png", "")
-    write_report(options, config.folder, config.folder / "report.html")
-    page, readme = ((config.folder / name).read_text() for name in ("report.html", "README.md"))
+        write_text(Paths.of(config).folder / f"figures/{name}.png", "")
+    write_report(options, Paths.of(config).folder, Paths.of(config).folder / "report.html")
+    page, readme = ((Paths.of(config).folder / name).read_text() for name in ("report.html", "README.md"))
     tables = [table for name in TABLES for table in (TABLES[name](options, read_metrics(folder)),)]
     caption = jinja2.Environment(undefined=jinja2.StrictUndefined).from_string((ROOT / "workflow/report/workflow.rst").read_text())
     said = {"experiment": "mini", "milestones": [500], "report": options.model_dump()}
@@ -122,9 +123,9 @@ def test_cost_counts_the_images_that_there_are(tmp_path):
     with pytest.raises(UserError, match=r"/data/flowers/train: how many images .* give --images NUMBER"):
         costs(config)
     assert "3,670 training images" in describe_cost(config, images=3670)
-    write_text(config.folder / "images.json", json.dumps({"count": 1000}))
+    write_text(Paths.of(config).folder / "images.json", json.dumps({"count": 1000}))
     assert costs(config) == costs(config, images=1000) and "1,000 training images" in describe_cost(config)
-    write_text(config.folder / "images.json", "[]")
+    write_text(Paths.of(config).folder / "images.json", "[]")
     with pytest.raises(UserError, match=r"images\.json: is damaged"):
         costs(config)
     assert "1,797 training images" in describe_cost(load_experiment(ROOT / "config/mini.yaml"))

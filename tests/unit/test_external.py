@@ -17,6 +17,7 @@ from vrpo.errors import UserError
 from vrpo.models.checkpoints import load_milestone
 from vrpo.models.official import import_checkpoint
 from vrpo.models.transformer import build_transformer, position_embedding
+from vrpo.plan.jobs import evaluations, shown
 from vrpo.reporting.collect import _names
 from vrpo.reporting.cost import costs
 from vrpo.reporting.results import last_milestone, main_sampler, read_metrics
@@ -35,8 +36,8 @@ def official(path: Path) -> Path:
 def test_a_checkpoint_is_a_row_beside_the_runs() -> None:
     config = experiment(theirs={"file": "a.pt", "family": "repa", "model": "XL/2", "step": 4_000_000})
     assert config.samplers_of("theirs") == ["ode"]
-    assert [row for row in config.evaluations() if row[0] == "theirs"] == [("theirs", 0, 4_000_000, "ode")]
-    assert "theirs" not in {run for run, *_ in config.shown()}
+    assert [row for row in evaluations(config) if row[0] == "theirs"] == [("theirs", 0, 4_000_000, "ode")]
+    assert "theirs" not in {run for run, *_ in shown(config)}
     assert (config.model_of("theirs").name, config.model_of("theirs").heads) == ("SiT-XL/2", 16)
     names = {"run": "theirs", "model": "SiT-XL/2", "process": "interpolant", "alignment": "theirs", "kind": "official REPA"}
     assert _names(config, "theirs") == names
@@ -96,7 +97,7 @@ def test_curves_and_pairs_leave_official_weights_out(tmp_path: Path) -> None:
 def test_the_cost_counts_checkpoints_attention_and_convolutions() -> None:
     plain = {row.what: row for row in costs(experiment())}
     config = experiment(theirs={"file": "a.pt", "family": "dit", "model": "mini/2"})
-    assert {row.what for row in costs(config)} >= {f"sampling, {sum(1 for _ in config.evaluations())} sets"}
+    assert {row.what for row in costs(config)} >= {f"sampling, {sum(1 for _ in evaluations(config))} sets"}
     content = read_yaml("config/mini.yaml")
     content["encoders"]["vit"]["attention"] = [2, 4]
     content["alignments"]["irepa"] = {"kind": "irepa", "encoders": ["vit"], "depth": 2}

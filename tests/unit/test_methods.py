@@ -14,6 +14,7 @@ from vrpo.config import parse_experiment
 from vrpo.config.methods import MethodsOptions
 from vrpo.errors import UserError
 from vrpo.machine import processor
+from vrpo.plan.paths import Paths
 from vrpo.reporting import methods, methods_figures
 from vrpo.reporting.bootstrap import bootstrap_interval
 from vrpo.reporting.methods_report import write_methods
@@ -282,14 +283,14 @@ def test_snapshot_is_the_same_but_for_the_machine(tmp_path: Path, mini_methods: 
     config = parse_experiment({**mini_methods, "results": str(tmp_path / "results"), "methods": OPTIONS.model_dump()}, "made up")
     with pytest.raises(UserError, match="run the benchmark to its end"):
         write_snapshot(config, tmp_path / "early")
-    write_collected(config.folder / "collected", METRICS)
-    write_methods(OPTIONS, REPORT, config.folder / "collected", config.folder / "methods")
+    write_collected(Paths.of(config).folder / "collected", METRICS)
+    write_methods(OPTIONS, REPORT, Paths.of(config).folder / "collected", Paths.of(config).folder / "methods")
     for name in ("a", "b"):
         write_snapshot(config, tmp_path / name)
     first, second = files(tmp_path / "a"), files(tmp_path / "b")
     assert {name for name in first if first[name] != second[name]} <= {"machine.json"}
     assert {"README.md", "methods.md", "metrics.csv", "scores.png", "provenance.json"} <= set(first)
-    whole, copied = (pd.read_csv(folder / "diagnostics_dit.csv") for folder in (config.folder / "methods", tmp_path / "a"))
+    whole, copied = (pd.read_csv(folder / "diagnostics_dit.csv") for folder in (Paths.of(config).folder / "methods", tmp_path / "a"))
     drawn = {200, 800, 2000}  # 10%, 40% and the end of what was logged
     assert set(copied["step"]) == drawn
     pd.testing.assert_frame_equal(copied, whole[whole["step"].isin(drawn)].reset_index(drop=True))
@@ -297,7 +298,7 @@ def test_snapshot_is_the_same_but_for_the_machine(tmp_path: Path, mini_methods: 
     provenance = json.loads(first["provenance.json"])
     assert provenance["methods"]["verdict_seeds"] == [0, 1, 2, 3, 4] and provenance["versions"] == {"torch": ["2.15"]}
     elsewhere = parse_experiment({**mini_methods, "results": str(tmp_path), "methods": OPTIONS.model_dump()}, "made up")
-    (tmp_path / elsewhere.experiment).symlink_to(config.folder)
+    (tmp_path / elsewhere.experiment).symlink_to(Paths.of(config).folder)
     write_snapshot(elsewhere, tmp_path / "c")
     assert files(tmp_path / "c")["provenance.json"] == first["provenance.json"]
     with pytest.raises(UserError, match="no method benchmark"):

@@ -9,7 +9,9 @@ from test_config import refusal
 from vrpo.config import load_experiment, parse_experiment
 from vrpo.config.methods import MethodsOptions
 from vrpo.config.reading import deep_merge, read_yaml
-from vrpo.config.resolve import resolved_files
+from vrpo.plan.jobs import evaluations, shown
+from vrpo.plan.paths import Paths
+from vrpo.plan.resolved import resolved_files
 from vrpo.reporting.collect import model_name
 
 ROOT = Path(__file__).parents[2]
@@ -45,13 +47,13 @@ def test_runs_are_generated_and_paired() -> None:
         *(f"sit-{name}" for name in ("none", "repa", "vrpo-2", "vrpo")),
         *(f"dit-{name}" for name in ("none", "repa", "vrpo-2")),
     ]
-    rows = set(config.evaluations())
+    rows = set(evaluations(config))
     assert {(seed, step) for run, seed, step, _ in rows if run.startswith("search")} == {(10, 2000)}
     assert {(seed, step) for run, seed, step, _ in rows if run == "dit-repa"} == {(seed, step) for seed in range(5) for step in (500, 1000, 2000)}
     assert {step for run, _, step, _ in rows if run == "sit-vrpo"} == {2000}  # an ablation
-    assert {step for run, _, step, _ in parse_experiment(content(ablation_milestones="all"), "b").evaluations() if run == "sit-vrpo"} == {500, 1000, 2000}
-    assert {run for run, *_ in config.shown()} == {f"{process}-{name}" for process in ("sit", "dit") for name in ("none", "repa", "vrpo-2")}
-    assert "config/methods.yaml" in resolved_files(config)
+    assert {step for run, _, step, _ in evaluations(parse_experiment(content(ablation_milestones="all"), "b")) if run == "sit-vrpo"} == {500, 1000, 2000}
+    assert {run for run, *_ in shown(config)} == {f"{process}-{name}" for process in ("sit", "dit") for name in ("none", "repa", "vrpo-2")}
+    assert Paths.of(config).config("methods") in resolved_files(config)
 
 
 def test_runs_of_one_seed_differ_in_their_alignment_alone() -> None:

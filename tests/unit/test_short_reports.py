@@ -15,6 +15,7 @@ from vrpo.config.reading import deep_merge, parse_experiment, read_yaml
 from vrpo.data.arrays import ArrayWriter
 from vrpo.errors import UserError
 from vrpo.files import write_text
+from vrpo.plan.paths import Paths
 from vrpo.reporting import style
 from vrpo.reporting.claims import ONE_MILESTONE, gains, headline, judge
 from vrpo.reporting.collect import collect
@@ -170,21 +171,21 @@ def test_trainings_shorter_than_a_logged_row_are_collected(tmp_path):
     config = parse_experiment(content, "test")
     images, labels = make_images(20), np.arange(20) % 10
     described = {"fingerprint": "f", "resolution": images.shape[1], "classes": 10}
-    for path in (config.folder / "images.h5", config.folder / "samples/sit-vrpo/seed0/step0000050/ode.h5"):
+    for path in (Paths.of(config).shard(Paths.of(config).images, 0), Paths.of(config).folder / "samples/sit-vrpo/seed0/step0000050/ode.h5"):
         with ArrayWriter(path, {"images": (images.shape, images.dtype), "labels": (labels.shape, labels.dtype)}, described) as writer:
             writer.write(0, {"images": images, "labels": labels})
             writer.finish()
     record = {"run": "sit-vrpo", "seed": 0, "step": 50, "scores": {"fid": 5.0, "sfid": None, "kid": None}, "protocol": {}, "provenance": {}}
-    write_text(config.folder / "metrics/sit-vrpo/seed0/step0000050/ode.json", json.dumps(record))
-    run = config.folder / "runs/sit-vrpo/seed0"
+    write_text(Paths.of(config).folder / "metrics/sit-vrpo/seed0/step0000050/ode.json", json.dumps(record))
+    run = Paths.of(config).folder / "runs/sit-vrpo/seed0"
     for name in ("train.csv", "diagnostics.csv"):
         write_text(run / name, "")
-    folder = config.folder / "collected"
+    folder = Paths.of(config).folder / "collected"
     collect(config, folder)
     for name in ("losses", "rewards", "diagnostics"):
         draw(name, MINIATURE, folder, tmp_path / f"{name}.pdf")
     assert read_speed(folder)["images_per_second"].isna().all()
-    assert not speaks_of_speed(report_of(config.folder))
+    assert not speaks_of_speed(report_of(Paths.of(config).folder))
     write_text(run / "train.csv", "step,loss\n50,1.0\n")
     with pytest.raises(UserError, match=r"speed\.csv: the log of this training is missing"):
         collect(config, folder)

@@ -4,8 +4,9 @@ import pytest
 from test_config import changed
 
 from vrpo.config import parse_experiment
-from vrpo.config.targets import Targets
 from vrpo.errors import UserError
+from vrpo.plan.jobs import evaluations, represented
+from vrpo.plan.targets import Targets
 
 CONFIG = parse_experiment(
     changed(
@@ -61,9 +62,9 @@ def test_long_lists_are_cut() -> None:
 
 
 def test_what_is_made() -> None:
-    for run, seed, step, sampler in CONFIG.evaluations():
+    for run, seed, step, sampler in evaluations(CONFIG):
         TARGETS.require_samples(run, str(seed), f"{step:07d}", sampler)
-    for run, seed, step in CONFIG.represented():
+    for run, seed, step in represented(CONFIG):
         TARGETS.require_represented(run, str(seed), f"{step:07d}")
     TARGETS.require_encoder("bought")
     TARGETS.require_fitted_encoder("vit")

@@ -32,7 +32,7 @@ def refusal(folder: Path, *arguments: str) -> str:
         ("samples/sit-vrpo/seed0/step0000008/oed.h5", ["sampler: `oed` is not in `samplers`", "did you mean `ode`?"]),
         ("metrics/sit-vrpo/seed0/step0000009/ode.json", ["step 0000009 of `sit-vrpo` is not in `milestones` [8, 16]"]),
         ("representation/sit-vrpo/seed0/step0000008.json", ["representation of `sit-vrpo` is not measured at step 0000008"]),
-        ("features/vti.h5", ["encoder: `vti` is not in `encoders`", "did you mean `vit`?"]),
+        ("features/vti/shard-00000-of-00001.h5", ["encoder: `vti` is not in `encoders`", "did you mean `vit`?"]),
         ("features/vti.json", ["encoder: `vti` is not in `encoders`"]),
         ("networks/encoder-vti.safetensors", ["encoder: `vti` is not in `encoders`"]),
         ("networks/critic-vti.safetensors", ["encoder: `vti` is not in `encoders`"]),

@@ -10,6 +10,8 @@ from snakemake.cli import get_argument_parser
 
 from vrpo.cli import app
 from vrpo.config import merge_configs, parse_experiment
+from vrpo.plan.jobs import evaluations
+from vrpo.plan.paths import Paths
 
 pytestmark = [pytest.mark.workflow]
 TEXTS = [
@@ -38,7 +40,7 @@ def faults(command: str, rules: set[str]) -> list[str]:
     arguments = get_argument_parser().parse_args(shlex.split(command)[1:])
     files = [ROOT / file for file in arguments.configfile if file.name not in READERS_OWN]
     config = parse_experiment(merge_configs(files or [ROOT / "config/mini.yaml"], arguments.config or []), command)
-    milestones = {f"{config.folder}/runs/{run}/seed{seed}/step{step:07d}.safetensors" for run, seed, step, _ in config.evaluations()}
+    milestones = {f"{Paths.of(config).folder}/runs/{run}/seed{seed}/step{step:07d}.safetensors" for run, seed, step, _ in evaluations(config)}
     return [str(name) for name in [*arguments.targets, *arguments.forcerun] if name not in rules | milestones]
 
 

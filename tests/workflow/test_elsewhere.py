@@ -95,4 +95,4 @@ def test_weights_that_cannot_be_had_end_the_workflow_before_its_first_job(tmp_pa
     lines = [line for line in whole(result).splitlines() if line.startswith("vrpo: error:")]
     assert len(lines) == 1 and "tokenizer.weights: `nobody/no-such-vae` could not be loaded" in lines[0]
     assert "Traceback" not in whole(result)
-    assert not (tmp_path / "results/tiny/images.h5").exists()
+    assert not (tmp_path / "results/tiny/images/shard-00000-of-00001.h5").exists()

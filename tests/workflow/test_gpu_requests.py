@@ -25,13 +25,13 @@ def test_gpus_that_are_missing_are_refused_before_the_first_job(resources: str, 
     text = whole(result)
     assert result.returncode != 0
     assert words in text and "Traceback" not in text
-    assert not list(tmp_path.rglob("images*.h5")), "no job was started"
+    assert not list(tmp_path.rglob("images/*.h5")), "no job was started"
 
 
 def test_stages_without_gpus_run_where_there_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a config that states GPUs, which nothing that is due needs."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    result = snakemake(tmp_path, "--cores", "1", "--config", "resources={device: cuda, gpus: 2}", "--", "results/tiny/images.h5")
+    result = snakemake(tmp_path, "--cores", "1", "--config", "resources={device: cuda, gpus: 2}", "--", "results/tiny/images/shard-00000-of-00001.h5")
     assert result.returncode == 0, whole(result)[-4000:]
 
 
@@ -42,7 +42,7 @@ def test_compiling_is_tried_before_the_first_job(tmp_path: Path) -> None:
     text = whole(result)
     assert result.returncode != 0
     assert "torch.compile does not work on this machine, there is no working C++ compiler; install one" in text and "Traceback" not in text
-    assert not list(tmp_path.rglob("images*.h5"))
+    assert not list(tmp_path.rglob("images/*.h5"))
 
 
 def resources_of(text: str, rule: str) -> dict[str, str]:

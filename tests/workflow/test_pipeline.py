@@ -90,7 +90,7 @@ def test_removed_samples_are_not_drawn_again(copied: Path) -> None:
 def test_redraw_without_intermediates(copied: Path) -> None:
     results = copied / "results/tiny"
     before = {name: content for name, content in final_bytes(results).items() if name.startswith(("figures", "tables"))}
-    for gone in ("runs", "samples", "metrics", "representation", "features", "networks", "images.h5", "latents.h5", "reference.npz", "figures", "tables"):
+    for gone in ("runs", "samples", "metrics", "representation", "features", "networks", "images", "latents", "reference.npz", "figures", "tables"):
         path = results / gone
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     result = snakemake(copied, "--cores", "2", "--allowed-rules", *DRAWN, "--forcerun", *DRAWN, "--", *DRAWN)
@@ -163,7 +163,7 @@ def test_killed_and_started_again_gives_the_same_bytes(finished: Path, tmp_path:
     undisturbed, disturbed = final_bytes(finished / "results/tiny"), final_bytes(results)
     del disturbed[".plan.yaml"]  # names the folder
     assert disturbed == {name: content for name, content in undisturbed.items() if name in disturbed}
-    assert {"images.h5", "networks/tokenizer.safetensors", "samples/sit-vrpo/seed0/step0000016/ode.h5"} <= disturbed.keys()
+    assert {"images/shard-00000-of-00001.h5", "networks/tokenizer.safetensors", "samples/sit-vrpo/seed0/step0000016/ode.h5"} <= disturbed.keys()
 
 
 def test_two_workflows_do_not_write_the_same_results(finished: Path) -> None:

@@ -9,6 +9,7 @@ from running import ROOT, TINY, plan, whole
 
 from vrpo.config import load_experiment, merge_configs, parse_experiment
 from vrpo.config.strict_yaml import dump_yaml
+from vrpo.plan.jobs import evaluations
 
 pytestmark = [pytest.mark.workflow]
 IMAGENET = ROOT / "config/imagenet256.yaml"
@@ -63,7 +64,7 @@ def test_the_method_benchmark_is_planned(tmp_path: Path) -> None:
     result = plan(tmp_path, "--quiet", "rules", "--", "methods", config=configs)
     assert result.returncode == 0, whole(result)[-4000:]
     planned = stats(whole(result))
-    scored = list(experiment.evaluations())
+    scored = list(evaluations(experiment))
     assert planned["train"] == planned["sample"] == planned["evaluate"] == len(scored)
     assert planned["fit_extra_evaluation"] == planned["collect"] == planned["methods"] == 1
 
@@ -181,7 +182,7 @@ def test_files_that_are_not_there_are_named(tmp_path: Path) -> None:
 
 def test_values_of_the_command_line_have_types(tmp_path: Path) -> None:
     assignments = ["experiment='008'", "encoders={vit: {arguments: {drop_rate: 1e-1, no: yes}}}", "evaluation={reference: null}"]
-    result = plan(tmp_path, "--config", *assignments, "--", "results/008/images.h5")
+    result = plan(tmp_path, "--config", *assignments, "--", "results/008/images/shard-00000-of-00001.h5")
     assert result.returncode == 0, whole(result)[-4000:]
     experiment = parse_experiment(merge_configs([TINY], assignments), "test")
     assert experiment.experiment == "008" and experiment.evaluation.reference is None

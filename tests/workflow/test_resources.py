@@ -71,14 +71,14 @@ def test_the_memory_of_an_import_follows_its_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("longest", "minutes"), [("35", ["20", "35", "35"]), ("null", ["20", "20", "20"])])
 def test_later_tries_do_not_pass_the_longest_limit(longest: str, minutes: list[str], tmp_path: Path) -> None:
     options = ["data={source: folder, root: missing}", f"resources={{max_runtime_minutes: {longest}}}"]
-    result = snakemake(tmp_path, "--cores", "1", "--retries", "2", "--config", *options, "--", "results/tiny/images.h5")
+    result = snakemake(tmp_path, "--cores", "1", "--retries", "2", "--config", *options, "--", "results/tiny/images/shard-00000-of-00001.h5")
     assert result.returncode != 0
     assert [job["runtime"] for job in asked(whole(result))["images"]] == minutes
 
 
 def test_a_training_asks_for_the_same_in_each_try(tmp_path: Path) -> None:
     (tmp_path / "results/tiny").mkdir(parents=True)
-    (tmp_path / "results/tiny/latents.h5").write_bytes(b"not HDF5")
+    (tmp_path / "results/tiny/latents/shard-00000-of-00001.h5").write_bytes(b"not HDF5")
     arguments = ["--cores", "1", "--retries", "1", "--allowed-rules", "train", "resolved_config", "--config", "resources={max_runtime_minutes: 100}"]
     result = snakemake(tmp_path, *arguments, "--", "results/tiny/runs/dit-none/seed0/step0000016.safetensors")
     assert result.returncode != 0

@@ -1,9 +1,7 @@
-"""One experiment's whole configuration: checking it across sections, and naming its runs."""
+"""One experiment's whole configuration, checked across sections."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
@@ -27,7 +25,7 @@ from vrpo.config.options import (
     TokenizerOptions,
     TrainingOptions,
 )
-from vrpo.config.resolved import PAPER_SIZES, CollectedRun, CollectOptions, CustomModelOptions, ModelOptions, RunConfig, split_model
+from vrpo.config.resolved import PAPER_SIZES, CustomModelOptions, ModelOptions, RunConfig, split_model
 from vrpo.config.scoring import SAMPLER_PROCESS, EvaluationOptions, RepresentationOptions, SamplerOptions
 
 STEPS = TypeAdapter(Annotated[Ascending, Field(min_length=1)])
@@ -198,19 +196,7 @@ class ExperimentConfig(Options):
             kind = self.process_of(name)
             raise ValueError(f"{where}: no sampler belongs to its process `{kind}`; add one of {_kinds(kind)} to `samplers`")
 
-    # ---- names of things, in the order of the config -------------------------------------------------------------
-
-    @property
-    def folder(self) -> Path:
-        """Where this experiment's results lie."""
-        return Path(self.results) / self.experiment
-
-    def stored(self, name: str) -> Path:
-        """Where the arrays `name` (`images`, `latents`, `features/<encoder>`) lie: a file, the folder of its shards, or the description of what is computed."""
-        kind, _, encoder = name.partition("/")
-        if kind == "features" and encoder in self.encoders and self.encoders[encoder].features == "online":
-            return self.folder / f"{name}.json"
-        return self.folder / (f"{name}.h5" if self.data.shards == 1 else name)
+    # ---- what options mean together ------------------------------------------------------------------------------
 
     def seeds_of(self, run: str) -> list[int]:
         """Training seeds of `run`."""
@@ -228,41 +214,6 @@ class ExperimentConfig(Options):
         """Samplers that belong to the process of `run`, which may be an external checkpoint."""
         kind = self.process_of(run)
         return [name for name, sampler in self.samplers.items() if SAMPLER_PROCESS[sampler.kind] == kind]
-
-    def evaluations(self) -> Iterator[tuple[str, int, int, str]]:
-        """All (run, seed, milestone, sampler) that are sampled and scored."""
-        for run, row in self.collection().runs.items():
-            for seed in row.seeds:
-                for sampler, steps in row.samplers.items():
-                    for step in steps:
-                        yield run, seed, step, sampler
-
-    def represented(self) -> Iterator[tuple[str, int, int]]:
-        """The (run, seed, last milestone) whose hidden representations are measured."""
-        for run in self.runs if self.representation else ():
-            for seed in self.seeds_of(run):
-                yield run, seed, self.milestones_of(run)[-1]
-
-    def collection(self) -> CollectOptions:
-        """What figures and tables are made of."""
-        rows = {}
-        for run in self.runs:
-            steps = self.milestones_of(run)
-            samplers = {name: steps if self.samplers[name].milestones == "all" else steps[-1:] for name in self.samplers_of(run)}
-            rows[run] = CollectedRun(seeds=self.seeds_of(run), milestones=steps, samplers=samplers)
-        for name, checkpoint in self.checkpoints.items():
-            steps = [checkpoint.step]
-            rows[name] = CollectedRun(seeds=[checkpoint.seed], milestones=steps, samplers=dict.fromkeys(self.samplers_of(name), steps))
-        return CollectOptions(grid_images=self.report.grid_images, runs=rows)
-
-    def shown(self) -> Iterator[tuple[str, int, int, str]]:
-        """The (run, seed, milestone, sampler) in the grid of samples: of each run the first seed, the last milestone, the first sampler.
-
-        Of a method benchmark's runs those of the comparison, once there is one.
-        """
-        compared = [run for process in self.methods.processes for run in self.methods.compared_runs(process)] if self.methods else []
-        for run in compared or self.runs:
-            yield run, self.seeds_of(run)[0], self.milestones_of(run)[-1], self.samplers_of(run)[0]
 
     def model_of(self, name: str) -> ModelOptions:
         """The network of a run or of an external checkpoint."""

@@ -28,7 +28,7 @@ class DataOptions(Options):
     num_classes: int = option(10, "number of classes the source must have", ge=1)
     skip_unreadable: bool = option(False, "leave images that cannot be read out of everything; false: their list ends the stage with an error")
     workers: int = option(0, "worker processes that decode images; 0 decodes in the main process", ge=0)
-    shards: int = option(1, "files that images, latents and features are each cut into, written by independent jobs; 1: `images.h5` and so on", ge=1, le=10_000)
+    shards: int = option(1, "files that images, latents and features are each cut into, written by independent jobs", ge=1, le=10_000)
 
     @model_validator(mode="after")
     def _root_for_files(self) -> DataOptions:

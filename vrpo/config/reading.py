@@ -5,12 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
 
 from vrpo.config.experiment import ExperimentConfig
 from vrpo.config.messages import validate
 from vrpo.config.strict_yaml import parse_yaml
 from vrpo.errors import UserError
+
+Model = TypeVar("Model", bound=BaseModel)
 
 
 def load_experiment(*paths: Path | str) -> ExperimentConfig:
@@ -49,6 +53,15 @@ def parse_experiment(content: Mapping[str, Any], where: str) -> ExperimentConfig
         UserError: an option is unknown, missing, of the wrong type or inconsistent with another.
     """
     return validate(ExperimentConfig, content, where)
+
+
+def load_resolved(model: type[Model], path: Path | str) -> Model:
+    """Read one resolved config as `model`.
+
+    Raises:
+        UserError: the file is missing or does not fit.
+    """
+    return validate(model, read_yaml(path), str(path))
 
 
 def deep_merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

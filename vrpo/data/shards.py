@@ -134,7 +134,8 @@ def open_arrays(path: Path | str, kind: Kind | None = None, check: bool = True) 
     """
     path = Path(path)
     try:
-        arrays = ShardedArrays(path) if _is_folder(path) else Arrays(path)
+        files = _shard_files(path) if _is_folder(path) else [path]
+        arrays = Arrays(files[0]) if len(files) == 1 else ShardedArrays(path)
     except (KeyError, TypeError, AttributeError, ValueError):  # what the attributes of a damaged shard can lead to
         for file in _shard_files(path):
             verify(file)

@@ -25,6 +25,8 @@ from vrpo.data.kinds import IMAGES, SAMPLES
 from vrpo.data.shards import open_arrays
 from vrpo.errors import UserError
 from vrpo.files import atomic_output, sha256, write_text
+from vrpo.plan.jobs import evaluations, represented, shown, trainings
+from vrpo.plan.paths import Paths
 from vrpo.reporting.results import OFFICIAL
 
 REPRESENTATION_COLUMNS = ["run", "model", "process", "alignment", "kind", "seed", "step", "noise_level", "block", "quantity", "value"]
@@ -38,18 +40,18 @@ def collect(config: ExperimentConfig, output_folder: Path) -> None:
     Raises:
         UserError: a result is missing or is not what its path says.
     """
+    paths = Paths.of(config)
     names = {run: _names(config, run) for run in [*config.runs, *config.checkpoints]}
-    records = {key: _read_record(config.folder, *key) for key in config.evaluations()}
-    metrics = pd.DataFrame([_metrics_row(config.folder, key, names[key[0]], record) for key, record in records.items()])
+    records = {key: _read_record(paths.metrics(*key), *key) for key in evaluations(config)}
+    metrics = pd.DataFrame([_metrics_row(paths.metrics(*key), key, names[key[0]], record) for key, record in records.items()])
     _write_csv(metrics, output_folder / "metrics.csv")
-    trainings = [(run, seed) for run in config.runs for seed in config.seeds_of(run)]
-    histories = [_history(config, run, seed, names[run]) for run, seed in trainings]
+    histories = [_history(config, run, seed, names[run]) for run, seed in trainings(config)]
     _write_csv(pd.concat(histories, ignore_index=True), output_folder / "training.csv")
-    by_noise_level = [_diagnostics(config, run, seed, names[run]) for run, seed in trainings]
+    by_noise_level = [_diagnostics(config, run, seed, names[run]) for run, seed in trainings(config)]
     logged = [rows for rows in by_noise_level if len(rows)] or by_noise_level[:1]
     _write_csv(pd.concat(logged, ignore_index=True), output_folder / "diagnostics.csv", "%.6g")
-    _write_csv(pd.DataFrame([_speed(config, run, seed, names[run]) for run, seed in trainings]), output_folder / "speed.csv")
-    measured = [row for key in config.represented() for row in _representation_rows(config.folder, key, names[key[0]])]
+    _write_csv(pd.DataFrame([_speed(config, run, seed, names[run]) for run, seed in trainings(config)]), output_folder / "speed.csv")
+    measured = [row for key in represented(config) for row in _representation_rows(paths.representation(*key), key, names[key[0]])]
     _write_csv(pd.DataFrame(measured, columns=REPRESENTATION_COLUMNS), output_folder / "representation.csv")
     with atomic_output(output_folder / "samples.npz") as partial, open(partial, "wb") as file:
         np.savez(file, **_grid(config))
@@ -78,12 +80,7 @@ def model_name(config: ExperimentConfig, run: str) -> str:
     return name if process == first else f"{name} ({process})"
 
 
-def _metrics_path(folder: Path, run: str, seed: int, step: int, sampler: str) -> Path:
-    return folder / f"metrics/{run}/seed{seed}/step{step:07d}/{sampler}.json"
-
-
-def _read_record(folder: Path, run: str, seed: int, step: int, sampler: str) -> dict[str, Any]:
-    path = _metrics_path(folder, run, seed, step, sampler)
+def _read_record(path: Path, run: str, seed: int, step: int, sampler: str) -> dict[str, Any]:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         found = record["run"], record["seed"], record["step"]
@@ -94,8 +91,8 @@ def _read_record(folder: Path, run: str, seed: int, step: int, sampler: str) -> 
     return record
 
 
-def _metrics_row(folder: Path, key: tuple[str, int, int, str], names: dict[str, str], record: dict[str, Any]) -> dict[str, Any]:
-    run, seed, step, sampler = key
+def _metrics_row(path: Path, key: tuple[str, int, int, str], names: dict[str, str], record: dict[str, Any]) -> dict[str, Any]:
+    _, seed, step, sampler = key
     protocol, provenance = record["protocol"], record["provenance"]
     return {
         **names,
@@ -105,14 +102,13 @@ def _metrics_row(folder: Path, key: tuple[str, int, int, str], names: dict[str, 
         **record["scores"],
         "images": protocol.get("images"),
         "guidance": (protocol.get("guidance") or {}).get("scale"),
-        "metrics_sha256": sha256(_metrics_path(folder, run, seed, step, sampler)),
+        "metrics_sha256": sha256(path),
         **{name: provenance.get(name) for name in HASHES},
     }
 
 
-def _representation_rows(folder: Path, key: tuple[str, int, int], names: dict[str, str]) -> Iterator[dict[str, Any]]:
-    run, seed, step = key
-    path = folder / f"representation/{run}/seed{seed}/step{step:07d}.json"
+def _representation_rows(path: Path, key: tuple[str, int, int], names: dict[str, str]) -> Iterator[dict[str, Any]]:
+    _, seed, step = key
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         rows = [(row["noise_level"], row["block"], {"probe_accuracy": row["probe_accuracy"]}, row["cknna"]) for row in record["rows"]]
@@ -149,7 +145,7 @@ def _speed(config: ExperimentConfig, run: str, seed: int, names: dict[str, str])
 
 def _log(config: ExperimentConfig, run: str, seed: int, name: str, columns: dict[str, type], **keywords: Any) -> pd.DataFrame:
     """A table that a training wrote, up to the run's last milestone; without rows where the training logged nothing into it."""
-    path = config.folder / f"runs/{run}/seed{seed}/{name}"
+    path = Paths.of(config).run(run, seed) / name
     try:
         unlogged = not path.with_name("train.csv").stat().st_size  # a training shorter than `log_every`, which never began speed.csv
         log = pd.DataFrame(columns=list(columns)) if unlogged or not path.stat().st_size else pd.read_csv(path, **keywords)
@@ -167,14 +163,14 @@ def _named(log: pd.DataFrame, names: dict[str, str], seed: int) -> pd.DataFrame:
 def _grid(config: ExperimentConfig) -> dict[str, np.ndarray]:
     """The grid's arrays: `images` [R,K,H,W,3] uint8 and `labels` [R,K] of R shown runs, `real` [K,H,W,3] of the labels of the first."""
     count, images, labels = config.report.grid_images, [], []
-    for run, seed, step, sampler in config.shown():
-        samples = open_arrays(config.folder / f"samples/{run}/seed{seed}/step{step:07d}/{sampler}.h5", SAMPLES)
+    for run, seed, step, sampler in shown(config):
+        samples = open_arrays(Paths.of(config).samples(run, seed, step, sampler), SAMPLES)
         images.append(samples.rows("images", slice(0, count)))
         labels.append(samples.rows("labels", slice(0, count)))
     least = min(map(len, images))
-    source = open_arrays(config.stored("images"), IMAGES)
+    source = open_arrays(Paths.of(config).images, IMAGES)
     chosen = _of_classes(source.rows("labels", slice(None)), labels[0][:least])
-    runs, seeds, steps, samplers = zip(*config.shown(), strict=True)
+    runs, seeds, steps, samplers = zip(*shown(config), strict=True)
     return {
         "runs": np.array(runs),
         "seeds": np.array(seeds),

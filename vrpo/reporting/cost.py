@@ -16,6 +16,8 @@ from vrpo.config.resolved import ModelOptions, RunConfig
 from vrpo.config.scoring import SamplerOptions
 from vrpo.errors import UserError
 from vrpo.models.flops import projector_flops, transformer_flops, vit_flops
+from vrpo.plan.jobs import evaluations
+from vrpo.plan.paths import Paths
 
 IMAGENET_IMAGES, IMAGENET_CLASSES = 1_281_167, 1_000
 DIGITS = 1_797
@@ -123,7 +125,7 @@ def image_count(config: ExperimentConfig) -> int:
     Raises:
         UserError: their number is not known.
     """
-    manifest = config.folder / "images.json"
+    manifest = Paths.of(config).manifest
     if config.data.source == "digits":
         return DIGITS
     if manifest.is_file():
@@ -159,13 +161,13 @@ def costs(config: ExperimentConfig, machine: Machine | None = None, images: int 
         kept = sum(4 * parameters(run, side, channels) * (len(config.milestones_of(run.run)) + 4 * KEPT_STATES) for run in resolved)
         rows.append(_row(f"training {model}, {len(runs)} runs", flops, kept, machine.training, machine))
     sampling, sampled, evaluated = 0.0, 0, 0.0
-    for run, _, _, name in config.evaluations():
+    for run, _, _, name in evaluations(config):
         sampler = config.samplers[name]
         one = network_flops(config.model_of(run), config.process_of(run), side, channels)
         sampling += sampler.images * (network_evaluations(sampler) * one + DECODE_FLOPS * pixels)
         sampled += sampler.images * 3 * pixels
         evaluated += sampler.images * INCEPTION_FLOPS
-    rows.append(_row(f"sampling, {sum(1 for _ in config.evaluations())} sets", sampling, sampled, machine.inference, machine))
+    rows.append(_row(f"sampling, {sum(1 for _ in evaluations(config))} sets", sampling, sampled, machine.inference, machine))
     rows.append(_row("evaluation", evaluated + count * INCEPTION_FLOPS, 0, machine.fp32 / machine.peak, machine))
     return [*rows, Cost("in all", *(sum(getattr(row, key) for row in rows) for key in ("flops", "hours", "bytes")))]
 

@@ -17,6 +17,7 @@ from vrpo.config.experiment import ExperimentConfig
 from vrpo.errors import UserError
 from vrpo.files import atomic_output, write_text
 from vrpo.machine import processor
+from vrpo.plan.paths import Paths
 from vrpo.reporting.diagnostics import moments
 from vrpo.reporting.results import read_protocol, read_speed
 
@@ -35,7 +36,7 @@ def write_snapshot(config: ExperimentConfig, output_folder: Path) -> None:
     """
     if config.methods is None:
         raise UserError("methods: this config has no method benchmark; add config/methods.yaml to --configfile")
-    source, collected = config.folder / "methods", config.folder / "collected"
+    source, collected = Paths.of(config).benchmark, Paths.of(config).collected
     names = [
         "README.md",
         *(f"{name}.{kind}" for name in config.methods.tables() for kind in ("md", "csv")),
@@ -64,14 +65,14 @@ def provenance(config: ExperimentConfig) -> dict[str, Any]:
         "config_sha256": hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest(),
         "methods": content["methods"],
         "milestones": config.milestones,
-        "versions": read_protocol(config.folder / "collected")["versions"],
+        "versions": read_protocol(Paths.of(config).collected)["versions"],
     }
 
 
 def machine(config: ExperimentConfig) -> dict[str, Any]:
     """Where this snapshot was taken, and the time that the trainings took."""
-    speed = read_speed(config.folder / "collected")
-    files = [path.stat().st_mtime for path in (config.folder / "runs").rglob("step*.safetensors")]
+    speed = read_speed(Paths.of(config).collected)
+    files = [path.stat().st_mtime for path in (Paths.of(config).folder / "runs").rglob("step*.safetensors")]
     times = [datetime.fromtimestamp(moment, UTC).isoformat(timespec="seconds") for moment in (min(files), max(files))] if files else None
     return {
         "processor": processor(),

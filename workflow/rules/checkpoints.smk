@@ -5,9 +5,9 @@ rule import_checkpoint:
     input:
         checkpoint_file,
     output:
-        RESULTS / "runs/{checkpoint}/seed{seed}/step{step}.safetensors",
+        PATHS.milestone("{checkpoint}", "{seed}", "{step}"),
     log:
-        RESULTS / "logs/import/{checkpoint}/seed{seed}/step{step}.log",
+        PATHS.log("import/{checkpoint}/seed{seed}/step{step}"),
     conda:
         TORCH_ENV
     threads: 1

@@ -14,12 +14,13 @@ sys.path.insert(0, str(ROOT))  # also where Snakemake's own environment does not
 from vrpo.config import merge_configs, parse_experiment
 from vrpo.config.alignments import AlignmentOptions, VRPOOptions
 from vrpo.config.command_line import check_command_line
-from vrpo.config.resolve import PLAN as PLAN_FILE
-from vrpo.config.resolve import Plan
-from vrpo.config.targets import Targets
 from vrpo.errors import UserError
 from vrpo.files import exclusive_lock
 from vrpo.launch import require_gpus, requested_gpus, run_check, use_environment_of
+from vrpo.plan import jobs
+from vrpo.plan.paths import Paths
+from vrpo.plan.resolved import Plan
+from vrpo.plan.targets import Targets
 from vrpo.preflight import weight_checks
 from vrpo.restore import KEEP, keep_results, release_results
 
@@ -61,7 +62,8 @@ if workflow.is_main_process and EXPERIMENT.data.root and not Path(EXPERIMENT.dat
         "--config data='{root: /path/to/train}'"
     )
 
-RESULTS = EXPERIMENT.folder
+PATHS = Paths.of(EXPERIMENT)
+RESULTS = PATHS.folder
 TARGETS = Targets(EXPERIMENT)
 TORCH_ENV = "../../envs/vrpo.yaml"
 REPORT_ENV = "../../envs/report.yaml"
@@ -127,33 +129,12 @@ def within_plan(require, *names):
         refuse(error)
 
 
-# ---- images, latents and features: a file each, or a folder of shards, each written by a job of its own ------------------------
-
-
-def part_of(name):
-    """The file that one job writes of the arrays `name`; with `data.shards`, it has the wildcard `shard`."""
-    shards = EXPERIMENT.data.shards
-    return EXPERIMENT.stored(name) if shards == 1 else EXPERIMENT.stored(name) / f"shard-{{shard}}-of-{shards:05d}.h5"
-
-
-def parts_of(name):
-    """All files of the arrays `name`."""
-    return expand(str(part_of(name)), shard=[f"{shard:05d}" for shard in range(EXPERIMENT.data.shards)], allow_missing=True)
+# ---- images, latents and features: folders of shards, each written by a job of its own ------------------------
 
 
 def listings():
     """[the listing of the images], where several jobs write them."""
-    return [RESULTS / "images.listing.npz"] if EXPERIMENT.data.shards > 1 and EXPERIMENT.data.source != "digits" else []
-
-
-def log_of(name):
-    """Log of the job that writes a part."""
-    return RESULTS / (f"logs/{name}.log" if EXPERIMENT.data.shards == 1 else f"logs/{name}/{{shard}}.log")
-
-
-def place_of(files):
-    """What commands are given for all files of some arrays: the file, or the folder of the shards."""
-    return str(Path(files[0]).parent if EXPERIMENT.data.shards > 1 else files[0])
+    return [PATHS.listing] if EXPERIMENT.data.shards > 1 and EXPERIMENT.data.source != "digits" else []
 
 
 # ---- networks that the pipeline trains, when the config says `weights: trained` -------------------------------------
@@ -161,7 +142,7 @@ def place_of(files):
 
 def trained(options, name):
     """[the network's file] when it is trained here, [] when its weights come from elsewhere."""
-    return [RESULTS / f"networks/{name}.safetensors"] if options.weights == "trained" else []
+    return [PATHS.network(name)] if options.weights == "trained" else []
 
 
 def tokenizer_weights():
@@ -171,13 +152,13 @@ def tokenizer_weights():
 def images_of_encoder(wildcards):
     """What an encoder is fitted on."""
     within_plan(TARGETS.require_fitted_encoder, wildcards.encoder)
-    return parts_of("images")
+    return PATHS.files(PATHS.images)
 
 
 def images_of_network(wildcards):
     """What a further evaluation network is fitted on."""
     within_plan(TARGETS.require_extra_network, wildcards.extra)
-    return parts_of("images")
+    return PATHS.files(PATHS.images)
 
 
 def encoder_weights(encoder):
@@ -210,39 +191,29 @@ def weights_option(paths, name="weights"):
 # ---- runs --------------------------------------------------------------------------------------------------------
 
 
-def milestone(run, seed, step):
-    """The weights of a run at a milestone."""
-    return RESULTS / f"runs/{run}/seed{seed}/step{step:07d}.safetensors"
-
-
-def milestones_of_runs():
-    """The weights of all runs at all their milestones."""
-    return [milestone(run, seed, step) for run in EXPERIMENT.runs for seed in EXPERIMENT.seeds_of(run) for step in EXPERIMENT.milestones_of(run)]
-
-
 def previous_milestone(wildcards):
     """[the milestone before], which makes a run's jobs a chain."""
     within_plan(TARGETS.require_milestone, wildcards.run, wildcards.seed, wildcards.step)
     earlier = [step for step in EXPERIMENT.milestones_of(wildcards.run) if step < int(wildcards.step)]
-    return [milestone(wildcards.run, wildcards.seed, earlier[-1])] if earlier else []
+    return [PATHS.milestone(wildcards.run, wildcards.seed, earlier[-1])] if earlier else []
 
 
 def sampled_milestone(wildcards):
     """What images are sampled from."""
     within_plan(TARGETS.require_samples, wildcards.run, wildcards.seed, wildcards.step, wildcards.sampler)
-    return milestone(wildcards.run, wildcards.seed, int(wildcards.step))
+    return PATHS.milestone(wildcards.run, wildcards.seed, wildcards.step)
 
 
 def scored_samples(wildcards):
     """What is evaluated."""
     within_plan(TARGETS.require_samples, wildcards.run, wildcards.seed, wildcards.step, wildcards.sampler)
-    return RESULTS / f"samples/{wildcards.run}/seed{wildcards.seed}/step{wildcards.step}/{wildcards.sampler}.h5"
+    return PATHS.samples(*wildcards)
 
 
 def represented_milestone(wildcards):
     """What the representation is measured of."""
     within_plan(TARGETS.require_represented, wildcards.run, wildcards.seed, wildcards.step)
-    return milestone(wildcards.run, wildcards.seed, int(wildcards.step))
+    return PATHS.milestone(wildcards.run, wildcards.seed, wildcards.step)
 
 
 def aligned_encoders(run):
@@ -256,20 +227,19 @@ def feature_files(encoders):
     """All files of the features of `encoders`."""
     for encoder in encoders:
         within_plan(TARGETS.require_encoder, encoder)
-    files = {encoder: EXPERIMENT.stored(f"features/{encoder}") for encoder in encoders}
-    return [part for encoder, file in files.items() for part in ([file] if file.suffix == ".json" else parts_of(f"features/{encoder}"))]
+    return [file for encoder in encoders for file in PATHS.files(PATHS.features(encoder))]
 
 
 def features_option(encoders):
     """`--features ENCODER=PLACE` for each of `encoders`."""
-    return pairs_option("features", {encoder: EXPERIMENT.stored(f"features/{encoder}") for encoder in encoders})
+    return pairs_option("features", {encoder: PATHS.features(encoder) for encoder in encoders})
 
 
 def critics_of(run):
     """{encoder: file} of the latent critics that a run's perceptual reward needs."""
     alignment = EXPERIMENT.alignments[EXPERIMENT.runs[run].alignment]
     needed = isinstance(alignment, VRPOOptions) and alignment.needs_critic
-    return {encoder: RESULTS / f"networks/critic-{encoder}.safetensors" for encoder in alignment.encoders} if needed else {}
+    return {encoder: PATHS.network(f"critic-{encoder}") for encoder in alignment.encoders} if needed else {}
 
 
 def pairs_option(name, files):
@@ -284,21 +254,6 @@ def import_options(checkpoint):
 
 
 # ---- what is collected for the report ----------------------------------------------------------------------------
-
-
-def metrics():
-    """Scores of all evaluations."""
-    return [RESULTS / f"metrics/{run}/seed{seed}/step{step:07d}/{sampler}.json" for run, seed, step, sampler in EXPERIMENT.evaluations()]
-
-
-def grids():
-    """The samples that the grid shows."""
-    return [RESULTS / f"samples/{run}/seed{seed}/step{step:07d}/{sampler}.h5" for run, seed, step, sampler in EXPERIMENT.shown()]
-
-
-def representations():
-    """The records of all runs that are measured."""
-    return [RESULTS / f"representation/{run}/seed{seed}/step{step:07d}.json" for run, seed, step in EXPERIMENT.represented()]
 
 
 def compared_encoders():
@@ -321,7 +276,7 @@ def checkpoint_file(wildcards):
     """The official code's file, which is needed until it is imported."""
     within_plan(TARGETS.require_milestone, wildcards.checkpoint, wildcards.seed, wildcards.step)
     file = EXPERIMENT.checkpoints[wildcards.checkpoint].file
-    imported = milestone(wildcards.checkpoint, wildcards.seed, int(wildcards.step)).exists()
+    imported = PATHS.milestone(wildcards.checkpoint, wildcards.seed, wildcards.step).exists()
     return file if imported else existing(f"checkpoints.{wildcards.checkpoint}.file", file)
 
 
@@ -371,13 +326,13 @@ def check_machine():
     """See that the jobs that are due find their GPUs and a compiler on this machine, before the first of them; elsewhere each job sees for itself."""
     if not workflow.local_exec or workflow.touch:
         return
-    jobs = list(workflow.dag.needrun_jobs())
+    due = list(workflow.dag.needrun_jobs())
     try:
         if DEVICE == "cuda":
             limit = workflow.global_resources.get("gpu")
-            require_gpus(max((job.resources.get("devices", 0) for job in jobs), default=0), getattr(limit, "value", limit))
+            require_gpus(max((job.resources.get("devices", 0) for job in due), default=0), getattr(limit, "value", limit))
         compiling = {"train": EXPERIMENT.training.compile, "sample": any(sampler.compile for sampler in EXPERIMENT.samplers.values())}
-        if any(compiling.get(job.rule.name) for job in jobs) and not workflow.deployment_settings.deployment_method:
+        if any(compiling.get(job.rule.name) for job in due) and not workflow.deployment_settings.deployment_method:
             run_check("check-compiler", "--device", DEVICE)
     except UserError as error:
         refuse(error)
@@ -392,6 +347,6 @@ def check_weights():
     if not due or workflow.touch or workflow.deployment_settings.deployment_method or not any(weight_checks(EXPERIMENT, fetch=True)):
         return
     try:
-        run_check("check", "--weights-only", "--fetch", "--config", str(RESULTS / PLAN_FILE))
+        run_check("check", "--weights-only", "--fetch", "--config", str(PLAN.path))
     except UserError as error:
         refuse(error)

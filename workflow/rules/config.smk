@@ -11,7 +11,7 @@ rule resolved_config:
     output:
         RESULTS / "{resolved}.yaml",
     log:
-        RESULTS / "logs/{resolved}.log",
+        PATHS.log("{resolved}"),
     wildcard_constraints:
         resolved=one_of([path.relative_to(RESULTS).with_suffix("").as_posix() for path in PLAN.texts]),
     conda:

@@ -3,13 +3,13 @@
 
 rule fit_evaluation:
     input:
-        config=RESULTS / "config/evaluation.yaml",
-        images=parts_of("images"),
+        config=PATHS.config("evaluation"),
+        images=PATHS.files(PATHS.images),
         manifest=rules.manifest.output,
     output:
-        RESULTS / "networks/evaluation.safetensors",
+        PATHS.network("evaluation"),
     log:
-        RESULTS / "logs/fit-evaluation.log",
+        PATHS.log("fit-evaluation"),
     conda:
         TORCH_ENV
     threads: RESOURCES.threads
@@ -22,7 +22,7 @@ rule fit_evaluation:
         device=DEVICE,
     params:
         planned=planned,
-        images=lambda wildcards, input: place_of(input.images),
+        images=str(PATHS.images),
     shell:
         "PYTHONPATH=$VRPO_PATH python -m vrpo.launch {resources.devices} {params.planned} fit-classifier --section trained --config {input.config:q} --images {params.images:q} --output {output:q}"
         " --device {resources.device} --threads {threads} &> {log:q}"
@@ -30,13 +30,13 @@ rule fit_evaluation:
 
 rule fit_extra_evaluation:
     input:
-        config=RESULTS / "config/evaluation.yaml",
+        config=PATHS.config("evaluation"),
         images=images_of_network,
         manifest=rules.manifest.output,
     output:
-        RESULTS / "networks/evaluation-{extra}.safetensors",
+        PATHS.network("evaluation-{extra}"),
     log:
-        RESULTS / "logs/fit-evaluation-{extra}.log",
+        PATHS.log("fit-evaluation-{extra}"),
     conda:
         TORCH_ENV
     threads: RESOURCES.threads
@@ -49,7 +49,7 @@ rule fit_extra_evaluation:
         device=DEVICE,
     params:
         planned=planned,
-        images=lambda wildcards, input: place_of(input.images),
+        images=str(PATHS.images),
     shell:
         "PYTHONPATH=$VRPO_PATH python -m vrpo.launch {resources.devices} {params.planned} fit-classifier --section extra_networks.{wildcards.extra} --config {input.config:q}"
         " --images {params.images:q} --output {output:q} --device {resources.device} --threads {threads} &> {log:q}"
@@ -57,15 +57,15 @@ rule fit_extra_evaluation:
 
 rule reference:
     input:
-        config=RESULTS / "config/evaluation.yaml",
-        images=parts_of("images"),
+        config=PATHS.config("evaluation"),
+        images=PATHS.files(PATHS.images),
         manifest=rules.manifest.output,
         weights=evaluation_weights(),
         extra=list(extra_weights().values()),
     output:
-        RESULTS / "reference.npz",
+        PATHS.reference,
     log:
-        RESULTS / "logs/reference.log",
+        PATHS.log("reference"),
     conda:
         TORCH_ENV
     threads: RESOURCES.threads
@@ -78,7 +78,7 @@ rule reference:
         device=DEVICE,
     params:
         planned=planned,
-        images=lambda wildcards, input: place_of(input.images),
+        images=str(PATHS.images),
         weights=weights_option(evaluation_weights()),
         extra=pairs_option("extra-weights", extra_weights()),
     shell:
@@ -88,15 +88,15 @@ rule reference:
 
 rule evaluate:
     input:
-        config=RESULTS / "config/evaluation.yaml",
+        config=PATHS.config("evaluation"),
         samples=scored_samples,
         reference=rules.reference.output,
         weights=evaluation_weights(),
         extra=list(extra_weights().values()),
     output:
-        RESULTS / "metrics/{run}/seed{seed}/step{step}/{sampler}.json",
+        PATHS.metrics("{run}", "{seed}", "{step}", "{sampler}"),
     log:
-        RESULTS / "logs/evaluate/{run}/seed{seed}/step{step}/{sampler}.log",
+        PATHS.log("evaluate/{run}/seed{seed}/step{step}/{sampler}"),
     conda:
         TORCH_ENV
     threads: RESOURCES.threads

@@ -7,15 +7,15 @@ if METHODS:
 
     rule methods:
         input:
-            config=RESULTS / "config/methods.yaml",
-            report=RESULTS / "config/report.yaml",
+            config=PATHS.config("methods"),
+            report=PATHS.config("report"),
             collected=COLLECTED,
         output:
             expand(RESULTS / "methods/{name}.{kind}", name=METHODS.tables(), kind=["csv", "md", "tex"]),
             expand(RESULTS / "methods/{name}.{kind}", name=METHODS.figures(), kind=["pdf", "png", "csv"]),
             readme=RESULTS / "methods/README.md",
         log:
-            RESULTS / "logs/methods.log",
+            PATHS.log("methods"),
         conda:
             REPORT_ENV
         threads: 1
@@ -34,12 +34,12 @@ if METHODS:
     rule methods_snapshot:
         input:
             rules.methods.output,
-            experiment=ancient(RESULTS / "config/experiment.yaml"),  # methods.yaml and collect.yaml hold what matters of it
+            experiment=ancient(PATHS.config("experiment")),  # methods.yaml and collect.yaml hold what matters of it
         output:
             f"docs/{EXPERIMENT.experiment}/provenance.json",
             f"docs/{EXPERIMENT.experiment}/machine.json",
         log:
-            RESULTS / "logs/methods-snapshot.log",
+            PATHS.log("methods-snapshot"),
         conda:
             REPORT_ENV
         threads: 1

@@ -4,11 +4,11 @@
 rule listing:
     # Once for all shards, which without it would each look at every image. A listing that the data have outrun is not used.
     input:
-        config=RESULTS / "config/images.yaml",
+        config=PATHS.config("images"),
     output:
-        RESULTS / "images.listing.npz",
+        PATHS.listing,
     log:
-        RESULTS / "logs/listing.log",
+        PATHS.log("listing"),
     conda:
         TORCH_ENV
     resources:
@@ -24,12 +24,12 @@ rule listing:
 rule images:
     # The image folder is not an input: its time changes whenever anything touches it. Images hold its fingerprint.
     input:
-        config=RESULTS / "config/images.yaml",
+        config=PATHS.config("images"),
         listing=ancient(listings()),
     output:
-        part_of("images"),
+        PATHS.shard(PATHS.images),
     log:
-        log_of("images"),
+        PATHS.log("images/{shard}"),
     conda:
         TORCH_ENV
     threads: max(1, EXPERIMENT.data.workers)
@@ -46,12 +46,12 @@ rule images:
 
 rule manifest:
     input:
-        config=RESULTS / "config/images.yaml",
-        images=parts_of("images"),
+        config=PATHS.config("images"),
+        images=PATHS.files(PATHS.images),
     output:
-        RESULTS / "images.json",
+        PATHS.manifest,
     log:
-        RESULTS / "logs/manifest.log",
+        PATHS.log("manifest"),
     conda:
         TORCH_ENV
     resources:
@@ -60,20 +60,20 @@ rule manifest:
         gpu=0,
     params:
         planned=planned,
-        images=lambda wildcards, input: place_of(input.images),
+        images=str(PATHS.images),
     shell:
         "PYTHONPATH=$VRPO_PATH python -m vrpo {params.planned} manifest --config {input.config:q} --images {params.images:q} --output {output:q} &> {log:q}"
 
 
 rule fit_tokenizer:
     input:
-        config=RESULTS / "config/tokenizer.yaml",
-        images=parts_of("images"),
+        config=PATHS.config("tokenizer"),
+        images=PATHS.files(PATHS.images),
         manifest=rules.manifest.output,
     output:
-        RESULTS / "networks/tokenizer.safetensors",
+        PATHS.network("tokenizer"),
     log:
-        RESULTS / "logs/fit-tokenizer.log",
+        PATHS.log("fit-tokenizer"),
     conda:
         TORCH_ENV
     threads: RESOURCES.threads
@@ -86,7 +86,7 @@ rule fit_tokenizer:
         device=DEVICE,
     params:
         planned=planned,
-        images=lambda wildcards, input: place_of(input.images),
+        images=str(PATHS.images),
     shell:
         "PYTHONPATH=$VRPO_PATH python -m vrpo.launch {resources.devices} {params.planned} fit-tokenizer --config {input.config:q} --images {params.images:q} --output {output:q}"
         " --device {resources.device} --threads {threads} &> {log:q}"
@@ -94,13 +94,13 @@ rule fit_tokenizer:
 
 rule fit_encoder:
     input:
-        config=RESULTS / "config/encoders/{encoder}.yaml",
+        config=PATHS.config("encoders/{encoder}"),
         images=images_of_encoder,
         manifest=rules.manifest.output,
     output:
-        RESULTS / "networks/encoder-{encoder}.safetensors",
+        PATHS.network("encoder-{encoder}"),
     log:
-        RESULTS / "logs/fit-encoder-{encoder}.log",
+        PATHS.log("fit-encoder-{encoder}"),
     conda:
         TORCH_ENV
     threads: RESOURCES.threads
@@ -113,7 +113,7 @@ rule fit_encoder:
         device=DEVICE,
     params:
         planned=planned,
-        images=lambda wildcards, input: place_of(input.images),
+        images=str(PATHS.images),
     shell:
         "PYTHONPATH=$VRPO_PATH python -m vrpo.launch {resources.devices} {params.planned} fit-classifier --config {input.config:q} --images {params.images:q} --output {output:q}"
         " --device {resources.device} --threads {threads} &> {log:q}"
@@ -121,14 +121,14 @@ rule fit_encoder:
 
 rule encode_latents:
     input:
-        config=RESULTS / "config/tokenizer.yaml",
-        images=parts_of("images"),
+        config=PATHS.config("tokenizer"),
+        images=PATHS.files(PATHS.images),
         manifest=rules.manifest.output,
         weights=tokenizer_weights(),
     output:
-        part_of("latents"),
+        PATHS.shard(PATHS.latents),
     log:
-        log_of("encode-latents"),
+        PATHS.log("encode-latents/{shard}"),
     conda:
         TORCH_ENV
     threads: RESOURCES.threads
@@ -141,7 +141,7 @@ rule encode_latents:
         device=DEVICE,
     params:
         planned=planned,
-        images=lambda wildcards, input: place_of(input.images),
+        images=str(PATHS.images),
         weights=weights_option(tokenizer_weights()),
     shell:
         "PYTHONPATH=$VRPO_PATH python -m vrpo.launch {resources.devices} {params.planned} encode-latents --config {input.config:q} --images {params.images:q} {params.weights} --output {output:q}"
@@ -150,14 +150,14 @@ rule encode_latents:
 
 rule encode_features:
     input:
-        config=RESULTS / "config/encoders/{encoder}.yaml",
-        images=parts_of("images"),
+        config=PATHS.config("encoders/{encoder}"),
+        images=PATHS.files(PATHS.images),
         manifest=rules.manifest.output,
         weights=lambda wildcards: encoder_weights(wildcards.encoder),
     output:
-        part_of("features/{encoder}"),
+        PATHS.shard(PATHS.features("{encoder}")),
     log:
-        log_of("encode-features-{encoder}"),
+        PATHS.log("encode-features-{encoder}/{shard}"),
     conda:
         TORCH_ENV
     threads: RESOURCES.threads
@@ -170,7 +170,7 @@ rule encode_features:
         device=DEVICE,
     params:
         planned=planned,
-        images=lambda wildcards, input: place_of(input.images),
+        images=str(PATHS.images),
         weights=lambda wildcards: weights_option(encoder_weights(wildcards.encoder)),
     shell:
         "PYTHONPATH=$VRPO_PATH python -m vrpo.launch {resources.devices} {params.planned} encode-features --config {input.config:q} --name {wildcards.encoder} --images {params.images:q}"
@@ -182,18 +182,18 @@ use rule encode_features as describe_features with:
     output:
         RESULTS / "features/{encoder}.json",
     log:
-        RESULTS / "logs/describe-features-{encoder}.log",
+        PATHS.log("describe-features-{encoder}"),
 
 
 rule fit_critic:
     input:
-        config=RESULTS / "config/critic.yaml",
-        latents=parts_of("latents"),
+        config=PATHS.config("critic"),
+        latents=PATHS.files(PATHS.latents),
         features=lambda wildcards: feature_files([wildcards.encoder]),
     output:
-        RESULTS / "networks/critic-{encoder}.safetensors",
+        PATHS.network("critic-{encoder}"),
     log:
-        RESULTS / "logs/fit-critic-{encoder}.log",
+        PATHS.log("fit-critic-{encoder}"),
     conda:
         TORCH_ENV
     threads: RESOURCES.threads
@@ -206,8 +206,8 @@ rule fit_critic:
         device=DEVICE,
     params:
         planned=planned,
-        latents=lambda wildcards, input: place_of(input.latents),
-        features=lambda wildcards: str(EXPERIMENT.stored(f"features/{wildcards.encoder}")),
+        latents=str(PATHS.latents),
+        features=lambda wildcards: str(PATHS.features(wildcards.encoder)),
     shell:
         "PYTHONPATH=$VRPO_PATH python -m vrpo.launch {resources.devices} {params.planned} fit-critic --config {input.config:q} --latents {params.latents:q} --features {params.features:q}"
         " --output {output:q} --device {resources.device} --threads {threads} &> {log:q}"

@@ -17,24 +17,21 @@ TABLES = {
     "gains": "Differences between alignments, paired by seed",
     "claims": "The paper's claims",
 }
-COLLECTED = [
-    RESULTS / "collected" / name
-    for name in ("metrics.csv", "training.csv", "diagnostics.csv", "speed.csv", "representation.csv", "samples.npz", "protocol.json")
-]
+COLLECTED = PATHS.collected_files
 
 
 rule collect:
     input:
-        config=RESULTS / "config/collect.yaml",
-        experiment=ancient(RESULTS / "config/experiment.yaml"),  # collect.yaml holds what matters of it
-        metrics=metrics(),
-        samples=grids(),
-        representation=representations(),
-        images=parts_of("images"),
+        config=PATHS.config("collect"),
+        experiment=ancient(PATHS.config("experiment")),  # collect.yaml holds what matters of it
+        metrics=[PATHS.metrics(*key) for key in jobs.evaluations(EXPERIMENT)],
+        samples=[PATHS.samples(*key) for key in jobs.shown(EXPERIMENT)],
+        representation=[PATHS.representation(*key) for key in jobs.represented(EXPERIMENT)],
+        images=PATHS.files(PATHS.images),
     output:
         COLLECTED,
     log:
-        RESULTS / "logs/collect.log",
+        PATHS.log("collect"),
     conda:
         REPORT_ENV
     threads: 1
@@ -44,7 +41,7 @@ rule collect:
         gpu=0,
     params:
         planned=planned,
-        folder=lambda wildcards, output: str(Path(output[0]).parent),
+        folder=str(PATHS.collected),
     shell:
         "PYTHONPATH=$VRPO_PATH python -m vrpo {params.planned} collect --config {input.experiment:q} --output-folder {params.folder:q} &> {log:q}"
 
@@ -55,7 +52,7 @@ for NAME, TITLE in FIGURES.items():
         name:
             NAME
         input:
-            config=RESULTS / "config/report.yaml",
+            config=PATHS.config("report"),
             collected=COLLECTED,
         output:
             png=report(
@@ -89,7 +86,7 @@ for NAME, TITLE in TABLES.items():
         name:
             NAME
         input:
-            config=RESULTS / "config/report.yaml",
+            config=PATHS.config("report"),
             published=published_numbers,
             collected=COLLECTED,
         output:
@@ -133,12 +130,12 @@ rule report:
         rules.figures.input,
         rules.tables.input,
         COLLECTED,
-        config=RESULTS / "config/report.yaml",
+        config=PATHS.config("report"),
     output:
         html=report(RESULTS / "report.html", caption="../report/report.rst", category="Report"),
         readme=RESULTS / "README.md",
     log:
-        RESULTS / "logs/report.log",
+        PATHS.log("report"),
     conda:
         REPORT_ENV
     threads: 1

@@ -4,14 +4,14 @@ if EXPERIMENT.representation:
 
     rule representation_of_run:
         input:
-            config=RESULTS / "config/representation.yaml",
+            config=PATHS.config("representation"),
             milestone=represented_milestone,
-            latents=parts_of("latents"),
+            latents=PATHS.files(PATHS.latents),
             features=feature_files(compared_encoders()),
         output:
-            RESULTS / "representation/{run}/seed{seed}/step{step}.json",
+            PATHS.representation("{run}", "{seed}", "{step}"),
         log:
-            RESULTS / "logs/representation/{run}/seed{seed}/step{step}.log",
+            PATHS.log("representation/{run}/seed{seed}/step{step}"),
         conda:
             TORCH_ENV
         threads: RESOURCES.threads
@@ -24,7 +24,7 @@ if EXPERIMENT.representation:
             device=DEVICE,
         params:
             planned=planned,
-            latents=lambda wildcards, input: place_of(input.latents),
+            latents=str(PATHS.latents),
             features=features_option(compared_encoders()),
         shell:
             "PYTHONPATH=$VRPO_PATH python -m vrpo.launch {resources.devices} {params.planned} representation --config {input.config:q} --milestone {input.milestone:q} --latents {params.latents:q}"

@@ -3,14 +3,14 @@
 
 rule sample:
     input:
-        config=RESULTS / "config/samplers/{sampler}.yaml",
+        config=PATHS.config("samplers/{sampler}"),
         milestone=sampled_milestone,
-        tokenizer=RESULTS / "config/tokenizer.yaml",
+        tokenizer=PATHS.config("tokenizer"),
         weights=tokenizer_weights(),
     output:
-        RESULTS / "samples/{run}/seed{seed}/step{step}/{sampler}.h5",
+        PATHS.samples("{run}", "{seed}", "{step}", "{sampler}"),
     log:
-        RESULTS / "logs/sample/{run}/seed{seed}/step{step}/{sampler}.log",
+        PATHS.log("sample/{run}/seed{seed}/step{step}/{sampler}"),
     conda:
         TORCH_ENV
     threads: RESOURCES.threads

@@ -4,15 +4,15 @@
 
 rule train:
     input:
-        config=RESULTS / "runs/{run}/seed{seed}/config.yaml",
-        latents=parts_of("latents"),
+        config=PATHS.run_config("{run}", "{seed}"),
+        latents=PATHS.files(PATHS.latents),
         features=lambda wildcards: feature_files(aligned_encoders(wildcards.run)),
         critics=lambda wildcards: list(critics_of(wildcards.run).values()),
         previous=previous_milestone,
     output:
-        RESULTS / "runs/{run}/seed{seed}/step{step}.safetensors",
+        PATHS.milestone("{run}", "{seed}", "{step}"),
     log:
-        RESULTS / "logs/train/{run}/seed{seed}/step{step}.log",
+        PATHS.log("train/{run}/seed{seed}/step{step}"),
     wildcard_constraints:
         run=f"(?!({one_of(EXPERIMENT.checkpoints)})/)[^/]+",
     conda:
@@ -32,7 +32,7 @@ rule train:
     params:
         planned=planned,
         steps=lambda wildcards: int(wildcards.step),
-        latents=lambda wildcards, input: place_of(input.latents),
+        latents=str(PATHS.latents),
         features=lambda wildcards: features_option(aligned_encoders(wildcards.run)),
         critics=lambda wildcards: pairs_option("critic", critics_of(wildcards.run)),
     shell:

@@ -9,14 +9,16 @@ from vrpo.config.experiment import ExperimentConfig
 from vrpo.config.messages import require_known
 from vrpo.config.resolved import CollectedRun
 from vrpo.errors import UserError
+from vrpo.plan.jobs import collection, represented
+from vrpo.plan.paths import file_step
 
 
 class Targets:
-    """What an experiment trains, samples and scores."""
+    """Names that targets may have."""
 
     def __init__(self, config: ExperimentConfig) -> None:
         self.config = config
-        self.rows: Mapping[str, CollectedRun] = config.collection().runs
+        self.rows: Mapping[str, CollectedRun] = collection(config).runs
 
     def require_run(self, run: str) -> None:
         """Refuse a run that is not in the config.
@@ -54,7 +56,7 @@ class Targets:
     def require_represented(self, run: str, seed: str, step: str) -> None:
         """Refuse what is not measured, in the same way."""
         self.require_milestone(run, seed, step)
-        if (run, int(seed), int(step)) not in set(self.config.represented()):
+        if (run, int(seed), int(step)) not in set(represented(self.config)):
             raise UserError(f"target: the representation of `{run}` is not measured at step {step}; name the last milestone of one of `runs`")
 
     def require_encoder(self, encoder: str) -> None:
@@ -71,11 +73,6 @@ class Targets:
         """Refuse a further evaluation network that is not trained here."""
         fitted = {other: network for other, network in self.config.evaluation.extra_networks.items() if network.weights == "trained"}
         _require_known("network", name, fitted, "evaluation.extra_networks` with `weights: trained")
-
-
-def file_step(step: int) -> str:
-    """A milestone as file names have it: at least seven digits."""
-    return f"{step:07d}"
 
 
 def _require_known(kind: str, name: str, known: Mapping[str, object], section: str) -> None:

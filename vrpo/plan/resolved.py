@@ -9,48 +9,41 @@ from __future__ import annotations
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
-
-from pydantic import BaseModel
 
 from vrpo.config.base import Options
 from vrpo.config.described import described_report
 from vrpo.config.experiment import ExperimentConfig
-from vrpo.config.messages import validate
-from vrpo.config.reading import read_yaml
+from vrpo.config.reading import load_resolved
 from vrpo.config.strict_yaml import dump_yaml
 from vrpo.errors import UserError
 from vrpo.files import short_hash, write_text_if_changed
+from vrpo.plan.jobs import collection, trainings
+from vrpo.plan.paths import Paths
 
-Model = TypeVar("Model", bound=BaseModel)
 PLAN = ".plan.yaml"
 VARIABLE = "VRPO_PLAN"
 LONGEST_TEXT = 100_000  # bytes; a shell command may have 128 KiB
 
 
-def resolved_files(config: ExperimentConfig) -> dict[str, Options]:
-    """Every resolved config of the experiment, by path relative to `config.folder`."""
-    files: dict[str, Options] = {
-        "config/images.yaml": config.data,
-        "config/tokenizer.yaml": config.tokenizer,
-        "config/critic.yaml": config.critic,
-        "config/evaluation.yaml": config.evaluation,
-        "config/experiment.yaml": config,
-        "config/collect.yaml": config.collection(),
-        "config/report.yaml": described_report(config),
+def resolved_files(config: ExperimentConfig) -> dict[Path, Options]:
+    """Every resolved config of the experiment, by path."""
+    paths = Paths.of(config)
+    stages: dict[str, Options | None] = {
+        "images": config.data,
+        "tokenizer": config.tokenizer,
+        "critic": config.critic,
+        "evaluation": config.evaluation,
+        "experiment": config,
+        "collect": collection(config),
+        "report": described_report(config),
+        "methods": config.methods,
+        "representation": config.representation,
+        **{f"encoders/{name}": encoder for name, encoder in config.encoders.items()},
+        **{f"samplers/{name}": sampler for name, sampler in config.samplers.items()},
     }
-    if config.methods:
-        files["config/methods.yaml"] = config.methods
-    if config.representation:
-        files["config/representation.yaml"] = config.representation
-    for name, encoder in config.encoders.items():
-        files[f"config/encoders/{name}.yaml"] = encoder
-    for name, sampler in config.samplers.items():
-        files[f"config/samplers/{name}.yaml"] = sampler
-    for run in config.runs:
-        for seed in config.seeds_of(run):
-            files[f"runs/{run}/seed{seed}/config.yaml"] = config.run_config(run, seed)
-    return files
+    files = {paths.config(name): options for name, options in stages.items() if options}
+    runs = {paths.run_config(run, seed): config.run_config(run, seed) for run, seed in trainings(config)}
+    return {**files, **runs}
 
 
 @dataclass(frozen=True)
@@ -71,13 +64,18 @@ class Plan:
         Raises:
             UserError: a resolved config is too long to be handed to a job.
         """
-        texts = {experiment.folder / name: _as_yaml(options) for name, options in resolved_files(experiment).items()}
+        texts = {path: _as_yaml(options) for path, options in resolved_files(experiment).items()}
         for path, text in texts.items():
             if len(text.encode()) > LONGEST_TEXT:
                 raise UserError(
                     f"{path}: the resolved config has {len(text.encode()):,} bytes, {LONGEST_TEXT:,} at most are possible; cut the experiment in two"
                 )
         return cls(experiment, texts)
+
+    @property
+    def path(self) -> Path:
+        """Where the plan is written."""
+        return Paths.of(self.experiment).folder / PLAN
 
     def digest(self, path: Path) -> str:
         """Short hash of a resolved config."""
@@ -89,12 +87,12 @@ class Plan:
 
     def publish(self, environment: MutableMapping[str, str]) -> None:
         """Name the plan in `environment`, which jobs inherit."""
-        path = (self.experiment.folder / PLAN).absolute()
+        path = self.path.absolute()
         environment[VARIABLE] = f"{path}#{short_hash(self._as_yaml().encode())}"
 
     def write(self) -> None:
         """Write the plan for the processes that are told of it by `publish`."""
-        write_text_if_changed(self.experiment.folder / PLAN, self._as_yaml())
+        write_text_if_changed(self.path, self._as_yaml())
 
     def _as_yaml(self) -> str:
         """The options that were set; whether one was, tells more than its value."""
@@ -115,15 +113,6 @@ class Plan:
                 f"{name}: another workflow was started on these results with other options, this job is of an earlier one; start the workflow again"
             )
         return cls.of(load_resolved(ExperimentConfig, name))
-
-
-def load_resolved(model: type[Model], path: Path | str) -> Model:
-    """Read one resolved config as `model`.
-
-    Raises:
-        UserError: the file is missing or does not fit.
-    """
-    return validate(model, read_yaml(path), str(path))
 
 
 def _as_yaml(options: Options) -> str:

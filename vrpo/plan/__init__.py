@@ -1,0 +1,1 @@
+"""What a config implies: result paths, jobs, and the resolved config of each stage."""

@@ -1,0 +1,63 @@
+"""What an experiment trains, samples, scores and shows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from vrpo.config.experiment import ExperimentConfig
+from vrpo.config.resolved import CollectedRun, CollectOptions
+
+
+def collection(config: ExperimentConfig) -> CollectOptions:
+    """What figures and tables are made of."""
+    rows = {}
+    for run in config.runs:
+        steps = config.milestones_of(run)
+        chosen = {name: steps if config.samplers[name].milestones == "all" else steps[-1:] for name in config.samplers_of(run)}
+        rows[run] = CollectedRun(seeds=config.seeds_of(run), milestones=steps, samplers=chosen)
+    for name, checkpoint in config.checkpoints.items():
+        steps = [checkpoint.step]
+        chosen = dict.fromkeys(config.samplers_of(name), steps)
+        rows[name] = CollectedRun(seeds=[checkpoint.seed], milestones=steps, samplers=chosen)
+    return CollectOptions(grid_images=config.report.grid_images, runs=rows)
+
+
+def trainings(config: ExperimentConfig) -> Iterator[tuple[str, int]]:
+    """All (run, seed) that are trained."""
+    for run in config.runs:
+        for seed in config.seeds_of(run):
+            yield run, seed
+
+
+def milestones(config: ExperimentConfig) -> Iterator[tuple[str, int, int]]:
+    """All (run, seed, step) at which weights of a training are kept."""
+    for run, seed in trainings(config):
+        for step in config.milestones_of(run):
+            yield run, seed, step
+
+
+def evaluations(config: ExperimentConfig) -> Iterator[tuple[str, int, int, str]]:
+    """All (run, seed, milestone, sampler) that are sampled and scored."""
+    for run, row in collection(config).runs.items():
+        for seed in row.seeds:
+            for sampler, steps in row.samplers.items():
+                for step in steps:
+                    yield run, seed, step, sampler
+
+
+def represented(config: ExperimentConfig) -> Iterator[tuple[str, int, int]]:
+    """The (run, seed, last milestone) whose hidden representations are measured."""
+    for run, seed in trainings(config) if config.representation else ():
+        yield run, seed, config.milestones_of(run)[-1]
+
+
+def shown(config: ExperimentConfig) -> Iterator[tuple[str, int, int, str]]:
+    """The (run, seed, milestone, sampler) in the grid of samples.
+
+    Of each run the first seed, the last milestone and the first sampler; of a method benchmark the
+    runs of the comparison, once there is one.
+    """
+    compared = [run for process in config.methods.processes for run in config.methods.compared_runs(process)] if config.methods else []
+    for run in compared or config.runs:
+        last = config.milestones_of(run)[-1]
+        yield run, config.seeds_of(run)[0], last, config.samplers_of(run)[0]
