@@ -77,7 +77,7 @@ def test_later_tries_do_not_pass_the_longest_limit(longest: str, minutes: list[s
 
 
 def test_a_training_asks_for_the_same_in_each_try(tmp_path: Path) -> None:
-    (tmp_path / "results/tiny").mkdir(parents=True)
+    (tmp_path / "results/tiny/latents").mkdir(parents=True)
     (tmp_path / "results/tiny/latents/shard-00000-of-00001.h5").write_bytes(b"not HDF5")
     arguments = ["--cores", "1", "--retries", "1", "--allowed-rules", "train", "resolved_config", "--config", "resources={max_runtime_minutes: 100}"]
     result = snakemake(tmp_path, *arguments, "--", "results/tiny/runs/dit-none/seed0/step0000016.safetensors")
