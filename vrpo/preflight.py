@@ -111,10 +111,10 @@ def _encoder(options: object) -> str:
 
 
 def _inception(config: ExperimentConfig, fetch: bool) -> str:
-    from vrpo.metrics.inception import InceptionExtractor, find_weights
+    from vrpo.metrics.networks.inception import InceptionNetwork, find_weights
 
     given = config.evaluation.inception_weights
-    return f"SHA-256 {InceptionExtractor(find_weights(Path(given) if given else None, fetch), 'cpu').sha256[:12]}"
+    return f"SHA-256 {InceptionNetwork(find_weights(Path(given) if given else None, fetch), 'cpu').sha256[:12]}"
 
 
 def _file(option: str, path: Path) -> str:

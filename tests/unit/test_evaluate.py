@@ -18,14 +18,15 @@ from vrpo.config.scoring import EvaluationOptions
 from vrpo.errors import UserError
 from vrpo.files import sha256
 from vrpo.metrics import evaluate as module
+from vrpo.metrics.distances.frechet import frechet_distance
+from vrpo.metrics.distances.inception_score import inception_score
+from vrpo.metrics.distances.neighbours import precision_recall
 from vrpo.metrics.evaluate import evaluate, summary
 from vrpo.metrics.export import export_npz
-from vrpo.metrics.features import Features, extract
-from vrpo.metrics.frechet import frechet_distance
-from vrpo.metrics.inception import load_extractor
-from vrpo.metrics.inception_score import inception_score
+from vrpo.metrics.features import extract
 from vrpo.metrics.inputs import open_images
-from vrpo.metrics.neighbours import precision_recall
+from vrpo.metrics.networks.loading import load_network
+from vrpo.metrics.networks.protocol import Features
 from vrpo.metrics.reference import compute_reference, load_reference
 
 COUNT = 250
@@ -52,7 +53,7 @@ def record(folder):
 
 @pytest.mark.filterwarnings("ignore:Matrix is singular")
 def test_scores_are_the_plain_ones(folder, record):
-    extractor = load_extractor(OPTIONS, folder / "classifier.safetensors", "cpu")
+    extractor = load_network(OPTIONS, folder / "classifier.safetensors", "cpu")
     real, made = (extractor.features(torch.from_numpy(images).permute(0, 3, 1, 2)) for images in (make_images(400), make_images(COUNT, seed=5) // 2 + 50))
 
     def fid(a, b):
@@ -182,7 +183,7 @@ def test_nan_features_are_refused(folder, monkeypatch):
             pool, logits, spatial = self.extractor.features(images)
             return Features(pool.index_fill(0, torch.arange(3, 4) if len(pool) > 3 else torch.arange(0), torch.nan), logits, spatial)
 
-    monkeypatch.setattr(module, "load_extractor", lambda *arguments: Broken(load_extractor(*arguments)))
+    monkeypatch.setattr(module, "load_network", lambda *arguments: Broken(load_network(*arguments)))
     with pytest.raises(UserError, match="features of image 3: NaN"):
         score(folder, folder / "samples.h5", "nan.json")
     assert not (folder / "nan.json").exists()
@@ -200,7 +201,7 @@ def test_golden_numbers_of_adm():
     folder = Path(os.environ["VRPO_GOLDEN_DIR"])
     device = "cuda" if torch.cuda.is_available() else "cpu"
     options = EvaluationOptions(network="inception", distances="adm_fp16")
-    extractor = load_extractor(options, folder / "weights-inception-2015-12-05-6726825d.pth", device)
+    extractor = load_network(options, folder / "weights-inception-2015-12-05-6726825d.pth", device)
     assert not extractor.warnings
     reference = load_reference(folder / "VIRTUAL_imagenet256_labeled.npz", extractor, options)
     features = extract(extractor, open_images(folder / "admnet_guided_upsampled_imagenet256.npz"), options.batch_size)

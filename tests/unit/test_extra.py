@@ -8,12 +8,12 @@ from typer.testing import CliRunner
 from vrpo.cli import app
 from vrpo.config.options import NetworkOptions
 from vrpo.errors import UserError
+from vrpo.metrics.distances.frechet import frechet_distance
 from vrpo.metrics.evaluate import evaluate, summary
-from vrpo.metrics.extra import feature_spaces
-from vrpo.metrics.frechet import frechet_distance
+from vrpo.metrics.networks.classifier import ClassifierNetwork
+from vrpo.metrics.networks.loading import extra_networks
 from vrpo.metrics.reference import compute_reference
 from vrpo.metrics.statistics import gaussian_of
-from vrpo.metrics.trained import TrainedExtractor
 
 SECOND = NetworkOptions(architecture="test_convnext", weights="trained", arguments={"dims": [8, 16, 16, 24]}, image_size=32)
 CHOSEN = OPTIONS.model_copy(update={"extra_networks": {"validation": SECOND}})
@@ -37,7 +37,7 @@ def score(folder, **extra):
 
 def test_distance_in_the_second_space(folder):
     record = score(folder, validation=folder / "second.safetensors")
-    extractor = TrainedExtractor(SECOND, folder / "second.safetensors", "cpu")
+    extractor = ClassifierNetwork(SECOND, folder / "second.safetensors", "cpu")
     images = (make_images(90), make_images(80, seed=5) // 2)
     real, made = (extractor.features(torch.from_numpy(part).permute(0, 3, 1, 2)).pool for part in images)
     assert real.shape == (90, 24)
@@ -58,7 +58,7 @@ def test_missing_and_stray_weights(folder):
     with pytest.raises(UserError, match=r"extra_networks.validation: `weights: trained`, and no file.*--section extra_networks.validation"):
         score(folder)
     with pytest.raises(UserError, match=r"--extra-weights stray: there is none.*known: validation"):
-        dict(feature_spaces(CHOSEN, {"stray": folder / "second.safetensors"}, "cpu"))
+        dict(extra_networks(CHOSEN, {"stray": folder / "second.safetensors"}, "cpu"))
 
 
 def test_sections_of_the_evaluation():

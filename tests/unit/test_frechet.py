@@ -7,7 +7,7 @@ import torch
 
 from vrpo.errors import UserError
 from vrpo.metrics.confidence import bootstrap_error, fid_infinity, influence_error
-from vrpo.metrics.frechet import frechet_distance, frechet_distance_by_product
+from vrpo.metrics.distances.frechet import frechet_distance, frechet_distance_by_product
 from vrpo.metrics.statistics import Gaussian, gaussian_of
 
 

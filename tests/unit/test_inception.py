@@ -14,7 +14,8 @@ from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d
 from vrpo.config.scoring import EvaluationOptions
 from vrpo.errors import UserError
 from vrpo.files import sha256
-from vrpo.metrics.inception import SHA256, URL, InceptionExtractor, load_extractor
+from vrpo.metrics.networks.inception import SHA256, URL, InceptionNetwork
+from vrpo.metrics.networks.loading import load_network
 from vrpo.models.encoder import load_classifier
 
 INCEPTION = EvaluationOptions(network="inception")
@@ -27,7 +28,7 @@ def inception_file(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def inception(inception_file):
-    return load_extractor(INCEPTION, inception_file, "cpu")
+    return load_network(INCEPTION, inception_file, "cpu")
 
 
 @pytest.fixture(scope="module")
@@ -99,14 +100,14 @@ def test_weights_are_recorded_and_foreign_ones_said(inception, inception_file):
 def test_safetensors_and_no_global_randomness(inception_file, tmp_path, batch, features):
     save_file(torch.load(inception_file, weights_only=True), tmp_path / "weights.safetensors")
     before = torch.get_rng_state()
-    extractor = InceptionExtractor(tmp_path / "weights.safetensors", "cpu")
+    extractor = InceptionNetwork(tmp_path / "weights.safetensors", "cpu")
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(extractor.features(batch).pool, features.pool)
 
 
 def test_missing_weights_say_what_to_fetch(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=f"absent.pth does not exist; fetch {URL}"):
-        load_extractor(INCEPTION, tmp_path / "absent.pth", "cpu")
+        load_network(INCEPTION, tmp_path / "absent.pth", "cpu")
 
     def no_network(*args, **kwargs):
         raise urllib.error.URLError("no network")
@@ -114,17 +115,17 @@ def test_missing_weights_say_what_to_fetch(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.hub, "download_url_to_file", no_network)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     with pytest.raises(UserError, match=f"fetch {URL} elsewhere and put it at {tmp_path}"):
-        load_extractor(INCEPTION, None, "cpu")
+        load_network(INCEPTION, None, "cpu")
 
 
 def test_other_files_are_refused(tmp_path):
     path = tmp_path / "weights.pth"
     path.write_bytes(b"not a pickle")
     with pytest.raises(UserError, match=r"weights\.pth: not a file of weights"):
-        load_extractor(INCEPTION, path, "cpu")
+        load_network(INCEPTION, path, "cpu")
     torch.save({"fc.weight": torch.zeros(2, 2)}, path)
     with pytest.raises(UserError, match="not the weights of this Inception"):
-        load_extractor(INCEPTION, path, "cpu")
+        load_network(INCEPTION, path, "cpu")
 
 
 @pytest.mark.parametrize("options", [OPTIONS.trained, OPTIONS.trained.model_copy(update={"architecture": "test_vit", "arguments": {"patch_size": 8}})])
@@ -132,7 +133,7 @@ def test_trained_network(options, tmp_path):
     weights = write_classifier(tmp_path / "classifier.safetensors", options)
     evaluation = OPTIONS.model_copy(update={"trained": options})
     before = torch.get_rng_state()
-    extractor = load_extractor(evaluation, weights, "cpu")
+    extractor = load_network(evaluation, weights, "cpu")
     assert torch.equal(torch.get_rng_state(), before)
     images = torch.from_numpy(make_images(5)).permute(0, 3, 1, 2)
     features = extractor.features(images)
@@ -154,6 +155,6 @@ def test_trained_network_of_another_architecture(tmp_path):
     weights = write_classifier(tmp_path / "classifier.safetensors")
     other = OPTIONS.trained.model_copy(update={"arguments": {"channels": [32, 32, 32, 32]}})
     with pytest.raises(UserError, match="channels"):
-        load_extractor(OPTIONS.model_copy(update={"trained": other}), weights, "cpu")
+        load_network(OPTIONS.model_copy(update={"trained": other}), weights, "cpu")
     with pytest.raises(UserError, match="set it to `trained`"):
-        load_extractor(OPTIONS.model_copy(update={"trained": OPTIONS.trained.model_copy(update={"weights": "timm"})}), weights, "cpu")
+        load_network(OPTIONS.model_copy(update={"trained": OPTIONS.trained.model_copy(update={"weights": "timm"})}), weights, "cpu")

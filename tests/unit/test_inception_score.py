@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from vrpo.metrics.confidence import inception_score_interval
-from vrpo.metrics.inception_score import inception_score, permuted
+from vrpo.metrics.distances.inception_score import inception_score, permuted
 
 
 @pytest.fixture(scope="module")

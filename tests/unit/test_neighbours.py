@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from vrpo.errors import UserError
-from vrpo.metrics import neighbours
-from vrpo.metrics.kernel_distance import kernel_distance, squared_mmd
-from vrpo.metrics.neighbours import precision_recall, radii
+from vrpo.metrics.distances import neighbours
+from vrpo.metrics.distances.kernel_distance import kernel_distance, squared_mmd
+from vrpo.metrics.distances.neighbours import precision_recall, radii
 
 
 @pytest.fixture(params=[64, 4096], ids=["many blocks", "one block"])

@@ -9,8 +9,8 @@ from metrics_fixtures import OPTIONS, make_images, write_classifier, write_h5
 
 from vrpo.errors import UserError
 from vrpo.metrics.evaluate import evaluate
-from vrpo.metrics.inception import load_extractor
 from vrpo.metrics.inputs import open_images
+from vrpo.metrics.networks.loading import load_network
 from vrpo.metrics.npz import NpzFile
 from vrpo.metrics.reference import compute_reference, load_reference
 from vrpo.reporting.results import read_samples
@@ -35,7 +35,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def extractor(folder):
-    return load_extractor(OPTIONS, folder / "classifier.safetensors", "cpu")
+    return load_network(OPTIONS, folder / "classifier.safetensors", "cpu")
 
 
 def load(kind, path, extractor):

@@ -9,7 +9,7 @@ from metrics_fixtures import OPTIONS, make_images, write_classifier, write_h5
 
 from vrpo.errors import UserError
 from vrpo.metrics.evaluate import evaluate, summary
-from vrpo.metrics.inception import load_extractor
+from vrpo.metrics.networks.loading import load_network
 from vrpo.metrics.reference import compute_reference, load_reference, subset_indices
 
 COUNT = 400
@@ -26,7 +26,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def extractor(folder):
-    return load_extractor(OPTIONS, folder / "classifier.safetensors", "cpu")
+    return load_network(OPTIONS, folder / "classifier.safetensors", "cpu")
 
 
 @pytest.fixture(scope="module")
@@ -159,8 +159,8 @@ def test_other_resolution_than_training(folder, features, tmp_path):
 
 
 def test_other_weights_are_said_with_both_hashes(folder, tmp_path):
-    other = load_extractor(OPTIONS, write_classifier(tmp_path / "other.safetensors", seed=1), "cpu")
-    own = load_extractor(OPTIONS, folder / "classifier.safetensors", "cpu")
+    other = load_network(OPTIONS, write_classifier(tmp_path / "other.safetensors", seed=1), "cpu")
+    own = load_network(OPTIONS, folder / "classifier.safetensors", "cpu")
     with pytest.raises(UserError, match=f"{own.sha256}.*{other.sha256}"):
         load_reference(folder / "reference.npz", other, OPTIONS)
 

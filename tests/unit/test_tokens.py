@@ -10,11 +10,11 @@ from safetensors.torch import save_file
 
 from vrpo.config.options import NetworkOptions
 from vrpo.errors import UserError
+from vrpo.metrics.distances.frechet import frechet_distance
 from vrpo.metrics.evaluate import evaluate, summary
-from vrpo.metrics.frechet import frechet_distance
+from vrpo.metrics.networks.class_token import ClassTokenNetwork, resize_positions
 from vrpo.metrics.reference import compute_reference
 from vrpo.metrics.statistics import gaussian_of
-from vrpo.metrics.tokens import ClassTokenExtractor, resize_positions
 
 ARCHITECTURE = "test_vit.r160_in1k"  # patches of 16, made for images of 160
 
@@ -47,13 +47,13 @@ def score(folder, chosen, reference="reference.npz"):
 
 
 def test_at_its_own_size_it_is_timms_network(folder):
-    extractor = ClassTokenExtractor("vit", network_options(folder, image_size=160), "cpu")
+    extractor = ClassTokenNetwork("vit", network_options(folder, image_size=160), "cpu")
     network = timm.create_model(ARCHITECTURE, num_classes=0, pretrained=True, pretrained_cfg_overlay={"file": str(folder / "vit.safetensors")}).eval()
     images = torch.from_numpy(make_images(4, side=160)).permute(0, 3, 1, 2)
     mean, std = (torch.tensor(network.pretrained_cfg[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
     with torch.no_grad():
         expected = network((images / 255 - mean) / std)
-    torch.testing.assert_close(extractor.features(images), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(extractor.features(images).pool, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_positions_are_resampled_with_the_official_scale():
@@ -71,8 +71,8 @@ def test_positions_are_resampled_with_the_official_scale():
 
 def test_distance_in_the_record(folder):
     record = score(folder, options(folder))
-    extractor = ClassTokenExtractor("vit", network_options(folder), "cpu")
-    real, made = (extractor.features(torch.from_numpy(images).permute(0, 3, 1, 2)) for images in (make_images(120), make_images(110, seed=5) // 2))
+    extractor = ClassTokenNetwork("vit", network_options(folder), "cpu")
+    real, made = (extractor.features(torch.from_numpy(images).permute(0, 3, 1, 2)).pool for images in (make_images(120), make_images(110, seed=5) // 2))
     assert record["scores"]["fd_vit"] == pytest.approx(frechet_distance(gaussian_of(real), gaussian_of(made)), rel=1e-3)
     assert record["protocol"]["extra_networks"]["vit"] | {"sha256": ""} == {
         "architecture": ARCHITECTURE, "arguments": {}, "image_size": 64, "sha256": "", "dim": 64,
@@ -90,7 +90,7 @@ def test_what_does_not_fit(folder, tmp_path):
     assert record["scores"]["fd_vit"] is None
     assert any("fd_vit: not given, the reference has no statistics" in warning for warning in record["protocol"]["warnings"])
     with pytest.raises(UserError, match="gives no class token"):
-        ClassTokenExtractor("vit", network_options(folder, architecture="test_convnext.r160_in1k", weights=str(write_convnext(tmp_path)), image_size=64), "cpu")
+        ClassTokenNetwork("vit", network_options(folder, architecture="test_convnext.r160_in1k", weights=str(write_convnext(tmp_path)), image_size=64), "cpu")
 
 
 def write_convnext(folder):

@@ -18,7 +18,7 @@ from torch import Tensor
 from vrpo.config.options import EncoderOptions, NetworkOptions, TokenizerOptions
 from vrpo.config.scoring import EvaluationOptions
 from vrpo.errors import UserError
-from vrpo.metrics.inception import load_extractor
+from vrpo.metrics.networks.loading import load_network
 from vrpo.models.checkpoints import load_milestone, save_network
 from vrpo.models.critic import LatentCritic, load_critic
 from vrpo.models.encoder import create_network, load_encoder
@@ -82,7 +82,7 @@ def trained_encoder(folder: Path, spoil: Spoil) -> None:
 
 def evaluation_network(folder: Path, spoil: Spoil) -> None:
     trained = NetworkOptions(**ENCODER.model_dump(include=set(NetworkOptions.model_fields)))
-    load_extractor(OPTIONS.model_copy(update={"trained": trained}), classifier(folder, spoil), "cpu")
+    load_network(OPTIONS.model_copy(update={"trained": trained}), classifier(folder, spoil), "cpu")
 
 
 def local_encoder(folder: Path, spoil: Spoil) -> None:
@@ -110,7 +110,7 @@ def inception(folder: Path, spoil: Spoil) -> None:
     state = torch.load(write_inception(folder / "inception.pth"), weights_only=True)
     spoil(state)
     torch.save(state, folder / "inception.pth")
-    load_extractor(EvaluationOptions(network="inception"), folder / "inception.pth", "cpu")
+    load_network(EvaluationOptions(network="inception"), folder / "inception.pth", "cpu")
 
 
 LOADERS = {

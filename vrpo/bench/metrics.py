@@ -24,9 +24,9 @@ from PIL import Image
 from vrpo.bench.weights import write_random_inception
 from vrpo.config.scoring import EvaluationOptions
 from vrpo.files import write_text
+from vrpo.metrics.distances.frechet import frechet_distance
+from vrpo.metrics.distances.neighbours import precision_recall
 from vrpo.metrics.evaluate import evaluate
-from vrpo.metrics.frechet import frechet_distance
-from vrpo.metrics.neighbours import precision_recall
 from vrpo.metrics.statistics import FeatureStatistics, Gaussian
 from vrpo.seeds import numpy_generator, torch_generator
 

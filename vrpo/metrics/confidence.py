@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vrpo.metrics.frechet import frechet_distance
+from vrpo.metrics.distances.frechet import frechet_distance
 from vrpo.metrics.statistics import FeatureStatistics, Gaussian
 from vrpo.seeds import numpy_generator, torch_generator
 

@@ -14,14 +14,13 @@ from vrpo import __version__
 from vrpo.errors import UserError
 from vrpo.files import sha256, write_text
 from vrpo.metrics.confidence import fid_infinity, fid_interval, inception_score_interval
-from vrpo.metrics.extra import feature_spaces, space_statistics
-from vrpo.metrics.features import FeatureSet, extract
-from vrpo.metrics.frechet import frechet_distance, frechet_distance_by_product
-from vrpo.metrics.inception import load_extractor
-from vrpo.metrics.inception_score import inception_score, permuted
+from vrpo.metrics.distances.frechet import frechet_distance, frechet_distance_by_product
+from vrpo.metrics.distances.inception_score import inception_score, permuted
+from vrpo.metrics.distances.kernel_distance import kernel_distance
+from vrpo.metrics.distances.neighbours import PrecisionRecall, precision_recall
+from vrpo.metrics.features import FeatureSet, extract, statistics_of
 from vrpo.metrics.inputs import Images, open_images
-from vrpo.metrics.kernel_distance import kernel_distance
-from vrpo.metrics.neighbours import PrecisionRecall, precision_recall
+from vrpo.metrics.networks.loading import extra_networks, load_network
 from vrpo.metrics.reference import Reference, load_reference, require_enough, with_extra
 from vrpo.metrics.statistics import Gaussian
 
@@ -63,23 +62,23 @@ def evaluate(
     """
     images = open_images(samples)
     require_enough(images.count, options, samples)
-    extractor = load_extractor(options, weights, device)
-    compared = load_reference(reference, extractor, options, images)
+    network = load_network(options, weights, device)
+    compared = load_reference(reference, network, options, images)
     if compared.images is not None:
         compared = with_extra(compared, compared.images, options, extra_weights or {}, device)
-    features = extract(extractor, images, options.batch_size, title="evaluate")
+    features = extract(network, images, options.batch_size, title="evaluate")
     scores, confidence, protocol = measure(features, compared, options, device, force_sfid)
     scores |= _extra(images, compared, options, extra_weights or {}, reference, protocol, device)
-    protocol["warnings"] = [*extractor.warnings, *protocol["warnings"]]
+    protocol["warnings"] = [*network.warnings, *protocol["warnings"]]
     attributes = images.attributes
     record = {
         **{key: attributes.get(key) for key in ("run", "seed", "step", "sampler")},
         "scores": scores,
         "confidence": confidence,
-        "protocol": {**sampling_protocol(attributes), **protocol, "network": extractor.describe(), "resolution": images.resolution},
+        "protocol": {**sampling_protocol(attributes), **protocol, "network": network.describe(), "resolution": images.resolution},
         "provenance": {
             "milestone_sha256": attributes.get("milestone_sha256"),
-            "network_sha256": extractor.sha256,
+            "network_sha256": network.sha256,
             "extra_networks_sha256": {name: network["sha256"] for name, network in protocol.get("extra_networks", {}).items()},
             "reference_sha256": sha256(reference) if compared.images is None else compared.images.digest(),
             "samples_sha256": images.digest(),
@@ -211,15 +210,15 @@ def _extra(
 ) -> dict[str, float | None]:
     """Frechet distances in the further feature spaces; what was done goes into `protocol`."""
     scores: dict[str, float | None] = {}
-    for name, space in feature_spaces(options, weights, device):
+    for name, network in extra_networks(options, weights, device):
         if name not in reference.extra:
             scores[f"fd_{name}"] = None
             protocol["warnings"].append(f"fd_{name}: not given, the reference has no statistics of this network; compute it with `python -m vrpo reference`")
             continue
         described = {key: value for key, value in reference.description["extra"][name].items() if key != "count"}
-        if described != space.describe():
-            raise UserError(f"{path}: its `{name}` is {described}, the samples' would be {space.describe()}; compute the reference again")
-        fitted = space_statistics(space, images, options.batch_size, f"evaluate {name}").gaussian()
+        if described != network.describe():
+            raise UserError(f"{path}: its `{name}` is {described}, the samples' would be {network.describe()}; compute the reference again")
+        fitted = statistics_of(network, images, options.batch_size, f"evaluate {name}").gaussian()
         scores[f"fd_{name}"] = _frechet(f"fd_{name}", fitted, reference.extra[name], protocol["warnings"])
         protocol.setdefault("extra_networks", {})[name] = {**described, "dim": fitted.dim}
     return scores

@@ -20,10 +20,10 @@ from torch import Tensor
 from vrpo.errors import UserError
 from vrpo.files import sha256
 from vrpo.metrics.export import write_npz
-from vrpo.metrics.extra import feature_spaces, space_statistics
-from vrpo.metrics.features import Extractor, extract
-from vrpo.metrics.inception import load_extractor
+from vrpo.metrics.features import extract, statistics_of
 from vrpo.metrics.inputs import ARRAY, Images, open_real_images
+from vrpo.metrics.networks.loading import extra_networks, load_network
+from vrpo.metrics.networks.protocol import FeatureNetwork
 from vrpo.metrics.npz import NpzFile
 from vrpo.metrics.statistics import Gaussian
 from vrpo.seeds import numpy_generator
@@ -65,7 +65,7 @@ def compute_reference(
         weights: of the evaluation network.
         output: .npz.
         device: where the network runs.
-        extra_weights: as in `feature_spaces`; further feature spaces are always those of `images`.
+        extra_weights: as in `extra_networks`; further feature spaces are always those of `images`.
         resolution: side that the images of a folder are cropped and resized to; None: that which they have.
 
     Raises:
@@ -74,27 +74,27 @@ def compute_reference(
     source = open_real_images(images, resolution)
     if resolution is not None:
         require_resolution(source.resolution, resolution, "--resolution", images)
-    extractor = load_extractor(options, weights, device)
+    network = load_network(options, weights, device)
     named = Path(options.reference) if options.reference else None
-    reference = load_reference(named, extractor, options, source) if named else reference_from_images(source, extractor, options)
+    reference = load_reference(named, network, options, source) if named else reference_from_images(source, network, options)
     save_reference(with_extra(reference, source, options, extra_weights or {}, device), output)
 
 
 def with_extra(reference: Reference, images: Images, options: EvaluationOptions, weights: Mapping[str, Path], device: torch.device | str) -> Reference:
-    """`reference` with the statistics of `images` in the feature spaces of `options.extra_networks`; `weights` as in `feature_spaces`."""
+    """`reference` with the statistics of `images` in the feature spaces of `options.extra_networks`; `weights` as in `extra_networks`."""
     gaussians, described = {}, {}
-    for name, space in feature_spaces(options, weights, device):
-        gaussians[name] = space_statistics(space, images, options.batch_size, f"reference {name}").gaussian()
-        described[name] = {"count": images.count, **space.describe()}
+    for name, network in extra_networks(options, weights, device):
+        gaussians[name] = statistics_of(network, images, options.batch_size, f"reference {name}").gaussian()
+        described[name] = {"count": images.count, **network.describe()}
     return replace(reference, description={**reference.description, "extra": described}, extra=gaussians) if gaussians else reference
 
 
-def load_reference(path: Path, extractor: Extractor, options: EvaluationOptions, beside: Images | None = None) -> Reference:
+def load_reference(path: Path, network: FeatureNetwork, options: EvaluationOptions, beside: Images | None = None) -> Reference:
     """The reference at `path`: a .npz of statistics as it is, or that of the real images there, computed now.
 
     Args:
         path: .npz of `save_reference`, with ADM's arrays or some of them, or with `arr_0` alone; .h5; or a folder of images.
-        extractor: the network.
+        network: the network.
         options: of the evaluation.
         beside: what it will be compared with, whose resolution it must have; images of a folder are cropped and resized to that.
 
@@ -103,26 +103,26 @@ def load_reference(path: Path, extractor: Extractor, options: EvaluationOptions,
     """
     file = NpzFile(path) if path.suffix == ".npz" else None
     if file and {"vrpo", *POOL, *SPATIAL} & {*file.names}:
-        return (_stored if "vrpo" in file else reference_from_statistics)(file, extractor, options, beside)
+        return (_stored if "vrpo" in file else reference_from_statistics)(file, network, options, beside)
     images = open_real_images(path, beside.resolution if beside else None)
     _require_beside(images.resolution, beside, path)
-    return reference_from_images(images, extractor, options)
+    return reference_from_images(images, network, options)
 
 
-def reference_from_images(images: Images, extractor: Extractor, options: EvaluationOptions) -> Reference:
+def reference_from_images(images: Images, network: FeatureNetwork, options: EvaluationOptions) -> Reference:
     """Statistics of all `images`, and features of `options.reference_images` of them, drawn with seed 0."""
     subset = subset_indices(images.count, options.reference_images)
     require_enough(len(subset), options, images.path)
-    features = extract(extractor, images, options.batch_size, keep=subset, title="reference")
+    features = extract(network, images, options.batch_size, keep=subset, title="reference")
     spatial = features.spatial_statistics.gaussian() if features.spatial_statistics else None
     origin = {"kind": "images", "fingerprint": images.attributes.get("fingerprint") or images.digest()}
     origin |= {"fitted": images.attributes["fitted"]} if "fitted" in images.attributes else {}
-    description = _description(extractor, origin, images.resolution, images.count, _drawn(subset, images))
+    description = _description(network, origin, images.resolution, images.count, _drawn(subset, images))
     return Reference(features.pool_statistics.gaussian(), spatial, features.pool, description, images=images)
 
 
-def reference_from_statistics(file: NpzFile, extractor: Extractor, options: EvaluationOptions, beside: Images | None = None) -> Reference:
-    """ADM's `mu`, `sigma`, perhaps `mu_s`, `sigma_s`, and features of the images `arr_0` through `extractor`, if there are any.
+def reference_from_statistics(file: NpzFile, network: FeatureNetwork, options: EvaluationOptions, beside: Images | None = None) -> Reference:
+    """ADM's `mu`, `sigma`, perhaps `mu_s`, `sigma_s`, and features of the images `arr_0` through `network`, if there are any.
 
     Raises:
         UserError: one of a pair of arrays is missing, or they are not of this network's features.
@@ -137,16 +137,16 @@ def reference_from_statistics(file: NpzFile, extractor: Extractor, options: Eval
     images = open_real_images(file.path) if ARRAY in file else None
     if images:
         _require_beside(images.resolution, beside, file.path)
-    dim, spatial_dim = _dims(extractor)
+    dim, spatial_dim = _dims(network)
     pool = _gaussian(file, *POOL, dim)
     spatial = _gaussian(file, *SPATIAL, spatial_dim) if SPATIAL[0] in file else None
     origin = {"kind": "adm" if images and spatial else "statistics", "sha256": sha256(file.path)}
     if images is None:
-        return Reference(pool, spatial, None, _description(extractor, origin, None, None, None))
+        return Reference(pool, spatial, None, _description(network, origin, None, None, None))
     subset = subset_indices(images.count, options.reference_images)
     require_enough(len(subset), options, images.path)
-    features = extract(extractor, images, options.batch_size, keep=subset, title="reference")
-    return Reference(pool, spatial, features.pool, _description(extractor, origin, images.resolution, None, _drawn(subset, images)))
+    features = extract(network, images, options.batch_size, keep=subset, title="reference")
+    return Reference(pool, spatial, features.pool, _description(network, origin, images.resolution, None, _drawn(subset, images)))
 
 
 def save_reference(reference: Reference, output: Path) -> None:
@@ -186,17 +186,17 @@ def subset_indices(count: int, wanted: int) -> np.ndarray:
     return np.sort(numpy_generator("reference-images", SUBSET_SEED).permutation(count)[:wanted])
 
 
-def _stored(file: NpzFile, extractor: Extractor, options: EvaluationOptions, beside: Images | None) -> Reference:
+def _stored(file: NpzFile, network: FeatureNetwork, options: EvaluationOptions, beside: Images | None) -> Reference:
     """One of `save_reference`."""
     description = _read_description(file)
-    if description["network"] != extractor.describe():
+    if description["network"] != network.describe():
         raise UserError(
-            f"{file.path}: was computed with {_named(description['network'])}, the samples would be with {_named(extractor.describe())}; "
+            f"{file.path}: was computed with {_named(description['network'])}, the samples would be with {_named(network.describe())}; "
             "compute it again (`python -m vrpo reference`) or give those weights"
         )
     _require_beside(description["resolution"], beside, file.path)
     count = description["count"]
-    dim, spatial_dim = _dims(extractor)
+    dim, spatial_dim = _dims(network)
     extra = {
         name: _gaussian(file, f"mu_{name}", f"sigma_{name}", None, described["count"])
         for name, described in description.get("extra", {}).items()
@@ -220,17 +220,17 @@ def _drawn(subset: np.ndarray, images: Images) -> dict[str, Any]:
     return {"images": len(subset), "of": images.count, "seed": SUBSET_SEED if len(subset) < images.count else None}
 
 
-def _description(extractor: Extractor, origin: dict[str, Any], resolution: int | None, count: int | None, subset: dict[str, Any] | None) -> dict[str, Any]:
-    return {"network": extractor.describe(), "source": origin, "resolution": resolution, "count": count, "subset": subset}
+def _description(network: FeatureNetwork, origin: dict[str, Any], resolution: int | None, count: int | None, subset: dict[str, Any] | None) -> dict[str, Any]:
+    return {"network": network.describe(), "source": origin, "resolution": resolution, "count": count, "subset": subset}
 
 
 def _named(network: dict[str, Any]) -> str:
     return f"{network.get('network') or network.get('architecture')} of SHA-256 {network.get('sha256')}"
 
 
-def _dims(extractor: Extractor) -> tuple[int, int]:
+def _dims(network: FeatureNetwork) -> tuple[int, int]:
     """Numbers of pooled and of spatial features (0: it has none), known before any image of the reference is seen."""
-    features = extractor.features(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
+    features = network.features(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
     return features.pool.shape[1], 0 if features.spatial is None else features.spatial.shape[1]
 
 

@@ -1,4 +1,5 @@
-"""A further feature space: the class token of a pretrained timm vision transformer. The Frechet distance there is, with DINOv2 ViT-L/14, FD-DINOv2.
+"""The class token of a pretrained timm vision transformer; with DINOv2 ViT-L/14 the Frechet
+distance is FD-DINOv2.
 
 As EDM2 takes it (arXiv:2312.02696, appendix; after arXiv:2306.04675): images resized to 224 x 224, bicubic with antialiasing, ImageNet's
 normalisation, the 1,024 features of the class token after the final norm. DINOv2 was trained at 518; its own code shrinks the position embedding to the
@@ -7,24 +8,22 @@ grid of 224 without antialiasing and with a scale of (16 + 0.1) / 37, which is d
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vrpo.config.options import EncoderOptions, NetworkOptions
 from vrpo.errors import UserError
 from vrpo.metrics.exact import full_precision
+from vrpo.metrics.networks.protocol import Features
 from vrpo.models.encoder import NetworkInput, load_encoder, normalisation
-
-if TYPE_CHECKING:
-    from vrpo.config.options import NetworkOptions
 
 SCALE_OFFSET = 0.1  # DINOv2's `interpolate_offset`
 
 
-class ClassTokenExtractor:
+class ClassTokenNetwork:
     """Class tokens of a pretrained timm vision transformer.
 
     Args:
@@ -38,8 +37,7 @@ class ClassTokenExtractor:
 
     def __init__(self, name: str, options: NetworkOptions, device: torch.device | str) -> None:
         native = _native_size(options)
-        wanted = SimpleNamespace(architecture=options.architecture, weights=options.weights, arguments=options.arguments, image_size=native, attention=())
-        encoder = load_encoder(wanted, None, "cpu")
+        encoder = load_encoder(EncoderOptions(**{**dict(options), "image_size": native}), None, "cpu")
         network = encoder.network
         if getattr(network, "global_pool", None) != "token" or getattr(network, "pos_embed", None) is None:
             raise UserError(
@@ -48,16 +46,17 @@ class ClassTokenExtractor:
         if options.image_size != native:
             resize_positions(network, options.image_size)
         self.sha256 = encoder.sha256
+        self.warnings: list[str] = []
         self._input = NetworkInput(options.image_size, *normalisation(network))
         self._device = torch.device(device)
         self._network = network.to(self._device).eval().requires_grad_(False)
         self._description = {"architecture": options.architecture, "arguments": dict(options.arguments), "image_size": options.image_size}
 
-    def features(self, images: Tensor) -> Tensor:
-        """Class tokens [B, D] float32 on the CPU of uint8 `images` [B, 3, H, W]."""
+    def features(self, images: Tensor) -> Features:
+        """Class tokens of uint8 `images` [B, 3, H, W]."""
         with torch.inference_mode(), full_precision():
             tokens = self._network.forward_features(self._input(images.to(self._device)))
-            return self._network.forward_head(tokens, pre_logits=True).float().cpu()
+            return Features(self._network.forward_head(tokens, pre_logits=True).float().cpu())
 
     def describe(self) -> dict[str, Any]:
         """What the network is."""

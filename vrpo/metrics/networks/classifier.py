@@ -1,4 +1,4 @@
-"""Features of an evaluation network of one's own: a timm classifier fitted on the training images, for data that Inception knows nothing of."""
+"""A timm classifier fitted on the training images, for data that Inception was not trained on."""
 
 from __future__ import annotations
 
@@ -10,17 +10,15 @@ from torch import Tensor, nn
 
 from vrpo.errors import UserError
 from vrpo.metrics.exact import full_precision
-from vrpo.metrics.features import Features
+from vrpo.metrics.networks.protocol import SPATIAL_CHANNELS, Features
 from vrpo.models.digest import state_sha256
 from vrpo.models.encoder import NetworkInput, load_classifier, normalisation
 
 if TYPE_CHECKING:
     from vrpo.config.options import NetworkOptions
 
-SPATIAL_CHANNELS = 7  # as many as sFID takes from Inception
 
-
-class TrainedExtractor:
+class ClassifierNetwork:
     """Features of the classifier that `fit_classifier` wrote to `weights`.
 
     pool: what enters its last layer; logits: that layer without its bias; spatial: the first 7 channels of the middle one of its feature maps, as NHWC.
@@ -30,7 +28,7 @@ class TrainedExtractor:
     """
 
     def __init__(self, options: NetworkOptions, weights: Path | None, device: torch.device | str, where: str = "evaluation.trained") -> None:
-        """`options` stand in the config at `where`."""
+        """`where`: the config's section that `options` come from."""
         if options.weights != "trained":
             raise UserError(f"{where}.weights: `{options.weights}`; the evaluation network is fitted on the images, set it to `trained`")
         with torch.random.fork_rng(devices=[]):  # weights are drawn before they are loaded

@@ -1,4 +1,4 @@
-"""The feature networks of the scores: Inception-v3 as ADM's evaluator uses it, and the choice between it and one fitted on the images.
+"""Inception-v3 as ADM's evaluator uses it.
 
 Inception is torch-fidelity's port of the TensorFlow graph (0.4.0), of which only the network is used. In one forward pass:
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 import io
 import urllib.error
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,37 +20,15 @@ from torch import Tensor, nn
 from vrpo.errors import UserError
 from vrpo.files import sha256
 from vrpo.metrics.exact import full_precision
-from vrpo.metrics.features import Extractor, Features
-from vrpo.metrics.trained import TrainedExtractor
+from vrpo.metrics.networks.protocol import SPATIAL_CHANNELS, Features
 from vrpo.models.weights import check_finite, printable, read_weights
-
-if TYPE_CHECKING:
-    from vrpo.config.scoring import EvaluationOptions
 
 URL = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
 SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"  # of the file at URL; also of pytorch-fid's pt_inception-2015-12-05-6726825d.pth
-SPATIAL_CHANNELS = 7
 CPU_BATCH = 10  # images at once: a CPU is no faster with more, and a hidden layer of one image has 5 MB
 
 
-def load_extractor(options: EvaluationOptions, weights: Path | None, device: torch.device | str) -> Extractor:
-    """The evaluation network of `options`, frozen, on `device`.
-
-    Args:
-        options: which network.
-        weights: its file; None: `options.inception_weights`, or the download's place, for Inception; the pretrained weights by name for a timm network.
-        device: where it runs.
-
-    Raises:
-        UserError: the weights are missing (the message says what to fetch and where to put it), unreadable or of another network.
-    """
-    if options.network == "inception":
-        given = weights or (Path(options.inception_weights) if options.inception_weights else None)
-        return InceptionExtractor(find_weights(given), device)
-    return TrainedExtractor(options.trained, weights, device)
-
-
-class InceptionExtractor:
+class InceptionNetwork:
     """Inception-v3 with the weights at a path (torch-fidelity's or pytorch-fid's flat state dict, or the same as safetensors)."""
 
     def __init__(self, weights: Path, device: torch.device | str) -> None:

@@ -1,0 +1,1 @@
+"""Scores of features: Frechet and kernel distances, Inception score, precision and recall."""
