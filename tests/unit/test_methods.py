@@ -1,6 +1,5 @@
 """The method benchmark's numbers and words against made-up results whose answers are known."""
 
-import itertools
 import json
 from pathlib import Path
 
@@ -8,69 +7,22 @@ import numpy as np
 import pandas as pd
 import pytest
 from methods_fixtures import KINDS, OPTIONS, REPORT, metrics_of, write_collected
-from scipy import stats
 
 from vrpo.config import parse_experiment
 from vrpo.config.methods import MethodsOptions
 from vrpo.errors import UserError
 from vrpo.machine import processor
 from vrpo.reporting import methods, methods_figures
-from vrpo.reporting.bootstrap import bootstrap_interval
 from vrpo.reporting.methods_report import write_methods
 from vrpo.reporting.methods_verdict import against_repa, faster, verdict
 from vrpo.reporting.results import read_metrics
 from vrpo.reporting.snapshot import write_snapshot
-from vrpo.reporting.speedup import steps_to_reach
 
 METRICS = metrics_of()
 
 
 def without(**changes: object) -> MethodsOptions:
     return MethodsOptions.model_validate({**OPTIONS.model_dump(), **changes})
-
-
-# ---- the bootstrap ----------------------------------------------------------------------------------------------------
-
-
-def test_interval_of_two_values_by_hand() -> None:
-    """The resampled means of {a, b} are a, (a + b) / 2 and b, with probabilities 1/4, 1/2 and 1/4: both far quantiles are the values themselves."""
-    assert bootstrap_interval([1.0, 3.0]) == (2.0, 1.0, 3.0)
-
-
-def test_interval_of_five_values_by_enumeration() -> None:
-    values = np.array([0.1, 0.9, 0.4, 1.6, 0.5])
-    means = np.sort([np.mean(drawn) for drawn in itertools.product(values, repeat=5)])  # all 3,125, equally likely
-    tail = stats.norm.cdf(-np.sqrt(5 / 4) * stats.t.ppf(0.975, 4))
-    mean, low, high = bootstrap_interval(values)
-    assert mean == pytest.approx(0.7)
-    assert low == pytest.approx(np.quantile(means, tail), abs=0.05)
-    assert high == pytest.approx(np.quantile(means, 1 - tail), abs=0.05)
-
-
-def test_interval_moves_and_scales_with_the_values_and_is_always_the_same() -> None:
-    values = np.array([0.1, 0.9, 0.4, 1.6, 0.5])
-    base = np.array(bootstrap_interval(values))
-    np.testing.assert_allclose(bootstrap_interval(3 * values + 2), 3 * base + 2, rtol=1e-12)
-    assert bootstrap_interval(values) == bootstrap_interval(values)
-    assert bootstrap_interval([0.5] * 5) == (0.5, 0.5, 0.5)
-    assert np.isnan(bootstrap_interval([1.0])[1:]).all()
-
-
-def test_interval_covers_the_mean_nearly_as_often_as_it_says() -> None:
-    """Of five normal values: 92% (the plain percentile interval: 84%); of ten: 95%."""
-    generator = np.random.default_rng(0)
-    for count, least in ((5, 0.89), (10, 0.92)):
-        intervals = np.array([bootstrap_interval(row, resamples=4000) for row in generator.normal(size=(400, count))])
-        covered = np.mean((intervals[:, 1] <= 0) & (intervals[:, 2] >= 0))
-        assert least < covered < 0.98
-
-
-# ---- steps ------------------------------------------------------------------------------------------------------------
-
-
-def test_steps_are_interpolated_in_the_logarithm() -> None:
-    assert steps_to_reach((500, 1000), (16.0, 4.0), 8.0) == (750.0, False)  # half way in the logarithm
-    assert steps_to_reach((500, 1000), (0.5, 0.0), 0.0)[0] == pytest.approx(1000)
 
 
 # ---- the rule ---------------------------------------------------------------------------------------------------------
@@ -164,16 +116,16 @@ def test_one_milestone_tells_no_speed(tmp_path: Path) -> None:
     assert "VRPO beats REPA by 2.00 FID" in text and "steps saved" not in text and "fewer steps" not in text and "nan" not in text
 
 
-def test_changes_are_those_of_the_ablations_and_of_repa() -> None:
-    _, data = methods_figures.changes(OPTIONS, methods.comparison(OPTIONS, METRICS), methods.ablations(OPTIONS, METRICS))
+def test_changes_are_those_of_the_ablations_and_of_repa(tmp_path: Path) -> None:
+    _, data = methods_figures.changes(methods.Benchmark(OPTIONS, REPORT, write_collected(tmp_path, METRICS)))
     assert set(data["process"]) == {"sit"}, "ablations were run on one process"
     fid = data[data["score"] == "fid"].set_index("alignment")["change"]
     assert fid.to_dict() == pytest.approx({"vrpo-worse": 3.0, "vrpo-alike": 0.0, "REPA": 2.0}, abs=1e-12)
 
 
 def test_wall_time_is_steps_over_cost(tmp_path: Path) -> None:
-    speed = pd.read_csv(write_collected(tmp_path, METRICS) / "speed.csv")
-    table = methods.wall_time(OPTIONS, methods.comparison(OPTIONS, METRICS), speed).set_index(["process", "label"])
+    benchmark = methods.Benchmark(OPTIONS, REPORT, write_collected(tmp_path, METRICS))
+    table = methods.wall_time(OPTIONS, benchmark.compared, benchmark.rates).set_index(["process", "label"])
     assert table.loc[("sit", "VRPO"), "cost"] == pytest.approx(1.25)
     assert table.loc[("sit", "VRPO"), "speedup"] == pytest.approx(2.0 / 1.25)
 
@@ -229,7 +181,7 @@ def test_gain_in_words(change: dict[str, object], words: str) -> None:
     ("change", "words"),
     [
         ({}, ["in 1.20x [1.10, 1.30] fewer steps", "2.3x, which is about ImageNet-256, is not reached here"]),
-        ({"speedup_high": 2.5}, ["lies within the interval"]),
+        ({"speedup_high": 2.5}, ["is within the interval"]),
         ({"speedup_low": 2.4, "speedup_high": 2.6}, ["is exceeded here"]),
         ({"speedup_low": 0.9, "reached": 3.0}, ["is undecided: 1.20x [0.90, 1.30]", "does not reach REPA's last score in 2 of 5 seeds"]),
         ({"speedup": 0.8, "speedup_low": 0.7, "speedup_high": 0.9}, ["needs more steps than REPA"]),

@@ -16,7 +16,7 @@ from vrpo.data.arrays import ArrayWriter
 from vrpo.errors import UserError
 from vrpo.files import write_text
 from vrpo.reporting import style
-from vrpo.reporting.claims import ONE_MILESTONE, gains, headline, judge
+from vrpo.reporting.claims import ONE_MILESTONE, ONE_SEED, gains, headline, judge
 from vrpo.reporting.collect import collect
 from vrpo.reporting.diagnostics import compare
 from vrpo.reporting.figures import FIGURES, draw
@@ -59,7 +59,7 @@ def test_one_milestone_says_nothing_of_speed(tmp_path, seeds):
     assert not speaks_of_speed(text)
     speed = data[data["claim"].str.startswith("training faster")]
     assert len(speed) == 2 and set(speed["verdict"]) == {ONE_MILESTONE} and set(speed["finding"]) == {"not run"} and speed["observed"].isna().all()
-    assert set(judge(read_metrics(folder), comparable=True)["verdict"]) == {ONE_MILESTONE, "one seed is no verdict" if len(seeds) == 1 else "reproduced"}
+    assert set(judge(read_metrics(folder), comparable=True)["verdict"]) == {ONE_MILESTONE, ONE_SEED if len(seeds) == 1 else "reproduced"}
     assert f"training faster than REPA's”: {ONE_MILESTONE}." in " ".join(headline(read_metrics(folder), comparable=True))
     assert not speaks_of_speed(report_of(tmp_path))
 
@@ -87,7 +87,7 @@ def test_a_milestone_that_a_seed_lacks_is_left_out_for_all(tmp_path):
 
 
 def test_brackets_are_explained_only_where_there_are_any(tmp_path):
-    for seeds, said in (((0,), "One seed gives no interval."), ((0, 1), "In brackets 95% t intervals over seeds, paired.")):
+    for seeds, said in (((0,), "One seed gives no interval."), ((0, 1), "In brackets 95% intervals over seeds: Student's t of the paired differences.")):
         folder = collected(tmp_path / str(len(seeds)), metrics_frame(seeds))
         for name in ("gains", "claims"):
             text, _ = written(name, folder, tmp_path)

@@ -1,4 +1,4 @@
-"""The method benchmark's folder: tables, figures, and README.md with the verdict; all from collected results."""
+"""The method benchmark's folder: tables, figures, and README.md with the verdict."""
 
 from __future__ import annotations
 
@@ -10,52 +10,55 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from vrpo.config.methods import MethodsOptions
 from vrpo.config.options import ReportOptions
 from vrpo.files import write_text
-from vrpo.reporting import methods, methods_figures, methods_tables, style
-from vrpo.reporting.formatting import Table, markdown, write_table
+from vrpo.reporting import methods_figures, methods_tables, style
+from vrpo.reporting.formatting import write_table
+from vrpo.reporting.methods import Benchmark, disagreements
 from vrpo.reporting.methods_verdict import verdict
-from vrpo.reporting.results import read_diagnostics, read_metrics, read_speed
 
-REPEATABLE = ("search", "methods", "ablations")  # tables that a repetition gives again; `wall_time` is by the clock
+REPEATABLE = ("search", "methods", "ablations")  # tables that a repetition gives again
 
 
 def write_methods(options: MethodsOptions, report: ReportOptions, collected: Path, folder: Path) -> None:
-    """Write the tables and figures that `options` ask for into `folder`, and README.md with the verdict.
+    """Write the tables and figures that `options` ask for into `folder`, and README.md.
 
     Raises:
         UserError: collected results are missing.
     """
-    metrics = read_metrics(collected)
-    searched = methods.search(options, metrics)
-    tables: dict[str, Table] = {}
-    sentences: list[str] = []
-    if options.candidates:
-        tables["search"] = methods_tables.search_table(options, report, searched)
-    if options.chosen:
-        compared, ablated, speed = methods.comparison(options, metrics), methods.ablations(options, metrics), read_speed(collected)
-        logged = read_diagnostics(collected)
-        tables["methods"] = methods_tables.methods_table(options, report, compared)
-        tables["ablations"] = methods_tables.ablations_table(options, report, ablated)
-        tables["wall_time"] = methods_tables.wall_time_table(methods.wall_time(options, compared, speed))
-        sentences = verdict(options, compared, ablated)
-        with matplotlib.rc_context(style.RC):
-            drawn = {
-                "scores": methods_figures.against_steps(options, metrics),
-                "scores_time": methods_figures.against_time(options, metrics, speed),
-                **{f"diagnostics_{process}": methods_figures.during_training(options, logged, process) for process in options.processes},
-            }
-            if options.ablations:
-                drawn["changes"] = methods_figures.changes(options, compared, ablated)
-            for name in options.figures():
-                style.save(*drawn[name], folder / f"{name}.pdf")
+    benchmark = Benchmark(options, report, collected)
     for name in options.tables():
-        write_table(tables[name], folder / f"{name}.csv")
-    environment = Environment(loader=PackageLoader("vrpo.reporting", "templates"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+        write_table(getattr(methods_tables, f"{name}_table")(benchmark), folder / f"{name}.csv")
+    for name in options.figures():
+        write_figure(benchmark, name, folder / f"{name}.pdf")
+    write_readme(benchmark, folder)
+
+
+def write_figure(benchmark: Benchmark, name: str, output: Path) -> None:
+    """Draw the figure `name`."""
+    simple = {
+        "scores": methods_figures.against_steps,
+        "scores_time": methods_figures.against_time,
+        "changes": methods_figures.changes,
+    }
+    with matplotlib.rc_context(style.RC):
+        process = name.removeprefix("diagnostics_")
+        if process == name:
+            style.save(*simple[name](benchmark), output)
+        else:
+            style.save(*methods_figures.during_training(benchmark, process), output)
+
+
+def write_readme(benchmark: Benchmark, folder: Path) -> None:
+    """Write README.md of the tables in `folder`, with the verdict."""
+    options = benchmark.options
+    loader = PackageLoader("vrpo.reporting", "templates")
+    environment = Environment(loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    repeatable = [name for name in options.tables() if name in REPEATABLE]
     text = environment.get_template("methods.md").render(
         options=options,
-        report=report,
-        disagreements=methods.disagreements(options, searched),
-        verdict=sentences,
-        tables={name: markdown(tables[name]) for name in options.tables() if name in REPEATABLE},
+        report=benchmark.report,
+        disagreements=disagreements(options, benchmark.searched),
+        verdict=verdict(options, benchmark.compared, benchmark.ablated) if options.chosen else [],
+        tables={name: (folder / f"{name}.md").read_text(encoding="utf-8") for name in repeatable},
         figures=options.figures(),
     )
     write_text(folder / "README.md", text)
