@@ -13,6 +13,7 @@ from vrpo.config.methods import MethodsOptions
 from vrpo.errors import UserError
 from vrpo.machine import processor
 from vrpo.reporting import methods, methods_figures
+from vrpo.reporting.catalogue import benchmark_entries
 from vrpo.reporting.methods_report import write_methods
 from vrpo.reporting.methods_verdict import against_repa, faster, verdict
 from vrpo.reporting.results import read_metrics
@@ -213,8 +214,8 @@ def test_everything_is_written_and_always_the_same(tmp_path: Path) -> None:
     for name in ("a", "b"):
         write_methods(OPTIONS, REPORT, collected, tmp_path / name)
     assert files(tmp_path / "a") == files(tmp_path / "b")
-    wanted = {f"{name}.{kind}" for name in OPTIONS.tables() for kind in ("csv", "md", "tex")}
-    assert set(files(tmp_path / "a")) == wanted | {f"{name}.{kind}" for name in OPTIONS.figures() for kind in ("pdf", "png", "csv")} | {"README.md"}
+    wanted = {file for entry in benchmark_entries(OPTIONS) for file in entry.files}
+    assert set(files(tmp_path / "a")) == wanted | {"README.md"}
     text = (tmp_path / "a/methods.md").read_text()
     assert "| SiT-mini/2 | VRPO | `vrpo-b` | **2.00 ± 0.00** | +2.00 [+2.00, +2.00] |" in text and "made up" in text
     readme = (tmp_path / "a/README.md").read_text()

@@ -1,6 +1,10 @@
 """Figures, tables and claims from made-up results whose answers are known."""
 
+import importlib
 import json
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,19 +15,20 @@ from PIL import Image
 from vrpo.config.options import ReportOptions
 from vrpo.errors import UserError
 from vrpo.reporting import style
+from vrpo.reporting.catalogue import BENCHMARK, CATALOGUE, COLLECTED, Entry, report_entries
 from vrpo.reporting.claims import gains, headline, judge
 from vrpo.reporting.collect import over_stretches
 from vrpo.reporting.diagnostics import compare
-from vrpo.reporting.figures import FIGURES, draw
+from vrpo.reporting.draw import draw
 from vrpo.reporting.report import write_report
 from vrpo.reporting.results import last_milestone, main_sampler, read_diagnostics, read_metrics
-from vrpo.reporting.tables import TABLES, write
 
 ROOT = Path(__file__).parents[2]
 MINIATURE = ReportOptions(metric_space="miniature: made up")
 IMAGENET = ReportOptions(metric_space="ImageNet 256x256, Inception features", published=str(ROOT / "config/published.csv"))
 STEPS = (500, 1000, 1500)
 FIDS = {"none": (40.0, 20.0, 12.0), "repa": (30.0, 15.0, 10.0), "vrpo": (26.0, 12.0, 8.0)}
+FIGURES, TABLES = ([entry.name for entry in report_entries(kind)] for kind in ("figure", "table"))
 RUN = {"SiT-B/2": ("sit", "interpolant", "ode"), "DiT-XL/2": ("dit", "ddpm", "ddpm")}
 
 
@@ -163,7 +168,7 @@ def test_rivals_of_one_kind_keep_their_own_names(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", FIGURES)
 def test_figures_are_deterministic_and_not_blank(name: str, three_seeds: Path, tmp_path: Path) -> None:
     for place in ("a", "b"):
-        draw(name, MINIATURE, three_seeds, tmp_path / place / f"{name}.pdf")
+        draw("figure", name, MINIATURE, three_seeds, tmp_path / place / f"{name}.pdf")
     for ending in ("pdf", "png", "csv"):
         first, second = ((tmp_path / place / f"{name}.{ending}").read_bytes() for place in ("a", "b"))
         assert first == second
@@ -171,7 +176,7 @@ def test_figures_are_deterministic_and_not_blank(name: str, three_seeds: Path, t
 
 
 def test_fid_figure_holds_the_band(three_seeds: Path, tmp_path: Path) -> None:
-    draw("fid", MINIATURE, three_seeds, tmp_path / "fid.pdf")
+    draw("figure", "fid", MINIATURE, three_seeds, tmp_path / "fid.pdf")
     data = pd.read_csv(tmp_path / "fid.csv")
     row = data[(data["run"] == "sit-repa") & (data["step"] == 1500)].iloc[0]
     assert (row["least"], row["mean"], row["greatest"], row["seeds"]) == (10.0, 11.0, 12.0, 3)
@@ -180,12 +185,12 @@ def test_fid_figure_holds_the_band(three_seeds: Path, tmp_path: Path) -> None:
 
 def test_rewards_without_vrpo_say_so(tmp_path: Path) -> None:
     folder = collected(tmp_path / "collected", metrics_frame(kinds=("none", "repa")))
-    draw("rewards", MINIATURE, folder, tmp_path / "rewards.pdf")
+    draw("figure", "rewards", MINIATURE, folder, tmp_path / "rewards.pdf")
     assert (tmp_path / "rewards.png").stat().st_size > 0
 
 
 def test_diagnostics_figure_sets_vrpo_beside_repa(three_seeds: Path, tmp_path: Path) -> None:
-    draw("diagnostics", MINIATURE, three_seeds, tmp_path / "a.pdf")
+    draw("figure", "diagnostics", MINIATURE, three_seeds, tmp_path / "a.pdf")
     data = pd.read_csv(tmp_path / "a.csv").set_index(["run", "quantity", "step"])
     assert set(data["label"]) == {"REPA", "VRPO"} and set(data.index.get_level_values("run")) == {"sit-repa", "sit-vrpo"}
     overall, by_level = data[data["noise_level"].isna()], data[data["noise_level"].notna()]
@@ -208,7 +213,7 @@ def test_diagnostics_figure_sets_vrpo_beside_repa(three_seeds: Path, tmp_path: P
         titles = [axis.get_title(loc="left") or axis.get_title() for axis in figure.axes if axis.axison]
         assert titles == [*shown, "KL to encoder's policy / κ", "share of clipped ratios"]  # no panel for what nobody logged
     folder = collected(tmp_path / "collected", metrics_frame(kinds=("none", "repa")))
-    draw("diagnostics", MINIATURE, folder, tmp_path / "b.pdf")
+    draw("figure", "diagnostics", MINIATURE, folder, tmp_path / "b.pdf")
     assert (tmp_path / "b.png").stat().st_size > 0
 
 
@@ -222,12 +227,12 @@ def test_long_logs_are_averaged_over_stretches_of_steps() -> None:
 
 
 def test_representation_figure_holds_all_levels_and_may_be_empty(one_seed: Path, tmp_path: Path) -> None:
-    draw("representation", MINIATURE, one_seed, tmp_path / "a.pdf")
+    draw("figure", "representation", MINIATURE, one_seed, tmp_path / "a.pdf")
     data = pd.read_csv(tmp_path / "a.csv")
     assert set(data["noise_level"]) == {0.2, 0.5, 0.8} and set(data["label"]) == {"none", "REPA", "VRPO"}
     folder = collected(tmp_path / "collected", metrics_frame())
     (folder / "representation.csv").write_text((folder / "representation.csv").read_text().splitlines()[0] + "\n")
-    draw("representation", MINIATURE, folder, tmp_path / "b.pdf")
+    draw("figure", "representation", MINIATURE, folder, tmp_path / "b.pdf")
     assert (tmp_path / "b.png").stat().st_size > 0
 
 
@@ -246,7 +251,7 @@ def test_colours_are_the_same_everywhere() -> None:
 @pytest.mark.parametrize("name", TABLES)
 @pytest.mark.parametrize("options", [MINIATURE, IMAGENET], ids=["miniature", "imagenet"])
 def test_tables_in_three_formats(name: str, options: ReportOptions, three_seeds: Path, tmp_path: Path) -> None:
-    write(name, options, three_seeds, tmp_path / f"{name}.csv")
+    draw("table", name, options, three_seeds, tmp_path / f"{name}.csv")
     data = pd.read_csv(tmp_path / f"{name}.csv")
     markdown, latex = (tmp_path / f"{name}.md").read_text(), (tmp_path / f"{name}.tex").read_text()
     assert len(data) > 0
@@ -259,8 +264,8 @@ def test_tables_in_three_formats(name: str, options: ReportOptions, three_seeds:
 
 
 def test_published_numbers_stand_only_beside_imagenet(three_seeds: Path, tmp_path: Path) -> None:
-    write("comparison", MINIATURE, three_seeds, tmp_path / "mini.csv")
-    write("comparison", IMAGENET, three_seeds, tmp_path / "imagenet.csv")
+    draw("table", "comparison", MINIATURE, three_seeds, tmp_path / "mini.csv")
+    draw("table", "comparison", IMAGENET, three_seeds, tmp_path / "imagenet.csv")
     assert set(pd.read_csv(tmp_path / "mini.csv")["source"]) == {"this pipeline"}
     published = pd.read_csv(tmp_path / "imagenet.csv")
     assert 24.4 in set(published.loc[published["source"] != "this pipeline", "fid"])
@@ -268,7 +273,7 @@ def test_published_numbers_stand_only_beside_imagenet(three_seeds: Path, tmp_pat
 
 
 def test_best_is_bold_only_where_there_is_a_rival(three_seeds: Path, tmp_path: Path) -> None:
-    write("comparison", MINIATURE, three_seeds, tmp_path / "t.csv")
+    draw("table", "comparison", MINIATURE, three_seeds, tmp_path / "t.csv")
     lines = (tmp_path / "t.md").read_text().splitlines()
     assert [line for line in lines if "VRPO" in line and "| ode |" in line and "**9.10 ± 1.10**" in line]
     assert not [line for line in lines if "guided" in line and "**" in line]  # all equal
@@ -277,7 +282,7 @@ def test_best_is_bold_only_where_there_is_a_rival(three_seeds: Path, tmp_path: P
 def test_report_is_whole(three_seeds: Path) -> None:
     folder = three_seeds.parent
     for name in FIGURES:
-        draw(name, MINIATURE, three_seeds, folder / f"figures/{name}.pdf")
+        draw("figure", name, MINIATURE, three_seeds, folder / f"figures/{name}.pdf")
     write_report(MINIATURE, folder, folder / "report.html")
     html = (folder / "report.html").read_text()
     assert html.count("data:image/png;base64,") == len(FIGURES)
@@ -290,27 +295,43 @@ def test_report_is_whole(three_seeds: Path) -> None:
     assert (folder / "report.html").read_bytes() == first
 
 
-def test_workflow_knows_the_same_figures_and_tables() -> None:
-    rules = (ROOT / "workflow/rules/report.smk").read_text()
-    for name in [*FIGURES, *TABLES]:
-        assert f'    "{name}": ' in rules
-        assert (ROOT / f"workflow/report/{name}.rst").is_file()
-        assert name in (ROOT / "Makefile").read_text()
+def test_entries_of_the_catalogue_are_whole() -> None:
+    names = [entry.name for entry in CATALOGUE]
+    assert len(set(names)) == len(names)
+    for entry in [*CATALOGUE, *BENCHMARK]:
+        module, _, name = entry.function.partition(":")
+        assert callable(getattr(importlib.import_module(module), name))
+        assert entry.title and set(entry.needs) <= set(COLLECTED)
+    assert all(entry.caption.endswith(".") for entry in CATALOGUE)
+
+
+@pytest.mark.parametrize("entry", CATALOGUE, ids=lambda entry: entry.name)
+def test_an_entry_reads_what_it_needs_and_nothing_else(entry: Entry, three_seeds: Path, tmp_path: Path) -> None:
+    for file in entry.needs:
+        shutil.copy(three_seeds / file, tmp_path)
+    assert entry.make(MINIATURE, tmp_path)
+
+
+def test_the_makefile_asks_the_catalogue() -> None:
+    words = [sys.executable, "-m", "vrpo.reporting.catalogue"]
+    printed = subprocess.run(words, capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    assert printed.split() == [*FIGURES, *TABLES]
+    assert "FIGURE ?= $$(python -m vrpo.reporting.catalogue) report\n" in (ROOT / "Makefile").read_text()
 
 
 def test_bad_input_is_named(one_seed: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"figure `fidd`.*known: fid"):
-        draw("fidd", MINIATURE, one_seed, tmp_path / "x.pdf")
-    with pytest.raises(UserError, match=r"table `claim`.*claims"):
-        write("claim", MINIATURE, one_seed, tmp_path / "x.csv")
+        draw("figure", "fidd", MINIATURE, one_seed, tmp_path / "x.pdf")
+    with pytest.raises(UserError, match=r"^table `claim`: not in the catalogue; known: comparison, convergence, gains, claims$"):
+        draw("table", "claim", MINIATURE, one_seed, tmp_path / "x.csv")
     with pytest.raises(UserError, match=r"metrics.csv: is missing"):
-        draw("fid", MINIATURE, tmp_path, tmp_path / "x.pdf")
+        draw("figure", "fid", MINIATURE, tmp_path, tmp_path / "x.pdf")
     (tmp_path / "metrics.csv").write_text("run,fid\n")
     with pytest.raises(UserError, match="lacks the column"):
-        draw("fid", MINIATURE, tmp_path, tmp_path / "x.pdf")
+        draw("figure", "fid", MINIATURE, tmp_path, tmp_path / "x.pdf")
     (tmp_path / "samples.npz").write_bytes(b"PK half a file")
     with pytest.raises(UserError, match=r"samples.npz: not a .npz, truncated or damaged"):
-        draw("samples", MINIATURE, tmp_path, tmp_path / "x.pdf")
+        draw("figure", "samples", MINIATURE, tmp_path, tmp_path / "x.pdf")
     with pytest.raises(UserError, match="published numbers"):
-        write("comparison", ReportOptions(published=str(tmp_path / "absent.csv")), one_seed, tmp_path / "x.csv")
+        draw("table", "comparison", ReportOptions(published=str(tmp_path / "absent.csv")), one_seed, tmp_path / "x.csv")
     assert not list(tmp_path.glob("x.*"))

@@ -29,9 +29,9 @@ def figure(name: Annotated[str, typer.Argument(help="which figure")], config: Co
     """Draw a figure from collected results (.pdf, .png and the .csv behind it)."""
     from vrpo.config import load_resolved
     from vrpo.config.options import ReportOptions
-    from vrpo.reporting.figures import draw
+    from vrpo.reporting.draw import draw
 
-    draw(name, load_resolved(ReportOptions, config), collected, output)
+    draw("figure", name, load_resolved(ReportOptions, config), collected, output)
 
 
 @app.command("table")
@@ -39,9 +39,9 @@ def table(name: Annotated[str, typer.Argument(help="which table")], config: Conf
     """Write a table from collected results (.csv, .md and .tex)."""
     from vrpo.config import load_resolved
     from vrpo.config.options import ReportOptions
-    from vrpo.reporting.tables import write
+    from vrpo.reporting.draw import draw
 
-    write(name, load_resolved(ReportOptions, config), collected, output)
+    draw("table", name, load_resolved(ReportOptions, config), collected, output)
 
 
 @app.command("report")

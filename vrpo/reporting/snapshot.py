@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import shutil
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,11 @@ from vrpo.config.experiment import ExperimentConfig
 from vrpo.errors import UserError
 from vrpo.files import atomic_output, write_text
 from vrpo.machine import processor
+from vrpo.reporting.catalogue import Entry, benchmark_entries
 from vrpo.reporting.diagnostics import moments
 from vrpo.reporting.results import read_protocol, read_speed
 
+COMMITTED = {"table": (".md", ".csv"), "figure": (".png",)}
 ELSEWHERE = ("results", "resources")  # options that say where and with what a job runs, not what it computes
 
 
@@ -35,25 +38,26 @@ def write_snapshot(config: ExperimentConfig, output_folder: Path) -> None:
     """
     if config.methods is None:
         raise UserError("methods: this config has no method benchmark; add config/methods.yaml to --configfile")
-    source, collected = config.folder / "methods", config.folder / "collected"
-    names = [
-        "README.md",
-        *(f"{name}.{kind}" for name in config.methods.tables() for kind in ("md", "csv")),
-        *(f"{name}.png" for name in config.methods.figures()),
-    ]
-    copied = {**{name: source / name for name in names}, "metrics.csv": collected / "metrics.csv"}
-    diagnosed = [f"{name}.csv" for name in config.methods.figures() if name.startswith("diagnostics_")]
+    source, entries = config.folder / "methods", benchmark_entries(config.methods)
+    copied = {name: source / name for name in ["README.md", *snapshot_files(entries)]}
+    copied["metrics.csv"] = config.folder / "collected/metrics.csv"
+    diagnosed = [f"{entry.name}.csv" for entry in entries if "diagnostics.csv" in entry.needs]
     for path in [*copied.values(), *(source / name for name in diagnosed)]:
         if not path.is_file():
             raise UserError(f"{path}: is missing; run the benchmark to its end (`snakemake methods`)")
     for name, path in copied.items():
-        with atomic_output(output_folder / name) as partial:
-            shutil.copyfile(path, partial)
+        _copy(path, output_folder / name)
     for name in diagnosed:
         data = pd.read_csv(source / name)
-        write_text(output_folder / name, data[data["step"].isin(moments(data["step"]))].to_csv(index=False))
+        data = data[data["step"].isin(moments(data["step"]))]
+        write_text(output_folder / name, data.to_csv(index=False))
     _write_json(output_folder / "provenance.json", provenance(config))
     _write_json(output_folder / "machine.json", machine(config))
+
+
+def snapshot_files(entries: Iterable[Entry]) -> list[str]:
+    """Names of the files of `entries` that are committed."""
+    return [name for entry in entries for name in entry.files if name.endswith(COMMITTED[entry.kind])]
 
 
 def provenance(config: ExperimentConfig) -> dict[str, Any]:
@@ -83,6 +87,11 @@ def machine(config: ExperimentConfig) -> dict[str, Any]:
         "images_per_second": {run: float(rows.median()) for run, rows in speed.groupby("run", sort=False)["images_per_second"]},
         "first_and_last_milestone": times,
     }
+
+
+def _copy(path: Path, output: Path) -> None:
+    with atomic_output(output) as partial:
+        shutil.copyfile(path, partial)
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

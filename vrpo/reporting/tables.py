@@ -1,8 +1,7 @@
-"""The report's tables as CSV, Markdown and LaTeX, each from collected results alone: `comparison`, `convergence`, `gains`, `claims`."""
+"""Tables of the report, each from collected results alone."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ from vrpo.config.options import ReportOptions
 from vrpo.errors import UserError
 from vrpo.reporting import claims
 from vrpo.reporting.compare import interval_note
-from vrpo.reporting.formatting import Table, cell, factors, intervals, space_text, steps_text, write_table
+from vrpo.reporting.formatting import Table, cell, factors, intervals, space_text, steps_text
 from vrpo.reporting.results import last_milestone, main_sampler, read_metrics
 
 SCORES = {
@@ -26,19 +25,9 @@ SCORES = {
 OURS = "this pipeline"
 
 
-def write(name: str, options: ReportOptions, collected: Path, output: Path) -> None:
-    """Write the table `name` as `output` with the endings .csv, .md and .tex.
-
-    Raises:
-        UserError: there is no such table, or collected results are missing.
-    """
-    if name not in TABLES:
-        raise UserError(f"table `{name}`: there is none; known: {', '.join(TABLES)}")
-    write_table(TABLES[name](options, read_metrics(collected)), output)
-
-
-def comparison(options: ReportOptions, metrics: pd.DataFrame) -> Table:
+def comparison(options: ReportOptions, collected: Path) -> Table:
     """All scores at each run's last milestone, mean and standard deviation over seeds; published numbers below, where they are comparable."""
+    metrics = read_metrics(collected)
     scores = [name for name in SCORES if name in metrics and metrics[name].notna().any()]
     by = ["model", "label", "run", "step", "sampler", "guidance"]
     final = last_milestone(metrics).assign(guidance=lambda frame: frame.get("guidance", np.nan))
@@ -66,9 +55,9 @@ def comparison(options: ReportOptions, metrics: pd.DataFrame) -> Table:
     return Table(data, shown, f"{space_text(options)} {'Mean ± standard deviation over seeds. ' if several else ''}Bold: best of its model and sampler.")
 
 
-def convergence(options: ReportOptions, metrics: pd.DataFrame) -> Table:
+def convergence(options: ReportOptions, collected: Path) -> Table:
     """FID at every milestone, mean over seeds."""
-    rows = main_sampler(metrics)
+    rows = main_sampler(read_metrics(collected))
     data = rows.groupby(["model", "label", "run", "sampler", "step"], sort=False)["fid"].agg(mean="mean", std="std", seeds="count").reset_index()
     wide = data.pivot_table(index=["model", "label"], columns="step", values="mean", sort=False)
     wide = wide[sorted(wide.columns)]
@@ -80,9 +69,9 @@ def convergence(options: ReportOptions, metrics: pd.DataFrame) -> Table:
     return Table(data, shown, f"FID at training steps, mean over seeds. {space_text(options)} Bold: best of its model.")
 
 
-def gains(options: ReportOptions, metrics: pd.DataFrame) -> Table:
+def gains(options: ReportOptions, collected: Path) -> Table:
     """Paired differences between alignments: FID gained and training steps saved."""
-    data = claims.gains(metrics)
+    data = claims.gains(read_metrics(collected))
     shown = pd.DataFrame(
         {
             "model": data["model"],
@@ -102,9 +91,9 @@ def gains(options: ReportOptions, metrics: pd.DataFrame) -> Table:
     return Table(data, shown, f"{note} {space_text(options)}")
 
 
-def claimed(options: ReportOptions, metrics: pd.DataFrame) -> Table:
+def claimed(options: ReportOptions, collected: Path) -> Table:
     """The paper's claims: claimed, observed here, verdict."""
-    data = claims.judge(metrics, comparable=options.published is not None)
+    data = claims.judge(read_metrics(collected), comparable=options.published is not None)
     named = data.rename(columns={"low": "observed_low", "high": "observed_high"})
     is_gain = data["claim"] == claims.GAIN.name
     observed = np.where(is_gain, intervals(named, "observed"), factors(named, "observed"))
@@ -115,9 +104,6 @@ def claimed(options: ReportOptions, metrics: pd.DataFrame) -> Table:
     rule = "Reproduced: the interval shows an improvement and reaches the claim."
     note = source, interval_note(data["seeds"].max()), rule, space_text(options)
     return Table(data, shown, " ".join(filter(None, note)))
-
-
-TABLES: dict[str, Callable[[ReportOptions, pd.DataFrame], Table]] = {"comparison": comparison, "convergence": convergence, "gains": gains, "claims": claimed}
 
 
 def _published(path: str, models: set[str]) -> pd.DataFrame:

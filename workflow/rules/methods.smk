@@ -1,5 +1,7 @@
 # The method benchmark: its runs are rows like any other; here are its tables, figures and verdict, and the copy to commit.
 
+from vrpo.reporting.catalogue import benchmark_entries
+
 METHODS = EXPERIMENT.methods
 
 
@@ -11,8 +13,7 @@ if METHODS:
             report=RESULTS / "config/report.yaml",
             collected=COLLECTED,
         output:
-            expand(RESULTS / "methods/{name}.{kind}", name=METHODS.tables(), kind=["csv", "md", "tex"]),
-            expand(RESULTS / "methods/{name}.{kind}", name=METHODS.figures(), kind=["pdf", "png", "csv"]),
+            [RESULTS / f"methods/{file}" for entry in benchmark_entries(METHODS) for file in entry.files],
             readme=RESULTS / "methods/README.md",
         log:
             RESULTS / "logs/methods.log",
