@@ -17,7 +17,7 @@ from vrpo.reporting.catalogue import benchmark_entries
 from vrpo.reporting.methods_report import write_methods
 from vrpo.reporting.methods_verdict import against_repa, faster, verdict
 from vrpo.reporting.results import read_metrics
-from vrpo.reporting.snapshot import write_snapshot
+from vrpo.reporting.snapshot import redraw_snapshot, write_snapshot
 
 METRICS = metrics_of()
 
@@ -255,6 +255,24 @@ def test_snapshot_is_the_same_but_for_the_machine(tmp_path: Path, mini_methods: 
     assert files(tmp_path / "c")["provenance.json"] == first["provenance.json"]
     with pytest.raises(UserError, match="no method benchmark"):
         write_snapshot(parse_experiment({**mini_methods, "methods": None}, "made up"), tmp_path / "none")
+
+
+def test_a_snapshot_is_redrawn_from_its_own_files(tmp_path: Path, mini_methods: dict[str, object]) -> None:
+    words = {"title": REPORT.title, "metric_space": REPORT.metric_space}
+    config = parse_experiment({**mini_methods, "results": str(tmp_path / "results"), "methods": OPTIONS.model_dump(), "report": words}, "made up")
+    write_collected(config.folder / "collected", METRICS)
+    write_methods(OPTIONS, REPORT, config.folder / "collected", config.folder / "methods")
+    folder = tmp_path / "snapshot"
+    write_snapshot(config, folder)
+    before = files(folder)
+    redrawn = ("README.md", "methods.md", "ablations.csv", "search.md", "wall_time.md", "changes.png", "scores.png")
+    for name in redrawn:
+        (folder / name).unlink()
+    redraw_snapshot(folder)
+    assert files(folder) == before
+    (folder / "provenance.json").write_text("{}")
+    with pytest.raises(UserError, match=r"provenance\.json: missing or not a snapshot's"):
+        redraw_snapshot(folder)
 
 
 @pytest.fixture

@@ -82,6 +82,16 @@ def methods_snapshot(
     write_snapshot(load_experiment(*config), output_folder)
 
 
+@app.command("methods-redraw")
+def methods_redraw(
+    folder: Annotated[Path, typer.Argument(help="a snapshot, e.g. docs/methods")],
+) -> None:
+    """Compute a snapshot's tables, verdict and figures of scores again, from its own CSVs."""
+    from vrpo.reporting.snapshot import redraw_snapshot
+
+    redraw_snapshot(folder)
+
+
 @app.command("cost")
 def cost(
     config: Annotated[list[Path], typer.Option(help="the experiment's config file")],

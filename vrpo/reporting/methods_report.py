@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from vrpo.config.methods import MethodsOptions
 from vrpo.config.options import ReportOptions
 from vrpo.files import write_text
-from vrpo.reporting.catalogue import benchmark_entries
+from vrpo.reporting.catalogue import Entry, benchmark_entries
 from vrpo.reporting.draw import write
 from vrpo.reporting.methods import Benchmark, disagreements
 from vrpo.reporting.methods_verdict import verdict
@@ -26,14 +26,13 @@ def write_methods(
     Raises:
         UserError: collected results are missing.
     """
-    benchmark = Benchmark(options, report, collected)
-    for entry in benchmark_entries(options):
+    write_entries(Benchmark(options, report, collected), benchmark_entries(options), folder)
+
+
+def write_entries(benchmark: Benchmark, wanted: list[Entry], folder: Path) -> None:
+    """Write the tables and figures `wanted`, all tables among them, and README.md."""
+    for entry in wanted:
         write(entry, folder / entry.files[0], benchmark)
-    write_readme(benchmark, folder)
-
-
-def write_readme(benchmark: Benchmark, folder: Path) -> None:
-    """Write README.md of the tables in `folder`, with the verdict."""
     options = benchmark.options
     loader = PackageLoader("vrpo.reporting", "templates")
     blocks = {"trim_blocks": True, "lstrip_blocks": True}

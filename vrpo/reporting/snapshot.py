@@ -10,16 +10,22 @@ import shutil
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pandas as pd
 
+from vrpo.config.described import described_report
 from vrpo.config.experiment import ExperimentConfig
+from vrpo.config.methods import MethodsOptions
+from vrpo.config.options import ReportOptions
 from vrpo.errors import UserError
 from vrpo.files import atomic_output, write_text
 from vrpo.machine import processor
 from vrpo.reporting.catalogue import Entry, benchmark_entries
 from vrpo.reporting.diagnostics import moments
+from vrpo.reporting.methods import Benchmark
+from vrpo.reporting.methods_report import write_entries
 from vrpo.reporting.results import read_protocol, read_speed
 
 COMMITTED = {"table": (".md", ".csv"), "figure": (".png",)}
@@ -27,11 +33,11 @@ ELSEWHERE = ("results", "resources")  # options that say where and with what a j
 
 
 def write_snapshot(config: ExperimentConfig, output_folder: Path) -> None:
-    """Copy the benchmark's README.md, tables (.md, .csv), figures (.png) and scores (metrics.csv) to `output_folder`, with their provenance.
+    """Copy the benchmark's small results to `output_folder`, with their provenance.
 
-    Of what the figures `diagnostics_<process>` show, the numbers at the moments that they draw by noise level are copied, too.
-
-    provenance.json holds what the numbers are a function of; machine.json where and how long it took, the one file that a repetition changes.
+    These are README.md, tables (.md, .csv), figures (.png), scores (metrics.csv) and, of the
+    diagnostics by noise level, the moments that their figures show. machine.json is the only file
+    that a repetition changes, beside those by the clock.
 
     Raises:
         UserError: the config has no `methods`, or the benchmark has not run to its end.
@@ -55,6 +61,28 @@ def write_snapshot(config: ExperimentConfig, output_folder: Path) -> None:
     _write_json(output_folder / "machine.json", machine(config))
 
 
+def redraw_snapshot(folder: Path) -> None:
+    """Compute a snapshot's tables, verdict and figures of scores again, from its own CSVs.
+
+    Figures that need more than a snapshot holds (trainings by the clock or by noise level) stay.
+
+    Raises:
+        UserError: a file of the snapshot is missing or damaged.
+    """
+    path = folder / "provenance.json"
+    try:
+        made_from = json.loads(path.read_text(encoding="utf-8"))
+        options = MethodsOptions.model_validate(made_from["methods"])
+        report = ReportOptions.model_validate(made_from["report"])
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path}: missing or not a snapshot's ({error}); restore it") from error
+    entries = [entry for entry in benchmark_entries(options) if entry.kind == "table" or entry.needs == ("metrics.csv",)]
+    with TemporaryDirectory() as drawn:
+        write_entries(Benchmark(options, report, folder), entries, Path(drawn))
+        for name in ["README.md", *snapshot_files(entries)]:
+            _copy(Path(drawn, name), folder / name)
+
+
 def snapshot_files(entries: Iterable[Entry]) -> list[str]:
     """Names of the files of `entries` that are committed."""
     return [name for entry in entries for name in entry.files if name.endswith(COMMITTED[entry.kind])]
@@ -67,6 +95,7 @@ def provenance(config: ExperimentConfig) -> dict[str, Any]:
         "experiment": config.experiment,
         "config_sha256": hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest(),
         "methods": content["methods"],
+        "report": described_report(config).model_dump(include={"title", "metric_space"}),
         "milestones": config.milestones,
         "versions": read_protocol(config.folder / "collected")["versions"],
     }
