@@ -16,7 +16,6 @@ from vrpo.reporting import methods, methods_figures
 from vrpo.reporting.catalogue import benchmark_entries
 from vrpo.reporting.methods_report import write_methods
 from vrpo.reporting.methods_verdict import against_repa, faster, verdict
-from vrpo.reporting.results import read_metrics
 from vrpo.reporting.snapshot import redraw_snapshot, write_snapshot
 
 METRICS = metrics_of()
@@ -24,6 +23,12 @@ METRICS = metrics_of()
 
 def without(**changes: object) -> MethodsOptions:
     return MethodsOptions.model_validate({**OPTIONS.model_dump(), **changes})
+
+
+def numbers(options: MethodsOptions, metrics: pd.DataFrame) -> methods.Benchmark:
+    benchmark = methods.Benchmark(options, REPORT, Path())
+    vars(benchmark)["metrics"] = metrics
+    return benchmark
 
 
 # ---- the rule ---------------------------------------------------------------------------------------------------------
@@ -37,13 +42,13 @@ def test_rule_takes_the_lowest_and_ties_go_to_the_first() -> None:
 
 
 def test_search_table_and_agreement_with_the_config() -> None:
-    searched = methods.search(OPTIONS, METRICS)
+    searched = numbers(OPTIONS, METRICS).searched
     assert list(searched["candidate"]) == ["repa-a", "repa-b", "vrpo-a", "vrpo-b"]
     np.testing.assert_allclose(searched["mean"], [3.02, 3.0, 2.5, 2.0])
     columns = ["sit_10", "sit_11", "dit_10", "dit_11"]  # the mean is geometric: processes whose scores differ in size weigh the same
     np.testing.assert_allclose(searched[columns].iloc[2], 2.5 * np.array([1 / 4.4, 1.1 / 4, 4 / 1.1, 4.4]))
     assert list(searched["rule"]) == list(searched["chosen"]) == [True, False, False, True]
-    assert methods.disagreements(OPTIONS, searched) == []
+    assert numbers(OPTIONS, METRICS).disagreements == []
 
 
 def test_disagreement_is_said_plainly(tmp_path: Path) -> None:
@@ -70,7 +75,7 @@ def test_before_anything_is_chosen_only_the_search_is_reported(tmp_path: Path) -
 
 
 def test_comparison_is_paired_and_in_both_spaces() -> None:
-    table = methods.comparison(OPTIONS, METRICS).set_index(["process", "alignment", "score"])
+    table = numbers(OPTIONS, METRICS).compared.set_index(["process", "alignment", "score"])
     row = table.loc[("dit", "vrpo-b", "fid")]
     assert (row["gain"], row["gain_low"], row["gain_high"]) == (2.0, 2.0, 2.0)
     assert row["speedup"] == row["speedup_high"] == pytest.approx(2.0)  # 4.0 is reached at 1,000 of 2,000 steps
@@ -87,7 +92,7 @@ def test_comparison_is_paired_and_in_both_spaces() -> None:
 
 
 def test_ablations_are_compared_with_the_chosen_vrpo() -> None:
-    table = methods.ablations(OPTIONS, METRICS).set_index(["alignment", "score"])
+    table = numbers(OPTIONS, METRICS).ablated.set_index(["alignment", "score"])
     assert table.loc[("vrpo-worse", "fid"), ["change", "change_low", "change_high"]].tolist() == [3.0, 3.0, 3.0]
     alike = table.loc[("vrpo-alike", "fid")]
     assert alike["change"] == pytest.approx(0.0, abs=1e-12) and alike["change_low"] < 0 < alike["change_high"]
@@ -97,7 +102,7 @@ def test_ablations_are_compared_with_the_chosen_vrpo() -> None:
 def test_a_second_form_of_repa_is_not_called_repa() -> None:
     options = without(compared=[*OPTIONS.compared, "repa-b", "vrpo-a"])
     kinds = pd.DataFrame({"alignment": list(KINDS), "kind": list(KINDS.values())})
-    named = methods.labels(options, kinds)
+    named = numbers(options, kinds).labels
     assert named == {"none": "none", "repa-a": "REPA", "haste": "HASTE", "vrpo-b": "VRPO", "repa-b": "repa-b", "vrpo-a": "vrpo-a"}
 
 
@@ -110,7 +115,7 @@ def test_without_a_search_none_is_told(tmp_path: Path) -> None:
 
 def test_one_milestone_tells_no_speed(tmp_path: Path) -> None:
     metrics = METRICS[METRICS["step"] == METRICS["step"].max()]
-    compared = methods.comparison(OPTIONS, metrics)
+    compared = numbers(OPTIONS, metrics).compared
     assert compared["speedup"].isna().all() and compared["gain"].notna().sum() == 2 * 2 * 3
     write_methods(OPTIONS, REPORT, write_collected(tmp_path / "collected", metrics), tmp_path / "methods")
     text = (tmp_path / "methods/README.md").read_text()
@@ -126,37 +131,37 @@ def test_changes_are_those_of_the_ablations_and_of_repa(tmp_path: Path) -> None:
 
 def test_wall_time_is_steps_over_cost(tmp_path: Path) -> None:
     benchmark = methods.Benchmark(OPTIONS, REPORT, write_collected(tmp_path, METRICS))
-    table = methods.wall_time(OPTIONS, benchmark.compared, benchmark.rates).set_index(["process", "label"])
+    table = benchmark.wall_time.set_index(["process", "label"])
     assert table.loc[("sit", "VRPO"), "cost"] == pytest.approx(1.25)
     assert table.loc[("sit", "VRPO"), "speedup"] == pytest.approx(2.0 / 1.25)
 
 
 def test_missing_runs_are_named() -> None:
     with pytest.raises(UserError, match=r"run `dit-haste` has no score `fid`"):
-        methods.comparison(OPTIONS, METRICS[METRICS["run"] != "dit-haste"])
+        assert numbers(OPTIONS, METRICS[METRICS["run"] != "dit-haste"]).compared is not None
     unscored = METRICS.assign(fid=METRICS["fid"].where((METRICS["run"] != "sit-none") | (METRICS["step"] != 2000)))
     with pytest.raises(UserError, match=r"run `sit-none` has no score `fid`"):
-        methods.comparison(OPTIONS, unscored)
+        assert numbers(OPTIONS, unscored).compared is not None
 
 
 @pytest.mark.parametrize(("run", "seed", "step"), [("dit-haste", 3, None), ("sit-repa-a", 1, None), ("sit-vrpo-b", 2, 2000)])
 def test_a_missing_seed_or_milestone_is_named_and_not_counted(run: str, seed: int, step: int | None) -> None:
     gone = (METRICS["run"] == run) & (METRICS["seed"] == seed) & (METRICS["step"] == (step or METRICS["step"]))
     with pytest.raises(UserError, match=rf"run `{run}` lacks scores `fid` of seed {seed}"):
-        methods.comparison(OPTIONS, METRICS[~gone])
+        assert numbers(OPTIONS, METRICS[~gone]).compared is not None
 
 
 def test_a_missing_seed_of_the_search_is_named() -> None:
     searched = METRICS[METRICS["run"].str.startswith("search-")]
     run, seed = searched.iloc[-1][["run", "seed"]]
     with pytest.raises(UserError, match=rf"run `{run}` lacks scores `\w+` of seed {seed}"):
-        methods.search(OPTIONS, METRICS[(METRICS["run"] != run) | (METRICS["seed"] != seed)])
+        assert numbers(OPTIONS, METRICS[(METRICS["run"] != run) | (METRICS["seed"] != seed)]).searched is not None
 
 
 def test_the_second_score_is_called_after_the_search_only_where_there_was_one() -> None:
     unsearched = OPTIONS.model_copy(update={"candidates": None})
     for options, words in ((OPTIONS, "in the score that the search looked at, VRPO"), (unsearched, "in the second feature space, VRPO")):
-        sentences = verdict(options, methods.comparison(options, METRICS), methods.ablations(options, METRICS))
+        sentences = verdict(numbers(options, METRICS))
         assert any(words in sentence for sentence in sentences)
 
 
@@ -196,7 +201,7 @@ def test_speed_in_words(change: dict[str, object], words: list[str]) -> None:
 
 
 def test_verdict_names_every_part() -> None:
-    text = " ".join(verdict(OPTIONS, methods.comparison(OPTIONS, METRICS), methods.ablations(OPTIONS, METRICS)))
+    text = " ".join(verdict(numbers(OPTIONS, METRICS)))
     for words in ("On SiT-mini/2, VRPO beats REPA by 2.00 FID", "On DiT-mini/2", "1.00 FD-validation", "none is worse than REPA by 4.00 FID"):
         assert words in text
     assert "worse: `vrpo-worse` +3.00 [+3.00, +3.00]; undecided: `vrpo-alike`" in text
@@ -292,5 +297,5 @@ def mini_methods() -> dict[str, object]:
 
 
 def test_metrics_are_read_as_collected(tmp_path: Path) -> None:
-    labels = methods.labels(OPTIONS, read_metrics(write_collected(tmp_path, METRICS)))
+    labels = methods.Benchmark(OPTIONS, REPORT, write_collected(tmp_path, METRICS)).labels
     assert labels == {"none": "none", "repa-a": "REPA", "haste": "HASTE", "vrpo-b": "VRPO"}

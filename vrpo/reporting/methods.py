@@ -5,7 +5,7 @@ The rule and the budget are in docs/methods.md, the paired comparisons in `compa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
@@ -37,7 +37,11 @@ ABLATED = [
 
 @dataclass(frozen=True)
 class Benchmark:
-    """The benchmark's numbers, from a folder of collected results or from a snapshot of them."""
+    """The benchmark's numbers, from a folder of collected results or from a snapshot of them.
+
+    Raises:
+        UserError: a run that a number needs lacks a seed, a milestone or a score.
+    """
 
     options: MethodsOptions
     report: ReportOptions
@@ -45,23 +49,89 @@ class Benchmark:
 
     @cached_property
     def metrics(self) -> pd.DataFrame:
-        """Scores."""
+        """`metrics.csv`."""
         return read_metrics(self.folder)
 
     @cached_property
+    def scores(self) -> list[str]:
+        """The scores of the verdict, the held-out one first."""
+        return list(filter(None, (self.options.held_out, self.options.validation)))
+
+    @cached_property
+    def labels(self) -> dict[str, str]:
+        """Names of the compared alignments: REPA, VRPO (the chosen ones) and the papers' names.
+
+        An alignment whose name would be ambiguous keeps the config's.
+        """
+        options, kinds = self.options, self.metrics.groupby("alignment")["kind"].first()
+        chosen = {getattr(options.chosen, method): ALIGNMENT_NAMES[method] for method in METHODS}
+        names = {name: ALIGNMENT_NAMES.get(kinds.get(name), name) for name in options.compared}
+        names |= chosen
+        taken = list(names.values())
+        own = {name for name in names if name not in chosen and taken.count(names[name]) > 1}
+        return {name: name if name in own else names[name] for name in options.compared}
+
+    @cached_property
     def searched(self) -> pd.DataFrame:
-        """`search`."""
-        return search(self.options, self.metrics)
+        """The candidates in their order, with the validation score at the last milestone.
+
+        Columns: method (repa, vrpo), candidate, step, mean (geometric, over processes and seeds),
+        those of `searched_columns`, rule (the rule takes it), chosen (the config names it).
+        """
+        options, tables = self.options, []
+        for method in METHODS if options.candidates else ():
+            names = getattr(options.candidates, method)
+            table = pd.DataFrame([{"method": method, **self._searched(name)} for name in names])
+            scores = table[list(searched_columns(options))]
+            table.insert(3, "mean", np.exp(np.log(scores).mean(axis=1)))
+            means = dict(zip(names, table["mean"], strict=True))
+            table["rule"] = table["candidate"] == choose(means)
+            table["chosen"] = table["candidate"] == getattr(options.chosen, method, None)
+            tables.append(table)
+        return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+
+    @cached_property
+    def disagreements(self) -> list[str]:
+        """A sentence for each method where the config and the rule name different candidates."""
+        sentences = []
+        for method in METHODS if len(self.searched) else ():
+            rows = self.searched[self.searched["method"] == method]
+            taken = rows.loc[rows["rule"], "candidate"].iloc[0]
+            named = getattr(self.options.chosen, method, None)
+            if named is None:
+                sentences.append(f"`methods.chosen.{method}` is not set; the rule gives `{taken}`.")
+            elif named != taken:
+                which = f"`methods.chosen.{method}` is `{named}`, the rule gives `{taken}`"
+                end = f"What follows is for `{named}`."
+                sentences.append(f"The config and the rule disagree: {which}. {end}")
+        return sentences
 
     @cached_property
     def compared(self) -> pd.DataFrame:
-        """`comparison`."""
-        return comparison(self.options, self.metrics)
+        """A row for each process, score and compared alignment, against REPA (`COMPARED`).
+
+        `gain` is REPA's score minus this one's, `speedup` that in steps, `reached` the seeds in
+        which REPA's last score is reached. With one milestone the speed-up is NaN.
+        """
+        rows, repa = [], self.options.chosen.repa
+        for row, ours, base in self._against(repa, self.options.compared_runs):
+            row["label"] = self.labels[row["alignment"]]
+            if row["alignment"] != repa:
+                faster = paired_speedup(ours, base)
+                row |= paired_gain(ours, base).columns("gain") | faster.columns("speedup")
+                row |= {"reached": faster.reached, "at_least": faster.at_least}
+            rows.append(row)
+        return pd.DataFrame(rows, columns=COMPARED)
 
     @cached_property
     def ablated(self) -> pd.DataFrame:
-        """`ablations`."""
-        return ablations(self.options, self.metrics)
+        """A row for each process, score and ablation, against the chosen VRPO (`ABLATED`).
+
+        `change` is this score minus VRPO's: positive is worse.
+        """
+        pairs = self._against(self.options.chosen.vrpo, self.options.ablation_runs)
+        rows = [row | paired_gain(base, ours).columns("change") for row, ours, base in pairs]
+        return pd.DataFrame(rows, columns=ABLATED)
 
     @cached_property
     def rates(self) -> pd.Series:
@@ -72,28 +142,64 @@ class Benchmark:
         rows = read_csv(self.folder / "wall_time.csv", needed)[needed].itertuples(index=False)
         return pd.Series({run_name(process, name): rate for process, name, rate in rows})
 
+    @cached_property
+    def wall_time(self) -> pd.DataFrame:
+        """Cost of a step relative to REPA's, and the speed-up in time: in steps, over this cost.
 
-def search(options: MethodsOptions, metrics: pd.DataFrame) -> pd.DataFrame:
-    """The candidates in their order, with the validation score at the last milestone.
+        Columns: process, model, alignment, label, images_per_second, cost (REPA's rate over this
+        one's), speedup, speedup_low, speedup_high.
+        """
+        rows = self.compared[self.compared["score"] == self.options.held_out]
+        repa = {process: run_name(process, self.options.chosen.repa) for process in rows["process"]}
+        rate, base = rows["run"].map(self.rates), rows["process"].map(repa).map(self.rates)
+        data = rows[["process", "model", "alignment", "label"]].copy()
+        data["images_per_second"], data["cost"] = rate, base / rate
+        for name in ("speedup", "speedup_low", "speedup_high"):
+            data[name] = rows[name] * rate / base
+        return data.reset_index(drop=True)
 
-    Columns: method (repa, vrpo), candidate, step, mean (geometric, over processes and seeds),
-    <process>_<seed> for each process and seed, rule (the rule takes it), chosen (the config names
-    it).
-    """
-    rows = []
-    for method in METHODS if options.candidates else ():
-        named, names = getattr(options.chosen, method, None), getattr(options.candidates, method)
-        last = {name: _searched(options, metrics, name) for name in names}
-        means = {name: np.exp(np.log(list(row.values())).mean()) for name, (_, row) in last.items()}
-        taken = choose(means)
-        for name, (step, scores) in last.items():
-            row = {"method": method, "candidate": name, "step": step, "mean": means[name], **scores}
-            rows.append({**row, "rule": name == taken, "chosen": name == named})
-    return pd.DataFrame(rows)
+    def _against(
+        self,
+        name: str,
+        runs_of: Callable[[str], dict[str, str]],
+    ) -> Iterator[tuple[dict[str, Any], pd.DataFrame, pd.DataFrame]]:
+        """For each process, score and run: its row, its scores and those of alignment `name`."""
+        models = self.metrics.groupby("run")["model"].first()
+        for process, score in product(self.options.processes, self.scores):
+            base = self._scores(run_name(process, name), score)
+            for run, alignment in runs_of(process).items():
+                ours = self._scores(run, score)
+                last = ours.iloc[:, -1]
+                row = {"process": process, "model": models[run], "alignment": alignment}
+                row |= {"run": run, "score": score, "step": int(last.name), "seeds": len(last)}
+                yield row | {"mean": last.mean(), "std": last.std(ddof=1)}, ours, base
+
+    def _searched(self, name: str) -> dict[str, Any]:
+        """A candidate's last milestone and validation scores."""
+        row: dict[str, Any] = {"candidate": name}
+        for column, (process, seed) in searched_columns(self.options).items():
+            last = self._scores(search_name(process, name), self.options.validation).iloc[:, -1]
+            row |= {"step": row.get("step", int(last.name)), column: last[seed]}
+        return row
+
+    def _scores(self, run: str, score: str) -> pd.DataFrame:
+        """A run's scores by seed, with all seeds that it should have."""
+        rows = main_sampler(self.metrics)
+        rows = rows[rows["run"] == run]
+        again = "in the collected results; run the benchmark to its end (`snakemake methods`)"
+        if rows.empty or score not in rows or rows[score].isna().any():
+            raise UserError(f"methods: run `{run}` has no score `{score}` {again}")
+        searched = run.startswith(SEARCH)
+        seeds = self.options.search_seeds if searched else self.options.verdict_seeds
+        table = by_seed(rows, score).reindex(seeds)
+        if len(partial := table.index[table.isna().any(axis=1)]):
+            which = f"run `{run}` lacks scores `{score}` of seed {partial[0]}"
+            raise UserError(f"methods: {which} {again}")
+        return table
 
 
 def searched_columns(options: MethodsOptions) -> dict[str, tuple[str, int]]:
-    """{column of `search`: (process, seed)}."""
+    """{column of `Benchmark.searched`: (process, seed)}."""
     pairs = product(options.processes, options.search_seeds)
     return {f"{process}_{seed}": (process, seed) for process, seed in pairs}
 
@@ -102,135 +208,3 @@ def choose(means: Mapping[str, float]) -> str:
     """The rule: the lowest mean; of those within 1% of it, the first."""
     best = min(means.values())
     return next(name for name, mean in means.items() if mean <= best * (1 + TIE))
-
-
-def disagreements(options: MethodsOptions, searched: pd.DataFrame) -> list[str]:
-    """A sentence for each method where the config and the rule name different candidates."""
-    sentences = []
-    for method, rows in searched.groupby("method", sort=False) if len(searched) else ():
-        taken = rows.loc[rows["rule"], "candidate"].iloc[0]
-        named = getattr(options.chosen, method, None)
-        if named is None:
-            sentences.append(f"`methods.chosen.{method}` is not set; the rule gives `{taken}`.")
-        elif named != taken:
-            which = f"`methods.chosen.{method}` is `{named}`, the rule gives `{taken}`"
-            end = f"What follows is for `{named}`."
-            sentences.append(f"The config and the rule disagree: {which}. {end}")
-    return sentences
-
-
-def labels(options: MethodsOptions, metrics: pd.DataFrame) -> dict[str, str]:
-    """Names of the compared alignments: REPA and VRPO for the chosen ones, and the papers' names.
-
-    An alignment whose name would be ambiguous keeps the config's.
-    """
-    kinds = dict(zip(metrics["alignment"], metrics["kind"], strict=True))
-    chosen = {getattr(options.chosen, method): ALIGNMENT_NAMES[method] for method in METHODS}
-    others = [name for name in options.compared if name not in chosen]
-    papers = {name: ALIGNMENT_NAMES.get(kinds.get(name), name) for name in others}
-    taken = [*chosen.values(), *papers.values()]
-    unique = {name: paper if taken.count(paper) == 1 else name for name, paper in papers.items()}
-    return {name: {**unique, **chosen}[name] for name in options.compared}
-
-
-def scores_of(options: MethodsOptions) -> list[str]:
-    """The scores of the verdict, the held-out one first."""
-    return list(filter(None, (options.held_out, options.validation)))
-
-
-def comparison(options: MethodsOptions, metrics: pd.DataFrame) -> pd.DataFrame:
-    """A row for each process, score and compared alignment, against REPA (`COMPARED`).
-
-    `gain` is REPA's score minus this one's, `speedup` that in steps, `reached` the seeds in which
-    REPA's last score is reached. With one milestone the speed-up is NaN.
-    """
-    rows, names = [], labels(options, metrics)
-    for process, score in product(options.processes, scores_of(options)):
-        base = _scores(options, metrics, run_name(process, options.chosen.repa), score)
-        for run, name in options.compared_runs(process).items():
-            ours = _scores(options, metrics, run, score)
-            row = {"process": process, "alignment": name, "label": names[name]}
-            row |= _at_the_end(metrics, run, score, ours)
-            if name != options.chosen.repa:
-                faster = paired_speedup(ours, base)
-                row |= paired_gain(ours, base).columns("gain") | faster.columns("speedup")
-                row |= {"reached": faster.reached, "at_least": faster.at_least}
-            rows.append(row)
-    return pd.DataFrame(rows, columns=COMPARED)
-
-
-def ablations(options: MethodsOptions, metrics: pd.DataFrame) -> pd.DataFrame:
-    """A row for each process, score and ablation, against the chosen VRPO (`ABLATED`).
-
-    `change` is this score minus VRPO's: positive is worse.
-    """
-    rows = []
-    for process, score in product(options.processes, scores_of(options)):
-        base = _scores(options, metrics, run_name(process, options.chosen.vrpo), score)
-        for run, name in options.ablation_runs(process).items():
-            ours = _scores(options, metrics, run, score)
-            row = {"process": process, "alignment": name}
-            row |= _at_the_end(metrics, run, score, ours)
-            rows.append(row | paired_gain(base, ours).columns("change"))
-    return pd.DataFrame(rows, columns=ABLATED)
-
-
-def wall_time(options: MethodsOptions, compared: pd.DataFrame, rates: pd.Series) -> pd.DataFrame:
-    """Cost of a step relative to REPA's, and the speed-up in time: that in steps over this cost.
-
-    Columns: process, model, alignment, label, images_per_second, cost (REPA's rate over this
-    one's), speedup, speedup_low, speedup_high.
-    """
-    rows = compared[compared["score"] == options.held_out].reset_index(drop=True)
-    rate = rows["run"].map(rates)
-    base = rows["process"].map(lambda process: rates[run_name(process, options.chosen.repa)])
-    data = rows[["process", "model", "alignment", "label"]].copy()
-    data["images_per_second"], data["cost"] = rate, base / rate
-    for name in ("speedup", "speedup_low", "speedup_high"):
-        data[name] = rows[name] * rate / base
-    return data
-
-
-def _at_the_end(metrics: pd.DataFrame, run: str, score: str, table: pd.DataFrame) -> dict[str, Any]:
-    last = table.iloc[:, -1]
-    return {
-        "model": metrics.loc[metrics["run"] == run, "model"].iloc[0],
-        "run": run,
-        "score": score,
-        "step": int(last.name),
-        "seeds": len(last),
-        "mean": last.mean(),
-        "std": last.std(ddof=1),
-    }
-
-
-def _searched(
-    options: MethodsOptions,
-    metrics: pd.DataFrame,
-    name: str,
-) -> tuple[int, dict[str, float]]:
-    """A candidate's last milestone, and its validation scores there by `searched_columns`."""
-    runs = {process: search_name(process, name) for process in options.processes}
-    score = options.validation
-    tables = {process: _scores(options, metrics, run, score) for process, run in runs.items()}
-    step = int(tables[options.processes[0]].columns[-1])
-    places = searched_columns(options).items()
-    return step, {column: float(tables[of].loc[seed, step]) for column, (of, seed) in places}
-
-
-def _scores(options: MethodsOptions, metrics: pd.DataFrame, run: str, score: str) -> pd.DataFrame:
-    """A run's scores by seed, with all seeds that it should have.
-
-    Raises:
-        UserError: a seed, a milestone or the score is missing.
-    """
-    rows = main_sampler(metrics)
-    rows = rows[rows["run"] == run]
-    again = "in the collected results; run the benchmark to its end (`snakemake methods`)"
-    if rows.empty or score not in rows or rows[score].isna().any():
-        raise UserError(f"methods: run `{run}` has no score `{score}` {again}")
-    seeds = options.search_seeds if run.startswith(SEARCH) else options.verdict_seeds
-    table = by_seed(rows, score).reindex(seeds)
-    if len(partial := table.index[table.isna().any(axis=1)]):
-        raise UserError(f"methods: run `{run}` lacks scores `{score}` of seed {partial[0]} {again}")
-    return table

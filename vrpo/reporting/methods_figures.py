@@ -11,7 +11,7 @@ from vrpo.config.methods import run_name
 from vrpo.reporting import style
 from vrpo.reporting.curves import curves, say_seeds
 from vrpo.reporting.diagnostics import compare
-from vrpo.reporting.methods import Benchmark, labels, scores_of
+from vrpo.reporting.methods import Benchmark
 from vrpo.reporting.methods_verdict import score_name
 from vrpo.reporting.results import main_sampler, over_seeds, read_diagnostics, read_speed
 
@@ -79,17 +79,16 @@ def changes(benchmark: Benchmark) -> tuple[Figure, pd.DataFrame]:
 
 def _compared(benchmark: Benchmark) -> pd.DataFrame:
     options, rows = benchmark.options, main_sampler(benchmark.metrics)
-    names = labels(options, benchmark.metrics)
     runs: dict[str, str] = {}
     for process in options.processes:
         runs |= options.compared_runs(process)
     rows = rows[rows["run"].isin(runs)]
-    return rows.assign(label=rows["run"].map(runs).map(names), process="")
+    return rows.assign(label=rows["run"].map(runs).map(benchmark.labels), process="")
 
 
 def _panels(benchmark: Benchmark, rows: pd.DataFrame, x: str) -> tuple[Figure, pd.DataFrame]:
     options, by = benchmark.options, ["model", "process", "run", "label", "step"]
-    scores, models = scores_of(options), list(dict.fromkeys(rows["model"]))
+    scores, models = benchmark.scores, list(dict.fromkeys(rows["model"]))
     second = "seen by the search" if options.candidates else "second space"
     parts = [over_seeds(rows, by, score).assign(score=score) for score in scores]
     data = pd.concat(parts, ignore_index=True)

@@ -11,7 +11,7 @@ from vrpo.config.options import ReportOptions
 from vrpo.files import write_text
 from vrpo.reporting.catalogue import Entry, benchmark_entries
 from vrpo.reporting.draw import write
-from vrpo.reporting.methods import Benchmark, disagreements
+from vrpo.reporting.methods import Benchmark
 from vrpo.reporting.methods_verdict import verdict
 
 
@@ -43,8 +43,8 @@ def write_entries(benchmark: Benchmark, wanted: list[Entry], folder: Path) -> No
     text = environment.get_template("methods.md").render(
         options=options,
         report=benchmark.report,
-        disagreements=disagreements(options, benchmark.searched),
-        verdict=verdict(options, benchmark.compared, benchmark.ablated) if options.chosen else [],
+        disagreements=benchmark.disagreements,
+        verdict=verdict(benchmark) if options.chosen else [],
         entries=entries,
         texts=texts,
     )

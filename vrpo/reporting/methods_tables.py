@@ -8,7 +8,7 @@ import pandas as pd
 from vrpo.config.described import ALIGNMENT_NAMES
 from vrpo.reporting.compare import interval_note
 from vrpo.reporting.formatting import Table, cell, factors, intervals, space_text, steps_text
-from vrpo.reporting.methods import Benchmark, scores_of, searched_columns, wall_time
+from vrpo.reporting.methods import Benchmark, searched_columns
 from vrpo.reporting.methods_verdict import score_name
 
 
@@ -35,7 +35,7 @@ def methods_table(benchmark: Benchmark) -> Table:
     first = data[data["score"] == options.held_out]
     shown = first[["model", "label"]].set_axis(["model", "method"], axis=1).reset_index(drop=True)
     shown["alignment"] = [f"`{name}`" for name in first["alignment"]]
-    for score in scores_of(options):
+    for score in benchmark.scores:
         rows, name = data[data["score"] == score], score_name(score)
         best = rows["mean"].eq(rows.groupby("process")["mean"].transform("min"))
         values = zip(rows["mean"], rows["std"], best, strict=True)
@@ -64,7 +64,7 @@ def ablations_table(benchmark: Benchmark) -> Table:
     first = data[data["score"] == options.held_out]
     shown = first[["model"]].reset_index(drop=True)
     shown["ablation"] = [f"`{name}`" for name in first["alignment"]]
-    for score in scores_of(options):
+    for score in benchmark.scores:
         rows, name = data[data["score"] == score], score_name(score)
         shown[name] = [cell(value, None, 2, False) for value in rows["mean"]]
         shown[f"change of {name}"] = intervals(rows, "change")
@@ -75,7 +75,7 @@ def ablations_table(benchmark: Benchmark) -> Table:
 
 def wall_time_table(benchmark: Benchmark) -> Table:
     """Cost of a step and speed-up in time."""
-    data = wall_time(benchmark.options, benchmark.compared, benchmark.rates)
+    data = benchmark.wall_time
     shown = data[["model", "label"]].set_axis(["model", "method"], axis=1)
     shown["images/s"] = [cell(value, None, 0, False) for value in data["images_per_second"]]
     shown["cost of a step"] = [f"{value:.2f}x" for value in data["cost"]]

@@ -6,13 +6,13 @@ from typing import Any
 
 import pandas as pd
 
-from vrpo.config.methods import MethodsOptions
 from vrpo.reporting.claims import SPEEDUP
+from vrpo.reporting.methods import Benchmark
 
 
-def verdict(options: MethodsOptions, compared: pd.DataFrame, ablated: pd.DataFrame) -> list[str]:
+def verdict(benchmark: Benchmark) -> list[str]:
     """For each process VRPO against REPA in both scores, then the other methods; then ablations."""
-    sentences = []
+    options, compared, sentences = benchmark.options, benchmark.compared, []
     searched = "the score that the search looked at"
     seen = searched if options.candidates else "the second feature space"
     for process in options.processes:
@@ -28,7 +28,7 @@ def verdict(options: MethodsOptions, compared: pd.DataFrame, ablated: pd.DataFra
         if others:
             texts = " ".join(map(against_repa, others))
             sentences.append(f"On {ours['model']}, the others: {texts}")
-    return sentences + _of_ablations(options, ablated)
+    return sentences + _of_ablations(benchmark)
 
 
 def against_repa(row: dict[str, Any]) -> str:
@@ -70,14 +70,14 @@ def score_name(score: str) -> str:
     return "FID" if score == "fid" else f"FD-{score.removeprefix('fd_')}"
 
 
-def _of_ablations(options: MethodsOptions, ablated: pd.DataFrame) -> list[str]:
-    sentences, score = [], score_name(options.held_out)
-    rows = ablated[ablated["score"] == options.held_out]
+def _of_ablations(benchmark: Benchmark) -> list[str]:
+    sentences, held_out, rows = [], benchmark.options.held_out, benchmark.ablated
+    rows = rows[rows["score"] == held_out]
     for model, group in rows.groupby("model", sort=False):
         worse, better = group["change_low"] > 0, group["change_high"] < 0
         parts = {"worse": worse, "better": better, "undecided": ~(worse | better)}
         texts = [f"{word}: {_names(group[part])}" for word, part in parts.items() if part.any()]
-        count = f"each of {len(group)} ablations against VRPO by {score}"
+        count = f"each of {len(group)} ablations against VRPO by {score_name(held_out)}"
         sentences.append(f"On {model}, {count}: {'; '.join(texts)}.")
     return sentences
 
