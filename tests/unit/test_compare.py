@@ -32,7 +32,7 @@ def random_pair(seeds: int) -> tuple[pd.DataFrame, pd.DataFrame]:
     return run, base
 
 
-# ---- the interval ---------------------------------------------------------------------------------------------------
+# ---- the interval --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("seeds", [2, 3, 5, 10])
@@ -59,14 +59,15 @@ def test_speedup_is_the_t_interval_of_logarithms(seeds: int) -> None:
 
 
 def test_interval_in_closed_form() -> None:
-    found = interval([1.0, 2.0, 3.0])  # standard deviation 1, and the t quantile at 2 degrees of freedom
+    found = interval([1.0, 2.0, 3.0])  # standard deviation 1
+    half = 4.302652729749464 / np.sqrt(3)  # with the t quantile at 2 degrees of freedom
     assert found.mean == 2.0 and found.seeds == 3
-    assert found.high - 2 == pytest.approx(4.302652729749464 / np.sqrt(3)) == pytest.approx(2 - found.low)
+    assert (found.low, found.high) == pytest.approx((2 - half, 2 + half))
     assert interval([0.5] * 5) == Paired(0.5, 0.5, 0.5, 5)
 
 
 def test_interval_covers_the_mean_as_often_as_it_says() -> None:
-    """Of five normal values: the interval's reason, and why percentiles of resampled means will not do."""
+    """Of five normal values."""
     drawn = np.random.default_rng(0).normal(size=(2000, 5))
     found = [interval(row) for row in drawn]
     assert np.mean([one.low <= 0 <= one.high for one in found]) == pytest.approx(0.95, abs=0.015)
@@ -81,7 +82,7 @@ def test_one_seed_has_no_interval_and_says_so() -> None:
     assert "Student's t" in interval_note(2) and interval_note(0) == ""
 
 
-# ---- pairs ----------------------------------------------------------------------------------------------------------
+# ---- pairs ---------------------------------------------------------------------------------------
 
 
 def test_a_shift_that_seeds_share_falls_out() -> None:
@@ -102,10 +103,11 @@ def test_seeds_and_milestones_that_one_lacks_are_left_out() -> None:
 
 def test_one_milestone_tells_no_speed() -> None:
     faster = paired_speedup(scores({0: (8,), 1: (8,)}, (500,)), scores({0: (9,), 1: (9,)}, (500,)))
-    assert np.isnan(faster.mean) and faster.reached is None and faster.seeds == 2 and not faster.at_least
+    assert np.isnan(faster.mean) and faster.seeds == 2
+    assert faster.reached is None and not faster.at_least
 
 
-# ---- steps ----------------------------------------------------------------------------------------------------------
+# ---- steps ---------------------------------------------------------------------------------------
 
 
 def test_steps_to_reach_interpolates() -> None:
@@ -125,7 +127,7 @@ def test_steps_saved_both_ways() -> None:
     assert steps_saved(STEPS, (26, 12, 8), (26, 12, 8)) == Ratio(1.0, False, True)
 
 
-# ---- the paper's claims ---------------------------------------------------------------------------------------------
+# ---- the paper's claims --------------------------------------------------------------------------
 
 
 def test_claims_are_those_of_the_abstract() -> None:

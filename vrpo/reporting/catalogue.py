@@ -20,13 +20,8 @@ if TYPE_CHECKING:
     from vrpo.config.methods import MethodsOptions
 
 COLLECTED = (  # the files that `collect` writes, see there
-    "metrics.csv",
-    "training.csv",
-    "diagnostics.csv",
-    "speed.csv",
-    "representation.csv",
-    "samples.npz",
-    "protocol.json",
+    *("metrics.csv", "training.csv", "diagnostics.csv", "speed.csv", "representation.csv"),
+    *("samples.npz", "protocol.json"),
 )
 ENDINGS = {"figure": ("png", "pdf", "csv"), "table": ("csv", "md", "tex")}  # the first is shown
 
@@ -79,69 +74,68 @@ CATALOGUE = [
         "fid",
         "FID against training steps",
         "vrpo.reporting.figures:fid",
-        "FID against training steps; lower is better. Each point is a milestone whose averaged weights were sampled and scored.",
+        "Lower is better. Each point is a milestone, sampled with its averaged weights.",
     ),
     figure(
         "losses",
-        "Losses against training steps",
+        "Denoising and alignment loss against training steps",
         "vrpo.reporting.figures:losses",
-        "The denoising loss, and the mean negative cosine to the encoder before its weight. SiT and DiT have different denoising targets.",
+        "Alignment: mean negative cosine before its weight. SiT and DiT have different targets.",
         needs=("training.csv",),
     ),
     figure(
         "rewards",
         "Rewards of VRPO against training steps",
         "vrpo.reporting.figures:rewards",
-        "VRPO's raw rewards over training; the method uses them standardised at their noise level.",
+        "Raw values; the method uses them standardised at their noise level.",
         needs=("training.csv",),
     ),
     figure(
         "samples",
-        "Samples of every run, from the same noise",
+        "Samples of every run at its last milestone",
         "vrpo.reporting.figures:samples",
-        "Every run at its last milestone, all from the same noise and the same labels (above); the last row holds real images of the same classes.",
+        "All from the same noise and labels. Last row: real images of the same classes.",
         needs=("metrics.csv", "samples.npz"),
     ),
     figure(
         "representation",
         "Linear probe and CKNNA over blocks",
         "vrpo.reporting.representation:representation",
-        "Hidden tokens at the last milestone, over the blocks: accuracy of a linear probe, and CKNNA with encoder tokens. Higher is better.",
+        "Of hidden tokens at the last milestone; higher is better. All noise levels: see the CSV.",
         needs=("representation.csv",),
     ),
     figure(
         "diagnostics",
-        "What VRPO does differently from REPA during training",
+        "VRPO and REPA during training",
         "vrpo.reporting.diagnostics:diagnostics",
-        "VRPO and REPA during training: rewards, weight and advantage by noise level, agreement of the alignment's and the denoising's gradient.",
+        "Rewards, weight and advantage by noise level; agreement of alignment and denoising.",
         needs=("metrics.csv", "diagnostics.csv"),
     ),
     table(
         "comparison",
         "Scores at the last milestone",
         "vrpo.reporting.tables:comparison",
-        "All scores at the last milestone.",
+        "Hashes in collected/metrics.csv trace each number to its files.",
     ),
-    table("convergence", "FID at every milestone", "vrpo.reporting.tables:convergence", "FID on the way."),
-    table(
-        "gains",
-        "Differences between alignments, paired by seed",
-        "vrpo.reporting.tables:gains",
-        "Differences between alignments, paired by seed.",
-    ),
+    table("convergence", "FID at every milestone", "vrpo.reporting.tables:convergence"),
+    table("gains", "Paired differences between alignments", "vrpo.reporting.tables:gains"),
     table(
         "claims",
         "The paper's claims",
         "vrpo.reporting.tables:claimed",
-        "The paper's claims, and what was observed here.",
+        "Claimed, observed here, and the verdict. One seed proves nothing.",
     ),
 ]
-
 TIMED = ("metrics.csv", "speed.csv")
 BENCHMARK = [
     table("search", "Search", "vrpo.reporting.methods_tables:search_table", asks="candidates"),
     table("methods", "Methods", "vrpo.reporting.methods_tables:methods_table"),
-    table("ablations", "Ablations of VRPO", "vrpo.reporting.methods_tables:ablations_table", asks="ablations"),
+    table(
+        "ablations",
+        "Ablations of VRPO",
+        "vrpo.reporting.methods_tables:ablations_table",
+        asks="ablations",
+    ),
     table("wall_time", "Wall time", "vrpo.reporting.methods_tables:wall_time_table", needs=TIMED),
     figure(
         "changes",
@@ -156,7 +150,12 @@ BENCHMARK = [
         "vrpo.reporting.methods_figures:against_steps",
         "Each point is a milestone whose averaged weights were sampled and scored.",
     ),
-    figure("scores_time", "Scores against time", "vrpo.reporting.methods_figures:against_time", needs=TIMED),
+    figure(
+        "scores_time",
+        "Scores against time",
+        "vrpo.reporting.methods_figures:against_time",
+        needs=TIMED,
+    ),
     figure(
         "diagnostics",
         "REPA and VRPO during training",

@@ -31,9 +31,9 @@ def lines(
     return ends
 
 
-def curves(axis: Axes, rows: pd.DataFrame, marker: str | None = None, colour: str | None = None) -> None:
+def curves(axis: Axes, rows: pd.DataFrame, **look: str) -> None:
     """Lines over training steps with their names at the ends; a run with one value is a point."""
-    ends = lines(axis, rows, "step", marker, colour)
+    ends = lines(axis, rows, "step", **look)
     style.step_axis(axis, rows["step"].min(), rows["step"].max())
     style.label_ends(axis, ends)
 

@@ -63,7 +63,8 @@ def factors(rows: pd.DataFrame, name: str) -> list[str]:
     """Factors with their intervals, e.g. `1.20x [1.10, 1.30]`; `≥` marks lower bounds."""
     bounds = rows.get("at_least", pd.Series(False, rows.index)).eq(True)
     texts = [_with_interval(row, name, "{:.2f}", "x") for row in rows.to_dict("records")]
-    return [f"≥ {text}" if bound and text else text for text, bound in zip(texts, bounds, strict=True)]
+    pairs = zip(texts, bounds, strict=True)
+    return [f"≥ {text}" if bound and text else text for text, bound in pairs]
 
 
 def _with_interval(row: dict[str, Any], name: str, form: str, unit: str = "") -> str:

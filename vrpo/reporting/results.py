@@ -23,27 +23,27 @@ def read_metrics(collected: Path) -> pd.DataFrame:
     Raises:
         UserError: it is missing or lacks a column.
     """
-    return _labelled(read_csv(collected / "metrics.csv", ["run", "model", "alignment", "kind", "seed", "step", "sampler", "fid"]))
+    return _labelled(collected / "metrics.csv", "step", "sampler", "fid")
 
 
 def read_training(collected: Path) -> pd.DataFrame:
     """`training.csv` with a column `label`, as `read_metrics`."""
-    return _labelled(read_csv(collected / "training.csv", ["run", "model", "alignment", "kind", "seed", "step", "loss"]))
+    return _labelled(collected / "training.csv", "step", "loss")
 
 
 def read_representation(collected: Path) -> pd.DataFrame:
-    """`representation.csv` with a column `label`, as `read_metrics`; without rows where it was not measured."""
-    return _labelled(read_csv(collected / "representation.csv", ["run", "model", "alignment", "kind", "seed", "noise_level", "block", "quantity", "value"]))
+    """`representation.csv` with a column `label`, as `read_metrics`; empty if not measured."""
+    return _labelled(collected / "representation.csv", "noise_level", "block", "quantity", "value")
 
 
 def read_diagnostics(collected: Path) -> pd.DataFrame:
     """`diagnostics.csv` with a column `label`, as `read_metrics`."""
-    return _labelled(read_csv(collected / "diagnostics.csv", ["run", "model", "alignment", "kind", "seed", "step", "noise_level"]))
+    return _labelled(collected / "diagnostics.csv", "step", "noise_level")
 
 
 def read_speed(collected: Path) -> pd.DataFrame:
     """`speed.csv` with a column `label`, as `read_metrics`."""
-    return _labelled(read_csv(collected / "speed.csv", ["run", "model", "alignment", "kind", "seed", "batch_size", "images_per_second", "seconds"]))
+    return _labelled(collected / "speed.csv", "batch_size", "images_per_second", "seconds")
 
 
 def read_samples(collected: Path) -> dict[str, np.ndarray]:
@@ -98,8 +98,9 @@ def read_csv(path: Path, needed: list[str]) -> pd.DataFrame:
     return frame
 
 
-def _labelled(frame: pd.DataFrame) -> pd.DataFrame:
-    """Papers' names where they are unambiguous within a model, else the config's names."""
+def _labelled(path: Path, *needed: str) -> pd.DataFrame:
+    """A table with a `label`: the papers' names where unambiguous in a model, else the config's."""
+    frame = read_csv(path, ["run", "model", "alignment", "kind", "seed", *needed])
     rivals = frame.groupby(["model", "kind"])["run"].transform("nunique")
     known = frame["kind"].isin(ALIGNMENT_NAMES) | frame["kind"].str.startswith(OFFICIAL)
     frame["label"] = np.where((rivals == 1) & known, frame["kind"].map(lambda kind: ALIGNMENT_NAMES.get(kind, kind)), frame["alignment"])

@@ -76,7 +76,9 @@ def redraw_snapshot(folder: Path) -> None:
         report = ReportOptions.model_validate(made_from["report"])
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{path}: missing or not a snapshot's ({error}); restore it") from error
-    entries = [entry for entry in benchmark_entries(options) if entry.kind == "table" or entry.needs == ("metrics.csv",)]
+    held = {"figure": {"metrics.csv"}, "table": {"metrics.csv", "speed.csv"}}  # or wall_time.csv
+    entries = benchmark_entries(options)
+    entries = [entry for entry in entries if held[entry.kind].issuperset(entry.needs)]
     with TemporaryDirectory() as drawn:
         write_entries(Benchmark(options, report, folder), entries, Path(drawn))
         for name in ["README.md", *snapshot_files(entries)]:
@@ -85,7 +87,8 @@ def redraw_snapshot(folder: Path) -> None:
 
 def snapshot_files(entries: Iterable[Entry]) -> list[str]:
     """Names of the files of `entries` that are committed."""
-    return [name for entry in entries for name in entry.files if name.endswith(COMMITTED[entry.kind])]
+    files = [(name, COMMITTED[entry.kind]) for entry in entries for name in entry.files]
+    return [name for name, committed in files if name.endswith(committed)]
 
 
 def provenance(config: ExperimentConfig) -> dict[str, Any]:

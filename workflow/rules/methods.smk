@@ -1,8 +1,9 @@
-# The method benchmark: its runs are rows like any other; here are its tables, figures and verdict, and the copy to commit.
+# The method benchmark: tables, figures and verdict, and the copy to commit.
 
 from vrpo.reporting.catalogue import benchmark_entries
 
 METHODS = EXPERIMENT.methods
+MADE = [file for entry in benchmark_entries(METHODS) for file in entry.files] if METHODS else []
 
 
 if METHODS:
@@ -13,7 +14,7 @@ if METHODS:
             report=RESULTS / "config/report.yaml",
             collected=COLLECTED,
         output:
-            [RESULTS / f"methods/{file}" for entry in benchmark_entries(METHODS) for file in entry.files],
+            [RESULTS / f"methods/{file}" for file in MADE],
             readme=RESULTS / "methods/README.md",
         log:
             RESULTS / "logs/methods.log",

@@ -1,9 +1,9 @@
 # Results collected into small files, one rule for each entry of the catalogue, and the report.
 from vrpo.config.described import described_report
-from vrpo.reporting.catalogue import CATALOGUE, COLLECTED
+from vrpo.reporting.catalogue import CATALOGUE, COLLECTED, report_entries
 
 config["report"] = described_report(EXPERIMENT).model_dump()  # for workflow/report/workflow.rst
-config["captions"] = {entry.name: entry.caption for entry in CATALOGUE}  # for workflow/report/entry.rst
+config["captions"] = {entry.name: f"{entry.title}. {entry.caption}" for entry in CATALOGUE}  # entry.rst
 COLLECTED = [RESULTS / "collected" / name for name in COLLECTED]
 
 
@@ -71,7 +71,7 @@ for ENTRY in CATALOGUE:
 
 def drawn(kind):
     """All files of the report's figures or tables."""
-    return [RESULTS / f"{kind}s/{file}" for entry in CATALOGUE if entry.kind == kind for file in entry.files]
+    return [RESULTS / f"{kind}s/{file}" for entry in report_entries(kind) for file in entry.files]
 
 
 rule figures:
