@@ -2,7 +2,7 @@
 #
 #   snakemake --cores all                                        everything, for the default config/mini.yaml
 #   snakemake --cores all figures | tables | report              only those, with what they need
-#   snakemake --cores all fid | losses | rewards | samples | representation | diagnostics | comparison | convergence | gains | claims one of them
+#   snakemake --cores all fid                                    one of them, by its name in vrpo/reporting/catalogue.py
 #   snakemake --cores all prepare | milestones                   data and networks; trained weights
 #   snakemake --cores all --configfile config/mini.yaml config/methods.yaml -- methods        the method benchmark (docs/methods.md)
 #   snakemake -n --configfile config/imagenet256.yaml --workflow-profile slurm                the paper, planned

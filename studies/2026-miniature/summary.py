@@ -26,7 +26,8 @@ are comparable with each other and with nothing on ImageNet.
 The studies call several forms VRPO. Here each is named by what it uses: *fidelity only* and
 *perceptual only* are REPA with that one pathwise reward and without the policy term. A gain is
 the mean decrease of FID over five paired seeds, with a 95% interval; a loss is its opposite.
-Trainings have 1,500 steps unless stated. Intervals are not corrected for their number.
+Trainings have 1,500 steps unless stated. Intervals are expanded percentile bootstrap intervals,
+not corrected for their number; docs/ uses Student's t.
 
 <table>
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from methods_fixtures import metrics_of, write_collected
+from typer.testing import CliRunner
 
+from vrpo.cli import app
 from vrpo.config import ExperimentConfig, parse_experiment
 from vrpo.config.reading import deep_merge, read_yaml
 from vrpo.data.arrays import Arrays, ArrayWriter
@@ -16,10 +22,12 @@ from vrpo.errors import UserError
 from vrpo.models.checkpoints import load_milestone, save_network
 from vrpo.models.critic import LatentCritic
 from vrpo.models.encoder import VisualEncoder, create_network
+from vrpo.reporting import catalogue
 from vrpo.training.run import train
 
 TEXT = (Path(__file__).parents[2] / "docs/extending.md").read_text(encoding="utf-8")
 MODULES = dict(re.findall(r"`(\w+\.py)`, beside the Snakefile:\n\n```python\n(.*?)```", TEXT, re.DOTALL))
+FIGURE = re.search(r"`vrpo/reporting/(\w+)\.py`:\n\n```python\n(.*?)```.*?```python\n(figure.*?)```", TEXT, re.DOTALL)
 ROWS = re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
 COUNT, LATENT = 12, (4, 8, 8)
 
@@ -98,6 +106,25 @@ def test_every_documented_run_is_tested(config: ExperimentConfig) -> None:
     assert set(config.runs) - set(read_yaml("config/mini.yaml")["runs"]) == {
         "sit-noisy", "sit-other", "sit-both", "sit-conv-none", "sit-conv-repa", "dit-conv-vrpo"
     }  # fmt: skip
+
+
+def test_the_documented_figure_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A module of the package and an entry of the catalogue, drawn by `python -m vrpo figure`."""
+    module, function, entry = FIGURE.groups()
+    spec = importlib.util.spec_from_loader(f"vrpo.reporting.{module}", loader=None)
+    monkeypatch.setitem(sys.modules, spec.name, importlib.util.module_from_spec(spec))
+    exec(function, vars(sys.modules[spec.name]))
+    more = [*catalogue.CATALOGUE, eval(entry, vars(catalogue))]
+    monkeypatch.setattr(catalogue, "CATALOGUE", more)
+    collected = write_collected(tmp_path / "collected", metrics_of())
+    (tmp_path / "report.yaml").write_text("title: made up\n")
+    options = {"config": tmp_path / "report.yaml", "collected": collected, "output": tmp_path / "speeds.pdf"}
+    words = [f"--{name}={path}" for name, path in options.items()]
+    result = CliRunner().invoke(app, ["figure", "speeds", *words], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    data = pd.read_csv(tmp_path / "speeds.csv").set_index("run")
+    assert data.loc["sit-none", "mean"] == 100 and data.loc["sit-none", "seeds"] == 5
+    assert all((tmp_path / f"speeds.{ending}").stat().st_size for ending in ("png", "pdf", "csv"))
 
 
 @pytest.mark.parametrize(

@@ -97,6 +97,10 @@ def test_importing_config_and_reporting_loads_no_torch() -> None:
     assert not loaded & {"torch", "timm", "diffusers"}
 
 
+def test_the_catalogue_is_read_without_loading_what_draws() -> None:
+    assert not loaded_by(["vrpo.reporting.catalogue"]) & {"matplotlib", "pandas", "numpy", "torch", "pydantic"}
+
+
 def test_the_trainer_needs_no_pydantic() -> None:
     rooms = ("processes", "alignment", "training")
     names = ["vrpo.models.transformer"] + [f"vrpo.{room}.{path.stem}" for room in rooms for path in (PACKAGE / room).glob("[a-z]*.py")]

@@ -1,6 +1,5 @@
 """The method benchmark's numbers and words against made-up results whose answers are known."""
 
-import itertools
 import json
 from pathlib import Path
 
@@ -8,7 +7,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from methods_fixtures import KINDS, OPTIONS, REPORT, metrics_of, write_collected
-from scipy import stats
 
 from vrpo.config import parse_experiment
 from vrpo.config.methods import MethodsOptions
@@ -16,12 +14,10 @@ from vrpo.errors import UserError
 from vrpo.machine import processor
 from vrpo.plan.paths import Paths
 from vrpo.reporting import methods, methods_figures
-from vrpo.reporting.bootstrap import bootstrap_interval
+from vrpo.reporting.catalogue import benchmark_entries
 from vrpo.reporting.methods_report import write_methods
 from vrpo.reporting.methods_verdict import against_repa, faster, verdict
-from vrpo.reporting.results import read_metrics
-from vrpo.reporting.snapshot import write_snapshot
-from vrpo.reporting.speedup import steps_to_reach
+from vrpo.reporting.snapshot import redraw_snapshot, write_snapshot
 
 METRICS = metrics_of()
 
@@ -30,48 +26,10 @@ def without(**changes: object) -> MethodsOptions:
     return MethodsOptions.model_validate({**OPTIONS.model_dump(), **changes})
 
 
-# ---- the bootstrap ----------------------------------------------------------------------------------------------------
-
-
-def test_interval_of_two_values_by_hand() -> None:
-    """The resampled means of {a, b} are a, (a + b) / 2 and b, with probabilities 1/4, 1/2 and 1/4: both far quantiles are the values themselves."""
-    assert bootstrap_interval([1.0, 3.0]) == (2.0, 1.0, 3.0)
-
-
-def test_interval_of_five_values_by_enumeration() -> None:
-    values = np.array([0.1, 0.9, 0.4, 1.6, 0.5])
-    means = np.sort([np.mean(drawn) for drawn in itertools.product(values, repeat=5)])  # all 3,125, equally likely
-    tail = stats.norm.cdf(-np.sqrt(5 / 4) * stats.t.ppf(0.975, 4))
-    mean, low, high = bootstrap_interval(values)
-    assert mean == pytest.approx(0.7)
-    assert low == pytest.approx(np.quantile(means, tail), abs=0.05)
-    assert high == pytest.approx(np.quantile(means, 1 - tail), abs=0.05)
-
-
-def test_interval_moves_and_scales_with_the_values_and_is_always_the_same() -> None:
-    values = np.array([0.1, 0.9, 0.4, 1.6, 0.5])
-    base = np.array(bootstrap_interval(values))
-    np.testing.assert_allclose(bootstrap_interval(3 * values + 2), 3 * base + 2, rtol=1e-12)
-    assert bootstrap_interval(values) == bootstrap_interval(values)
-    assert bootstrap_interval([0.5] * 5) == (0.5, 0.5, 0.5)
-    assert np.isnan(bootstrap_interval([1.0])[1:]).all()
-
-
-def test_interval_covers_the_mean_nearly_as_often_as_it_says() -> None:
-    """Of five normal values: 92% (the plain percentile interval: 84%); of ten: 95%."""
-    generator = np.random.default_rng(0)
-    for count, least in ((5, 0.89), (10, 0.92)):
-        intervals = np.array([bootstrap_interval(row, resamples=4000) for row in generator.normal(size=(400, count))])
-        covered = np.mean((intervals[:, 1] <= 0) & (intervals[:, 2] >= 0))
-        assert least < covered < 0.98
-
-
-# ---- steps ------------------------------------------------------------------------------------------------------------
-
-
-def test_steps_are_interpolated_in_the_logarithm() -> None:
-    assert steps_to_reach((500, 1000), (16.0, 4.0), 8.0) == (750.0, False)  # half way in the logarithm
-    assert steps_to_reach((500, 1000), (0.5, 0.0), 0.0)[0] == pytest.approx(1000)
+def numbers(options: MethodsOptions, metrics: pd.DataFrame) -> methods.Benchmark:
+    benchmark = methods.Benchmark(options, REPORT, Path())
+    vars(benchmark)["metrics"] = metrics
+    return benchmark
 
 
 # ---- the rule ---------------------------------------------------------------------------------------------------------
@@ -85,13 +43,13 @@ def test_rule_takes_the_lowest_and_ties_go_to_the_first() -> None:
 
 
 def test_search_table_and_agreement_with_the_config() -> None:
-    searched = methods.search(OPTIONS, METRICS)
+    searched = numbers(OPTIONS, METRICS).searched
     assert list(searched["candidate"]) == ["repa-a", "repa-b", "vrpo-a", "vrpo-b"]
     np.testing.assert_allclose(searched["mean"], [3.02, 3.0, 2.5, 2.0])
     columns = ["sit_10", "sit_11", "dit_10", "dit_11"]  # the mean is geometric: processes whose scores differ in size weigh the same
     np.testing.assert_allclose(searched[columns].iloc[2], 2.5 * np.array([1 / 4.4, 1.1 / 4, 4 / 1.1, 4.4]))
     assert list(searched["rule"]) == list(searched["chosen"]) == [True, False, False, True]
-    assert methods.disagreements(OPTIONS, searched) == []
+    assert numbers(OPTIONS, METRICS).disagreements == []
 
 
 def test_disagreement_is_said_plainly(tmp_path: Path) -> None:
@@ -118,7 +76,7 @@ def test_before_anything_is_chosen_only_the_search_is_reported(tmp_path: Path) -
 
 
 def test_comparison_is_paired_and_in_both_spaces() -> None:
-    table = methods.comparison(OPTIONS, METRICS).set_index(["process", "alignment", "score"])
+    table = numbers(OPTIONS, METRICS).compared.set_index(["process", "alignment", "score"])
     row = table.loc[("dit", "vrpo-b", "fid")]
     assert (row["gain"], row["gain_low"], row["gain_high"]) == (2.0, 2.0, 2.0)
     assert row["speedup"] == row["speedup_high"] == pytest.approx(2.0)  # 4.0 is reached at 1,000 of 2,000 steps
@@ -135,7 +93,7 @@ def test_comparison_is_paired_and_in_both_spaces() -> None:
 
 
 def test_ablations_are_compared_with_the_chosen_vrpo() -> None:
-    table = methods.ablations(OPTIONS, METRICS).set_index(["alignment", "score"])
+    table = numbers(OPTIONS, METRICS).ablated.set_index(["alignment", "score"])
     assert table.loc[("vrpo-worse", "fid"), ["change", "change_low", "change_high"]].tolist() == [3.0, 3.0, 3.0]
     alike = table.loc[("vrpo-alike", "fid")]
     assert alike["change"] == pytest.approx(0.0, abs=1e-12) and alike["change_low"] < 0 < alike["change_high"]
@@ -145,7 +103,7 @@ def test_ablations_are_compared_with_the_chosen_vrpo() -> None:
 def test_a_second_form_of_repa_is_not_called_repa() -> None:
     options = without(compared=[*OPTIONS.compared, "repa-b", "vrpo-a"])
     kinds = pd.DataFrame({"alignment": list(KINDS), "kind": list(KINDS.values())})
-    named = methods.labels(options, kinds)
+    named = numbers(options, kinds).labels
     assert named == {"none": "none", "repa-a": "REPA", "haste": "HASTE", "vrpo-b": "VRPO", "repa-b": "repa-b", "vrpo-a": "vrpo-a"}
 
 
@@ -158,53 +116,53 @@ def test_without_a_search_none_is_told(tmp_path: Path) -> None:
 
 def test_one_milestone_tells_no_speed(tmp_path: Path) -> None:
     metrics = METRICS[METRICS["step"] == METRICS["step"].max()]
-    compared = methods.comparison(OPTIONS, metrics)
+    compared = numbers(OPTIONS, metrics).compared
     assert compared["speedup"].isna().all() and compared["gain"].notna().sum() == 2 * 2 * 3
     write_methods(OPTIONS, REPORT, write_collected(tmp_path / "collected", metrics), tmp_path / "methods")
     text = (tmp_path / "methods/README.md").read_text()
     assert "VRPO beats REPA by 2.00 FID" in text and "steps saved" not in text and "fewer steps" not in text and "nan" not in text
 
 
-def test_changes_are_those_of_the_ablations_and_of_repa() -> None:
-    _, data = methods_figures.changes(OPTIONS, methods.comparison(OPTIONS, METRICS), methods.ablations(OPTIONS, METRICS))
+def test_changes_are_those_of_the_ablations_and_of_repa(tmp_path: Path) -> None:
+    _, data = methods_figures.changes(methods.Benchmark(OPTIONS, REPORT, write_collected(tmp_path, METRICS)))
     assert set(data["process"]) == {"sit"}, "ablations were run on one process"
     fid = data[data["score"] == "fid"].set_index("alignment")["change"]
     assert fid.to_dict() == pytest.approx({"vrpo-worse": 3.0, "vrpo-alike": 0.0, "REPA": 2.0}, abs=1e-12)
 
 
 def test_wall_time_is_steps_over_cost(tmp_path: Path) -> None:
-    speed = pd.read_csv(write_collected(tmp_path, METRICS) / "speed.csv")
-    table = methods.wall_time(OPTIONS, methods.comparison(OPTIONS, METRICS), speed).set_index(["process", "label"])
+    benchmark = methods.Benchmark(OPTIONS, REPORT, write_collected(tmp_path, METRICS))
+    table = benchmark.wall_time.set_index(["process", "label"])
     assert table.loc[("sit", "VRPO"), "cost"] == pytest.approx(1.25)
     assert table.loc[("sit", "VRPO"), "speedup"] == pytest.approx(2.0 / 1.25)
 
 
 def test_missing_runs_are_named() -> None:
     with pytest.raises(UserError, match=r"run `dit-haste` has no score `fid`"):
-        methods.comparison(OPTIONS, METRICS[METRICS["run"] != "dit-haste"])
+        assert numbers(OPTIONS, METRICS[METRICS["run"] != "dit-haste"]).compared is not None
     unscored = METRICS.assign(fid=METRICS["fid"].where((METRICS["run"] != "sit-none") | (METRICS["step"] != 2000)))
     with pytest.raises(UserError, match=r"run `sit-none` has no score `fid`"):
-        methods.comparison(OPTIONS, unscored)
+        assert numbers(OPTIONS, unscored).compared is not None
 
 
 @pytest.mark.parametrize(("run", "seed", "step"), [("dit-haste", 3, None), ("sit-repa-a", 1, None), ("sit-vrpo-b", 2, 2000)])
 def test_a_missing_seed_or_milestone_is_named_and_not_counted(run: str, seed: int, step: int | None) -> None:
     gone = (METRICS["run"] == run) & (METRICS["seed"] == seed) & (METRICS["step"] == (step or METRICS["step"]))
     with pytest.raises(UserError, match=rf"run `{run}` lacks scores `fid` of seed {seed}"):
-        methods.comparison(OPTIONS, METRICS[~gone])
+        assert numbers(OPTIONS, METRICS[~gone]).compared is not None
 
 
 def test_a_missing_seed_of_the_search_is_named() -> None:
     searched = METRICS[METRICS["run"].str.startswith("search-")]
     run, seed = searched.iloc[-1][["run", "seed"]]
     with pytest.raises(UserError, match=rf"run `{run}` lacks scores `\w+` of seed {seed}"):
-        methods.search(OPTIONS, METRICS[(METRICS["run"] != run) | (METRICS["seed"] != seed)])
+        assert numbers(OPTIONS, METRICS[(METRICS["run"] != run) | (METRICS["seed"] != seed)]).searched is not None
 
 
 def test_the_second_score_is_called_after_the_search_only_where_there_was_one() -> None:
     unsearched = OPTIONS.model_copy(update={"candidates": None})
     for options, words in ((OPTIONS, "in the score that the search looked at, VRPO"), (unsearched, "in the second feature space, VRPO")):
-        sentences = verdict(options, methods.comparison(options, METRICS), methods.ablations(options, METRICS))
+        sentences = verdict(numbers(options, METRICS))
         assert any(words in sentence for sentence in sentences)
 
 
@@ -230,7 +188,7 @@ def test_gain_in_words(change: dict[str, object], words: str) -> None:
     ("change", "words"),
     [
         ({}, ["in 1.20x [1.10, 1.30] fewer steps", "2.3x, which is about ImageNet-256, is not reached here"]),
-        ({"speedup_high": 2.5}, ["lies within the interval"]),
+        ({"speedup_high": 2.5}, ["is within the interval"]),
         ({"speedup_low": 2.4, "speedup_high": 2.6}, ["is exceeded here"]),
         ({"speedup_low": 0.9, "reached": 3.0}, ["is undecided: 1.20x [0.90, 1.30]", "does not reach REPA's last score in 2 of 5 seeds"]),
         ({"speedup": 0.8, "speedup_low": 0.7, "speedup_high": 0.9}, ["needs more steps than REPA"]),
@@ -244,7 +202,7 @@ def test_speed_in_words(change: dict[str, object], words: list[str]) -> None:
 
 
 def test_verdict_names_every_part() -> None:
-    text = " ".join(verdict(OPTIONS, methods.comparison(OPTIONS, METRICS), methods.ablations(OPTIONS, METRICS)))
+    text = " ".join(verdict(numbers(OPTIONS, METRICS)))
     for words in ("On SiT-mini/2, VRPO beats REPA by 2.00 FID", "On DiT-mini/2", "1.00 FD-validation", "none is worse than REPA by 4.00 FID"):
         assert words in text
     assert "worse: `vrpo-worse` +3.00 [+3.00, +3.00]; undecided: `vrpo-alike`" in text
@@ -262,8 +220,8 @@ def test_everything_is_written_and_always_the_same(tmp_path: Path) -> None:
     for name in ("a", "b"):
         write_methods(OPTIONS, REPORT, collected, tmp_path / name)
     assert files(tmp_path / "a") == files(tmp_path / "b")
-    wanted = {f"{name}.{kind}" for name in OPTIONS.tables() for kind in ("csv", "md", "tex")}
-    assert set(files(tmp_path / "a")) == wanted | {f"{name}.{kind}" for name in OPTIONS.figures() for kind in ("pdf", "png", "csv")} | {"README.md"}
+    wanted = {file for entry in benchmark_entries(OPTIONS) for file in entry.files}
+    assert set(files(tmp_path / "a")) == wanted | {"README.md"}
     text = (tmp_path / "a/methods.md").read_text()
     assert "| SiT-mini/2 | VRPO | `vrpo-b` | **2.00 ± 0.00** | +2.00 [+2.00, +2.00] |" in text and "made up" in text
     readme = (tmp_path / "a/README.md").read_text()
@@ -305,6 +263,24 @@ def test_snapshot_is_the_same_but_for_the_machine(tmp_path: Path, mini_methods: 
         write_snapshot(parse_experiment({**mini_methods, "methods": None}, "made up"), tmp_path / "none")
 
 
+def test_a_snapshot_is_redrawn_from_its_own_files(tmp_path: Path, mini_methods: dict[str, object]) -> None:
+    words = {"title": REPORT.title, "metric_space": REPORT.metric_space}
+    config = parse_experiment({**mini_methods, "results": str(tmp_path / "results"), "methods": OPTIONS.model_dump(), "report": words}, "made up")
+    write_collected(Paths.of(config).collected, METRICS)
+    write_methods(OPTIONS, REPORT, Paths.of(config).collected, Paths.of(config).benchmark)
+    folder = tmp_path / "snapshot"
+    write_snapshot(config, folder)
+    before = files(folder)
+    redrawn = ("README.md", "methods.md", "ablations.csv", "search.md", "wall_time.md", "changes.png", "scores.png")
+    for name in redrawn:
+        (folder / name).unlink()
+    redraw_snapshot(folder)
+    assert files(folder) == before
+    (folder / "provenance.json").write_text("{}")
+    with pytest.raises(UserError, match=r"provenance\.json: missing or not a snapshot's"):
+        redraw_snapshot(folder)
+
+
 @pytest.fixture
 def mini_methods() -> dict[str, object]:
     """config/mini.yaml with the alignments that the made-up benchmark names."""
@@ -322,5 +298,5 @@ def mini_methods() -> dict[str, object]:
 
 
 def test_metrics_are_read_as_collected(tmp_path: Path) -> None:
-    labels = methods.labels(OPTIONS, read_metrics(write_collected(tmp_path, METRICS)))
+    labels = methods.Benchmark(OPTIONS, REPORT, write_collected(tmp_path, METRICS)).labels
     assert labels == {"none": "none", "repa-a": "REPA", "haste": "HASTE", "vrpo-b": "VRPO"}

@@ -1,6 +1,10 @@
 """Figures, tables and claims from made-up results whose answers are known."""
 
+import importlib
 import json
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,20 +15,20 @@ from PIL import Image
 from vrpo.config.options import ReportOptions
 from vrpo.errors import UserError
 from vrpo.reporting import style
+from vrpo.reporting.catalogue import BENCHMARK, CATALOGUE, COLLECTED, Entry, report_entries
 from vrpo.reporting.claims import gains, headline, judge
 from vrpo.reporting.collect import over_stretches
 from vrpo.reporting.diagnostics import compare
-from vrpo.reporting.figures import FIGURES, draw
+from vrpo.reporting.draw import draw
 from vrpo.reporting.report import write_report
-from vrpo.reporting.results import interval, last_milestone, main_sampler, read_diagnostics, read_metrics
-from vrpo.reporting.speedup import speedup, steps_to_reach
-from vrpo.reporting.tables import TABLES, write
+from vrpo.reporting.results import last_milestone, main_sampler, read_diagnostics, read_metrics
 
 ROOT = Path(__file__).parents[2]
 MINIATURE = ReportOptions(metric_space="miniature: made up")
 IMAGENET = ReportOptions(metric_space="ImageNet 256x256, Inception features", published=str(ROOT / "config/published.csv"))
 STEPS = (500, 1000, 1500)
 FIDS = {"none": (40.0, 20.0, 12.0), "repa": (30.0, 15.0, 10.0), "vrpo": (26.0, 12.0, 8.0)}
+FIGURES, TABLES = ([entry.name for entry in report_entries(kind)] for kind in ("figure", "table"))
 RUN = {"SiT-B/2": ("sit", "interpolant", "ode"), "DiT-XL/2": ("dit", "ddpm", "ddpm")}
 
 
@@ -111,29 +115,6 @@ def three_seeds(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # ---- numbers ----------------------------------------------------------------------------------------------------------
 
 
-def test_interval_is_students() -> None:
-    mean, low, high = interval([1.0, 2.0, 3.0])
-    assert mean == 2.0
-    assert high - mean == pytest.approx(4.302652729749464 / np.sqrt(3))  # t quantile at 2 degrees of freedom, standard deviation 1
-    assert low == pytest.approx(2 * mean - high)
-    assert np.isnan(interval([1.0])[1])
-
-
-def test_steps_to_reach_interpolates() -> None:
-    assert steps_to_reach(STEPS, (26, 16, 4), 8.0) == (1250.0, False)  # half way in the logarithm
-    assert steps_to_reach(STEPS, (26, 12, 8), 8.0) == (1500.0, False)
-    assert steps_to_reach(STEPS, (26, 12, 8), 30.0) == (500.0, True)
-    assert steps_to_reach(STEPS, (26, 12, 8), 7.0) == (None, False)
-    assert steps_to_reach(STEPS, (26, 8, 12), 10.0)[0] == pytest.approx(500 + 500 * np.log(2.6) / np.log(26 / 8))  # the first crossing counts
-
-
-def test_speedup_both_ways() -> None:
-    assert speedup(STEPS, (26, 16, 4), (30, 15, 8)) == (1500 / 1250, False)
-    assert speedup(STEPS, (30, 15, 8), (26, 16, 4)) == (1250 / 1500, False)
-    assert speedup(STEPS, (5, 4, 3), (30, 15, 10)) == (3.0, True)
-    assert speedup(STEPS, (26, 12, 8), (26, 12, 8)) == (1.0, False)
-
-
 def test_gains_are_paired_by_seed(three_seeds: Path) -> None:
     table = gains(read_metrics(three_seeds))
     row = table[(table["run"] == "sit-vrpo") & (table["base"] == "sit-repa")].iloc[0]
@@ -151,7 +132,7 @@ def test_seeds_without_a_partner_are_left_out() -> None:
 
 
 def test_verdicts(one_seed: Path, three_seeds: Path, tmp_path: Path) -> None:
-    assert set(judge(read_metrics(one_seed), comparable=True)["verdict"]) == {"one seed is no verdict"}
+    assert set(judge(read_metrics(one_seed), comparable=True)["verdict"]) == {"one seed proves nothing"}
     judged = judge(read_metrics(three_seeds), comparable=True)
     assert set(judged.loc[judged["claim"].str.startswith("FID"), "verdict"]) == {"reproduced"}  # [1.65, 2.15] reaches 1.8
     assert set(judged.loc[judged["claim"].str.startswith("training"), "verdict"]) == {"not reproduced"}
@@ -164,7 +145,7 @@ def test_verdicts(one_seed: Path, three_seeds: Path, tmp_path: Path) -> None:
 def test_headline_says_what_was_measured(one_seed: Path) -> None:
     text = " ".join(headline(read_metrics(one_seed), comparable=False))
     assert "SiT-B/2, FID after 1,500 steps: none 12.00, REPA 10.00, VRPO 8.00 (one seed)." in text
-    assert "one seed is no verdict" in text
+    assert "one seed proves nothing" in text
 
 
 def test_main_sampler_and_last_milestone(one_seed: Path) -> None:
@@ -187,7 +168,7 @@ def test_rivals_of_one_kind_keep_their_own_names(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", FIGURES)
 def test_figures_are_deterministic_and_not_blank(name: str, three_seeds: Path, tmp_path: Path) -> None:
     for place in ("a", "b"):
-        draw(name, MINIATURE, three_seeds, tmp_path / place / f"{name}.pdf")
+        draw("figure", name, MINIATURE, three_seeds, tmp_path / place / f"{name}.pdf")
     for ending in ("pdf", "png", "csv"):
         first, second = ((tmp_path / place / f"{name}.{ending}").read_bytes() for place in ("a", "b"))
         assert first == second
@@ -195,7 +176,7 @@ def test_figures_are_deterministic_and_not_blank(name: str, three_seeds: Path, t
 
 
 def test_fid_figure_holds_the_band(three_seeds: Path, tmp_path: Path) -> None:
-    draw("fid", MINIATURE, three_seeds, tmp_path / "fid.pdf")
+    draw("figure", "fid", MINIATURE, three_seeds, tmp_path / "fid.pdf")
     data = pd.read_csv(tmp_path / "fid.csv")
     row = data[(data["run"] == "sit-repa") & (data["step"] == 1500)].iloc[0]
     assert (row["least"], row["mean"], row["greatest"], row["seeds"]) == (10.0, 11.0, 12.0, 3)
@@ -204,12 +185,12 @@ def test_fid_figure_holds_the_band(three_seeds: Path, tmp_path: Path) -> None:
 
 def test_rewards_without_vrpo_say_so(tmp_path: Path) -> None:
     folder = collected(tmp_path / "collected", metrics_frame(kinds=("none", "repa")))
-    draw("rewards", MINIATURE, folder, tmp_path / "rewards.pdf")
+    draw("figure", "rewards", MINIATURE, folder, tmp_path / "rewards.pdf")
     assert (tmp_path / "rewards.png").stat().st_size > 0
 
 
 def test_diagnostics_figure_sets_vrpo_beside_repa(three_seeds: Path, tmp_path: Path) -> None:
-    draw("diagnostics", MINIATURE, three_seeds, tmp_path / "a.pdf")
+    draw("figure", "diagnostics", MINIATURE, three_seeds, tmp_path / "a.pdf")
     data = pd.read_csv(tmp_path / "a.csv").set_index(["run", "quantity", "step"])
     assert set(data["label"]) == {"REPA", "VRPO"} and set(data.index.get_level_values("run")) == {"sit-repa", "sit-vrpo"}
     overall, by_level = data[data["noise_level"].isna()], data[data["noise_level"].notna()]
@@ -232,7 +213,7 @@ def test_diagnostics_figure_sets_vrpo_beside_repa(three_seeds: Path, tmp_path: P
         titles = [axis.get_title(loc="left") or axis.get_title() for axis in figure.axes if axis.axison]
         assert titles == [*shown, "KL to encoder's policy / κ", "share of clipped ratios"]  # no panel for what nobody logged
     folder = collected(tmp_path / "collected", metrics_frame(kinds=("none", "repa")))
-    draw("diagnostics", MINIATURE, folder, tmp_path / "b.pdf")
+    draw("figure", "diagnostics", MINIATURE, folder, tmp_path / "b.pdf")
     assert (tmp_path / "b.png").stat().st_size > 0
 
 
@@ -246,12 +227,12 @@ def test_long_logs_are_averaged_over_stretches_of_steps() -> None:
 
 
 def test_representation_figure_holds_all_levels_and_may_be_empty(one_seed: Path, tmp_path: Path) -> None:
-    draw("representation", MINIATURE, one_seed, tmp_path / "a.pdf")
+    draw("figure", "representation", MINIATURE, one_seed, tmp_path / "a.pdf")
     data = pd.read_csv(tmp_path / "a.csv")
     assert set(data["noise_level"]) == {0.2, 0.5, 0.8} and set(data["label"]) == {"none", "REPA", "VRPO"}
     folder = collected(tmp_path / "collected", metrics_frame())
     (folder / "representation.csv").write_text((folder / "representation.csv").read_text().splitlines()[0] + "\n")
-    draw("representation", MINIATURE, folder, tmp_path / "b.pdf")
+    draw("figure", "representation", MINIATURE, folder, tmp_path / "b.pdf")
     assert (tmp_path / "b.png").stat().st_size > 0
 
 
@@ -270,7 +251,7 @@ def test_colours_are_the_same_everywhere() -> None:
 @pytest.mark.parametrize("name", TABLES)
 @pytest.mark.parametrize("options", [MINIATURE, IMAGENET], ids=["miniature", "imagenet"])
 def test_tables_in_three_formats(name: str, options: ReportOptions, three_seeds: Path, tmp_path: Path) -> None:
-    write(name, options, three_seeds, tmp_path / f"{name}.csv")
+    draw("table", name, options, three_seeds, tmp_path / f"{name}.csv")
     data = pd.read_csv(tmp_path / f"{name}.csv")
     markdown, latex = (tmp_path / f"{name}.md").read_text(), (tmp_path / f"{name}.tex").read_text()
     assert len(data) > 0
@@ -283,8 +264,8 @@ def test_tables_in_three_formats(name: str, options: ReportOptions, three_seeds:
 
 
 def test_published_numbers_stand_only_beside_imagenet(three_seeds: Path, tmp_path: Path) -> None:
-    write("comparison", MINIATURE, three_seeds, tmp_path / "mini.csv")
-    write("comparison", IMAGENET, three_seeds, tmp_path / "imagenet.csv")
+    draw("table", "comparison", MINIATURE, three_seeds, tmp_path / "mini.csv")
+    draw("table", "comparison", IMAGENET, three_seeds, tmp_path / "imagenet.csv")
     assert set(pd.read_csv(tmp_path / "mini.csv")["source"]) == {"this pipeline"}
     published = pd.read_csv(tmp_path / "imagenet.csv")
     assert 24.4 in set(published.loc[published["source"] != "this pipeline", "fid"])
@@ -292,7 +273,7 @@ def test_published_numbers_stand_only_beside_imagenet(three_seeds: Path, tmp_pat
 
 
 def test_best_is_bold_only_where_there_is_a_rival(three_seeds: Path, tmp_path: Path) -> None:
-    write("comparison", MINIATURE, three_seeds, tmp_path / "t.csv")
+    draw("table", "comparison", MINIATURE, three_seeds, tmp_path / "t.csv")
     lines = (tmp_path / "t.md").read_text().splitlines()
     assert [line for line in lines if "VRPO" in line and "| ode |" in line and "**9.10 ± 1.10**" in line]
     assert not [line for line in lines if "guided" in line and "**" in line]  # all equal
@@ -301,7 +282,7 @@ def test_best_is_bold_only_where_there_is_a_rival(three_seeds: Path, tmp_path: P
 def test_report_is_whole(three_seeds: Path) -> None:
     folder = three_seeds.parent
     for name in FIGURES:
-        draw(name, MINIATURE, three_seeds, folder / f"figures/{name}.pdf")
+        draw("figure", name, MINIATURE, three_seeds, folder / f"figures/{name}.pdf")
     write_report(MINIATURE, folder, folder / "report.html")
     html = (folder / "report.html").read_text()
     assert html.count("data:image/png;base64,") == len(FIGURES)
@@ -314,27 +295,43 @@ def test_report_is_whole(three_seeds: Path) -> None:
     assert (folder / "report.html").read_bytes() == first
 
 
-def test_workflow_knows_the_same_figures_and_tables() -> None:
-    rules = (ROOT / "workflow/rules/report.smk").read_text()
-    for name in [*FIGURES, *TABLES]:
-        assert f'    "{name}": ' in rules
-        assert (ROOT / f"workflow/report/{name}.rst").is_file()
-        assert name in (ROOT / "Makefile").read_text()
+def test_entries_of_the_catalogue_are_whole() -> None:
+    names = [entry.name for entry in CATALOGUE]
+    assert len(set(names)) == len(names)
+    for entry in [*CATALOGUE, *BENCHMARK]:
+        module, _, name = entry.function.partition(":")
+        assert callable(getattr(importlib.import_module(module), name))
+        assert entry.title and set(entry.needs) <= set(COLLECTED)
+        assert not entry.caption or entry.caption.endswith(".")
+
+
+@pytest.mark.parametrize("entry", CATALOGUE, ids=lambda entry: entry.name)
+def test_an_entry_reads_what_it_needs_and_nothing_else(entry: Entry, three_seeds: Path, tmp_path: Path) -> None:
+    for file in entry.needs:
+        shutil.copy(three_seeds / file, tmp_path)
+    assert entry.make(MINIATURE, tmp_path)
+
+
+def test_the_makefile_asks_the_catalogue() -> None:
+    words = [sys.executable, "-m", "vrpo.reporting.catalogue"]
+    printed = subprocess.run(words, capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    assert printed.split() == [*FIGURES, *TABLES]
+    assert "FIGURE ?= $$(python -m vrpo.reporting.catalogue) report\n" in (ROOT / "Makefile").read_text()
 
 
 def test_bad_input_is_named(one_seed: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"figure `fidd`.*known: fid"):
-        draw("fidd", MINIATURE, one_seed, tmp_path / "x.pdf")
-    with pytest.raises(UserError, match=r"table `claim`.*claims"):
-        write("claim", MINIATURE, one_seed, tmp_path / "x.csv")
+        draw("figure", "fidd", MINIATURE, one_seed, tmp_path / "x.pdf")
+    with pytest.raises(UserError, match=r"^table `claim`: not in the catalogue; known: comparison, convergence, gains, claims$"):
+        draw("table", "claim", MINIATURE, one_seed, tmp_path / "x.csv")
     with pytest.raises(UserError, match=r"metrics.csv: is missing"):
-        draw("fid", MINIATURE, tmp_path, tmp_path / "x.pdf")
+        draw("figure", "fid", MINIATURE, tmp_path, tmp_path / "x.pdf")
     (tmp_path / "metrics.csv").write_text("run,fid\n")
     with pytest.raises(UserError, match="lacks the column"):
-        draw("fid", MINIATURE, tmp_path, tmp_path / "x.pdf")
+        draw("figure", "fid", MINIATURE, tmp_path, tmp_path / "x.pdf")
     (tmp_path / "samples.npz").write_bytes(b"PK half a file")
     with pytest.raises(UserError, match=r"samples.npz: not a .npz, truncated or damaged"):
-        draw("samples", MINIATURE, tmp_path, tmp_path / "x.pdf")
+        draw("figure", "samples", MINIATURE, tmp_path, tmp_path / "x.pdf")
     with pytest.raises(UserError, match="published numbers"):
-        write("comparison", ReportOptions(published=str(tmp_path / "absent.csv")), one_seed, tmp_path / "x.csv")
+        draw("table", "comparison", ReportOptions(published=str(tmp_path / "absent.csv")), one_seed, tmp_path / "x.csv")
     assert not list(tmp_path.glob("x.*"))

@@ -3,13 +3,12 @@
 import json
 import re
 
-import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
 from metrics_fixtures import make_images
 from PIL import Image
-from test_reporting import MINIATURE, ROOT, collected, metrics_frame
+from test_reporting import FIGURES, MINIATURE, ROOT, collected, metrics_frame
 
 from vrpo.config.reading import deep_merge, parse_experiment, read_yaml
 from vrpo.data.arrays import ArrayWriter
@@ -17,18 +16,18 @@ from vrpo.errors import UserError
 from vrpo.files import write_text
 from vrpo.plan.paths import Paths
 from vrpo.reporting import style
-from vrpo.reporting.claims import ONE_MILESTONE, gains, headline, judge
+from vrpo.reporting.catalogue import find
+from vrpo.reporting.claims import ONE_MILESTONE, ONE_SEED, gains, headline, judge
 from vrpo.reporting.collect import collect
 from vrpo.reporting.diagnostics import compare
-from vrpo.reporting.figures import FIGURES, draw
+from vrpo.reporting.draw import draw
 from vrpo.reporting.report import write_report
 from vrpo.reporting.results import read_diagnostics, read_metrics, read_speed, seeds_text
-from vrpo.reporting.tables import write
 
 
 def written(name, folder, tmp_path):
     """The table as text, and its numbers."""
-    write(name, MINIATURE, folder, tmp_path / f"{name}.csv")
+    draw("table", name, MINIATURE, folder, tmp_path / f"{name}.csv")
     return (tmp_path / f"{name}.md").read_text(), pd.read_csv(tmp_path / f"{name}.csv")
 
 
@@ -60,7 +59,7 @@ def test_one_milestone_says_nothing_of_speed(tmp_path, seeds):
     assert not speaks_of_speed(text)
     speed = data[data["claim"].str.startswith("training faster")]
     assert len(speed) == 2 and set(speed["verdict"]) == {ONE_MILESTONE} and set(speed["finding"]) == {"not run"} and speed["observed"].isna().all()
-    assert set(judge(read_metrics(folder), comparable=True)["verdict"]) == {ONE_MILESTONE, "one seed is no verdict" if len(seeds) == 1 else "reproduced"}
+    assert set(judge(read_metrics(folder), comparable=True)["verdict"]) == {ONE_MILESTONE, ONE_SEED if len(seeds) == 1 else "reproduced"}
     assert f"training faster than REPA's”: {ONE_MILESTONE}." in " ".join(headline(read_metrics(folder), comparable=True))
     assert not speaks_of_speed(report_of(tmp_path))
 
@@ -88,7 +87,7 @@ def test_a_milestone_that_a_seed_lacks_is_left_out_for_all(tmp_path):
 
 
 def test_brackets_are_explained_only_where_there_are_any(tmp_path):
-    for seeds, said in (((0,), "One seed gives no interval."), ((0, 1), "In brackets 95% t intervals over seeds, paired.")):
+    for seeds, said in (((0,), "One seed gives no interval."), ((0, 1), "In brackets 95% intervals over seeds: Student's t of the paired differences.")):
         folder = collected(tmp_path / str(len(seeds)), metrics_frame(seeds))
         for name in ("gains", "claims"):
             text, _ = written(name, folder, tmp_path)
@@ -132,8 +131,8 @@ def cut(folder, rows):
 def test_a_single_logged_row_is_visible(tmp_path, name):
     """As a point: a line of one value draws nothing."""
     folder = cut(collected(tmp_path / "collected", metrics_frame()), 1)
-    with matplotlib.rc_context(style.RC):
-        figure, data = FIGURES[name](MINIATURE, folder)
+    with style.applied():
+        figure, data = find("figure", name).make(MINIATURE, folder)
     assert len(data)
     lines = [line for axis in figure.axes for line in axis.get_lines() if len(line.get_xdata()) == 1]
     assert len(lines) >= 3 and all(line.get_marker() == "o" for line in lines)
@@ -157,10 +156,10 @@ def test_nothing_logged_is_said(tmp_path):
     """Trainings shorter than `log_every`: every figure is drawn, and none says that there is no VRPO."""
     folder = cut(collected(tmp_path / "collected", metrics_frame()), 0)
     for name, said in (("losses", "ended before"), ("rewards", "ended before"), ("diagnostics", "trainings with VRPO ended before")):
-        with matplotlib.rc_context(style.RC):
-            figure, data = FIGURES[name](MINIATURE, folder)
+        with style.applied():
+            figure, data = find("figure", name).make(MINIATURE, folder)
         assert data.empty and said in figure.axes[0].texts[0].get_text()
-        draw(name, MINIATURE, folder, tmp_path / f"{name}.pdf")
+        draw("figure", name, MINIATURE, folder, tmp_path / f"{name}.pdf")
         assert np.asarray(Image.open(tmp_path / f"{name}.png").convert("L")).std() > 0
 
 
@@ -183,7 +182,7 @@ def test_trainings_shorter_than_a_logged_row_are_collected(tmp_path):
     folder = Paths.of(config).folder / "collected"
     collect(config, folder)
     for name in ("losses", "rewards", "diagnostics"):
-        draw(name, MINIATURE, folder, tmp_path / f"{name}.pdf")
+        draw("figure", name, MINIATURE, folder, tmp_path / f"{name}.pdf")
     assert read_speed(folder)["images_per_second"].isna().all()
     assert not speaks_of_speed(report_of(Paths.of(config).folder))
     write_text(run / "train.csv", "step,loss\n50,1.0\n")

@@ -9,12 +9,11 @@ import traceback
 from pathlib import Path
 from typing import NoReturn
 
-from vrpo.reporting.figures import FIGURES
-from vrpo.reporting.tables import TABLES
+from vrpo.reporting.catalogue import CATALOGUE
 
 ROOT = Path(__file__).parents[2]
 TINY = ROOT / "tests/workflow/tiny.yaml"
-DRAWN = [*FIGURES, *TABLES, "report"]
+DRAWN = [*(entry.name for entry in CATALOGUE), "report"]
 
 
 def command(*arguments: str, config: Path | tuple[Path, ...] = TINY, checkout: Path = ROOT) -> list[str]:

@@ -14,8 +14,7 @@ import pytest
 from running import DRAWN, clone, command, environment, snakemake, whole
 
 from vrpo.files import exclusive_lock
-from vrpo.reporting.figures import FIGURES
-from vrpo.reporting.tables import TABLES
+from vrpo.reporting.catalogue import report_entries
 
 pytestmark = [pytest.mark.workflow, pytest.mark.timeout(900)]
 
@@ -45,8 +44,9 @@ def test_everything_is_there(finished: Path) -> None:
     results = finished / "results/tiny"
     assert (results / "report.html").stat().st_size > 100_000
     assert (results / "README.md").is_file()
-    assert sorted(path.name for path in (results / "figures").glob("*.png")) == sorted(f"{name}.png" for name in FIGURES)
-    assert len(list((results / "tables").glob("*.tex"))) == len(TABLES)
+    for kind in ("figure", "table"):
+        wanted = {file for entry in report_entries(kind) for file in entry.files}
+        assert {path.name for path in (results / f"{kind}s").iterdir()} == wanted
     assert sorted(path.name for path in (results / "runs/sit-vrpo/seed0").glob("*.safetensors")) == ["step0000008.safetensors", "step0000016.safetensors"]
     states = [path.name for path in (results / "runs/sit-vrpo/seed0/state").glob("*/step*.pt")]
     assert states and "step0000008.pt" not in states, "a milestone outlives the state that it was taken from"

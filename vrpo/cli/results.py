@@ -29,9 +29,9 @@ def figure(name: Annotated[str, typer.Argument(help="which figure")], config: Co
     """Draw a figure from collected results (.pdf, .png and the .csv behind it)."""
     from vrpo.config import load_resolved
     from vrpo.config.options import ReportOptions
-    from vrpo.reporting.figures import draw
+    from vrpo.reporting.draw import draw
 
-    draw(name, load_resolved(ReportOptions, config), collected, output)
+    draw("figure", name, load_resolved(ReportOptions, config), collected, output)
 
 
 @app.command("table")
@@ -39,9 +39,9 @@ def table(name: Annotated[str, typer.Argument(help="which table")], config: Conf
     """Write a table from collected results (.csv, .md and .tex)."""
     from vrpo.config import load_resolved
     from vrpo.config.options import ReportOptions
-    from vrpo.reporting.tables import write
+    from vrpo.reporting.draw import draw
 
-    write(name, load_resolved(ReportOptions, config), collected, output)
+    draw("table", name, load_resolved(ReportOptions, config), collected, output)
 
 
 @app.command("report")
@@ -80,6 +80,16 @@ def methods_snapshot(
     from vrpo.reporting.snapshot import write_snapshot
 
     write_snapshot(load_experiment(*config), output_folder)
+
+
+@app.command("methods-redraw")
+def methods_redraw(
+    folder: Annotated[Path, typer.Argument(help="a snapshot, e.g. docs/methods")],
+) -> None:
+    """Compute a snapshot's tables, verdict and figures of scores again, from its own CSVs."""
+    from vrpo.reporting.snapshot import redraw_snapshot
+
+    redraw_snapshot(folder)
 
 
 @app.command("cost")

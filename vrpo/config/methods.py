@@ -126,17 +126,6 @@ class MethodsOptions(Options):
         wanted = self.chosen and process in (self.ablation_processes or self.processes)
         return {run_name(process, name): name for name in self.ablations} if wanted else {}
 
-    def tables(self) -> list[str]:
-        """Tables that the benchmark gives."""
-        chosen = ["methods", *(["ablations"] if self.ablations else []), "wall_time"] if self.chosen else []
-        return [*(["search"] if self.candidates else []), *chosen]
-
-    def figures(self) -> list[str]:
-        """Figures that the benchmark gives."""
-        if self.chosen is None:
-            return []
-        return ["scores", "scores_time", *(f"diagnostics_{process}" for process in self.processes), *(["changes"] if self.ablations else [])]
-
     def rows(self, milestones: list[int]) -> dict[str, dict[str, Any]]:
         """`runs` of the benchmark: the search, with its seeds, at the last of `milestones` alone; the comparison, with the verdict's, at all of them."""
         common, last = {"model": self.model}, milestones[-1:]

@@ -8,8 +8,6 @@ from pathlib import Path
 
 from vrpo.config.experiment import ExperimentConfig
 
-COLLECTED = ("metrics", "training", "diagnostics", "speed", "representation")
-
 
 @dataclass(frozen=True)
 class Paths:
@@ -117,19 +115,19 @@ class Paths:
         """Folder of all that figures and tables are made of."""
         return self.folder / "collected"
 
+    def drawn(self, kind: str, file: str) -> Path:
+        """A file of a figure or table, e.g. (`figure`, `fid.pdf`)."""
+        return self.folder / f"{kind}s" / file
+
     @property
-    def collected_files(self) -> list[Path]:
-        """The files in it."""
-        names = [*(f"{table}.csv" for table in COLLECTED), "samples.npz", "protocol.json"]
-        return [self.collected / name for name in names]
+    def report(self) -> Path:
+        """The page with all of it."""
+        return self.folder / "report.html"
 
-    def figure(self, name: str, kind: str) -> Path:
-        """A figure as `pdf` or `png`, or its numbers as `csv`."""
-        return self.folder / f"figures/{name}.{kind}"
-
-    def table(self, name: str, kind: str) -> Path:
-        """A table as `csv`, `md` or `tex`."""
-        return self.folder / f"tables/{name}.{kind}"
+    @property
+    def readme(self) -> Path:
+        """What is where in the results."""
+        return self.folder / "README.md"
 
     @property
     def benchmark(self) -> Path:

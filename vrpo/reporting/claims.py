@@ -1,156 +1,135 @@
-"""Paired comparisons of alignments, and the paper's claims held against them.
-
-All runs of one model share seeds, data order, noise and sampling seeds, so differences are taken seed by seed and the
-interval is Student's t interval of the paired differences (of their logarithms, for a ratio).
-"""
+"""Gains between the alignments of an experiment, and the paper's claims compared with them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from vrpo.reporting.results import interval, main_sampler, seeds_text
-from vrpo.reporting.speedup import speedup
+from vrpo.reporting.compare import by_seed, common, paired_gain, paired_speedup
+from vrpo.reporting.results import main_sampler, seeds_text
 
 PAIRS = (("repa", "none"), ("vrpo", "none"), ("vrpo", "repa"))
-ONE_SEED = "one seed is no verdict"
+ONE_SEED = "one seed proves nothing"
 NOT_RUN = "not run"
 ONE_MILESTONE = f"{NOT_RUN}: one milestone tells no speed"
-SOURCE = "arXiv:2606.00583, abstract"
+PAIR_COLUMNS = [
+    *("model", "run", "base", "label", "base_label", "kind", "base_kind", "step", "seeds"),
+    *("gain", "gain_low", "gain_high", "speedup", "speedup_low", "speedup_high", "at_least"),
+]
+JUDGED = [
+    *("claim", "claimed", "model", "observed", "low", "high", "at_least"),
+    *("seeds", "verdict", "finding"),
+]
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A number that the paper claims for VRPO against REPA."""
+    """A number that a paper claims for VRPO against REPA on ImageNet at 256x256."""
 
-    name: str
     quantity: str  # `gain` or `speedup`
+    name: str
     value: float
     text: str
+    neutral: float  # the value of no difference
 
 
-CLAIMS = (
-    Claim("FID better than REPA's", "gain", 1.8, "up to 1.8"),
-    Claim("training faster than REPA's", "speedup", 2.3, "2.3x"),
-)
+SOURCE = "arXiv:2606.00583, abstract"
+GAIN = Claim("gain", "FID better than REPA's", 1.8, "up to 1.8", neutral=0.0)
+SPEEDUP = Claim("speedup", "training faster than REPA's", 2.3, "2.3x", neutral=1.0)
+CLAIMS = (GAIN, SPEEDUP)
 
 
 def gains(metrics: pd.DataFrame) -> pd.DataFrame:
-    """For each model and pair of alignments: FID gain (base minus run, at the last common milestone) and speed-up, over seeds.
+    """Paired FID gain and speed-up for each model and each pair of alignments (`PAIR_COLUMNS`).
 
-    Columns: model, run, base, label, base_label, kind, base_kind, step, seeds, gain, gain_low, gain_high, speedup, speedup_low,
-    speedup_high, at_least (the speed-up is a lower bound in some seed). Intervals of one seed are empty, and so is the speed-up where the two have one
-    milestone in common: it is read off between milestones.
+    The gain is the base's FID minus the run's at the last common milestone.
     """
     scores = main_sampler(metrics).dropna(subset=["fid"])
     rows = []
-    for model, of_model in scores.groupby("model", sort=False):
-        for kind, base_kind in PAIRS:
-            for run in of_model.loc[of_model["kind"] == kind, "run"].unique():
-                for base in of_model.loc[of_model["kind"] == base_kind, "run"].unique():
-                    row = _pair(of_model[of_model["run"] == run], of_model[of_model["run"] == base])
-                    if row:
-                        rows.append({"model": model, "run": run, "base": base, **row})
-    columns = ["model", "run", "base", "label", "base_label", "kind", "base_kind", "step", "seeds", "gain", "gain_low", "gain_high"]
-    return pd.DataFrame(rows, columns=[*columns, "speedup", "speedup_low", "speedup_high", "at_least"])
+    for _, of_model in scores.groupby("model", sort=False):
+        runs = [run for _, run in of_model.groupby("run", sort=False)]
+        for kinds in PAIRS:
+            ours, bases = ([run for run in runs if run["kind"].iloc[0] == kind] for kind in kinds)
+            rows += [_pair(run, base) for run in ours for base in bases]
+    return pd.DataFrame(filter(None, rows), columns=PAIR_COLUMNS)
 
 
 def _pair(run: pd.DataFrame, base: pd.DataFrame) -> dict[str, Any] | None:
-    ours = run.pivot_table(index="seed", columns="step", values="fid")
-    theirs = base.pivot_table(index="seed", columns="step", values="fid")
-    seeds, steps = ours.index.intersection(theirs.index), ours.columns.intersection(theirs.columns)
-    steps = [step for step in steps if ours.loc[seeds, step].notna().all() and theirs.loc[seeds, step].notna().all()]
-    if seeds.empty or not steps:
+    ours, theirs = common(by_seed(run, "fid"), by_seed(base, "fid"))
+    if ours.empty:
         return None
-    ours, theirs = ours.loc[seeds, steps], theirs.loc[seeds, steps]
-    gain = interval((theirs.iloc[:, -1] - ours.iloc[:, -1]).to_numpy())
-    ratios = [speedup(steps, ours.loc[seed].to_list(), theirs.loc[seed].to_list()) for seed in seeds] if len(steps) > 1 else []
-    faster = np.exp(interval(np.log([ratio for ratio, _ in ratios]))) if ratios else np.full(3, np.nan)
-    return {
-        "label": run["label"].iloc[0],
-        "base_label": base["label"].iloc[0],
-        "kind": run["kind"].iloc[0],
-        "base_kind": base["kind"].iloc[0],
-        "step": steps[-1],
-        "seeds": len(seeds),
-        **dict(zip(("gain", "gain_low", "gain_high"), gain, strict=True)),
-        **dict(zip(("speedup", "speedup_low", "speedup_high"), map(float, faster), strict=True)),
-        "at_least": any(bound for _, bound in ratios),
-    }
+    gain, faster = paired_gain(ours, theirs), paired_speedup(ours, theirs)
+    row = run.iloc[0].to_dict() | {"step": ours.columns[-1], "seeds": gain.seeds}
+    names = {"base": "run", "base_label": "label", "base_kind": "kind"}
+    row |= {name: base[column].iloc[0] for name, column in names.items()}
+    row |= gain.columns("gain") | faster.columns("speedup") | {"at_least": faster.at_least}
+    return {name: row[name] for name in PAIR_COLUMNS}
 
 
 def judge(metrics: pd.DataFrame, comparable: bool) -> pd.DataFrame:
-    """A row for each claim and each model in which VRPO and REPA were both run.
+    """A row for each claim and each model that has both VRPO and REPA (`JUDGED`).
 
     Args:
         metrics: `read_metrics`.
-        comparable: whether the scores live in the space that the claims are about; elsewhere no verdict is given.
-
-    Returns:
-        Columns: claim, claimed, model, observed, low, high, at_least, seeds, verdict, finding.
+        comparable: whether the scores are in the space of the claims; if not, there is no verdict.
     """
     pairs = gains(metrics)
-    pairs = pairs[(pairs["kind"] == "vrpo") & (pairs["base_kind"] == "repa")]
-    rows = []
-    for claim in CLAIMS:
-        for pair in pairs.to_dict("records"):
-            name = (
-                pair["model"] if pair["label"] == "VRPO" and pair["base_label"] == "REPA" else f"{pair['model']}: {pair['label']} against {pair['base_label']}"
-            )
-            low, high = pair[f"{claim.quantity}_low"], pair[f"{claim.quantity}_high"]
-            rows.append(
-                {
-                    "claim": claim.name,
-                    "claimed": claim.text,
-                    "model": name,
-                    "observed": pair[claim.quantity],
-                    "low": low,
-                    "high": high,
-                    "at_least": claim.quantity == "speedup" and pair["at_least"],
-                    "seeds": pair["seeds"],
-                    "verdict": ONE_MILESTONE if pd.isna(pair[claim.quantity]) else _verdict(claim, low, high, pair["seeds"], comparable),
-                    "finding": NOT_RUN if pd.isna(pair[claim.quantity]) else _finding(low, high, pair["seeds"], 0.0 if claim.quantity == "gain" else 1.0),
-                }
-            )
-        if pairs.empty:
-            rows.append({"claim": claim.name, "claimed": claim.text, "model": "", "at_least": False, "seeds": 0, "verdict": NOT_RUN, "finding": NOT_RUN})
-    return pd.DataFrame(rows, columns=["claim", "claimed", "model", "observed", "low", "high", "at_least", "seeds", "verdict", "finding"])
+    pairs = pairs[(pairs["kind"] == "vrpo") & (pairs["base_kind"] == "repa")].to_dict("records")
+    rows = [_judged(claim, pair, comparable) for claim in CLAIMS for pair in pairs]
+    if not pairs:
+        none = {"model": "", "at_least": False, "seeds": 0, "verdict": NOT_RUN, "finding": NOT_RUN}
+        rows = [{"claim": claim.name, "claimed": claim.text, **none} for claim in CLAIMS]
+    return pd.DataFrame(rows, columns=JUDGED)
+
+
+def _judged(claim: Claim, pair: dict[str, Any], comparable: bool) -> dict[str, Any]:
+    observed, low, high = (pair[f"{claim.quantity}{end}"] for end in ("", "_low", "_high"))
+    labels = pair["label"], pair["base_label"]
+    against = "" if labels == ("VRPO", "REPA") else ": {} against {}".format(*labels)
+    if pd.isna(observed):
+        verdict, finding = ONE_MILESTONE, NOT_RUN
+    else:
+        verdict = _verdict(claim, low, high, pair["seeds"], comparable)
+        better, worse = low > claim.neutral, high < claim.neutral  # neither for one seed
+        finding = "VRPO better" if better else "REPA better" if worse else "undecided"
+    return {
+        "claim": claim.name,
+        "claimed": claim.text,
+        "model": pair["model"] + against,
+        "observed": observed,
+        "low": low,
+        "high": high,
+        "at_least": claim is SPEEDUP and pair["at_least"],
+        "seeds": pair["seeds"],
+        "verdict": verdict,
+        "finding": finding,
+    }
 
 
 def _verdict(claim: Claim, low: float, high: float, seeds: int, comparable: bool) -> str:
-    """Reproduced: the interval excludes no improvement and reaches the claimed value."""
+    """Reproduced: the interval shows an improvement and reaches the claimed value."""
     if seeds < 2:
         return ONE_SEED
     if not comparable:
         return f"{NOT_RUN}: the claim is about ImageNet-256"
-    neutral = 0.0 if claim.quantity == "gain" else 1.0
-    return "reproduced" if low > neutral and high >= claim.value else "not reproduced"
-
-
-def _finding(low: float, high: float, seeds: int, neutral: float) -> str:
-    if seeds < 2:
-        return "undecided"
-    if low > neutral:
-        return "VRPO better"
-    return "REPA better" if high < neutral else "undecided"
+    return "reproduced" if low > claim.neutral and high >= claim.value else "not reproduced"
 
 
 def headline(metrics: pd.DataFrame, comparable: bool) -> list[str]:
-    """Sentences generated from the numbers: the FIDs at the end of training, and what became of the claims."""
-    scores = main_sampler(metrics).dropna(subset=["fid"])
+    """Sentences about the FIDs at the end of training and the verdict on each claim."""
     sentences = []
-    for model, rows in scores.groupby("model", sort=False):
+    for model, rows in main_sampler(metrics).dropna(subset=["fid"]).groupby("model", sort=False):
         last = rows[rows["step"] == rows["step"].max()]
         by_label = last.groupby("label", sort=False)["fid"]
-        means = [f"{label} {_number(values.mean())}" for label, values in by_label]
-        sentences.append(f"{model}, FID after {last['step'].iloc[0]:,} steps: {', '.join(means)} ({seeds_text(by_label.count())}).")
+        means = ", ".join(f"{label} {_number(values.mean())}" for label, values in by_label)
+        seeds, steps = seeds_text(by_label.count()), last["step"].iloc[0]
+        sentences.append(f"{model}, FID after {steps:,} steps: {means} ({seeds}).")
     judged = judge(metrics, comparable)
-    for claim, rows in judged.groupby("claim", sort=False):
-        verdicts = ", ".join(dict.fromkeys(rows["verdict"]))
-        sentences.append(f"The paper's claim “{rows['claimed'].iloc[0]}: {claim}”: {verdicts}.")
+    for claim in CLAIMS:
+        verdicts = ", ".join(dict.fromkeys(judged.loc[judged["claim"] == claim.name, "verdict"]))
+        sentences.append(f"The paper's claim “{claim.text}: {claim.name}”: {verdicts}.")
     return sentences
 
 

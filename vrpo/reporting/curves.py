@@ -10,16 +10,30 @@ from vrpo.reporting import style
 from vrpo.reporting.results import seeds_text
 
 
-def curves(axis: Axes, rows: pd.DataFrame, marker: str | None = None, colour: str | None = None) -> None:
-    """A line for each run with its name at its end, and a band over seeds; a run with one value is a point."""
+def lines(
+    axis: Axes,
+    rows: pd.DataFrame,
+    x: str,
+    marker: str | None = None,
+    colour: str | None = None,
+) -> list[tuple[float, float, str, str]]:
+    """A line for each run over `x`, with a band over seeds; returns the ends, for their names."""
     tints = style.colours(rows["label"])
     ends = []
     for _, line in rows.groupby("run", sort=False):
         label, process = line["label"].iloc[0], line["process"].iloc[0]
-        tint = colour or tints[label]
-        axis.plot(line["step"], line["mean"], color=tint, linestyle=style.LINES.get(process, "-"), marker=marker or style.marker_of(line))
-        axis.fill_between(line["step"], line["least"], line["greatest"], color=tint, alpha=0.18, linewidth=0)
-        ends.append((line["step"].iloc[-1], line["mean"].iloc[-1], label, tint))
+        tint, dashes = colour or tints[label], style.LINES.get(process, "-")
+        mark = marker or style.marker_of(line)
+        axis.plot(line[x], line["mean"], color=tint, linestyle=dashes, marker=mark)
+        band = line["least"], line["greatest"]
+        axis.fill_between(line[x], *band, color=tint, alpha=0.18, linewidth=0)
+        ends.append((line[x].iloc[-1], line["mean"].iloc[-1], label, tint))
+    return ends
+
+
+def curves(axis: Axes, rows: pd.DataFrame, **look: str) -> None:
+    """Lines over training steps with their names at the ends; a run with one value is a point."""
+    ends = lines(axis, rows, "step", **look)
     style.step_axis(axis, rows["step"].min(), rows["step"].max())
     style.label_ends(axis, ends)
 
@@ -31,6 +45,6 @@ def say_seeds(figure: Figure, data: pd.DataFrame) -> None:
 
 
 def seeds_and_bands(data: pd.DataFrame) -> str:
-    """As `say_seeds`."""
+    """The text of `say_seeds`."""
     text = seeds_text(data["seeds"])
     return text if data["seeds"].max() == 1 else f"{text}; bands: from the least to the greatest"

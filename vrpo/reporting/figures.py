@@ -1,38 +1,20 @@
-"""The report's figures, each from collected results alone: `fid`, `losses`, `rewards`, `samples`, `representation`, `diagnostics`."""
+"""Figures of the report, each from collected results alone: `fid`, `losses`, `rewards`, `samples`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
-import matplotlib
 import pandas as pd
 from matplotlib.figure import Figure
 
 from vrpo.config.options import ReportOptions
-from vrpo.errors import UserError
 from vrpo.reporting import style
 from vrpo.reporting.curves import curves, say_seeds
-from vrpo.reporting.diagnostics import diagnostics
-from vrpo.reporting.representation import representation
 from vrpo.reporting.results import main_sampler, over_seeds, read_metrics, read_samples, read_training
 
 REWARDS = {"reward_fidelity": "fidelity", "reward_perceptual": "perceptual", "reward_semantic": "semantic"}
 UNLOGGED = "all trainings ended before their first row was logged (`resources.log_every`)"
 LOSSES = {"denoising": "denoising loss", "alignment_loss": "alignment loss"}
-
-
-def draw(name: str, options: ReportOptions, collected: Path, output: Path) -> None:
-    """Draw the figure `name` from `collected` and write `output` as .pdf, .png and .csv.
-
-    Raises:
-        UserError: there is no such figure, or collected results are missing.
-    """
-    if name not in FIGURES:
-        raise UserError(f"figure `{name}`: there is none; known: {', '.join(FIGURES)}")
-    with matplotlib.rc_context(style.RC):
-        figure, data = FIGURES[name](options, collected)
-        style.save(figure, data, output)
 
 
 def fid(options: ReportOptions, collected: Path) -> tuple[Figure, pd.DataFrame]:
@@ -98,16 +80,6 @@ def samples(options: ReportOptions, collected: Path) -> tuple[Figure, pd.DataFra
     names = ("runs", "seeds", "steps", "samplers")
     data = pd.DataFrame({name.removesuffix("s"): grid[name] for name in names}).assign(labels=[" ".join(map(str, row)) for row in grid["labels"].tolist()])
     return figure, data
-
-
-FIGURES: dict[str, Callable[[ReportOptions, Path], tuple[Figure, pd.DataFrame]]] = {
-    "fid": fid,
-    "losses": losses,
-    "rewards": rewards,
-    "samples": samples,
-    "representation": representation,
-    "diagnostics": diagnostics,
-}
 
 
 def _long(training: pd.DataFrame, quantities: dict[str, str]) -> pd.DataFrame:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -53,17 +54,25 @@ def cell(mean: float, std: float | None, digits: int, bold: bool) -> str:
     return f"**{text}**" if bold else text
 
 
-def interval_text(mean: float, low: float, high: float, form: str) -> str:
-    """A mean with its interval in brackets, where there is one."""
-    return f"{mean:{form}}" if pd.isna(low) else f"{mean:{form}} [{low:{form}}, {high:{form}}]"
+def intervals(rows: pd.DataFrame, name: str) -> list[str]:
+    """Signed means of the column `name` with their intervals, e.g. `+0.30 [+0.10, +0.50]`."""
+    return [_with_interval(row, name, "{:+.2f}") for row in rows.to_dict("records")]
 
 
-def times_text(mean: float, low: float, high: float, at_least: bool) -> str:
-    """A factor with its interval, e.g. `1.20x [1.10, 1.30]`; `≥` where it is only a lower bound; nothing for NaN."""
+def factors(rows: pd.DataFrame, name: str) -> list[str]:
+    """Factors with their intervals, e.g. `1.20x [1.10, 1.30]`; `≥` marks lower bounds."""
+    bounds = rows.get("at_least", pd.Series(False, rows.index)).eq(True)
+    texts = [_with_interval(row, name, "{:.2f}", "x") for row in rows.to_dict("records")]
+    pairs = zip(texts, bounds, strict=True)
+    return [f"≥ {text}" if bound and text else text for text, bound in pairs]
+
+
+def _with_interval(row: dict[str, Any], name: str, form: str, unit: str = "") -> str:
+    mean, low, high = (row[name + end] for end in ("", "_low", "_high"))
     if pd.isna(mean):
         return ""
-    text = f"{mean:.2f}x" if pd.isna(low) else f"{mean:.2f}x [{low:.2f}, {high:.2f}]"
-    return f"≥ {text}" if at_least else text
+    text = form.format(mean) + unit
+    return text if pd.isna(low) else f"{text} [{form.format(low)}, {form.format(high)}]"
 
 
 def steps_text(step: float) -> str:

@@ -1,89 +1,107 @@
-"""Figures of the method benchmark: scores against steps and against time, how VRPO differs from REPA during training, and what each ablation changes."""
+"""Figures of the method benchmark: scores, diagnostics of the trainings, changes by ablation."""
 
 from __future__ import annotations
 
-import matplotlib
+from itertools import product
+
 import pandas as pd
 from matplotlib.figure import Figure
 
-from vrpo.config.methods import MethodsOptions, run_name
+from vrpo.config.methods import run_name
 from vrpo.reporting import style
 from vrpo.reporting.curves import curves, say_seeds
 from vrpo.reporting.diagnostics import compare
-from vrpo.reporting.methods import labels
+from vrpo.reporting.methods import Benchmark
 from vrpo.reporting.methods_verdict import score_name
-from vrpo.reporting.results import main_sampler, over_seeds
+from vrpo.reporting.results import main_sampler, over_seeds, read_diagnostics, read_speed
 
 
-def against_steps(options: MethodsOptions, metrics: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
-    """A row for each score, a column for each process; a line for each method with a band over seeds."""
-    return _panels(options, _compared(options, metrics), "training steps")
+def against_steps(benchmark: Benchmark) -> tuple[Figure, pd.DataFrame]:
+    """A row for each score, a column for each process; a line for each method."""
+    return _panels(benchmark, _compared(benchmark), "training steps")
 
 
-def against_time(options: MethodsOptions, metrics: pd.DataFrame, speed: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
+def against_time(benchmark: Benchmark) -> tuple[Figure, pd.DataFrame]:
     """As `against_steps`, over seconds of training at each run's median rate over seeds."""
-    rates = speed["images_per_second"].groupby(speed["run"]).median() / speed["batch_size"].groupby(speed["run"]).first()
-    rows = _compared(options, metrics)
+    speed = read_speed(benchmark.folder)
+    rates = benchmark.rates / speed["batch_size"].groupby(speed["run"]).first()
+    rows = _compared(benchmark)
     rows["step"] = rows["step"] / rows["run"].map(rates)
-    return _panels(options, rows, "seconds of training")
+    return _panels(benchmark, rows, "seconds of training")
 
 
-def during_training(options: MethodsOptions, logged: pd.DataFrame, process: str) -> tuple[Figure, pd.DataFrame]:
-    """The figure `diagnostics` of what is `diagnosed`, in its order, on one process."""
+def during_training(benchmark: Benchmark, process: str) -> tuple[Figure, pd.DataFrame]:
+    """The figure `diagnostics` of the alignments `diagnosed`, in their order, on one process."""
+    options, logged = benchmark.options, read_diagnostics(benchmark.folder)
     diagnosed = options.diagnosed or {"REPA": options.chosen.repa, "VRPO": options.chosen.vrpo}
-    rows = [logged[logged["run"] == run_name(process, name)].assign(label=label) for label, name in diagnosed.items()]
+    runs = {label: run_name(process, name) for label, name in diagnosed.items()}
+    rows = [logged[logged["run"] == run].assign(label=label) for label, run in runs.items()]
     chosen = pd.concat(rows, ignore_index=True)
-    return compare(chosen, chosen["model"].iloc[0]) if len(chosen) else (style.nothing("nothing was logged by noise level"), chosen)
+    if chosen.empty:
+        return style.nothing("nothing was logged by noise level"), chosen
+    return compare(chosen, chosen["model"].iloc[0])
 
 
-def changes(options: MethodsOptions, compared: pd.DataFrame, ablated: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
-    """What each ablation, and REPA, has more than the chosen VRPO: a row for each score, a column for each process; intervals over seeds.
+def changes(benchmark: Benchmark) -> tuple[Figure, pd.DataFrame]:
+    """Change of the scores from the chosen VRPO to each ablation and to REPA.
 
-    Args:
-        compared: of `methods.comparison`; REPA's change is what VRPO gained on it.
-        ablated: of `methods.ablations`.
+    A row for each score, a column for each process; intervals over seeds.
     """
-    repa = compared[(compared["alignment"] == options.chosen.vrpo) & compared["process"].isin(ablated["process"])].assign(alignment="REPA")
-    repa = repa.rename(columns={"gain": "change", "gain_low": "change_low", "gain_high": "change_high"})
-    columns = ["process", "model", "score", "alignment", "seeds", "change", "change_low", "change_high"]
+    options, compared, ablated = benchmark.options, benchmark.compared, benchmark.ablated
+    changed = ["change", "change_low", "change_high"]
+    gained = dict(zip(["gain", "gain_low", "gain_high"], changed, strict=True))
+    repa = compared[compared["alignment"] == options.chosen.vrpo].rename(columns=gained)
+    repa = repa[repa["process"].isin(ablated["process"])].assign(alignment="REPA")
+    columns = ["process", "model", "score", "alignment", "seeds", *changed]
     data = pd.concat([ablated[columns], repa[columns]], ignore_index=True)
     scores, models = list(dict.fromkeys(data["score"])), list(dict.fromkeys(data["model"]))
     names = list(dict.fromkeys(data["alignment"]))
-    figure, axes = style.panels(len(scores) * len(models), columns=len(models), height=0.7 + 0.15 * len(names), sharey=True)
-    style.note(figure, f"against {options.chosen.vrpo}, seed by seed; 95% intervals over {data['seeds'].min()} seeds; grey where they hold 0")
+    height = 0.7 + 0.15 * len(names)
+    count = len(scores) * len(models)
+    figure, axes = style.panels(count, columns=len(models), height=height, sharey=True)
+    interval = f"95% intervals over {data['seeds'].min()} seeds; grey where they hold 0"
+    style.note(figure, f"against {options.chosen.vrpo}, seed by seed; {interval}")
     places = {name: height for height, name in enumerate(reversed(names))}
-    for axis, (score, model) in zip(axes, ((score, model) for score in scores for model in models), strict=True):
+    for axis, (score, model) in zip(axes, product(scores, models), strict=True):
         axis.axvline(0, color=style.FAINT, linewidth=0.8)
         for row in data[(data["score"] == score) & (data["model"] == model)].to_dict("records"):
-            colour = style.FAINT if row["change_low"] <= 0 <= row["change_high"] else style.COLOURS["REPA" if row["alignment"] == "REPA" else "VRPO"]
-            axis.plot([row["change_low"], row["change_high"]], [places[row["alignment"]]] * 2, color=colour)
-            axis.plot(row["change"], places[row["alignment"]], "o", color=colour)
-        axis.set(xlabel=f"{score_name(score)} more than VRPO's (worse →)", ylim=(-0.7, len(names) - 0.3))
+            low, high, place = row["change_low"], row["change_high"], places[row["alignment"]]
+            colour = style.COLOURS["REPA" if row["alignment"] == "REPA" else "VRPO"]
+            colour = style.FAINT if low <= 0 <= high else colour
+            axis.plot([low, high], [place, place], color=colour)
+            axis.plot(row["change"], place, "o", color=colour)
+        axis.set_xlabel(f"{score_name(score)} more than VRPO's (worse →)")
+        axis.set_ylim(-0.7, len(names) - 0.3)
         axis.set_title(style.model_title(model) if score == scores[0] else "")
         axis.set_yticks(list(places.values()), list(places))
     return figure, data
 
 
-def _compared(options: MethodsOptions, metrics: pd.DataFrame) -> pd.DataFrame:
-    names = labels(options, metrics)
-    runs = {run: names[name] for process in options.processes for run, name in options.compared_runs(process).items()}
-    rows = main_sampler(metrics)
+def _compared(benchmark: Benchmark) -> pd.DataFrame:
+    options, rows = benchmark.options, main_sampler(benchmark.metrics)
+    runs: dict[str, str] = {}
+    for process in options.processes:
+        runs |= options.compared_runs(process)
     rows = rows[rows["run"].isin(runs)]
-    return rows.assign(label=rows["run"].map(runs), process="")
+    return rows.assign(label=rows["run"].map(runs).map(benchmark.labels), process="")
 
 
-def _panels(options: MethodsOptions, rows: pd.DataFrame, x: str) -> tuple[Figure, pd.DataFrame]:
-    scores, models = list(filter(None, (options.held_out, options.validation))), list(dict.fromkeys(rows["model"]))
-    by = ["model", "process", "run", "label", "step"]
-    data = pd.concat([over_seeds(rows, by, score).assign(score=score) for score in scores], ignore_index=True)
-    with matplotlib.rc_context(style.RC):
-        figure, axes = style.panels(len(scores) * len(models), columns=len(models), height=2.4)
-        say_seeds(figure, data)
-        for index, (score, model) in enumerate((score, model) for score in scores for model in models):
-            axis, lines = axes[index], data[(data["score"] == score) & (data["model"] == model)]
-            role = "held out" if score == options.held_out else "seen by the search" if options.candidates else "second space"
-            axis.set(title=style.model_title(model) if index < len(models) else "", ylabel=f"{score_name(score)}\n({role})" if index % len(models) == 0 else "")
-            style.value_axis(axis, lines["least"].min(), lines["greatest"].max())
-            curves(axis, lines, marker="o")
-            axis.set_xlabel(x)
+def _panels(benchmark: Benchmark, rows: pd.DataFrame, x: str) -> tuple[Figure, pd.DataFrame]:
+    options, by = benchmark.options, ["model", "process", "run", "label", "step"]
+    scores, models = benchmark.scores, list(dict.fromkeys(rows["model"]))
+    second = "seen by the search" if options.candidates else "second space"
+    parts = [over_seeds(rows, by, score).assign(score=score) for score in scores]
+    data = pd.concat(parts, ignore_index=True)
+    figure, axes = style.panels(len(scores) * len(models), columns=len(models), height=2.4)
+    say_seeds(figure, data)
+    for index, (score, model) in enumerate(product(scores, models)):
+        axis, lines = axes[index], data[(data["score"] == score) & (data["model"] == model)]
+        role = "held out" if score == options.held_out else second
+        axis.set(
+            title=style.model_title(model) if index < len(models) else "",
+            ylabel=f"{score_name(score)}\n({role})" if index % len(models) == 0 else "",
+        )
+        style.value_axis(axis, lines["least"].min(), lines["greatest"].max())
+        curves(axis, lines, marker="o")
+        axis.set_xlabel(x)
     return figure, data.rename(columns={"step": x.replace(" ", "_")})

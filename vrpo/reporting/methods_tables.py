@@ -2,82 +2,87 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
+import numpy as np
 import pandas as pd
 
 from vrpo.config.described import ALIGNMENT_NAMES
-from vrpo.config.methods import MethodsOptions
-from vrpo.config.options import ReportOptions
-from vrpo.reporting.bootstrap import RESAMPLES
-from vrpo.reporting.formatting import Table, cell, interval_text, space_text, steps_text, times_text
-from vrpo.reporting.methods import searched_columns
+from vrpo.reporting.compare import interval_note
+from vrpo.reporting.formatting import Table, cell, factors, intervals, space_text, steps_text
+from vrpo.reporting.methods import Benchmark, searched_columns
 from vrpo.reporting.methods_verdict import score_name
 
-INTERVALS = f"In brackets 95% intervals over seeds: expanded percentile bootstrap of the paired differences, {RESAMPLES:,} resamples."
 
-
-def search_table(options: MethodsOptions, report: ReportOptions, data: pd.DataFrame) -> Table:
-    """The candidates with their validation score for each process and seed; bold: what the rule takes."""
-    shown = pd.DataFrame({"method": data["method"].map(ALIGNMENT_NAMES), "candidate": [f"`{name}`" for name in data["candidate"]]})
+def search_table(benchmark: Benchmark) -> Table:
+    """The candidates' validation scores by process and seed; bold: the rule takes it."""
+    options, data = benchmark.options, benchmark.searched
+    names = [f"`{name}`" for name in data["candidate"]]
+    shown = pd.DataFrame({"method": data["method"].map(ALIGNMENT_NAMES), "candidate": names})
     for column, (process, seed) in searched_columns(options).items():
         shown[f"{process}, seed {seed}"] = [cell(value, None, 3, False) for value in data[column]]
-    shown["mean"] = [cell(value, None, 3, taken) for value, taken in zip(data["mean"], data["rule"], strict=True)]
-    shown["rule"] = ["takes it" if taken else "" for taken in data["rule"]]
-    shown["config"] = ["names it" if named else "" for named in data["chosen"]]
-    note = f"{score_name(options.validation)} after {steps_text(data['step'].max())} steps; lower is better; means are geometric."
-    return Table(data, shown, f"{note} Bold: the lowest mean; of those within 1% of it, the one that stands first. {space_text(report)}")
+    means = zip(data["mean"], data["rule"], strict=True)
+    shown["mean"] = [cell(mean, None, 3, taken) for mean, taken in means]
+    shown["rule"] = data["rule"].map({True: "takes it", False: ""})
+    shown["config"] = data["chosen"].map({True: "names it", False: ""})
+    score, step = score_name(options.validation), steps_text(data["step"].max())
+    note = f"{score} after {step} steps; lower is better; means are geometric."
+    bold = "Bold: the lowest mean; of those within 1% of it, the one that stands first."
+    return Table(data, shown, f"{note} {bold} {space_text(benchmark.report)}")
 
 
-def methods_table(options: MethodsOptions, report: ReportOptions, data: pd.DataFrame) -> Table:
-    """Each process and method: both scores, the gain over REPA, and, where milestones can tell, the steps saved."""
+def methods_table(benchmark: Benchmark) -> Table:
+    """Both scores of each method, its gain over REPA and, with several milestones, steps saved."""
+    options, data = benchmark.options, benchmark.compared
     first = data[data["score"] == options.held_out]
-    shown = pd.DataFrame({"model": first["model"], "method": first["label"], "alignment": [f"`{name}`" for name in first["alignment"]]})
-    for score in filter(None, (options.held_out, options.validation)):
+    shown = first[["model", "label"]].set_axis(["model", "method"], axis=1).reset_index(drop=True)
+    shown["alignment"] = [f"`{name}`" for name in first["alignment"]]
+    for score in benchmark.scores:
         rows, name = data[data["score"] == score], score_name(score)
         best = rows["mean"].eq(rows.groupby("process")["mean"].transform("min"))
-        shown[name] = [cell(*values) for values in zip(rows["mean"], rows["std"], [2] * len(rows), best, strict=True)]
-        shown[f"{name} gained on REPA"] = _intervals(rows, "gain")
-    note = f"Scores after {steps_text(data['step'].max())} steps, mean ± standard deviation over seeds; differences are taken seed by seed. {INTERVALS}"
-    if first["speedup"].isna().all():
-        return Table(data, shown, f"{note} {space_text(report)}")
-    shown["steps saved"] = _times(first)
-    shown["REPA's reached"] = ["" if pd.isna(row["reached"]) else f"{row['reached']:.0f} of {row['seeds']}" for row in first.to_dict("records")]
-    saved = (
-        f"Steps saved: REPA's steps over those needed for its last {score_name(options.held_out)}, logarithms interpolated between milestones; "
-        "below 1 where REPA is faster. REPA's reached: in how many seeds."
+        values = zip(rows["mean"], rows["std"], best, strict=True)
+        shown[name] = [cell(mean, std, 2, bold) for mean, std, bold in values]
+        shown[f"{name} gained on REPA"] = intervals(rows, "gain")
+    note = (
+        f"Scores after {steps_text(data['step'].max())} steps, mean ± standard deviation over "
+        f"seeds; differences are taken seed by seed. {interval_note(data['seeds'].max())}"
     )
-    return Table(data, shown, f"{note} {saved} {space_text(report)}")
+    if first["speedup"].notna().any():
+        shown["steps saved"] = factors(first, "speedup")
+        counts = zip(first["reached"], first["seeds"], strict=True)
+        texts = (f"{reached:.0f} of {seeds}" for reached, seeds in counts)
+        shown["REPA's reached"] = np.where(first["reached"].isna(), "", list(texts))
+        note += (
+            f" Steps saved: REPA's steps over those needed for its last "
+            f"{score_name(options.held_out)}, logarithms interpolated between milestones; "
+            "below 1 where REPA is faster. REPA's reached: in how many seeds."
+        )
+    return Table(data, shown, f"{note} {space_text(benchmark.report)}")
 
 
-def ablations_table(options: MethodsOptions, report: ReportOptions, data: pd.DataFrame) -> Table:
-    """Each ablation against the chosen VRPO; positive is worse."""
-    first = data[data["score"] == options.held_out] if len(data) else data
-    shown = pd.DataFrame({"model": first.get("model", []), "ablation": [f"`{name}`" for name in first.get("alignment", [])]})
-    for score in filter(None, (options.held_out, options.validation)):
-        rows, name = data[data["score"] == score] if len(data) else data, score_name(score)
-        shown[name] = [cell(value, None, 2, False) for value in rows.get("mean", [])]
-        shown[f"change of {name}"] = _intervals(rows, "change") if len(rows) else []
-    note = f"Change against `{options.chosen.vrpo}`, seed by seed: positive is worse. {INTERVALS}"
-    return Table(data, shown, f"{note} {space_text(report)}")
+def ablations_table(benchmark: Benchmark) -> Table:
+    """Change of both scores by each ablation of the chosen VRPO; positive is worse."""
+    options, data = benchmark.options, benchmark.ablated
+    first = data[data["score"] == options.held_out]
+    shown = first[["model"]].reset_index(drop=True)
+    shown["ablation"] = [f"`{name}`" for name in first["alignment"]]
+    for score in benchmark.scores:
+        rows, name = data[data["score"] == score], score_name(score)
+        shown[name] = [cell(value, None, 2, False) for value in rows["mean"]]
+        shown[f"change of {name}"] = intervals(rows, "change")
+    against = f"Change against `{options.chosen.vrpo}`, seed by seed: positive is worse."
+    note = against, interval_note(data["seeds"].max()), space_text(benchmark.report)
+    return Table(data, shown, " ".join(note))
 
 
-def wall_time_table(data: pd.DataFrame) -> Table:
+def wall_time_table(benchmark: Benchmark) -> Table:
     """Cost of a step and speed-up in time."""
-    shown = pd.DataFrame({"model": data["model"], "method": data["label"], "images/s": [cell(value, None, 0, False) for value in data["images_per_second"]]})
+    data = benchmark.wall_time
+    shown = data[["model", "label"]].set_axis(["model", "method"], axis=1)
+    shown["images/s"] = [cell(value, None, 0, False) for value in data["images_per_second"]]
     shown["cost of a step"] = [f"{value:.2f}x" for value in data["cost"]]
-    shown["time saved"] = [times_text(row["speedup"], row["speedup_low"], row["speedup_high"], False) for row in _rows(data)]
-    note = "By the clock of the trainings, other jobs beside them: no second run gives these numbers again. Cost: time of a step over REPA's."
-    return Table(data, shown, f"{note} Time saved: steps saved over cost; its interval is that of the steps.")
-
-
-def _intervals(rows: pd.DataFrame, name: str) -> list[str]:
-    return ["" if pd.isna(row[name]) else interval_text(row[name], row[f"{name}_low"], row[f"{name}_high"], "+.2f") for row in _rows(rows)]
-
-
-def _times(rows: pd.DataFrame) -> list[str]:
-    return [times_text(row["speedup"], row["speedup_low"], row["speedup_high"], row["at_least"]) for row in _rows(rows)]
-
-
-def _rows(frame: pd.DataFrame) -> Iterable[dict]:
-    return frame.to_dict("records")
+    shown["time saved"] = factors(data, "speedup")
+    note = (
+        "By the clock of the trainings, other jobs beside them: no second run gives these numbers "
+        "again. Cost: time of a step over REPA's. Time saved: steps saved over cost; its interval "
+        "is that of the steps."
+    )
+    return Table(data, shown, note)

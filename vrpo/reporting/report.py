@@ -1,4 +1,4 @@
-"""`report.html`: figures, tables, protocol and provenance in one self-contained file; and README.md, which says what lies where."""
+"""The page `report.html`, one self-contained file, and README.md, the map of the results."""
 
 from __future__ import annotations
 
@@ -14,23 +14,9 @@ from vrpo.config.options import ReportOptions
 from vrpo.errors import UserError
 from vrpo.files import write_text
 from vrpo.reporting import claims
-from vrpo.reporting.figures import FIGURES
+from vrpo.reporting.catalogue import report_entries
 from vrpo.reporting.formatting import Table
 from vrpo.reporting.results import read_metrics, read_protocol
-from vrpo.reporting.tables import TABLES
-
-CAPTIONS = {
-    "fid": "FID against training steps; lower is better. Each point is a milestone whose averaged weights were sampled and scored.",
-    "losses": "The denoising loss, and the mean negative cosine to the encoder before its weight. SiT and DiT have different denoising targets.",
-    "rewards": "VRPO's raw rewards over training; the method uses them standardised at their noise level.",
-    "samples": "Every run at its last milestone, all from the same noise and the same labels (above); the last row holds real images of the same classes.",
-    "representation": "Hidden tokens at the last milestone, over the blocks: accuracy of a linear probe, and CKNNA with encoder tokens. Higher is better.",
-    "diagnostics": "VRPO and REPA during training: rewards, weight and advantage by noise level, agreement of the alignment's and the denoising's gradient.",
-    "comparison": "All scores at the last milestone.",
-    "convergence": "FID on the way.",
-    "gains": "Differences between alignments, paired by seed.",
-    "claims": "The paper's claims, and what was observed here.",
-}
 
 
 def write_report(options: ReportOptions, folder: Path, output: Path) -> None:
@@ -39,24 +25,32 @@ def write_report(options: ReportOptions, folder: Path, output: Path) -> None:
     Raises:
         UserError: a figure or collected results are missing.
     """
-    metrics, protocol = read_metrics(folder / "collected"), read_protocol(folder / "collected")
-    comparable = options.published is not None
+    collected = folder / "collected"
+    figures, tables = report_entries("figure"), report_entries("table")
+    metrics, comparable = read_metrics(collected), options.published is not None
     environment = Environment(
-        loader=PackageLoader("vrpo.reporting", "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("vrpo.reporting", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    tables = {name: make(options, metrics) for name, make in TABLES.items()}
-    text = environment.get_template("report.html").render(
+    pages = {name: environment.get_template(name) for name in ("report.html", "README.md")}
+    text = pages["report.html"].render(
         options=options,
         comparable=comparable,
         headline=claims.headline(metrics, comparable),
-        figures=[{"name": name, "caption": CAPTIONS[name], "image": _embedded(folder / f"figures/{name}.png")} for name in FIGURES],
-        tables=[{"name": name, "caption": CAPTIONS[name], "note": table.note, **_cells(table)} for name, table in tables.items()],
-        protocol=protocol,
+        figures=figures,
+        images={entry.name: _embedded(folder / "figures" / entry.files[0]) for entry in figures},
+        tables=[{"entry": table, **_cells(table.make(options, collected))} for table in tables],
+        protocol=read_protocol(collected),
         provenance=_provenance(metrics),
         version=__version__,
     )
     write_text(output, text)
-    write_text(output.with_name("README.md"), environment.get_template("README.md").render(options=options, folder=folder.name, figures=FIGURES, tables=TABLES))
+    drawn = {"figures": figures, "tables": tables}
+    readme = pages["README.md"].render(options=options, folder=folder.name, **drawn)
+    write_text(output.with_name("README.md"), readme)
 
 
 def _embedded(path: Path) -> str:
@@ -67,7 +61,7 @@ def _embedded(path: Path) -> str:
 
 def _cells(table: Table) -> dict[str, Any]:
     rows = [[{"text": str(cell).strip("*"), "bold": str(cell).startswith("**")} for cell in row] for row in table.shown.itertuples(index=False)]
-    return {"columns": list(table.shown.columns), "rows": rows}
+    return {"columns": list(table.shown.columns), "rows": rows, "note": table.note}
 
 
 def _provenance(metrics: pd.DataFrame) -> list[dict[str, str]]:

@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from vrpo.config.options import ReportOptions
 from vrpo.reporting import style
-from vrpo.reporting.curves import seeds_and_bands
+from vrpo.reporting.curves import lines, seeds_and_bands
 from vrpo.reporting.results import over_seeds, read_representation
 
 PROBE = "probe_accuracy"
@@ -33,13 +33,7 @@ def representation(options: ReportOptions, collected: Path) -> tuple[Figure, pd.
     names = []
     for index, (quantity, model) in enumerate((quantity, model) for quantity in quantities for model in models):
         axis, rows = axes[index], shown[(shown["model"] == model) & (shown["quantity"] == quantity)]
-        tints = style.colours(rows["label"])
-        ends = []
-        for _, line in rows.groupby("run", sort=False):
-            label = line["label"].iloc[0]
-            axis.plot(line["block"], line["mean"], color=tints[label], linestyle=style.LINES.get(line["process"].iloc[0], "-"), marker="o")
-            axis.fill_between(line["block"], line["least"], line["greatest"], color=tints[label], alpha=0.18, linewidth=0)
-            ends.append((line["block"].iloc[-1], line["mean"].iloc[-1], label, tints[label]))
+        ends = lines(axis, rows, "block", marker="o")
         axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axis.set(
             title=style.model_title(model) if index < len(models) else "",

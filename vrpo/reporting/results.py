@@ -1,4 +1,4 @@
-"""Collected results as tables in memory, and how several seeds become one number with an interval."""
+"""Collected results as tables in memory, and means over seeds."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from vrpo.config.described import ALIGNMENT_NAMES
 from vrpo.errors import UserError
@@ -24,27 +23,27 @@ def read_metrics(collected: Path) -> pd.DataFrame:
     Raises:
         UserError: it is missing or lacks a column.
     """
-    return _labelled(_read_csv(collected / "metrics.csv", ["run", "model", "alignment", "kind", "seed", "step", "sampler", "fid"]))
+    return _labelled(collected / "metrics.csv", "step", "sampler", "fid")
 
 
 def read_training(collected: Path) -> pd.DataFrame:
     """`training.csv` with a column `label`, as `read_metrics`."""
-    return _labelled(_read_csv(collected / "training.csv", ["run", "model", "alignment", "kind", "seed", "step", "loss"]))
+    return _labelled(collected / "training.csv", "step", "loss")
 
 
 def read_representation(collected: Path) -> pd.DataFrame:
-    """`representation.csv` with a column `label`, as `read_metrics`; without rows where it was not measured."""
-    return _labelled(_read_csv(collected / "representation.csv", ["run", "model", "alignment", "kind", "seed", "noise_level", "block", "quantity", "value"]))
+    """`representation.csv` with a column `label`, as `read_metrics`; empty if not measured."""
+    return _labelled(collected / "representation.csv", "noise_level", "block", "quantity", "value")
 
 
 def read_diagnostics(collected: Path) -> pd.DataFrame:
     """`diagnostics.csv` with a column `label`, as `read_metrics`."""
-    return _labelled(_read_csv(collected / "diagnostics.csv", ["run", "model", "alignment", "kind", "seed", "step", "noise_level"]))
+    return _labelled(collected / "diagnostics.csv", "step", "noise_level")
 
 
 def read_speed(collected: Path) -> pd.DataFrame:
     """`speed.csv` with a column `label`, as `read_metrics`."""
-    return _labelled(_read_csv(collected / "speed.csv", ["run", "model", "alignment", "kind", "seed", "batch_size", "images_per_second", "seconds"]))
+    return _labelled(collected / "speed.csv", "batch_size", "images_per_second", "seconds")
 
 
 def read_samples(collected: Path) -> dict[str, np.ndarray]:
@@ -73,16 +72,6 @@ def last_milestone(metrics: pd.DataFrame) -> pd.DataFrame:
     return metrics[metrics["step"] == metrics.groupby("run", sort=False)["step"].transform("max")]
 
 
-def interval(values: np.ndarray | list[float], confidence: float = 0.95) -> tuple[float, float, float]:
-    """Mean and Student's t interval over seeds; the interval of one seed is unknown (NaN)."""
-    values = np.asarray(values, dtype=float)
-    mean = float(values.mean())
-    if len(values) < 2:
-        return mean, float("nan"), float("nan")
-    half = float(stats.t.ppf(0.5 + confidence / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
-    return mean, mean - half, mean + half
-
-
 def seeds_text(counts: Iterable[int]) -> str:
     """Over how many seeds numbers are means, where each is over one of `counts`: `one seed`, `mean of 3 seeds`, `mean of 1 to 3 seeds`."""
     different = sorted(set(map(int, counts)))
@@ -97,7 +86,8 @@ def over_seeds(frame: pd.DataFrame, by: list[str], value: str) -> pd.DataFrame:
     return grouped.agg(mean="mean", least="min", greatest="max", seeds="count").reset_index()
 
 
-def _read_csv(path: Path, needed: list[str]) -> pd.DataFrame:
+def read_csv(path: Path, needed: list[str]) -> pd.DataFrame:
+    """A table that has the columns `needed`."""
     try:
         frame = pd.read_csv(path, keep_default_na=False, na_values=[""])
     except (OSError, ValueError) as error:
@@ -108,8 +98,9 @@ def _read_csv(path: Path, needed: list[str]) -> pd.DataFrame:
     return frame
 
 
-def _labelled(frame: pd.DataFrame) -> pd.DataFrame:
-    """Papers' names where they are unambiguous within a model, else the config's names."""
+def _labelled(path: Path, *needed: str) -> pd.DataFrame:
+    """A table with a `label`: the papers' names where unambiguous in a model, else the config's."""
+    frame = read_csv(path, ["run", "model", "alignment", "kind", "seed", *needed])
     rivals = frame.groupby(["model", "kind"])["run"].transform("nunique")
     known = frame["kind"].isin(ALIGNMENT_NAMES) | frame["kind"].str.startswith(OFFICIAL)
     frame["label"] = np.where((rivals == 1) & known, frame["kind"].map(lambda kind: ALIGNMENT_NAMES.get(kind, kind)), frame["alignment"])

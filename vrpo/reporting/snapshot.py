@@ -7,54 +7,90 @@ import json
 import os
 import platform
 import shutil
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pandas as pd
 
+from vrpo.config.described import described_report
 from vrpo.config.experiment import ExperimentConfig
+from vrpo.config.methods import MethodsOptions
+from vrpo.config.options import ReportOptions
 from vrpo.errors import UserError
 from vrpo.files import atomic_output, write_text
 from vrpo.machine import processor
 from vrpo.plan.paths import Paths
+from vrpo.reporting.catalogue import Entry, benchmark_entries
 from vrpo.reporting.diagnostics import moments
+from vrpo.reporting.methods import Benchmark
+from vrpo.reporting.methods_report import write_entries
 from vrpo.reporting.results import read_protocol, read_speed
 
+COMMITTED = {"table": (".md", ".csv"), "figure": (".png",)}
 ELSEWHERE = ("results", "resources")  # options that say where and with what a job runs, not what it computes
 
 
 def write_snapshot(config: ExperimentConfig, output_folder: Path) -> None:
-    """Copy the benchmark's README.md, tables (.md, .csv), figures (.png) and scores (metrics.csv) to `output_folder`, with their provenance.
+    """Copy the benchmark's small results to `output_folder`, with their provenance.
 
-    Of what the figures `diagnostics_<process>` show, the numbers at the moments that they draw by noise level are copied, too.
-
-    provenance.json holds what the numbers are a function of; machine.json where and how long it took, the one file that a repetition changes.
+    These are README.md, tables (.md, .csv), figures (.png), scores (metrics.csv) and, of the
+    diagnostics by noise level, the moments that their figures show. machine.json is the only file
+    that a repetition changes, beside those by the clock.
 
     Raises:
         UserError: the config has no `methods`, or the benchmark has not run to its end.
     """
     if config.methods is None:
         raise UserError("methods: this config has no method benchmark; add config/methods.yaml to --configfile")
-    source, collected = Paths.of(config).benchmark, Paths.of(config).collected
-    names = [
-        "README.md",
-        *(f"{name}.{kind}" for name in config.methods.tables() for kind in ("md", "csv")),
-        *(f"{name}.png" for name in config.methods.figures()),
-    ]
-    copied = {**{name: source / name for name in names}, "metrics.csv": collected / "metrics.csv"}
-    diagnosed = [f"{name}.csv" for name in config.methods.figures() if name.startswith("diagnostics_")]
+    paths, entries = Paths.of(config), benchmark_entries(config.methods)
+    source = paths.benchmark
+    copied = {name: source / name for name in ["README.md", *snapshot_files(entries)]}
+    copied["metrics.csv"] = paths.collected / "metrics.csv"
+    diagnosed = [f"{entry.name}.csv" for entry in entries if "diagnostics.csv" in entry.needs]
     for path in [*copied.values(), *(source / name for name in diagnosed)]:
         if not path.is_file():
             raise UserError(f"{path}: is missing; run the benchmark to its end (`snakemake methods`)")
     for name, path in copied.items():
-        with atomic_output(output_folder / name) as partial:
-            shutil.copyfile(path, partial)
+        _copy(path, output_folder / name)
     for name in diagnosed:
         data = pd.read_csv(source / name)
-        write_text(output_folder / name, data[data["step"].isin(moments(data["step"]))].to_csv(index=False))
+        data = data[data["step"].isin(moments(data["step"]))]
+        write_text(output_folder / name, data.to_csv(index=False))
     _write_json(output_folder / "provenance.json", provenance(config))
     _write_json(output_folder / "machine.json", machine(config))
+
+
+def redraw_snapshot(folder: Path) -> None:
+    """Compute a snapshot's tables, verdict and figures of scores again, from its own CSVs.
+
+    Figures that need more than a snapshot holds (trainings by the clock or by noise level) stay.
+
+    Raises:
+        UserError: a file of the snapshot is missing or damaged.
+    """
+    path = folder / "provenance.json"
+    try:
+        made_from = json.loads(path.read_text(encoding="utf-8"))
+        options = MethodsOptions.model_validate(made_from["methods"])
+        report = ReportOptions.model_validate(made_from["report"])
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path}: missing or not a snapshot's ({error}); restore it") from error
+    held = {"figure": {"metrics.csv"}, "table": {"metrics.csv", "speed.csv"}}  # or wall_time.csv
+    entries = benchmark_entries(options)
+    entries = [entry for entry in entries if held[entry.kind].issuperset(entry.needs)]
+    with TemporaryDirectory() as drawn:
+        write_entries(Benchmark(options, report, folder), entries, Path(drawn))
+        for name in ["README.md", *snapshot_files(entries)]:
+            _copy(Path(drawn, name), folder / name)
+
+
+def snapshot_files(entries: Iterable[Entry]) -> list[str]:
+    """Names of the files of `entries` that are committed."""
+    files = [(name, COMMITTED[entry.kind]) for entry in entries for name in entry.files]
+    return [name for name, committed in files if name.endswith(committed)]
 
 
 def provenance(config: ExperimentConfig) -> dict[str, Any]:
@@ -64,6 +100,7 @@ def provenance(config: ExperimentConfig) -> dict[str, Any]:
         "experiment": config.experiment,
         "config_sha256": hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest(),
         "methods": content["methods"],
+        "report": described_report(config).model_dump(include={"title", "metric_space"}),
         "milestones": config.milestones,
         "versions": read_protocol(Paths.of(config).collected)["versions"],
     }
@@ -84,6 +121,11 @@ def machine(config: ExperimentConfig) -> dict[str, Any]:
         "images_per_second": {run: float(rows.median()) for run, rows in speed.groupby("run", sort=False)["images_per_second"]},
         "first_and_last_milestone": times,
     }
+
+
+def _copy(path: Path, output: Path) -> None:
+    with atomic_output(output) as partial:
+        shutil.copyfile(path, partial)
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

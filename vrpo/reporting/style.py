@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import matplotlib
@@ -50,6 +51,11 @@ RC = {
     "savefig.dpi": 250,
     "pdf.fonttype": 42,
 }
+
+
+def applied() -> AbstractContextManager[None]:
+    """The context in which figures are made and saved."""
+    return matplotlib.rc_context(RC)
 
 
 def colours(labels: Iterable[str]) -> dict[str, str]:

@@ -1,8 +1,7 @@
-"""The report's tables as CSV, Markdown and LaTeX, each from collected results alone: `comparison`, `convergence`, `gains`, `claims`."""
+"""Tables of the report, each from collected results alone."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,8 @@ import pandas as pd
 from vrpo.config.options import ReportOptions
 from vrpo.errors import UserError
 from vrpo.reporting import claims
-from vrpo.reporting.formatting import Table, cell, interval_text, space_text, steps_text, times_text, write_table
+from vrpo.reporting.compare import interval_note
+from vrpo.reporting.formatting import Table, cell, factors, intervals, space_text, steps_text
 from vrpo.reporting.results import last_milestone, main_sampler, read_metrics
 
 SCORES = {
@@ -25,19 +25,9 @@ SCORES = {
 OURS = "this pipeline"
 
 
-def write(name: str, options: ReportOptions, collected: Path, output: Path) -> None:
-    """Write the table `name` as `output` with the endings .csv, .md and .tex.
-
-    Raises:
-        UserError: there is no such table, or collected results are missing.
-    """
-    if name not in TABLES:
-        raise UserError(f"table `{name}`: there is none; known: {', '.join(TABLES)}")
-    write_table(TABLES[name](options, read_metrics(collected)), output)
-
-
-def comparison(options: ReportOptions, metrics: pd.DataFrame) -> Table:
+def comparison(options: ReportOptions, collected: Path) -> Table:
     """All scores at each run's last milestone, mean and standard deviation over seeds; published numbers below, where they are comparable."""
+    metrics = read_metrics(collected)
     scores = [name for name in SCORES if name in metrics and metrics[name].notna().any()]
     by = ["model", "label", "run", "step", "sampler", "guidance"]
     final = last_milestone(metrics).assign(guidance=lambda frame: frame.get("guidance", np.nan))
@@ -65,9 +55,9 @@ def comparison(options: ReportOptions, metrics: pd.DataFrame) -> Table:
     return Table(data, shown, f"{space_text(options)} {'Mean ± standard deviation over seeds. ' if several else ''}Bold: best of its model and sampler.")
 
 
-def convergence(options: ReportOptions, metrics: pd.DataFrame) -> Table:
+def convergence(options: ReportOptions, collected: Path) -> Table:
     """FID at every milestone, mean over seeds."""
-    rows = main_sampler(metrics)
+    rows = main_sampler(read_metrics(collected))
     data = rows.groupby(["model", "label", "run", "sampler", "step"], sort=False)["fid"].agg(mean="mean", std="std", seeds="count").reset_index()
     wide = data.pivot_table(index=["model", "label"], columns="step", values="mean", sort=False)
     wide = wide[sorted(wide.columns)]
@@ -79,53 +69,41 @@ def convergence(options: ReportOptions, metrics: pd.DataFrame) -> Table:
     return Table(data, shown, f"FID at training steps, mean over seeds. {space_text(options)} Bold: best of its model.")
 
 
-def gains(options: ReportOptions, metrics: pd.DataFrame) -> Table:
-    """Paired differences between alignments: FID gained, and training steps saved."""
-    data = claims.gains(metrics)
+def gains(options: ReportOptions, collected: Path) -> Table:
+    """Paired differences between alignments: FID gained and training steps saved."""
+    data = claims.gains(read_metrics(collected))
     shown = pd.DataFrame(
         {
             "model": data["model"],
-            "compared": [f"{row['label']} against {row['base_label']}" for _, row in data.iterrows()],
+            "compared": data["label"] + " against " + data["base_label"],
             "steps": data["step"].map(steps_text),
-            "FID gained": [interval_text(row["gain"], row["gain_low"], row["gain_high"], "+.2f") for _, row in data.iterrows()],
+            "FID gained": intervals(data, "gain"),
         }
     )
     if data.empty:
-        return Table(data, shown, f"No two alignments of a model have a milestone in common. {space_text(options)}")
-    note = f"Differences are taken seed by seed. {_intervals_text(data)}"
+        none = "No two alignments of a model have a milestone in common."
+        return Table(data, shown, f"{none} {space_text(options)}")
+    note = f"Differences are taken seed by seed. {interval_note(data['seeds'].max())}"
     if data["speedup"].notna().any():
-        shown["faster by"] = [times_text(row["speedup"], row["speedup_low"], row["speedup_high"], row["at_least"]) for _, row in data.iterrows()]
+        shown["faster by"] = factors(data, "speedup")
         note += " Faster: the second's steps over those that the first needs for its FID."
     shown["seeds"] = data["seeds"]
     return Table(data, shown, f"{note} {space_text(options)}")
 
 
-def claimed(options: ReportOptions, metrics: pd.DataFrame) -> Table:
+def claimed(options: ReportOptions, collected: Path) -> Table:
     """The paper's claims: claimed, observed here, verdict."""
-    data = claims.judge(metrics, comparable=options.published is not None)
-    quantities = {claim.name: claim.quantity for claim in claims.CLAIMS}
-    observed = [
-        claims.NOT_RUN
-        if pd.isna(row["observed"])
-        else interval_text(row["observed"], row["low"], row["high"], "+.2f")
-        if quantities[row["claim"]] == "gain"
-        else times_text(row["observed"], row["low"], row["high"], row["at_least"])
-        for _, row in data.iterrows()
-    ]
-    shown = pd.DataFrame({"claim": data["claim"], "claimed": data["claimed"], "model": data["model"], "observed here": observed, "seeds": data["seeds"]})
-    shown["verdict"] = data["verdict"]
-    shown["finding here"] = data["finding"]
-    source, rule = f"Claims: {claims.SOURCE}, on ImageNet-256.", "Reproduced: the interval shows an improvement and reaches the claim."
-    return Table(data, shown, " ".join(filter(None, (source, _intervals_text(data), rule, space_text(options)))))
-
-
-TABLES: dict[str, Callable[[ReportOptions, pd.DataFrame], Table]] = {"comparison": comparison, "convergence": convergence, "gains": gains, "claims": claimed}
-
-
-def _intervals_text(data: pd.DataFrame) -> str:
-    """What brackets are, where there are any."""
-    most = data["seeds"].max()
-    return "In brackets 95% t intervals over seeds, paired." if most > 1 else "One seed gives no interval." if most else ""
+    data = claims.judge(read_metrics(collected), comparable=options.published is not None)
+    named = data.rename(columns={"low": "observed_low", "high": "observed_high"})
+    is_gain = data["claim"] == claims.GAIN.name
+    observed = np.where(is_gain, intervals(named, "observed"), factors(named, "observed"))
+    shown = data[["claim", "claimed", "model"]].copy()
+    shown["observed here"] = np.where(data["observed"].isna(), claims.NOT_RUN, observed)
+    shown[["seeds", "verdict", "finding here"]] = data[["seeds", "verdict", "finding"]]
+    source = f"Claims: {claims.SOURCE}, on ImageNet-256."
+    rule = "Reproduced: the interval shows an improvement and reaches the claim."
+    note = source, interval_note(data["seeds"].max()), rule, space_text(options)
+    return Table(data, shown, " ".join(filter(None, note)))
 
 
 def _published(path: str, models: set[str]) -> pd.DataFrame:

@@ -1,6 +1,9 @@
-# The method benchmark: its runs are rows like any other; here are its tables, figures and verdict, and the copy to commit.
+# The method benchmark: tables, figures and verdict, and the copy to commit.
+
+from vrpo.reporting.catalogue import benchmark_entries
 
 METHODS = EXPERIMENT.methods
+MADE = [file for entry in benchmark_entries(METHODS) for file in entry.files] if METHODS else []
 
 
 if METHODS:
@@ -11,9 +14,8 @@ if METHODS:
             report=PATHS.config("report"),
             collected=COLLECTED,
         output:
-            expand(RESULTS / "methods/{name}.{kind}", name=METHODS.tables(), kind=["csv", "md", "tex"]),
-            expand(RESULTS / "methods/{name}.{kind}", name=METHODS.figures(), kind=["pdf", "png", "csv"]),
-            readme=RESULTS / "methods/README.md",
+            [PATHS.benchmark / file for file in MADE],
+            readme=PATHS.benchmark / "README.md",
         log:
             PATHS.log("methods"),
         conda:

@@ -1,23 +1,10 @@
-# What figures and tables read, collected into small files; then one rule for each figure and table, by its name.
+# Results collected into small files, one rule for each entry of the catalogue, and the report.
 from vrpo.config.described import described_report
+from vrpo.reporting.catalogue import CATALOGUE, COLLECTED, report_entries
 
 config["report"] = described_report(EXPERIMENT).model_dump()  # for workflow/report/workflow.rst
-
-FIGURES = {
-    "fid": "FID against training steps",
-    "losses": "Losses against training steps",
-    "rewards": "Rewards of VRPO against training steps",
-    "samples": "Samples of every run, from the same noise",
-    "representation": "Linear probe and CKNNA over blocks",
-    "diagnostics": "What VRPO does differently from REPA during training",
-}
-TABLES = {
-    "comparison": "Scores at the last milestone",
-    "convergence": "FID at every milestone",
-    "gains": "Differences between alignments, paired by seed",
-    "claims": "The paper's claims",
-}
-COLLECTED = PATHS.collected_files
+config["captions"] = {entry.name: f"{entry.title}. {entry.caption}" for entry in CATALOGUE}  # entry.rst
+COLLECTED = [PATHS.collected / name for name in COLLECTED]
 
 
 rule collect:
@@ -46,25 +33,25 @@ rule collect:
         "PYTHONPATH=$VRPO_PATH python -m vrpo {params.planned} collect --config {input.experiment:q} --output-folder {params.folder:q} &> {log:q}"
 
 
-for NAME, TITLE in FIGURES.items():
+for ENTRY in CATALOGUE:
 
     rule:
         name:
-            NAME
+            ENTRY.name
         input:
             config=PATHS.config("report"),
-            collected=COLLECTED,
+            published=published_numbers if ENTRY.kind == "table" else [],
+            collected=[PATHS.collected / name for name in ENTRY.needs],
         output:
-            png=report(
-                RESULTS / f"figures/{NAME}.png",
-                caption=f"../report/{NAME}.rst",
-                category="Figures",
-                labels={"figure": TITLE},
+            report(
+                PATHS.drawn(ENTRY.kind, ENTRY.files[0]),
+                caption="../report/entry.rst",
+                category=f"{ENTRY.kind.capitalize()}s",
+                labels={ENTRY.kind: ENTRY.title},
             ),
-            pdf=RESULTS / f"figures/{NAME}.pdf",
-            csv=RESULTS / f"figures/{NAME}.csv",
+            [PATHS.drawn(ENTRY.kind, file) for file in ENTRY.files[1:]],
         log:
-            RESULTS / f"logs/figures/{NAME}.log",
+            PATHS.log(f"{ENTRY.kind}s/{ENTRY.name}"),
         conda:
             REPORT_ENV
         threads: 1
@@ -74,55 +61,27 @@ for NAME, TITLE in FIGURES.items():
             gpu=0,
         params:
             planned=planned,
-            name=NAME,
+            kind=ENTRY.kind,
+            name=ENTRY.name,
             folder=lambda wildcards, input: str(Path(input.collected[0]).parent),
         shell:
-            "PYTHONPATH=$VRPO_PATH python -m vrpo {params.planned} figure {params.name} --config {input.config:q} --collected {params.folder:q} --output {output.pdf:q} &> {log:q}"
+            "PYTHONPATH=$VRPO_PATH python -m vrpo {params.planned} {params.kind} {params.name}"
+            " --config {input.config:q} --collected {params.folder:q} --output {output[0]:q} &> {log:q}"
 
 
-for NAME, TITLE in TABLES.items():
-
-    rule:
-        name:
-            NAME
-        input:
-            config=PATHS.config("report"),
-            published=published_numbers,
-            collected=COLLECTED,
-        output:
-            csv=report(
-                RESULTS / f"tables/{NAME}.csv",
-                caption=f"../report/{NAME}.rst",
-                category="Tables",
-                labels={"table": TITLE},
-            ),
-            md=RESULTS / f"tables/{NAME}.md",
-            tex=RESULTS / f"tables/{NAME}.tex",
-        log:
-            RESULTS / f"logs/tables/{NAME}.log",
-        conda:
-            REPORT_ENV
-        threads: 1
-        resources:
-            mem_mb=CPU_MEMORY,
-            runtime=short_runtime,
-            gpu=0,
-        params:
-            planned=planned,
-            name=NAME,
-            folder=lambda wildcards, input: str(Path(input.collected[0]).parent),
-        shell:
-            "PYTHONPATH=$VRPO_PATH python -m vrpo {params.planned} table {params.name} --config {input.config:q} --collected {params.folder:q} --output {output.csv:q} &> {log:q}"
+def drawn(kind):
+    """All files of the report's figures or tables."""
+    return [PATHS.drawn(kind, file) for entry in report_entries(kind) for file in entry.files]
 
 
 rule figures:
     input:
-        expand(RESULTS / "figures/{name}.{kind}", name=FIGURES, kind=["pdf", "png", "csv"]),
+        drawn("figure"),
 
 
 rule tables:
     input:
-        expand(RESULTS / "tables/{name}.{kind}", name=TABLES, kind=["csv", "md", "tex"]),
+        drawn("table"),
 
 
 rule report:
@@ -132,8 +91,8 @@ rule report:
         COLLECTED,
         config=PATHS.config("report"),
     output:
-        html=report(RESULTS / "report.html", caption="../report/report.rst", category="Report"),
-        readme=RESULTS / "README.md",
+        html=report(PATHS.report, caption="../report/report.rst", category="Report"),
+        readme=PATHS.readme,
     log:
         PATHS.log("report"),
     conda:
