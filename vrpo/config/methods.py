@@ -14,7 +14,7 @@ SEARCH = "search-"  # how the names of the search's runs begin
 
 
 class CandidateOptions(Options):
-    """What the search chooses from; REPA and VRPO get equally many."""
+    """Candidates of the search; REPA and VRPO get equally many."""
 
     repa: list[Name] = option(..., "alignments (keys of `alignments`) of kind `repa`, the simplest first", min_length=1)
     vrpo: list[Name] = option(..., "alignments of kind `vrpo`, as many, the simplest first", min_length=1)

@@ -77,7 +77,7 @@ def panels(count: int, columns: int, height: float = 2.3, **keywords: object) ->
 
 
 def model_title(model: str) -> str:
-    """`model` above a panel; what stands in brackets behind it, on a line of its own."""
+    """Title of a model's panel; the part in brackets is on its own line."""
     return model.replace(" (", "\n(")
 
 
@@ -100,7 +100,7 @@ def value_axis(axis: Axes, least: float, greatest: float) -> None:
 
 
 def marker_of(line: pd.DataFrame) -> str | None:
-    """What makes a line of a single value visible."""
+    """Marker of a line; a line of one value would be invisible without."""
     return "o" if len(line) == 1 else None
 
 

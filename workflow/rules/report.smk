@@ -1,6 +1,6 @@
 # Results collected into small files, one rule for each entry of the catalogue, and the report.
 from vrpo.config.described import described_report
-from vrpo.reporting.catalogue import CATALOGUE, COLLECTED, report_entries
+from vrpo.reporting.catalogue import CATALOGUE, COLLECTED
 
 config["report"] = described_report(EXPERIMENT).model_dump()  # for workflow/report/workflow.rst
 config["captions"] = {entry.name: f"{entry.title}. {entry.caption}" for entry in CATALOGUE}  # entry.rst
@@ -33,7 +33,11 @@ rule collect:
         "PYTHONPATH=$VRPO_PATH python -m vrpo {params.planned} collect --config {input.experiment:q} --output-folder {params.folder:q} &> {log:q}"
 
 
+DRAWN = {"figure": [], "table": []}  # all their files
+
 for ENTRY in CATALOGUE:
+    FILES = [PATHS.drawn(ENTRY.kind, file) for file in ENTRY.files]
+    DRAWN[ENTRY.kind] += FILES
 
     rule:
         name:
@@ -43,13 +47,13 @@ for ENTRY in CATALOGUE:
             published=published_numbers if ENTRY.kind == "table" else [],
             collected=[PATHS.collected / name for name in ENTRY.needs],
         output:
-            report(
-                PATHS.drawn(ENTRY.kind, ENTRY.files[0]),
+            shown=report(
+                FILES[0],
                 caption="../report/entry.rst",
                 category=f"{ENTRY.kind.capitalize()}s",
                 labels={ENTRY.kind: ENTRY.title},
             ),
-            [PATHS.drawn(ENTRY.kind, file) for file in ENTRY.files[1:]],
+            others=FILES[1:],
         log:
             PATHS.log(f"{ENTRY.kind}s/{ENTRY.name}"),
         conda:
@@ -66,22 +70,17 @@ for ENTRY in CATALOGUE:
             folder=lambda wildcards, input: str(Path(input.collected[0]).parent),
         shell:
             "PYTHONPATH=$VRPO_PATH python -m vrpo {params.planned} {params.kind} {params.name}"
-            " --config {input.config:q} --collected {params.folder:q} --output {output[0]:q} &> {log:q}"
-
-
-def drawn(kind):
-    """All files of the report's figures or tables."""
-    return [PATHS.drawn(kind, file) for entry in report_entries(kind) for file in entry.files]
+            " --config {input.config:q} --collected {params.folder:q} --output {output.shown:q} &> {log:q}"
 
 
 rule figures:
     input:
-        drawn("figure"),
+        DRAWN["figure"],
 
 
 rule tables:
     input:
-        drawn("table"),
+        DRAWN["table"],
 
 
 rule report:
