@@ -197,12 +197,6 @@ def test_the_clock_adds_up_parts_of_the_same_name() -> None:
     assert clock.medians().keys() == {"forward", "backward"}
 
 
-def test_benchmarks_need_no_pydantic() -> None:
-    code = "import sys, vrpo.bench.commands; print(*sys.modules)"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]).stdout.split()
-    assert not {"pydantic", "diffusers", "torch_fidelity", "snakemake", "typer", "timm", "yaml"} & set(loaded)
-
-
 @pytest.mark.parametrize("program", [["vrpo.bench"], ["vrpo", "bench"]])
 def test_both_command_lines_are_one(program: list[str]) -> None:
     """With and without typer: the same options, and one line for what is wrong."""
