@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from vrpo.config.described import ALIGNMENT_NAMES
+from vrpo.config.alignments import ALIGNMENT_NAMES
 from vrpo.config.methods import MethodsOptions
 from vrpo.config.options import ReportOptions
 from vrpo.reporting.bootstrap import RESAMPLES

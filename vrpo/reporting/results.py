@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from vrpo.config.described import ALIGNMENT_NAMES
+from vrpo.config.alignments import ALIGNMENT_NAMES
 from vrpo.errors import UserError
 from vrpo.metrics.npz import NpzFile
 
