@@ -11,7 +11,8 @@ import torch
 from vrpo.bench import paper
 from vrpo.bench.sample import SampleSettings, bench_sample
 from vrpo.bench.synthetic import write_training_data
-from vrpo.bench.train import TrainSettings, bench_train
+from vrpo.bench.train import bench_train
+from vrpo.config.options import TrainingOptions
 from vrpo.models.attention import SWITCHES, choose_attention
 from vrpo.training.distributed import Ranks
 from vrpo.training.feed import Feed
@@ -49,9 +50,9 @@ def test_batches_read_ahead_are_those_of_the_cpu(device: torch.device, tmp_path:
 
 
 def trainer(device: torch.device, folder: Path, alignment: str, **changes: object) -> Trainer:
-    settings = TrainSettings(batch_size=16, **{"precision": "fp32", "compile": False, "tf32": False, **changes})
-    objective = paper.paper_model(MODEL, critic=(32, 1)).build_objective(alignment, settings.precision, device)
-    return Trainer(objective, write_training_data(folder, 64), settings.options(), seed=0, ranks=Ranks(0, 1, device))
+    settings = TrainingOptions(batch_size=16, **{"tf32": False, **changes})
+    objective = paper.paper_model(MODEL, critic=(32, 1)).build_objective(alignment, settings, device)
+    return Trainer(objective, write_training_data(folder, 64), settings, seed=0, ranks=Ranks(0, 1, device))
 
 
 @pytest.mark.parametrize("alignment", ["none", "repa", "vrpo"])
@@ -114,6 +115,8 @@ def test_attention_is_chosen_by_measurement(device: torch.device) -> None:
 
 def test_benchmarks(device: torch.device) -> None:
     model = paper.paper_model(MODEL)
-    record = bench_train(model, ["none", "repa", "vrpo"], TrainSettings(batch_size=64), device, steps=5, rounds=2, samples=128)
+    record = bench_train(
+        model, ["none", "repa", "vrpo"], TrainingOptions(batch_size=64, precision="bf16", compile=True), device, steps=5, rounds=2, samples=128
+    )
     assert all(each["utilisation"] > 0.02 for each in record["alignments"].values())
     assert bench_sample(model, SampleSettings(timed_steps=5, batch_size=16, decode=False), device)["images_per_second"] > 0

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from vrpo.alignment.advantages import SHARES, advantage_shares, clipped_surrogate, group_advantages
-from vrpo.alignment.base import Alignment, AlignmentBatch
+from vrpo.alignment.base import Alignment, AlignmentBatch, AlignmentContext, Critic
 from vrpo.alignment.diagnostics import noise_level_bin
 from vrpo.alignment.registry import build_alignment
 from vrpo.alignment.rewards import REWARDS, NoiseLevelStatistics
@@ -18,7 +18,10 @@ from vrpo.alignment.vrpo import VRPO
 from vrpo.config.alignments import NoAlignment, REPAOptions, VRPOOptions
 
 B, N, W, D = 24, 5, 12, 7
-WIDTHS = {"a": D}
+
+
+def context(*encoders: str, **critics: Critic) -> AlignmentContext:
+    return AlignmentContext((4, 6, 6), W, dict.fromkeys(encoders, (N, D)), critics)
 
 
 def generator(seed: int) -> torch.Generator:
@@ -44,17 +47,19 @@ def toy_critic(latents: torch.Tensor) -> torch.Tensor:
     return F.normalize(latents.flatten(2)[:, :, : N * D // 4 * 4].reshape(len(latents), -1)[:, : N * D].reshape(-1, N, D), dim=-1)
 
 
-def make_vrpo(**changes: object) -> VRPO:
+def make_vrpo(*, critics: bool = True, **changes: object) -> VRPO:
     options = {"kind": "vrpo", "encoders": ["a"], "depth": 1, "projector_width": 16, "eta": 0.1, "group_size": 4, "rewards": {"semantic": {"score": 1.0}}}
     torch.manual_seed(0)
-    built = build_alignment(VRPOOptions(**{**options, **changes}), width=W, token_widths=WIDTHS, critics={"a": toy_critic})
+    offered = context("a", **({"a": toy_critic} if critics else {}))
+    built = build_alignment(VRPOOptions(**{**options, **changes}), offered)
     assert isinstance(built, VRPO)
     return built
 
 
 def make_repa(weight: float = 0.5) -> Alignment:
     torch.manual_seed(0)
-    return build_alignment(REPAOptions(kind="repa", encoders=["a"], depth=1, weight=weight, projector_width=16), width=W, token_widths=WIDTHS, critics={})
+    options = REPAOptions(kind="repa", encoders=["a"], depth=1, weight=weight, projector_width=16)
+    return build_alignment(options, context("a"))
 
 
 def warm(alignment: Alignment, steps: int = 5) -> None:
@@ -71,7 +76,7 @@ def gradients(alignment: Alignment, batch: AlignmentBatch) -> tuple[torch.Tensor
 
 
 def test_none_is_zero_and_has_nothing_to_train() -> None:
-    alignment = build_alignment(NoAlignment(kind="none"), width=W, token_widths={}, critics={})
+    alignment = build_alignment(NoAlignment(kind="none"), context())
     assert alignment(make_batch()).loss.item() == 0
     assert list(alignment.parameters()) == []
 
@@ -106,7 +111,7 @@ def test_on_policy_gradient_is_the_closed_form(kappa: float) -> None:
     cosine = vrpo.cosine(batch.hidden[0], batch.tokens)
     mean, inverse_std = vrpo.statistics.moments(batch.noise_level)
     raw = torch.stack([-batch.error, F.cosine_similarity(toy_critic(batch.x0_hat()), toy_critic(batch.x0), dim=-1).mean(1), cosine]).detach()
-    total = (torch.tensor([1.0, 0.7, 0.5])[:, None] * ((raw - mean[:-1]) * inverse_std[:-1])).sum(0).float()
+    total = (torch.tensor([1.0, 0.7, 0.5])[:, None] * ((raw - mean) * inverse_std)).sum(0).float()
     advantages = group_advantages(total, 4)
     assert advantages.abs().mean() > 0.3  # the test would say little otherwise
     expected_loss = 0.5 * ((0.9 + 0.4 * advantages) * -cosine).mean()
@@ -131,8 +136,7 @@ def test_pathwise_gradient_is_weight_over_running_std() -> None:
 
 def test_pathwise_weights_are_logged_by_noise_level_and_unused_rewards_are_not() -> None:
     """What the gradient of the reward is multiplied by, where a rollout fell."""
-    vrpo = make_vrpo(eta=0.0, rewards={"fidelity": {"pathwise": 0.3}})
-    vrpo.critics = {}
+    vrpo = make_vrpo(critics=False, eta=0.0, rewards={"fidelity": {"pathwise": 0.3}})
     warm(vrpo)
     vrpo.log.take()
     batch = make_batch()
@@ -147,7 +151,7 @@ def test_pathwise_weights_are_logged_by_noise_level_and_unused_rewards_are_not()
 
 
 def test_score_only_rewards_carry_no_gradient() -> None:
-    vrpo = make_vrpo(eta=0.5, rewards={name: {"score": 1.0} for name in REWARDS[:-1]})
+    vrpo = make_vrpo(eta=0.5, rewards={name: {"score": 1.0} for name in REWARDS})
     warm(vrpo)
     batch = make_batch()
     grads = torch.autograd.grad(vrpo(batch).loss, [batch.error, batch.x0_hat()], allow_unused=True)
@@ -164,7 +168,7 @@ def test_advantages_have_mean_zero_per_group(seed: int, group_size: int) -> None
 
 
 def test_shares_are_the_distribution_of_the_advantage() -> None:
-    shares = advantage_shares(torch.tensor([-3.0, -2.5, -0.1, 0.1, 1.5, 3.0]), 3.0)
+    shares = advantage_shares(torch.tensor([-3.0, -2.5, -0.1, 0.1, 1.5, 3.0]))
     assert shares.sum(dim=0).tolist() == [1.0] * 6
     assert shares.sum(dim=1).tolist() == [2.0, 0.0, 1.0, 1.0, 1.0, 1.0]
     for eta, logged in ((0.1, 1.0), (0.0, 0.0)):  # without a policy term there is nothing to distribute
@@ -318,7 +322,7 @@ def test_bf16_equals_fp32_up_to_rounding() -> None:
 def test_several_encoders_are_averaged() -> None:
     torch.manual_seed(0)
     options = REPAOptions(kind="repa", encoders=["a", "b"], depth=1, weight=1.0, projector_width=16)
-    repa = build_alignment(options, width=W, token_widths={"a": D, "b": D}, critics={})
+    repa = build_alignment(options, context("a", "b"))
     batch = make_batch(encoders=("a", "b"))
     parts = [F.cosine_similarity(p(batch.hidden[0]), batch.tokens[n], dim=-1).mean() for n, p in zip("ab", repa.projectors, strict=True)]
     torch.testing.assert_close(repa(batch).loss, -(parts[0] + parts[1]) / 2, rtol=1e-5, atol=1e-6)

@@ -12,6 +12,7 @@ from training_fixtures import ALIGNMENTS, COUNT, LATENT, Toy
 
 from vrpo.config import RunConfig
 from vrpo.config.messages import validate
+from vrpo.config.options import TrainingOptions
 from vrpo.data.arrays import ArrayWriter
 from vrpo.data.batches import TrainingData
 from vrpo.training.objective import Objective
@@ -19,15 +20,17 @@ from vrpo.training.plan import plan_step, step_noise
 from vrpo.training.run import build_objective
 
 BATCH, STEPS = 8, 3
+TRAINING = TrainingOptions(batch_size=BATCH)
 OTHERS = {
     "irepa": {"kind": "irepa", "encoders": ["toy"], "depth": 1},
     "haste": {"kind": "haste", "encoders": ["toy"], "depth": 1, "projector_width": 16, "attention_blocks": [2], "stop_step": 1},
     "spatial": {**ALIGNMENTS["vrpo"], "spatial": {"kernel_size": 3}, "rewards": {"fidelity": {"score": 1.0, "pathwise": 0.05}}},
     "agreement": {
         **ALIGNMENTS["vrpo"],
-        "weight_schedule": {"kind": "adaptive"},
-        "rewards": {"fidelity": {"score": 1.0}, "agreement": {"score": 1.0}},
+        "measure_agreement": True,
+        "rewards": {"fidelity": {"score": 1.0}},
     },
+    "schedule": {**ALIGNMENTS["repa"], "weight_schedule": {"kind": "cosine", "end": 5}},
 }
 
 
@@ -55,7 +58,8 @@ def run_steps(objective: Objective, forward, data: TrainingData) -> list[float]:
     """Losses of some steps of plain gradient descent, as the trainer calls the objective."""
     losses = []
     for step in range(STEPS):
-        plan = plan_step(objective.process, objective.alignment, seed=0, step=step, count=data.count, batch_size=BATCH, label_dropout=0.1)
+        options = objective.alignment.options
+        plan = plan_step(objective.process, options, TRAINING, seed=0, step=step, count=data.count)
         batch = data.gather(plan.indices, attention=bool(objective.alignment.attention_of))
         noise = step_noise("noise", 0, step, BATCH, LATENT, torch.device("cpu"))[plan.draw]
         labels = torch.where(plan.dropped, objective.network.null_label, batch.labels)
@@ -71,7 +75,7 @@ def run_steps(objective: Objective, forward, data: TrainingData) -> list[float]:
 
 
 @pytest.mark.parametrize("process", ["sit", "dit"])
-@pytest.mark.parametrize("alignment", ["none", "repa", "vrpo", "irepa", "haste", "spatial", "agreement"])
+@pytest.mark.parametrize("alignment", ["none", "repa", "vrpo", "irepa", "haste", "spatial", "agreement", "schedule"])
 def test_the_step_is_one_graph_compiled_once(alignment: str, process: str, toy: Toy) -> None:
     precision = "bf16" if alignment == "vrpo" else "fp32"
     torch._dynamo.reset()

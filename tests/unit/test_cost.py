@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from vrpo.config import load_experiment
-from vrpo.config.alignments import SpatialOptions
+from vrpo.config.alignments.base import SpatialOptions
 from vrpo.config.options import EncoderOptions
 from vrpo.errors import UserError
 from vrpo.reporting.cost import costs, describe_cost, encoder_tokens, network_evaluations, parameters, run_flops, training_flops

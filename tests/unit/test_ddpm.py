@@ -1,10 +1,11 @@
 import golden
 import pytest
 import torch
+from processes import ddpm
 
 from vrpo.config.options import DDPMOptions
 from vrpo.errors import UserError
-from vrpo.processes.ddpm import DDPM, discretised_log_likelihood
+from vrpo.processes.ddpm import discretised_log_likelihood
 from vrpo.processes.process import build_process, described_process
 
 LEVELS = torch.tensor([0, 1, 20, 400, 700, 999])
@@ -18,7 +19,7 @@ def draws():
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_equals_the_official_losses(schedule):
     """Half of the predictions are near the noise, so that levels with a sharp posterior are compared where losses are small."""
-    values, process = golden.load("losses"), DDPM.named(schedule, 1000)
+    values, process = golden.load("losses"), ddpm(schedule, 1000)
     x0, noise, prediction = draws()
     prediction[:3, :4] = noise[:3] + 0.01 * prediction[:3, :4]
     x_t = process.corrupt(x0, noise, LEVELS)
@@ -30,7 +31,7 @@ def test_equals_the_official_losses(schedule):
 
 
 def test_respaced_levels_and_betas_equal_the_official_ones():
-    values, process = golden.load("trajectories"), DDPM.named("linear", 1000)
+    values, process = golden.load("trajectories"), ddpm("linear", 1000)
     compared = [name for name in values if name.startswith("levels_")]
     assert len(compared) == 12
     for name in compared:
@@ -44,7 +45,7 @@ def test_respaced_levels_and_betas_equal_the_official_ones():
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_posterior_is_bayes_rule(schedule):
     """q(x_{t-1} | x_t, x_0) as the product of q(x_t | x_{t-1}) and q(x_{t-1} | x_0), both Gaussian."""
-    process = DDPM.named(schedule, 1000)
+    process = ddpm(schedule, 1000)
     x0, x_t, _ = (values.double() for values in draws())
     t = LEVELS[1:]
     bars, before = process.alpha_bars[t], process.alpha_bars[t - 1]
@@ -58,7 +59,7 @@ def test_posterior_is_bayes_rule(schedule):
 
 
 def test_learned_variance_spans_posterior_to_beta():
-    process = DDPM.named("linear", 1000)
+    process = ddpm("linear", 1000)
     x0, noise, _ = draws()
     x_t = process.corrupt(x0, noise, LEVELS)
     ones = torch.ones_like(x0)
@@ -69,7 +70,7 @@ def test_learned_variance_spans_posterior_to_beta():
 
 
 def test_perfect_prediction_gives_the_image_back_and_no_divergence():
-    process = DDPM.named("linear", 1000)
+    process = ddpm("linear", 1000)
     x0, noise, _ = draws()
     x_t = process.corrupt(x0, noise, LEVELS)
     perfect = torch.cat([noise, -torch.ones_like(noise)], 1)
@@ -80,7 +81,7 @@ def test_perfect_prediction_gives_the_image_back_and_no_divergence():
 
 
 def test_variational_bound_does_not_train_the_mean():
-    process = DDPM.named("linear", 1000)
+    process = ddpm("linear", 1000)
     x0, noise, prediction = draws()
     prediction.requires_grad_()
     x_t = process.corrupt(x0, noise, LEVELS)
@@ -100,7 +101,7 @@ def test_bins_of_the_decoder_sum_to_one():
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_log_snr_times_and_levels(schedule):
-    process = DDPM.named(schedule, 1000)
+    process = ddpm(schedule, 1000)
     bars = process.alpha_bars[LEVELS]
     torch.testing.assert_close(process.log_snr(LEVELS), (bars / (1 - bars)).log().float())
     assert process.noise_level(torch.tensor([0, 999])).tolist() == [0.0, 1.0]
@@ -114,8 +115,8 @@ def test_log_snr_times_and_levels(schedule):
 
 def test_schedule_that_cannot_be_is_refused():
     with pytest.raises(UserError, match="20 are too few for linear betas"):
-        DDPM.named("linear", 20)
-    assert DDPM.named("cosine", 2).alpha_bars.min() > 0
+        ddpm("linear", 20)
+    assert ddpm("cosine", 2).alpha_bars.min() > 0
 
 
 def test_a_milestone_that_says_nothing_of_a_weighted_loss_has_the_plain_one():

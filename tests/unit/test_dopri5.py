@@ -7,12 +7,12 @@ from types import SimpleNamespace
 import golden
 import pytest
 import torch
+from processes import interpolant
 from test_samplers import Mixed
 from torchdiffeq import odeint
 
 from vrpo.machine import processor
 from vrpo.processes.guidance import Guided
-from vrpo.processes.interpolant import Interpolant
 from vrpo.processes.samplers import sample
 
 START = golden.draw(6, 2, *golden.LATENT)
@@ -32,14 +32,14 @@ AS_GOLDEN = "AMD" in processor()  # the golden numbers' kind of processor: anoth
 @pytest.mark.parametrize(("name", "rtol", "bound"), [("loose", 1e-3, 1e-6 if AS_GOLDEN else 5e-3), ("tight", 1e-5, 1e-4)])
 def test_images_equal_the_originals(name: str, rtol: float, bound: float) -> None:
     """`loose` with float64 state on both sides, where rounding is the same, else to the solver's own tolerance; `tight` against SiT's float32."""
-    process = Interpolant()
+    process = interpolant()
     latents = sample(process, dopri5(rtol), Guided(Mixed(process, 4), process, golden.LABELS), START, unused)
     assert (latents - golden.load("dopri5")[name]).abs().max() < bound
 
 
 def test_images_equal_the_originals_call_on_this_processor() -> None:
     """What SiT's `ode` class asks of torchdiffeq, asked here: to 1e-6 on every processor."""
-    process = Interpolant()
+    process = interpolant()
     model = Mixed(process, 4)
     times = torch.tensor([1.0, 0.0], dtype=torch.float64)
     for index in range(len(START)):
@@ -55,7 +55,7 @@ def test_images_equal_the_originals_call_on_this_processor() -> None:
 
 def test_an_image_depends_on_no_other() -> None:
     """Bitwise, though its neighbour needs other steps."""
-    process = Interpolant()
+    process = interpolant()
     both = sample(process, dopri5(), Guided(Mixed(process, 4), process, golden.LABELS, scale=1.5), START, unused)
     for index in range(2):
         rows = slice(index, index + 1)
@@ -79,6 +79,6 @@ class Exact:
 @pytest.mark.parametrize("rtol", [1e-3, 1e-5])
 def test_the_exact_solution_is_met_within_the_tolerance(rtol: float) -> None:
     Exact.calls = 0
-    latents = sample(Interpolant(), dopri5(rtol), Exact(), START, unused)
+    latents = sample(interpolant(), dopri5(rtol), Exact(), START, unused)
     torch.testing.assert_close(latents, START, rtol=0, atol=20 * rtol)
     assert Exact.calls < 200

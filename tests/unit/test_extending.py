@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,8 @@ import torch
 from methods_fixtures import metrics_of, write_collected
 from typer.testing import CliRunner
 
+from vrpo.alignment.base import AlignmentBatch, AlignmentContext
+from vrpo.alignment.registry import build_alignment
 from vrpo.cli import app
 from vrpo.config import ExperimentConfig, parse_experiment
 from vrpo.config.reading import deep_merge, read_yaml
@@ -32,8 +36,19 @@ ROWS = re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
 COUNT, LATENT = 12, (4, 8, 8)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def modules(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The documented files, importable."""
+    folder = tmp_path_factory.mktemp("modules")
+    for name, text in MODULES.items():
+        (folder / name).write_text(text)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder)
+        yield
+
+
 @pytest.fixture(scope="module")
-def config(tmp_path_factory: pytest.TempPathFactory) -> ExperimentConfig:
+def config(modules: None, tmp_path_factory: pytest.TempPathFactory) -> ExperimentConfig:
     """The miniature with all documented rows."""
     folder = tmp_path_factory.mktemp("rows")
     content = read_yaml("config/mini.yaml")
@@ -69,24 +84,15 @@ def data(config: ExperimentConfig, tmp_path_factory: pytest.TempPathFactory) -> 
     return files
 
 
-@pytest.fixture
-def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The documented files, importable."""
-    for name, text in MODULES.items():
-        (tmp_path / name).write_text(text)
-    monkeypatch.syspath_prepend(tmp_path)
-
-
 @pytest.mark.parametrize("run", ["sit-noisy", "sit-other", "sit-both", "sit-conv-none", "sit-conv-repa", "dit-conv-vrpo"])
-def test_a_documented_run_trains(run: str, config: ExperimentConfig, data: dict[str, Path], modules: None, tmp_path: Path) -> None:
+def test_a_documented_run_trains(run: str, config: ExperimentConfig, data: dict[str, Path], tmp_path: Path) -> None:
     resolved = config.run_config(run, 0)
     output = tmp_path / run / "step0000002.safetensors"
-    encoders = getattr(resolved.alignment, "encoders", [])
     critics = {"vit": data["critic"]} if resolved.alignment.kind == "vrpo" else {}
     train(
         resolved,
         latents=data["latents"],
-        features={name: data[name] for name in encoders},
+        features={name: data[name] for name in resolved.alignment.encoders},
         critics=critics,
         milestone=2,
         output=output,
@@ -133,10 +139,10 @@ def test_the_documented_figure_is_drawn(tmp_path: Path, monkeypatch: pytest.Monk
         ({"backbone": "nowhere:ConvNet"}, r"cannot be imported .* put nowhere.py beside the Snakefile"),
         ({"backbone": "my_networks:Tensor2"}, "cannot be imported"),
         ({"backbone": "pathlib:Path"}, "is not a subclass of torch.nn.modules.module.Module"),
-        ({"arguments": {"wings": 2}}, r"cannot be built with .*wings.* mend `arguments`"),
+        ({"arguments": {"wings": 2}}, r"cannot be built with .*wings.* correct `arguments`"),
     ],
 )
-def test_a_network_that_is_not_one_is_refused(changes: dict[str, object], words: str, config: ExperimentConfig, data, modules: None, tmp_path: Path) -> None:
+def test_a_network_that_is_not_one_is_refused(changes: dict[str, object], words: str, config: ExperimentConfig, data, tmp_path: Path) -> None:
     resolved = config.run_config("sit-conv-none", 0)
     resolved = resolved.model_copy(update={"model": resolved.model.model_copy(update=changes)})
     with pytest.raises(UserError, match=words):
@@ -157,3 +163,63 @@ def test_a_wrong_size_is_named_in_one_line(size: dict[str, object], words: str) 
     with pytest.raises(UserError, match=words) as error:
         parse_experiment(content, "mini")
     assert "\n" not in str(error.value)
+
+
+LOSS = {"kind": "custom", "loss": "my_losses:NoisyREPA", "encoders": ["vit"], "depth": 2}
+NOISY = {**LOSS, "options": "my_losses:NoisyOptions"}
+
+
+def with_loss(**row: object) -> dict[str, object]:
+    content = read_yaml("config/mini.yaml")
+    return {**content, "alignments": {**content["alignments"], "noisy": row}}
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({**NOISY, "arguments": {"abve": 0.3}}, r"noisy.arguments.abve: there is no such option; did you mean `above`\?"),
+        ({**NOISY, "arguments": {"above": 2}}, r"noisy.arguments.above: input should be less than 1, not 2; correct it"),
+        ({**NOISY, "arguments": {"above": "much"}}, r"noisy.arguments.above: input should be a valid number.*'much'; correct"),
+        ({**NOISY, "arguments": {"above": True}}, r"noisy.arguments: `above` is True; give a number"),
+        ({**NOISY, "arguments": [1]}, r"noisy.arguments: \[1\] is not a mapping; write lines"),
+        ({**LOSS, "arguments": {"above": 0.3}}, r"noisy.arguments.above: the loss has no options of its own; name their class in `options`"),
+        ({**NOISY, "options": "nowhere:Options"}, r"noisy.options: `nowhere:Options` cannot be imported .* put nowhere.py beside the Snakefile"),
+        ({**NOISY, "options": "my_losses:NoisyREPA"}, r"noisy.options: `my_losses:NoisyREPA` is not a subclass of vrpo.config.base.Options"),
+        ({**NOISY, "options": "my_losses"}, r"noisy.options: string should match"),
+        ({**NOISY, "above": 0.3}, r"unknown option `above` in `alignments.noisy`"),
+    ],
+)
+def test_options_of_a_custom_loss_are_checked_when_planned(row: dict[str, object], words: str) -> None:
+    with pytest.raises(UserError, match=words) as error:
+        parse_experiment(with_loss(**row), "mine.yaml")
+    assert "\n" not in str(error.value) and ";" in str(error.value)
+
+
+def test_options_of_a_custom_loss_have_defaults_and_are_resolved(tmp_path: Path) -> None:
+    config = parse_experiment(with_loss(**NOISY), "mine.yaml").alignments["noisy"]
+    assert config.arguments.above == 0.5
+    written = config.model_dump(mode="json")
+    assert written["arguments"] == {"above": 0.5}
+    assert type(config).model_validate(written) == config
+    assert parse_experiment(with_loss(**LOSS), "mine.yaml").alignments["noisy"].model_dump()["arguments"] == {}
+
+
+def test_planning_without_custom_losses_loads_no_torch() -> None:
+    code = "import sys; from vrpo.config import load_experiment; load_experiment('config/mini.yaml'); print('torch' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "False"
+
+
+def test_the_readme_s_loss_is_an_example_of_these(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    code = re.search(r"`my_losses.py`:\n\n```python\n(.*?)```", text, re.DOTALL)[1]
+    rows = re.search(r"```yaml\n(alignments:.*?)```", text, re.DOTALL)[1].replace("my_losses", "readme_losses")
+    (tmp_path / "readme_losses.py").write_text(code)
+    (tmp_path / "rows.yaml").write_text(rows)
+    monkeypatch.syspath_prepend(tmp_path)
+    content = deep_merge(read_yaml("config/mini.yaml"), read_yaml(tmp_path / "rows.yaml"))
+    options = parse_experiment(content, "README.md").alignments["smooth"]
+    loss = build_alignment(options, AlignmentContext(LATENT, 6, {"vit": (4, 8)}))
+    zeros = torch.zeros(3)
+    batch = AlignmentBatch([torch.randn(3, 4, 6)], {"vit": torch.randn(3, 4, 8)}, zeros, zeros, zeros, lambda: zeros)
+    assert loss(batch).loss > 0

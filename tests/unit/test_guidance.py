@@ -1,9 +1,9 @@
 import golden
 import pytest
 import torch
+from processes import ddpm, interpolant
 
 from vrpo.models.transformer import build_transformer
-from vrpo.processes.ddpm import DDPM
 from vrpo.processes.guidance import Guided
 from vrpo.processes.interpolant import Interpolant
 
@@ -24,7 +24,7 @@ class Counting:
 def test_equals_official_dit_on_three_channels():
     values = golden.load("networks")
     net = golden.fill(build_transformer(golden.MODEL, golden.LATENT, 8))
-    process = DDPM.named("linear", 1000)
+    process = ddpm("linear", 1000)
     for row in range(2):  # the original was given two times at once, a sampler has one
         x, t = values["x"][row : row + 1], values["t_dit"][row : row + 1]
         with torch.no_grad():
@@ -33,7 +33,7 @@ def test_equals_official_dit_on_three_channels():
 
 
 @pytest.mark.parametrize(("channels", "guided"), [(None, 4), (3, 3), (1, 1)])
-@pytest.mark.parametrize("process", [Interpolant(), DDPM.named("linear", 1000)])
+@pytest.mark.parametrize("process", [interpolant(), ddpm("linear", 1000)])
 def test_only_the_first_channels_are_guided_and_never_the_variance(process, channels, guided):
     net = Counting(process.prediction_channels(4))
     labels = torch.tensor([2, 7])
@@ -47,7 +47,7 @@ def test_only_the_first_channels_are_guided_and_never_the_variance(process, chan
 
 @pytest.mark.parametrize(("level", "active"), [(0.0, False), (0.2, True), (0.5, True), (0.7, True), (0.71, False), (1.0, False)])
 def test_interval_holds_both_its_ends_and_costs_nothing_outside(level, active):
-    for process, t in ((Interpolant(), torch.full((3,), level, dtype=torch.float64)), (DDPM.named("cosine", 101), torch.full((3,), round(100 * level)))):
+    for process, t in ((interpolant(), torch.full((3,), level, dtype=torch.float64)), (ddpm("cosine", 101), torch.full((3,), round(100 * level)))):
         net = Counting(process.prediction_channels(4))
         Guided(net, process, torch.tensor([1, 2, 3]), 1.5, (0.2, 0.7))(torch.zeros(3, 4, 2, 2), t)
         assert net.rows == [6 if active else 3]
@@ -55,6 +55,6 @@ def test_interval_holds_both_its_ends_and_costs_nothing_outside(level, active):
 
 def test_scale_one_is_no_guidance():
     net = Counting(4)
-    prediction = Guided(net, Interpolant(), torch.tensor([1, 2]), 1.0)(torch.zeros(2, 4, 2, 2), torch.full((2,), 0.5))
+    prediction = Guided(net, interpolant(), torch.tensor([1, 2]), 1.0)(torch.zeros(2, 4, 2, 2), torch.full((2,), 0.5))
     assert net.rows == [2]
     assert prediction[1, 0, 0, 0] == 2

@@ -12,6 +12,7 @@ from test_irepa import batch
 from torch import Tensor
 from training_fixtures import COUNT, LATENT, Toy
 
+from vrpo.alignment.base import AlignmentContext
 from vrpo.alignment.haste import HASTE, attention_cross_entropy
 from vrpo.alignment.registry import build_alignment
 from vrpo.config import RunConfig, parse_experiment
@@ -42,9 +43,10 @@ def golden_attention() -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
 
 def build(**changes: object) -> HASTE:
     options = {"kind": "haste", "encoders": ["a"], "depth": 1, "projector_width": 8, "attention_blocks": [1, 2, 3, 4], "stop_step": 10}
+    context = AlignmentContext((4, 32, 32), 6, {"a": (256, 6)})
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return build_alignment(HASTEOptions(**{**options, **changes}), width=6, token_widths={"a": 6}, critics={})
+        return build_alignment(HASTEOptions(**{**options, **changes}), context)
 
 
 def offered(alignment: HASTE, step: int) -> tuple[Tensor, Tensor]:

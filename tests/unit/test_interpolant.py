@@ -3,8 +3,7 @@ import math
 import golden
 import pytest
 import torch
-
-from vrpo.processes.interpolant import Interpolant
+from processes import interpolant
 
 TIMES = torch.tensor([1e-3, 0.1, 0.37, 0.5, 0.82, 0.999])
 PATHS = ["linear", "cosine"]
@@ -17,7 +16,7 @@ def draws(count=len(TIMES)):
 @pytest.mark.parametrize("path", PATHS)
 def test_equals_repas_loss(path):
     values = golden.load("losses")
-    process = Interpolant(path)
+    process = interpolant(path)
     x0, noise, prediction = golden.draw(2, 6, *golden.LATENT), golden.draw(3, 6, *golden.LATENT), golden.draw(4, 6, 8, 8, 8)[:, :4]
     x_t = process.corrupt(x0, noise, values["times"])
     loss, error = process.losses(prediction, x0, noise, x_t, values["times"])
@@ -29,14 +28,14 @@ def test_equals_repas_loss(path):
 @pytest.mark.parametrize("path", PATHS)
 def test_lognormal_times_equal_repas(path, monkeypatch):
     monkeypatch.setattr(torch, "randn", lambda count, generator: golden.draw(5, count))
-    times = Interpolant(path, "lognormal").sample_times(6, torch.Generator())
+    times = interpolant(path, "lognormal").sample_times(6, torch.Generator())
     torch.testing.assert_close(times, golden.load("losses")[f"repa_{path}_lognormal_t"], rtol=1e-6, atol=0)
 
 
 def test_equals_sits_loss_with_time_reversed():
     """SiT's own code has data at t = 1: its velocity is minus ours at 1 - t."""
     values = golden.load("losses")
-    process, t = Interpolant(), 1 - values["times"]
+    process, t = interpolant(), 1 - values["times"]
     x0, noise, prediction = golden.draw(2, 6, *golden.LATENT), golden.draw(3, 6, *golden.LATENT), golden.draw(4, 6, 8, 8, 8)[:, :4]
     loss, _ = process.losses(-prediction, x0, noise, process.corrupt(x0, noise, t), t)
     torch.testing.assert_close(loss, values["sit_linear"], rtol=1e-6, atol=0)
@@ -44,7 +43,7 @@ def test_equals_sits_loss_with_time_reversed():
 
 @pytest.mark.parametrize("path", PATHS)
 def test_perfect_prediction_gives_the_image_back(path):
-    process = Interpolant(path)
+    process = interpolant(path)
     x0, noise = draws()
     x_t = process.corrupt(x0, noise, TIMES)
     velocity = process.velocity(x0, noise, TIMES)
@@ -57,7 +56,7 @@ def test_perfect_prediction_gives_the_image_back(path):
 
 @pytest.mark.parametrize("path", PATHS)
 def test_velocity_is_the_derivative_of_the_path(path):
-    process = Interpolant(path)
+    process = interpolant(path)
     x0, noise = (values.double() for values in draws())
     t, step = TIMES.double(), 1e-6
     slope = (process.corrupt(x0, noise, t + step) - process.corrupt(x0, noise, t - step)) / (2 * step)
@@ -67,7 +66,7 @@ def test_velocity_is_the_derivative_of_the_path(path):
 @pytest.mark.parametrize("path", PATHS)
 def test_velocity_of_gaussian_data_is_what_regression_finds(path):
     """Data N(0, s^2): E[v | x] = (alpha alpha' s^2 + sigma sigma') / (alpha^2 s^2 + sigma^2) x."""
-    process, s, count = Interpolant(path), 0.5, 400_000
+    process, s, count = interpolant(path), 0.5, 400_000
     generator = torch.Generator().manual_seed(0)
     x0, noise = s * torch.randn(1, 1, 1, count, generator=generator), torch.randn(1, 1, 1, count, generator=generator)
     for t in TIMES[1:5, None]:
@@ -80,7 +79,7 @@ def test_velocity_of_gaussian_data_is_what_regression_finds(path):
 
 @pytest.mark.parametrize("path", PATHS)
 def test_log_snr_and_noise_level(path):
-    process = Interpolant(path)
+    process = interpolant(path)
     alpha, sigma, _, _ = process.coefficients(TIMES.double())
     torch.testing.assert_close(process.log_snr(TIMES.double()), 2 * torch.log(alpha / sigma))
     assert torch.equal(process.noise_level(TIMES), TIMES)
@@ -91,7 +90,7 @@ def test_log_snr_and_noise_level(path):
 @pytest.mark.parametrize("time", ["uniform", "logit-normal", "lognormal"])
 @pytest.mark.parametrize("path", PATHS)
 def test_distribution_of_times(path, time):
-    process = Interpolant(path, time)
+    process = interpolant(path, time)
     t = process.sample_times(100_000, torch.Generator().manual_seed(0))
     assert t.dtype == torch.float32
     assert t.min() > 0

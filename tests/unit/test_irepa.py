@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from vrpo.alignment.base import AlignmentBatch
+from vrpo.alignment.base import AlignmentBatch, AlignmentContext
 from vrpo.alignment.irepa import IREPA
 from vrpo.alignment.registry import build_alignment
 from vrpo.alignment.spatial import spatial_normalisation
@@ -24,11 +24,15 @@ def batch(hidden: torch.Tensor, **tokens: torch.Tensor) -> AlignmentBatch:
     return AlignmentBatch(hidden=[hidden], tokens=tokens, noise_level=zeros, error=zeros, x0=zeros, x0_hat=lambda: zeros)
 
 
+def context(*encoders: str) -> AlignmentContext:
+    return AlignmentContext((4, 8, 8), 12, dict.fromkeys(encoders, (16, 10)))
+
+
 def build(**changes: object) -> IREPA:
     options = IREPAOptions(kind="irepa", encoders=["a"], depth=1, **changes)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return build_alignment(options, width=12, token_widths={"a": 10}, critics={})
+        return build_alignment(options, context("a"))
 
 
 @pytest.mark.parametrize("kernel_size", [1, 3])
@@ -60,7 +64,7 @@ def test_kernel_1_is_a_linear_layer_and_kernel_3_sees_the_neighbours_alone() -> 
 
 def test_several_encoders_are_averaged_in_fp32() -> None:
     options = IREPAOptions(kind="irepa", encoders=["a", "b"], depth=1, weight=2.0)
-    alignment = build_alignment(options, width=12, token_widths={"a": 10, "b": 10}, critics={})
+    alignment = build_alignment(options, context("a", "b"))
     tokens = {"a": TOKENS, "b": TOKENS.flip(0)}
     parts = [F.cosine_similarity(p(HIDDEN), spatial_normalisation(tokens[n], 0.6), dim=-1).mean() for n, p in zip("ab", alignment.projectors, strict=True)]
     torch.testing.assert_close(alignment(batch(HIDDEN, **tokens)).loss, -(parts[0] + parts[1]), rtol=1e-5, atol=1e-6)
@@ -78,7 +82,7 @@ def test_vrpo_with_this_projector_is_irepa_where_eta_is_zero_and_rewards_come_on
 
     def vrpo(**rewards: object) -> VRPO:
         options = VRPOOptions(kind="vrpo", encoders=["a"], depth=1, weight=2.0, group_size=3, spatial={"kernel_size": 3}, rewards=rewards)
-        alignment = build_alignment(options, width=12, token_widths={"a": 10}, critics={})
+        alignment = build_alignment(options, context("a"))
         alignment.projectors.load_state_dict(irepa.projectors.state_dict())
         return alignment
 

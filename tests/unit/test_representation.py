@@ -8,6 +8,7 @@ import golden
 import numpy as np
 import pytest
 import torch
+from processes import ddpm, interpolant
 from torch.nn import functional as F
 
 from vrpo.config.scoring import RepresentationOptions
@@ -18,7 +19,6 @@ from vrpo.metrics.probe import probe_accuracy
 from vrpo.metrics.representation import measure_representation, times_at
 from vrpo.models.checkpoints import save_milestone
 from vrpo.models.transformer import build_transformer
-from vrpo.processes.process import build_process
 
 MODEL = {"name": "tiny/2", "depth": 3, "width": 16, "heads": 2, "patch_size": 2, "num_classes": 5}
 OPTIONS = RepresentationOptions(images=120, noise_levels=[0.2, 0.8], batch_size=50)
@@ -135,8 +135,8 @@ def test_record(folder, tmp_path, run):
 
 
 def test_noise_levels_are_times_of_the_process():
-    assert times_at(build_process(SimpleNamespace(kind="interpolant", path="linear", time="uniform")), 0.25, 2).tolist() == [0.25, 0.25]
-    process = build_process(SimpleNamespace(kind="ddpm", betas="linear", steps=1000, loss_weight_limit=1.0))
+    assert times_at(interpolant(), 0.25, 2).tolist() == [0.25, 0.25]
+    process = ddpm()
     assert times_at(process, 0.5, 1).tolist() == [500]
     assert process.noise_level(times_at(process, 0.25, 1)).item() == pytest.approx(0.25, abs=1e-3)
 

@@ -3,6 +3,7 @@ from types import SimpleNamespace
 import golden
 import pytest
 import torch
+from processes import ddpm, interpolant
 
 from vrpo.config.scoring import SAMPLER_PROCESS
 from vrpo.errors import UserError
@@ -26,7 +27,7 @@ class Mixed:
     def __call__(self, x, t, labels):
         self.states.append(x[:2].clone())
         if isinstance(self.process, Interpolant):
-            exact = golden.gaussian_velocity(x, t, self.process.path)
+            exact = golden.gaussian_velocity(x, t, self.process.options.path)
         else:
             exact = golden.gaussian_noise(x, self.process.alpha_bars.float()[t.long()])
         return exact + 0.3 * self.net(x, t, labels)[0], []
@@ -53,7 +54,7 @@ DIT = {
 def test_trajectory_equals_the_original(name):
     values = golden.load("trajectories")
     kind, steps, guidance = (REPA | DIT)[name]
-    process = Interpolant("cosine" if "cosine" in name else "linear") if name in REPA else DDPM.named("linear", 1000)
+    process = interpolant("cosine" if "cosine" in name else "linear") if name in REPA else ddpm("linear", 1000)
     net = Mixed(process, process.prediction_channels(4))
     noise = golden.Draws(7, 2, *golden.LATENT)
     latents = sample(
@@ -93,18 +94,18 @@ def errors(process, kind, steps_list, mean=0.3, std=0.5):
 @pytest.mark.parametrize(("kind", "order"), [("ode-euler", 1), ("ode-heun", 2)])
 def test_ode_converges_to_the_exact_solution_at_its_order(path, kind, order):
     """Data N(m, s^2): the flow maps x to m + s x."""
-    coarse, fine = errors(Interpolant(path), kind, [50, 100])
+    coarse, fine = errors(interpolant(path), kind, [50, 100])
     assert fine < (0.05 if order == 1 else 2e-3)
     assert coarse / fine == pytest.approx(2**order, rel=0.15)
 
 
 def test_ddim_converges_to_the_exact_solution():
     """The chain starts at alpha-bar 4e-5, not at 0, hence the small rest."""
-    coarse, fine = errors(DDPM.named("linear", 1000), "ddim", [100, 1000])
+    coarse, fine = errors(ddpm("linear", 1000), "ddim", [100, 1000])
     assert fine < 0.01 < coarse
 
 
-@pytest.mark.parametrize(("process", "kind"), [(Interpolant("linear"), "sde"), (Interpolant("cosine"), "sde"), (DDPM.named("linear", 1000), "ddpm")])
+@pytest.mark.parametrize(("process", "kind"), [(interpolant("linear"), "sde"), (interpolant("cosine"), "sde"), (ddpm("linear", 1000), "ddpm")])
 def test_stochastic_samplers_give_the_data_distribution(process, kind):
     mean, std = 0.3, 0.5
     generator = torch.Generator().manual_seed(0)
@@ -126,9 +127,9 @@ def test_table_of_samplers_is_the_configs():
 @pytest.mark.parametrize(
     ("process", "kind", "steps", "message"),
     [
-        (Interpolant(), "ddpm", 10, "use one of ode-euler, ode-heun, ode-dopri5, sde"),
-        (DDPM.named("linear", 1000), "sde", 10, "use one of ddpm, ddim"),
-        (DDPM.named("linear", 100), "ddim", 101, "choose at most 100"),
+        (interpolant(), "ddpm", 10, "use one of ode-euler, ode-heun, ode-dopri5, sde"),
+        (ddpm("linear", 1000), "sde", 10, "use one of ddpm, ddim"),
+        (ddpm("linear", 100), "ddim", 101, "choose at most 100"),
     ],
 )
 def test_sampler_that_does_not_fit_is_refused(process, kind, steps, message):
@@ -138,7 +139,7 @@ def test_sampler_that_does_not_fit_is_refused(process, kind, steps, message):
 
 @pytest.mark.parametrize("kind", [kind for kind in SAMPLERS if kind != "ode-dopri5"])  # which chooses its own steps: test_dopri5
 def test_one_step_is_possible(kind):
-    process = Interpolant() if SAMPLER_PROCESS[kind] == "interpolant" else DDPM.named("linear", 1000)
+    process = interpolant() if SAMPLER_PROCESS[kind] == "interpolant" else ddpm("linear", 1000)
     x = golden.draw(1, 2, 4, 2, 2)
     latents = sample(process, SimpleNamespace(kind=kind, steps=1), gaussian(process, 0.3, 0.5), x, golden.Draws(1, 2, 4, 2, 2))
     assert latents.isfinite().all()

@@ -12,10 +12,10 @@ import torch
 from pydantic import ValidationError
 from training_fixtures import Toy, milestone_file
 
-from vrpo.alignment.schedules import schedule_factor
+from vrpo.alignment.repa import schedule_factor
 from vrpo.config import RunConfig
+from vrpo.config.alignments.repa import ScheduleOptions
 from vrpo.config.messages import validate
-from vrpo.config.schedules import ScheduleOptions
 from vrpo.training.run import train
 
 
@@ -39,7 +39,7 @@ def test_incomplete_schedules_are_refused(options: dict[str, Any]) -> None:
 
 
 def losses(toy: Toy, folder: Path, **alignment: Any) -> np.ndarray:
-    content = toy.config("vrpo" if alignment.get("kind") == "vrpo" else "repa").model_dump(mode="json")
+    content = toy.config("repa").model_dump(mode="json")
     content["alignment"] |= alignment
     config = validate(RunConfig, content, "toy")
     train(config, **toy.inputs(config), milestone=6, output=milestone_file(folder, 6), device="cpu", log_every=1)
@@ -50,13 +50,3 @@ def test_repa_stops_at_its_step(tmp_path: Path) -> None:
     rows = losses(Toy(tmp_path), tmp_path / "run", weight_schedule={"kind": "stop", "end": 3})
     np.testing.assert_allclose(rows["loss"][3:], rows["denoising"][3:])
     np.testing.assert_allclose(rows["loss"][:3], (rows["denoising"] + 0.5 * rows["alignment"])[:3], rtol=1e-5)
-
-
-def test_a_reward_fades_and_vrpo_becomes_repa(tmp_path: Path) -> None:
-    toy = Toy(tmp_path)
-    stop = {"kind": "stop", "end": 3}
-    rewards = {"fidelity": {"score": 1.0}, "perceptual": {"pathwise": 0.5, "schedule": stop}}
-    rows = losses(toy, tmp_path / "run", kind="vrpo", rewards=rewards, eta_schedule=stop)
-    np.testing.assert_allclose(rows["loss"][3:], (rows["denoising"] + 0.5 * rows["alignment"])[3:], rtol=1e-5)
-    assert (np.abs(rows["pathwise_gain"][1:3]) > 0).all()  # at first nothing is known of sigma
-    assert (rows["pathwise_gain"][3:] == 0).all()

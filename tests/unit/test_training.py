@@ -153,7 +153,7 @@ def test_old_policy_of_the_averaged_network(toy: Toy, tmp_path: Path) -> None:
         with open(tmp_path / str(decay) / "train.csv") as file:
             clipped[decay] = [float(row["clip_fraction"]) for row in csv.DictReader(file)]
     assert set(clipped[0.0]) == {0.0}
-    assert min(clipped[0.9]) > 0.1
+    assert min(clipped[0.9][1:]) > 0.1  # at first rewards have seen too few rollouts
 
 
 def test_a_damaged_state_falls_back_to_the_one_before(toy: Toy, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -205,7 +205,7 @@ def test_bad_inputs_are_named(toy: Toy, tmp_path: Path) -> None:
         save_network(other, state, {**description, made_from: "of another data set"})
         with pytest.raises(UserError, match=f"other-{made_from}.safetensors: distilled from other {made_from} than .* delete it and distil again"):
             train(config, **{**inputs, "critics": {"toy": other}})
-    with pytest.raises(UserError, match="cannot be cut into"):
+    with pytest.raises(UserError, match=r"training.batch_size: groups of 4 rollouts do not divide the 6 samples"):
         train(toy.config("vrpo", batch_size=6), **inputs)
     coarse = config.model_copy(update={"model": config.model.model_copy(update={"patch_size": 4})})
     with pytest.raises(UserError, match=r"encoders\.toy: gives 4 tokens an image, but toy on latents of 4x4 has 1x1"):

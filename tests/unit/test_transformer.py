@@ -5,12 +5,12 @@ from types import SimpleNamespace
 import golden
 import pytest
 import torch
+from processes import ddpm, interpolant
 
 from vrpo.config.resolved import PAPER_SIZES
 from vrpo.errors import UserError
 from vrpo.models.projector import Projector
 from vrpo.models.transformer import build_transformer
-from vrpo.processes.process import build_process
 
 PARAMETERS = json.loads((golden.FOLDER / "parameters.json").read_text())
 TINY = SimpleNamespace(name="tiny", depth=2, width=32, heads=2, patch_size=2, num_classes=10)
@@ -109,7 +109,7 @@ def test_bfloat16_autocast_stays_close():
 
 @pytest.mark.parametrize("kind", ["interpolant", "ddpm"])
 def test_compiles_without_graph_break_and_without_recompilation(kind):
-    process = build_process(SimpleNamespace(kind=kind, path="linear", time="uniform", betas="linear", steps=1000, loss_weight_limit=1.0))
+    process = {"interpolant": interpolant, "ddpm": ddpm}[kind]()
     net = build_transformer(TINY, (4, 8, 8), process.prediction_channels(4))
 
     def step(x0, noise, t, labels):

@@ -1,1 +1,1 @@
-"""What is asked of the hidden tokens: nothing, a static alignment (REPA, iREPA, HASTE), or VRPO's rewards. Knows no process."""
+"""Alignment losses on hidden tokens: none, REPA, VRPO, iREPA, HASTE. Knows no process."""

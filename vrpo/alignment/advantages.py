@@ -5,11 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-SHARES = tuple(f"advantage_{part}" for part in range(1, 7))  # of the rollouts, by the sixth of ±max_advantage that their advantage lies in, from below
+MAX_ADVANTAGE = 3.0
+"""Bound of advantages: three deviations, so that one outlier does not outweigh its group."""
+SHARES = tuple(f"advantage_{part}" for part in range(1, 7))
+"""Shares of the rollouts, by the sixth of the range of advantages, from below."""
 
 
-def group_advantages(rewards: Tensor, group_size: int, max_advantage: float = 3.0, eps: float = 1e-6) -> Tensor:
-    """`A = (R - mean_group) / (std_group + eps)`, clipped to `±max_advantage` (GRPO, arXiv:2402.03300, section 4.1.2; docs/method.md, eq. 4).
+def group_advantages(rewards: Tensor, group_size: int, max_advantage: float = MAX_ADVANTAGE, eps: float = 1e-6) -> Tensor:
+    """`A = (R - mean_group) / (std_group + eps)`, clipped to `±max_advantage` (eq. 4).
+
+    After GRPO (arXiv:2402.03300, section 4.1.2).
 
     Args:
         rewards: [B], the groups side by side; B is a multiple of `group_size`.
@@ -23,9 +28,9 @@ def group_advantages(rewards: Tensor, group_size: int, max_advantage: float = 3.
     return (centred / (std + eps)).clamp(-max_advantage, max_advantage).view(-1).to(rewards.dtype)
 
 
-def advantage_shares(advantages: Tensor, max_advantage: float) -> Tensor:
-    """The distribution of advantages [B] in `SHARES`: 1 for the sixth of ±`max_advantage` that each lies in, else 0, [6,B]."""
-    part = ((advantages / max_advantage + 1) / 2 * len(SHARES)).long().clamp(0, len(SHARES) - 1)
+def advantage_shares(advantages: Tensor) -> Tensor:
+    """Distribution of advantages [B] over `SHARES`: 1 for the sixth of each, else 0, [6,B]."""
+    part = ((advantages / MAX_ADVANTAGE + 1) / 2 * len(SHARES)).long().clamp(0, len(SHARES) - 1)
     return (part == torch.arange(len(SHARES), device=part.device)[:, None]).float()
 
 

@@ -1,4 +1,4 @@
-"""What an alignment does at each noise level: cheap sums on the device, read when a row is logged."""
+"""Diagnostics of an alignment by noise level: sums on the device, read when a row is logged."""
 
 from __future__ import annotations
 
@@ -50,5 +50,5 @@ class NoiseLevelLog(nn.Module):
 
 
 def noise_level_bin(noise_level: Tensor, bins: int) -> Tensor:
-    """Index [B] of the bin, of `bins` equal ones over [0, 1], that each noise level lies in."""
+    """Index [B] of the bin, of `bins` equal ones over [0, 1], of each noise level."""
     return (noise_level * bins).long().clamp(0, bins - 1)

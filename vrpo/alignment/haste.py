@@ -1,12 +1,11 @@
-"""HASTE: REPA and distilled attention maps, both stopped at one step (Wang et al., arXiv:2505.16792, section "HASTE").
+"""HASTE: REPA and distilled attention maps, both stopped at one step (arXiv:2505.16792).
 
-The encoder's maps are exact up to the cache's int8 or float16: it holds queries and keys of the encoder's blocks (`encoders.<e>.attention`), from
-which its maps over the patch tokens follow. For four blocks they take eight times the room of the tokens; the original runs the encoder in the loop.
+The encoder's maps are exact up to the cache's int8 or float16: it holds queries and keys of the
+encoder's blocks (`encoders.<e>.attention`), from which its maps over the patch tokens follow. For
+four blocks they take eight times the room of the tokens; the original runs the encoder in the loop.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +17,7 @@ from vrpo.alignment.base import AlignmentBatch, AlignmentResult, ProjectedAlignm
 def attention_cross_entropy(queries: Tensor, keys: Tensor, target_queries: Tensor, target_keys: Tensor) -> Tensor:
     """Mean over images, heads and queries of `-sum_m P_nm log A_nm`, a scalar, in fp32.
 
-    `A = softmax(q k^T / sqrt(d))` is the network's map, `P` the encoder's; each is [B,heads,N,d], with heads and d of its own.
+    `A = softmax(q k^T / sqrt(d))` is the network's map, `P` the encoder's; each is [B,heads,N,d], with its own heads and d.
     Heads are paired in order; where one side has more, its last are left out, as the original's sixteen against twelve.
     """
     with torch.autocast(queries.device.type, enabled=False):
@@ -33,24 +32,11 @@ def _logits(queries: Tensor, keys: Tensor) -> Tensor:
 
 
 class HASTE(ProjectedAlignment):
-    """`L = -lambda mean_n cos(projector(h)_n, y_n) + lambda_A mean_l H(P_l, A_l)` for steps before `stop_step`, 0 from then on.
+    """`L = -lambda mean_n cos(projector(h)_n, y_n) + lambda_A mean_l H(P_l, A_l)`; 0 after the stop.
 
-    After the stop the terms are multiplied by 0, not left out: one compiled graph and one set of DDP's gradient buckets serve the whole training.
+    From `stop_step` on the terms are multiplied by 0, not left out: one compiled graph and one set
+    of DDP's gradient buckets serve the whole training.
     """
-
-    def __init__(
-        self,
-        *,
-        weight: float,
-        attention_weight: float,
-        attention_blocks: list[int],
-        stop_step: int,
-        **shape: Any,
-    ) -> None:
-        """`weight` is lambda, `attention_weight` lambda_A; the rest as in `vrpo.config.alignments.HASTEOptions` and `ProjectedAlignment`."""
-        super().__init__(**shape)
-        self.weight, self.attention_weight, self.stop_step = weight, attention_weight, stop_step
-        self.attention_of = tuple(attention_blocks)
 
     def forward(self, batch: AlignmentBatch) -> AlignmentResult:
         """See the class."""
@@ -58,9 +44,10 @@ class HASTE(ProjectedAlignment):
         cosines = self.cosine(batch.hidden[0], batch.tokens)  # (B)
         self.log.add(batch.noise_level, fidelity=-batch.error, semantic=cosines)
         cosine = cosines.mean()
-        attention = torch.stack([self._attention_loss(batch, name) for name in self.encoders]).mean()
-        active = (batch.step < self.stop_step).to(cosine.dtype)
-        loss = active * (self.attention_weight * attention - self.weight * cosine)
+        attention = torch.stack([self._attention_loss(batch, name) for name in self.options.encoders]).mean()
+        active = (batch.step < self.options.stop_step).to(cosine.dtype)
+        weight, attention_weight = self.options.weight, self.options.attention_weight
+        loss = active * (attention_weight * attention - weight * cosine)
         return AlignmentResult(loss, {"alignment": -cosine.detach(), "attention": attention.detach(), "active": active})
 
     def _attention_loss(self, batch: AlignmentBatch, encoder: str) -> Tensor:

@@ -7,8 +7,9 @@ from torch import Tensor, nn
 
 from vrpo.alignment.base import cosine_similarity
 from vrpo.alignment.diagnostics import Reduce, noise_level_bin
+from vrpo.config.alignments.base import NOISE_BINS
 
-REWARDS = ("fidelity", "perceptual", "semantic", "agreement")
+REWARDS = ("fidelity", "perceptual", "semantic")
 
 
 def perceptual_reward(critic_tokens_hat: Tensor, critic_tokens: Tensor) -> Tensor:
@@ -25,18 +26,17 @@ class NoiseLevelStatistics(nn.Module):
     standardised reward: nothing is known to be better than expected.
     """
 
-    def __init__(self, rewards: int, bins: int = 20, decay: float = 0.99, floor: float = 0.0, least: int = 0) -> None:
+    def __init__(self, rewards: int, bins: int = NOISE_BINS, decay: float = 0.99, least: int = 0) -> None:
         """An empty record.
 
         Args:
             rewards: K.
             bins: over the noise level.
-            decay: per optimiser step.
-            floor: least standard deviation of a bin, as a share of the greatest of that reward's bins.
-            least: rollouts, decayed as the sums are, that a bin must have seen before it counts as known.
+            decay: per optimizer step.
+            least: rollouts, decayed as the sums are, that a bin must have seen before it counts.
         """
         super().__init__()
-        self.bins, self.decay, self.floor, self.least = bins, decay, floor, least
+        self.bins, self.decay, self.least = bins, decay, least
         self.register_buffer("sums", torch.zeros(3, rewards, bins, dtype=torch.float64))
         self.register_buffer("pending", torch.zeros(3, rewards, bins, dtype=torch.float64))
 
@@ -44,8 +44,7 @@ class NoiseLevelStatistics(nn.Module):
         """Running mean and 1 / standard deviation, [K,B] each in float64; 1 / std is 0 where unknown or constant."""
         mean, variance, varies = self._by_bin()
         known = varies & (self.sums[0] >= (1 - self.decay) * self.least)
-        least = self.floor**2 * torch.where(known, variance, 0.0).amax(dim=1, keepdim=True)
-        inverse_std = torch.where(known, torch.maximum(variance, least).clamp_min(1e-30).rsqrt(), 0.0)
+        inverse_std = torch.where(known, variance.clamp_min(1e-30).rsqrt(), 0.0)
         index = noise_level_bin(noise_level, self.bins)
         return mean[:, index], inverse_std[:, index]
 
@@ -63,18 +62,14 @@ class NoiseLevelStatistics(nn.Module):
         return mean, variance, (count > 0) & (variance > 1e-12 * mean_square)  # below that, the difference is rounding of fp32 rewards
 
     def observe(self, rewards: Tensor, noise_level: Tensor) -> None:
-        """Add the first rewards [<=K,B] of a micro-batch to the present step."""
+        """Add the rewards [K,B] of a micro-batch to the present step."""
         values = rewards.detach().double()
-        index = noise_level_bin(noise_level, self.bins).expand(len(values), -1)
-        self.pending[:, : len(values)].scatter_add_(2, index.expand(3, -1, -1), torch.stack([torch.ones_like(values), values, values.square()]))
+        index = noise_level_bin(noise_level, self.bins).expand(3, len(values), -1)
+        powers = torch.stack([torch.ones_like(values), values, values.square()])  # (3, K, B)
+        self.pending.scatter_add_(2, index, powers)
 
-    def finish_step(self, all_reduce: Reduce, valid: Tensor, last: Tensor | None = None) -> None:
-        """Take the present step's rewards, summed over ranks, into the running sums; a skipped step is forgotten.
-
-        `last`: counts, sums and sums of squares [3,bins] of the last reward over all ranks, where `observe` was not given it.
-        """
-        pending = all_reduce(self.pending.clone())
-        if last is not None:
-            pending[:, -1] += last
-        self.sums.copy_(torch.where(valid, self.decay * self.sums + (1 - self.decay) * pending, self.sums))
+    def finish_step(self, all_reduce: Reduce, valid: Tensor) -> None:
+        """Add the present step's rewards, over all ranks, to the running sums; skip a bad step."""
+        pending = self.decay * self.sums + (1 - self.decay) * all_reduce(self.pending.clone())
+        self.sums.copy_(torch.where(valid, pending, self.sums))
         self.pending.zero_()

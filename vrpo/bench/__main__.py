@@ -1,4 +1,4 @@
-"""`python -m vrpo.bench train ...` and `python -m vrpo.bench sample ...`: as `python -m vrpo bench ...`, where typer and pydantic are not installed."""
+"""`python -m vrpo.bench train` and `sample`: as `python -m vrpo bench ...`, without typer."""
 
 from __future__ import annotations
 

@@ -19,7 +19,8 @@ from vrpo.bench.measure import machine, matrix_peak
 from vrpo.bench.paper import PaperModel
 from vrpo.bench.published_loop import PublishedLoop, write_single_files
 from vrpo.bench.synthetic import write_training_data
-from vrpo.bench.train import WARM_UP, TrainSettings
+from vrpo.bench.train import WARM_UP
+from vrpo.config.options import TrainingOptions
 from vrpo.files import write_text
 from vrpo.training.backend import configure_backend
 from vrpo.training.distributed import Ranks
@@ -30,7 +31,7 @@ log = logging.getLogger(__name__)
 
 def bench_against_published(
     model: PaperModel,
-    settings: TrainSettings,
+    settings: TrainingOptions,
     published_precision: str,
     device: torch.device,
     *,
@@ -62,9 +63,9 @@ def bench_against_published(
         write_single_files(folder / "single", samples)
         data = write_training_data(folder, samples)
         published = PublishedLoop(model, folder / "single", batch_size=settings.batch_size, precision=published_precision, workers=workers, device=device)
-        objective, ranks = model.build_objective("repa", settings.precision, device), Ranks(0, 1, device)
-        backend = configure_backend(settings.options(), objective, ranks)
-        ours = Trainer(objective, data, settings.options(), seed=0, ranks=ranks)
+        objective, ranks = model.build_objective("repa", settings, device), Ranks(0, 1, device)
+        backend = configure_backend(settings, objective, ranks)
+        ours = Trainer(objective, data, settings, seed=0, ranks=ranks)
         clocks = {"published": _Clock(published.step, device), "ours": _Clock(_logging_step(ours), device)}
         for who, clock in clocks.items():
             log.info("warming up: %s", who)
@@ -80,7 +81,7 @@ def bench_against_published(
         "model": model.name,
         "batch_size": settings.batch_size,
         "precision": {"published": published_precision, "ours": settings.precision},
-        "settings": vars(settings),
+        "settings": settings.model_dump(mode="json"),
         "backend": backend,
         "machine": machine(device),
         "reading_processes_of_published": workers,

@@ -1,4 +1,4 @@
-"""`bench train` and `bench sample` on the command line, with nothing but the standard library: a GPU machine may lack what `vrpo.cli` is made of."""
+"""`bench train` and `bench sample` on the command line, without typer."""
 
 from __future__ import annotations
 
@@ -7,19 +7,18 @@ import dataclasses
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 
 from vrpo.bench import against_published, sample, train
 from vrpo.bench.paper import ALIGNMENTS, paper_model
-from vrpo.errors import UserError
+from vrpo.config.options import TrainingOptions
 from vrpo.models.attention import SWITCHES
 from vrpo.training.compiler import require_compiler
 from vrpo.training.distributed import choose_device
 
 PRECISIONS = ("bf16", "fp32")
-Settings = TypeVar("Settings", train.TrainSettings, sample.SampleSettings)
+OPTION = argparse.SUPPRESS  # the default of `training` in a config
 
 
 def train_command(arguments: Sequence[str], program: str) -> str:
@@ -30,12 +29,12 @@ def train_command(arguments: Sequence[str], program: str) -> str:
     """
     parser = _parser(program, "Training speed on synthetic data: images/s, the parts of a step, share of the matrix peak, memory; needs no files.")
     parser.add_argument("--alignment", default="none,repa,vrpo", help=f"of {', '.join(ALIGNMENTS)}: separated by commas, timed in turn")
-    parser.add_argument("--batch", dest="batch_size", type=_positive, default=256, help="samples in a step; a multiple of 8 for VRPO")
-    parser.add_argument("--accumulation", type=_positive, default=1, help="micro-batches of a step")
+    parser.add_argument("--batch", dest="batch_size", type=_positive, default=OPTION, help="samples in a step; a multiple of 8 for VRPO")
+    parser.add_argument("--accumulation", type=_positive, default=OPTION, help="micro-batches of a step")
     parser.add_argument("--steps", type=_positive, default=10, help="steps in a row")
     parser.add_argument("--rounds", type=_positive, default=5, help="times that each has its turn")
-    parser.add_argument("--tf32", action=argparse.BooleanOptionalAction, default=True, help="TensorFloat-32 for what is computed in fp32")
-    parser.add_argument("--activation-checkpointing", action="store_true", help="compute activations again in the backward pass")
+    parser.add_argument("--tf32", action=argparse.BooleanOptionalAction, default=OPTION, help="TensorFloat-32 for what is computed in fp32")
+    parser.add_argument("--activation-checkpointing", action="store_true", default=OPTION, help="compute activations again in the backward pass")
     parser.add_argument("--critic", type=_width_and_depth, default=(128, 4), help="width x depth of the latent critic of vrpo-perceptual, e.g. 128x4")
     parser.add_argument("--samples", type=_positive, default=2048, help="samples in the synthetic data set, 0.2 MB each")
     parser.add_argument("--against-published", action="store_true", help="REPA in turn with the published training loop instead")
@@ -43,13 +42,12 @@ def train_command(arguments: Sequence[str], program: str) -> str:
     parser.add_argument("--workers", type=int, default=4, help="that loop's reading processes")
     given = parser.parse_args(arguments)
     model, device = paper_model(given.model, given.critic), _device(given)
-    settings = _settings(train.TrainSettings, given)
+    names = TrainingOptions.model_fields
+    settings = TrainingOptions(**{name: value for name, value in vars(given).items() if name in names})
     clocked = {"steps": given.steps, "rounds": given.rounds, "samples": given.samples, "output": given.output}
     if given.against_published:
         ratio = against_published.bench_against_published(model, settings, given.published_precision, device, workers=given.workers, **clocked)
         return against_published.table(ratio)
-    if given.batch_size % (8 * given.accumulation) and "vrpo" in given.alignment:
-        raise UserError(f"--batch: {given.batch_size} cannot be cut into {given.accumulation} micro-batches of whole groups of 8 rollouts")
     return train.table(train.bench_train(model, given.alignment.split(","), settings, device, **clocked))
 
 
@@ -72,13 +70,9 @@ def sample_command(arguments: Sequence[str], program: str) -> str:
     )
     given = parser.parse_args(arguments)
     given.timed_steps = min(given.timed_steps, given.steps)
-    settings = _settings(sample.SampleSettings, given)
+    names = {field.name for field in dataclasses.fields(sample.SampleSettings)}
+    settings = sample.SampleSettings(**{name: value for name, value in vars(given).items() if name in names})
     return sample.table(sample.bench_sample(paper_model(given.model), settings, _device(given), given.output))
-
-
-def _settings(kind: type[Settings], given: argparse.Namespace) -> Settings:
-    """Settings from the arguments that have the names of its fields."""
-    return kind(**{field.name: getattr(given, field.name) for field in dataclasses.fields(kind) if hasattr(given, field.name)})
 
 
 COMMANDS = {"train": train_command, "sample": sample_command}

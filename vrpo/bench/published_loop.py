@@ -1,8 +1,8 @@
-"""What REPA's published trainer does in a step, told again in our words, to be timed beside ours on the same network.
+"""A step of REPA's published trainer, rewritten, to be timed beside ours on the same network.
 
 After train.py, loss.py and dataset.py of github.com/sihyun-yu/REPA: single files for each sample, a loop over samples in the projection loss, eager modules,
 AdamW not fused, averaging tensor by tensor, three values read from the device each step. Three things are lighter than there: the encoder does not run in
-the loop (its tokens lie in files), the transformer is ours (the same arithmetic in fewer operations), and nothing is drawn or uploaded.
+the loop (its tokens are in files), the transformer is ours (the same arithmetic in fewer operations), and nothing is drawn or uploaded.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from vrpo.bench.paper import CLASSES, LATENT, TOKENS, PaperModel
+from vrpo.config.options import TrainingOptions
 from vrpo.seeds import numpy_generator
 
 SIDE = 256
@@ -70,7 +71,7 @@ class PublishedLoop:
 
     def __init__(self, model: PaperModel, folder: Path, *, batch_size: int, precision: str, workers: int, device: torch.device) -> None:
         """`precision`: `fp32`, or `bf16` (there: `--mixed-precision no` or `bf16`); `workers`: processes that read."""
-        objective = model.build_objective("repa", precision, device).to(device)
+        objective = model.build_objective("repa", TrainingOptions(precision=precision), device).to(device)
         self.device, self.precision, self.depth = device, precision, model.aligned_after
         self.network = objective.network.train()
         self.projector = objective.alignment.projectors[0]

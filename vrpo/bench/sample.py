@@ -8,13 +8,13 @@ import os
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 
 from vrpo.bench.measure import machine, matrix_peak, peak_memory, seconds_of
 from vrpo.bench.paper import CLASSES, LATENT, PaperModel
+from vrpo.config.scoring import SamplerOptions
 from vrpo.files import write_text
 from vrpo.models.attention import choose_attention
 from vrpo.processes.guidance import Guided
@@ -64,7 +64,7 @@ def bench_sample(model: PaperModel, settings: SampleSettings, device: torch.devi
         UserError: the sampler does not belong to the model's process.
     """
     process, network = model.build_process(), model.build_network().to(device).eval().requires_grad_(False)
-    options = SimpleNamespace(kind=settings.sampler, steps=settings.timed_steps)
+    options = SamplerOptions(kind=settings.sampler, steps=settings.timed_steps)
     check_sampler(process, options)
     batch = settings.batch_size * (2 if settings.guidance != 1 else 1)
     heads, width = model.options.heads, model.options.width

@@ -7,9 +7,7 @@ import logging
 import os
 import statistics
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -17,7 +15,9 @@ import torch
 from vrpo.bench.measure import StepClock, machine, matrix_peak, peak_of, seconds_of, tensor_bytes
 from vrpo.bench.paper import PaperModel
 from vrpo.bench.synthetic import write_training_data
+from vrpo.config.options import TrainingOptions
 from vrpo.data.batches import TrainingData
+from vrpo.errors import UserError
 from vrpo.files import write_text
 from vrpo.training.backend import configure_backend
 from vrpo.training.distributed import Ranks
@@ -27,36 +27,10 @@ log = logging.getLogger(__name__)
 WARM_UP = 3  # steps, the first of which compiles
 
 
-@dataclass(frozen=True)
-class TrainSettings:
-    """How the steps are computed; the names are those of `training` in a config."""
-
-    batch_size: int
-    precision: str = "bf16"
-    compile: bool = True
-    accumulation: int = 1
-    attention: str = "auto"
-    tf32: bool = True
-    activation_checkpointing: bool = False
-    latents: str = "auto"
-
-    def options(self) -> SimpleNamespace:
-        """With the papers' optimiser."""
-        return SimpleNamespace(
-            **vars(self),
-            learning_rate=1e-4,
-            adam_betas=(0.9, 0.999),
-            weight_decay=0.0,
-            max_grad_norm=1.0,
-            ema_decay=0.9999,
-            label_dropout=0.1,
-        )
-
-
 def bench_train(
     model: PaperModel,
     alignments: list[str],
-    settings: TrainSettings,
+    settings: TrainingOptions,
     device: torch.device,
     *,
     steps: int,
@@ -80,8 +54,13 @@ def bench_train(
         The record that `table` shows.
 
     Raises:
-        UserError: a setting that this machine does not know.
+        UserError: a setting that this machine does not know, or a batch that does not fit.
     """
+    for name in alignments:
+        try:
+            settings.micro_batch(1, model.alignment(name).group)
+        except ValueError as error:
+            raise UserError(f"--batch, {name}: {error}") from None
     with tempfile.TemporaryDirectory() as folder:
         data = write_training_data(Path(folder), samples)
         contenders = {name: _Contender(model, name, settings, data, device) for name in alignments}
@@ -98,7 +77,7 @@ def bench_train(
     peak = matrix_peak(settings.precision, device)
     record: dict[str, Any] = {
         "model": model.name,
-        "settings": vars(settings),
+        "settings": settings.model_dump(mode="json"),
         "backend": contenders[alignments[0]].backend,
         "machine": machine(device),
         "steps": steps * rounds,
@@ -144,13 +123,12 @@ def table(record: dict[str, Any]) -> str:
 class _Contender:
     """One alignment's trainer under the clock."""
 
-    def __init__(self, model: PaperModel, alignment: str, settings: TrainSettings, data: TrainingData, device: torch.device) -> None:
+    def __init__(self, model: PaperModel, alignment: str, settings: TrainingOptions, data: TrainingData, device: torch.device) -> None:
         self.model, self.alignment, self.settings, self.device = model, alignment, settings, device
-        ranks, options = Ranks(0, 1, device), settings.options()
-        objective = model.build_objective(alignment, settings.precision, device)
-        self.backend = configure_backend(options, objective, ranks)
+        ranks, objective = Ranks(0, 1, device), model.build_objective(alignment, settings, device)
+        self.backend = configure_backend(settings, objective, ranks)
         self.clock = StepClock(device)
-        self.trainer = Trainer(objective, data, options, seed=0, ranks=ranks, mark=self.clock.mark)
+        self.trainer = Trainer(objective, data, settings, seed=0, ranks=ranks, mark=self.clock.mark)
         self.seconds: list[float] = []
         self.state_bytes = self.step_bytes = 0
 
@@ -162,7 +140,8 @@ class _Contender:
 
     def measure_memory(self) -> None:
         """Of this training alone, whatever else lies in memory: what rests between steps, and the most that one step adds to it."""
-        frozen = [critic.state_dict() for critic in getattr(self.trainer.objective.alignment, "critics", {}).values()]
+        critics = self.trainer.objective.alignment.context.critics
+        frozen = [critic.state_dict() for critic in critics.values()]
         self.state_bytes = tensor_bytes([self.trainer.state_dict(), frozen])
         self.step_bytes = peak_of(lambda: self._steps(1), self.device)
 
@@ -172,7 +151,7 @@ class _Contender:
         self.clock.forget()
 
     def summary(self, peak: float) -> dict[str, Any]:
-        """What is shown of it."""
+        """Its part of the record."""
         seconds, flops = statistics.median(self.seconds), self.model.flops(self.alignment)
         rate = self.settings.batch_size / seconds
         return {

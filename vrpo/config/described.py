@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from vrpo.config.alignments import ALIGNMENT_NAMES
 from vrpo.config.experiment import ExperimentConfig
 from vrpo.config.options import DataOptions, ReportOptions
 from vrpo.config.scoring import ADM_PROTOCOL
 
-ALIGNMENT_NAMES = {"none": "none", "repa": "REPA", "vrpo": "VRPO", "irepa": "iREPA", "haste": "HASTE"}
 PROCESS_NAMES = {"interpolant": "SiT", "ddpm": "DiT"}
 PROTOCOL = ("split_size", "neighbours", "distances")  # options that make the scores those of ADM's evaluator
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
-from vrpo.config.alignments import AlignmentOptions, AnyAlignment, HASTEOptions, VRPOOptions
+from vrpo.config.alignments import AnyAlignment
 from vrpo.config.base import Ascending, Name, Options, Seeds, WorkflowPlace, option
 from vrpo.config.messages import require_known
 from vrpo.config.methods import MethodsOptions
@@ -32,9 +32,9 @@ STEPS = TypeAdapter(Annotated[Ascending, Field(min_length=1)])
 
 
 class ExperimentConfig(Options):
-    """A config file: `config/mini.yaml`, `config/imagenet256.yaml` or one's own."""
+    """A config file: `config/mini.yaml`, `config/imagenet256.yaml` or your own."""
 
-    experiment: Name = option(..., "name; results lie in `<results>/<experiment>`")
+    experiment: Name = option(..., "name; results are in `<results>/<experiment>`")
     results: WorkflowPlace = option("results", "folder of all results")
     seeds: Seeds = option(lambda: [0], "training seeds of every run", min_length=1)
     milestones: Ascending = option(..., "steps at which weights are kept and evaluated; ascending", "steps", min_length=1)
@@ -70,19 +70,12 @@ class ExperimentConfig(Options):
 
     @model_validator(mode="after")
     def _consistent(self) -> ExperimentConfig:
-        if self.training.batch_size % (max(self.resources.gpus, 1) * self.training.accumulation):
-            raise ValueError(
-                f"training.batch_size: the global batch {self.training.batch_size} is not divisible by resources.gpus "
-                f"({self.resources.gpus}) x training.accumulation ({self.training.accumulation}); change one of them"
-            )
+        try:
+            self.training.micro_batch(self.resources.gpus)
+        except ValueError as error:
+            raise ValueError(f"training.batch_size: {error}") from None
         for name, alignment in self.alignments.items():
-            if isinstance(alignment, AlignmentOptions):
-                for encoder in alignment.encoders:
-                    require_known(f"alignments.{name}.encoders", encoder, self.encoders, "encoders")
-            if isinstance(alignment, VRPOOptions):
-                self._check_rollouts(name, alignment)
-            if isinstance(alignment, HASTEOptions):
-                self._check_attention(name, alignment)
+            self._check_alignment(name, alignment)
         if self.methods:
             self._check_methods(self.methods)
         for name, run in self.runs.items():
@@ -147,36 +140,35 @@ class ExperimentConfig(Options):
                 f"{data.resolution}x{data.resolution} by `{network}`; set `report: {{published: null}}`"
             )
 
-    def _check_rollouts(self, name: str, alignment: VRPOOptions) -> None:
-        micro_batch = self.training.batch_size // (max(self.resources.gpus, 1) * self.training.accumulation)
-        if alignment.group_size > micro_batch or micro_batch % alignment.group_size:
-            raise ValueError(
-                f"alignments.{name}.group_size: {alignment.group_size} does not divide the {micro_batch} samples that one GPU holds at a time "
-                f"(training.batch_size {self.training.batch_size}); choose a divisor of {micro_batch}"
-            )
-
-        seen = self.training.batch_size / alignment.noise_bins / (1 - alignment.statistics_decay)
-        if alignment.least_rollouts >= seen:
-            raise ValueError(
-                f"alignments.{name}.least_rollouts: {alignment.least_rollouts} are never reached, a noise level's count of rollouts tends to about {seen:.0f} "
-                f"(training.batch_size {self.training.batch_size} / noise_bins {alignment.noise_bins} / (1 - statistics_decay)); take a tenth of that or less"
-            )
-
-    def _check_attention(self, name: str, alignment: HASTEOptions) -> None:
+    def _check_alignment(self, name: str, alignment: AnyAlignment) -> None:
+        where, blocks = f"alignments.{name}", alignment.attention_of
         for encoder in alignment.encoders:
+            require_known(f"{where}.encoders", encoder, self.encoders, "encoders")
             cached = self.encoders[encoder].attention
-            if len(cached) != len(alignment.attention_blocks):
+            if blocks and len(cached) != len(blocks):
                 raise ValueError(
-                    f"alignments.{name}.attention_blocks: {alignment.attention_blocks} are {len(alignment.attention_blocks)} blocks, encoder `{encoder}` "
-                    f"caches the attention of {len(cached)}; name as many of its blocks in `encoders.{encoder}.attention`"
+                    f"{where}.attention_blocks: {blocks} are {len(blocks)} blocks, encoder "
+                    f"`{encoder}` caches the attention of {len(cached)}; "
+                    f"name as many of its blocks in `encoders.{encoder}.attention`"
                 )
+        try:
+            self.training.micro_batch(self.resources.gpus, alignment.group)
+        except ValueError as error:
+            raise ValueError(f"{where}.group_size: {error}") from None
+        try:
+            alignment.check(self.training)
+        except ValueError as error:
+            raise ValueError(f"{where}.{error}") from None
 
     def _check_run(self, name: str, run: RunOptions) -> None:
         require_known(f"runs.{name}.process", run.process, self.processes, "processes")
         require_known(f"runs.{name}.alignment", run.alignment, self.alignments, "alignments")
         size, _ = split_model(f"runs.{name}.model", run.model, {**PAPER_SIZES, **self.sizes})
         alignment = self.alignments[run.alignment]
-        taken = {"depth": getattr(alignment, "depth", 0), "attention_blocks": max(getattr(alignment, "attention_blocks", [0]))}
+        taken = {
+            "depth": alignment.depth,
+            "attention_blocks": max(alignment.attention_of, default=0),
+        }
         for option_name, block in taken.items():
             if block > size.depth:
                 raise ValueError(

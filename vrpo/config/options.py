@@ -114,7 +114,7 @@ class ModelSize(Options):
 
 
 class CustomSize(ModelSize):
-    """A network of one's own in the place of the transformer (docs/extending.md)."""
+    """A custom network in place of the transformer (docs/extending.md)."""
 
     backbone: str = option(..., "`module:Class` in a module beside the Snakefile", pattern=r"^[\w.]+:\w+$")
     arguments: dict[str, Any] = option(dict, "further keyword arguments of the class")
@@ -175,6 +175,28 @@ class TrainingOptions(Options):
         "auto",
         "`resident`: all latents lie in the GPU's memory; `mapped`: they are read for each step; `auto`: resident if they take at most a quarter of it",
     )
+
+    def micro_batch(self, gpus: int, group: int = 1) -> int:
+        """Samples that each of `gpus` GPUs (0: the CPU) holds at a time, in whole groups.
+
+        Raises:
+            ValueError: the batch cannot be cut so; without the option's name.
+        """
+        parts = max(gpus, 1) * self.accumulation
+        size, rest = divmod(self.batch_size, parts)
+        if rest:
+            raise ValueError(
+                f"the global batch {self.batch_size} is not divisible by {max(gpus, 1)} GPUs or "
+                f"ranks x {self.accumulation} accumulation steps; "
+                f"choose a multiple of {parts * group}"
+            )
+        if size % group:
+            raise ValueError(
+                f"groups of {group} rollouts do not divide the {size} samples that one GPU or rank "
+                f"holds at a time (global batch {self.batch_size}); choose a batch that is a "
+                f"multiple of {parts * group}, or groups of a divisor of {size}"
+            )
+        return size
 
 
 class RunOptions(Options):

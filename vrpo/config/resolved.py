@@ -33,7 +33,7 @@ class ModelOptions(Options):
 
 
 class CustomModelOptions(ModelOptions):
-    """A network of one's own, resolved."""
+    """A custom network, resolved."""
 
     backbone: str = option(..., "`module:Class`")
     arguments: dict[str, Any] = option(dict, "further keyword arguments of the class")

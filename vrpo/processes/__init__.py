@@ -1,1 +1,1 @@
-"""How images are noised, what is predicted of them, and how they are sampled."""
+"""Diffusion processes, their samplers, and guidance."""

@@ -6,11 +6,11 @@ Ho et al. 2020 (DDPM), Nichol and Dhariwal 2021 (IDDPM, arXiv:2102.09672), with 
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from vrpo.config.options import DDPMOptions
 from vrpo.errors import UserError
 from vrpo.processes.process import Process, per_sample
 
@@ -23,15 +23,20 @@ class DDPM(Process):
     """A chain of noise levels 0 (least noise) to T - 1; times `t` are levels [B] int64.
 
     Args:
-        betas: variance of each level's step [T] float64, inside (0, 1).
+        options: with the named schedule of betas and the limit of the loss's weight (`losses`).
+        betas: variance of each level's step [T] float64, inside (0, 1); None: as named.
         levels: the levels of another chain that this one was respaced from [T]; None: its own.
-        loss_weight_limit: greatest weight of the noise's error in the loss, see `losses`; 1: unweighted, as in DDPM and DiT.
+
+    Raises:
+        UserError: as `named_betas`.
     """
 
     table: Tensor
 
-    def __init__(self, betas: Tensor, levels: list[int] | None = None, loss_weight_limit: float = 1.0) -> None:
+    def __init__(self, options: DDPMOptions, betas: Tensor | None = None, levels: list[int] | None = None) -> None:
         super().__init__()
+        self.options = options
+        betas = named_betas(options) if betas is None else betas
         self.count = len(betas)
         self.levels = levels if levels is not None else list(range(self.count))
         self.alpha_bars = torch.cumprod(1 - betas, 0)
@@ -48,23 +53,9 @@ class DDPM(Process):
             torch.cat([variance[1:2], variance[1:]]).log() if self.count > 1 else betas.log(),  # range of the log variance: 6 to 7
             betas.log(),
             (self.alpha_bars / rest).log(),  # log-SNR
-            (1 / self.alpha_bars).clamp(max=loss_weight_limit),  # weight of the noise's error: up to the limit, the velocity's error
+            (1 / self.alpha_bars).clamp(max=options.loss_weight_limit),  # of the noise's error
         )
         self.register_buffer("table", torch.stack(columns, dim=1).float(), persistent=False)
-
-    @classmethod
-    def named(cls, betas: Literal["linear", "cosine"], steps: int, loss_weight_limit: float = 1.0) -> DDPM:
-        """A named schedule: `linear` from 0.0001 to 0.02, scaled by 1000 / steps; `cosine` after IDDPM (eq. 17). `loss_weight_limit`: see the class.
-
-        Raises:
-            UserError: too few steps for the linear schedule, whose last beta is 20 / steps.
-        """
-        if betas == "linear":
-            if steps <= 20:
-                raise UserError(f"process steps: {steps} are too few for linear betas, which would reach {20 / steps:g}; choose more than 20, or cosine betas")
-            return cls(torch.linspace(0.1 / steps, 20 / steps, steps, dtype=torch.float64), loss_weight_limit=loss_weight_limit)
-        squared = torch.cos((torch.linspace(0, 1, steps + 1, dtype=torch.float64) + 0.008) / 1.008 * math.pi / 2) ** 2
-        return cls((1 - squared[1:] / squared[:-1]).clamp(max=MAX_BETA), loss_weight_limit=loss_weight_limit)
 
     def respaced(self, steps: int) -> DDPM:
         """The chain over `steps` of the levels, evenly spread from the first to the last, with the betas that keep their alpha-bars."""
@@ -75,7 +66,7 @@ class DDPM(Process):
             position += stride  # summed, not multiplied: ties must round as in the official code
         alpha_bars = self.alpha_bars[levels]
         before = torch.cat([torch.ones(1, dtype=torch.float64), alpha_bars[:-1]])
-        return DDPM(1 - alpha_bars / before, levels)
+        return DDPM(self.options, 1 - alpha_bars / before, levels)
 
     def sample_times(self, count: int, generator: torch.Generator) -> Tensor:
         """Training levels [count] int64, uniform, on the CPU."""
@@ -123,8 +114,10 @@ class DDPM(Process):
     def losses(self, prediction: Tensor, x0: Tensor, noise: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """Hybrid loss [B]: the error of the noise, plus the variational bound in bits per dimension, which trains the variance alone; and that error [B].
 
-        In the loss the error is weighted by min(1 / alpha_bar, loss_weight_limit). The velocity's error is the noise's over alpha_bar (Salimans and
-        Ho, arXiv:2202.00512), so below the limit this is the loss of a network that predicts the velocity; with the limit 1 it is DiT's.
+        In the loss the error is weighted by min(1 / alpha_bar, `options.loss_weight_limit`). The
+        velocity's error is the noise's over alpha_bar (Salimans and Ho, arXiv:2202.00512), so below
+        the limit this is the loss of a network that predicts the velocity; with the limit 1 it is
+        DiT's.
         """
         predicted, position = prediction.float().chunk(2, dim=1)
         error = (predicted - noise).square().flatten(1).mean(1)
@@ -142,6 +135,24 @@ class DDPM(Process):
     def _rows(self, t: Tensor) -> tuple[Tensor, ...]:
         """The columns of the table at levels `t`, each [B,1,1,1]."""
         return self.table.to(t.device)[t][:, :, None, None, None].unbind(1)
+
+
+def named_betas(options: DDPMOptions) -> Tensor:
+    """`options.betas` [T] float64: `linear` from 0.0001 to 0.02, scaled by 1000 / steps; `cosine`.
+
+    The latter after IDDPM (eq. 17).
+
+    Raises:
+        UserError: too few steps for the linear schedule, whose last beta is 20 / steps.
+    """
+    steps = options.steps
+    if options.betas == "linear":
+        if steps <= 20:
+            raise UserError(f"process steps: {steps} are too few for linear betas, which would reach {20 / steps:g}; choose more than 20, or cosine betas")
+        return torch.linspace(0.1 / steps, 20 / steps, steps, dtype=torch.float64)
+    levels = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
+    squared = torch.cos((levels + 0.008) / 1.008 * math.pi / 2) ** 2
+    return (1 - squared[1:] / squared[:-1]).clamp(max=MAX_BETA)
 
 
 def discretised_log_likelihood(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:

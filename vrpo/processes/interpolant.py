@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from vrpo.config.options import InterpolantOptions
 from vrpo.processes.process import Process, per_sample
 
 HALF_PI = math.pi / 2
@@ -26,20 +27,20 @@ class Coefficients(NamedTuple):
 class Interpolant(Process):
     """x_t = alpha(t) x_0 + sigma(t) noise; the network predicts the velocity dx_t / dt (SiT, eqs. 1 and 3).
 
-    Args:
-        path: `linear`, alpha = 1 - t and sigma = t; or `cosine` (SiT's GVP), alpha = cos(pi t / 2) and sigma = sin(pi t / 2).
-        time: distribution of the training times: `uniform`; `logit-normal`, logit(t) ~ N(0, 1); `lognormal`, log(sigma / alpha) ~ N(0, 1)
-            as in REPA. On the linear path the last two are the same.
+    On the linear path the times `logit-normal`, logit(t) ~ N(0, 1), and `lognormal`,
+    log(sigma / alpha) ~ N(0, 1) as in REPA, are the same.
     """
 
-    def __init__(self, path: Literal["linear", "cosine"] = "linear", time: Literal["uniform", "logit-normal", "lognormal"] = "uniform") -> None:
+    def __init__(self, options: InterpolantOptions) -> None:
         super().__init__()
-        self.path, self.time = path, time
-        self.determinant = 1.0 if path == "linear" else HALF_PI  # alpha d_sigma - sigma d_alpha, constant on both paths
+        self.options = options
+        self.linear = options.path == "linear"
+        self.determinant = 1.0 if self.linear else HALF_PI
+        """alpha d_sigma - sigma d_alpha, constant on both paths."""
 
     def coefficients(self, t: Tensor) -> Coefficients:
         """Coefficients of the path at times `t`, in the shape of `t`."""
-        if self.path == "linear":
+        if self.linear:
             one = torch.ones_like(t)
             return Coefficients(1 - t, t, -one, one)
         alpha, sigma = torch.cos(HALF_PI * t), torch.sin(HALF_PI * t)
@@ -47,11 +48,12 @@ class Interpolant(Process):
 
     def sample_times(self, count: int, generator: torch.Generator) -> Tensor:
         """Training times [count] float32 in (0, 1), on the CPU."""
-        if self.time == "uniform":
+        if self.options.time == "uniform":
             t = torch.rand(count, generator=generator)
         else:
             log_ratio = torch.randn(count, generator=generator)
-            t = torch.sigmoid(log_ratio) if self.time == "logit-normal" or self.path == "linear" else torch.atan(log_ratio.exp()) / HALF_PI
+            logistic = self.options.time == "logit-normal" or self.linear
+            t = torch.sigmoid(log_ratio) if logistic else torch.atan(log_ratio.exp()) / HALF_PI
         return t.clamp(SMALLEST_TIME, 1 - SMALLEST_TIME)
 
     def network_time(self, t: Tensor) -> Tensor:
@@ -64,7 +66,7 @@ class Interpolant(Process):
 
     def log_snr(self, t: Tensor) -> Tensor:
         """2 log(alpha / sigma) [B]."""
-        return -2 * torch.logit(t) if self.path == "linear" else -2 * torch.log(torch.tan(HALF_PI * t))
+        return -2 * torch.logit(t) if self.linear else -2 * torch.log(torch.tan(HALF_PI * t))
 
     def prediction_channels(self, latent_channels: int) -> int:
         """As many as the latent has."""
@@ -77,7 +79,7 @@ class Interpolant(Process):
 
     def velocity(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """The target d_alpha x_0 + d_sigma noise."""
-        if self.path == "linear":
+        if self.linear:
             return noise - x0
         _, _, d_alpha, d_sigma = self.coefficients(per_sample(t))
         return d_alpha * x0 + d_sigma * noise

@@ -1,17 +1,18 @@
-"""What a diffusion process is to the trainer and the samplers: how an image is noised, and what the network predicts of it."""
+"""The interface of diffusion processes for the trainer and the samplers."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from pydantic import TypeAdapter
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from vrpo.config.options import DDPMOptions, InterpolantOptions
+from vrpo.config.options import DDPMOptions, InterpolantOptions, ProcessOptions
+
+OPTIONS = TypeAdapter(ProcessOptions)
 
 
 class Process(nn.Module, ABC):
@@ -55,21 +56,19 @@ class Process(nn.Module, ABC):
 
 
 def build_process(options: InterpolantOptions | DDPMOptions) -> Process:
-    """The process that `options` describe; `options.kind` is `interpolant` or `ddpm`."""
+    """The process that `options` describe."""
     from vrpo.processes.ddpm import DDPM
     from vrpo.processes.interpolant import Interpolant
 
-    if options.kind == "interpolant":
-        return Interpolant(options.path, options.time)
-    return DDPM.named(options.betas, options.steps, options.loss_weight_limit)
+    return {"interpolant": Interpolant, "ddpm": DDPM}[options.kind](options)
 
 
 def described_process(description: Mapping[str, Any]) -> Process:
     """The process that a milestone was trained in, by its description.
 
-    Official checkpoints, and milestones older than `loss_weight_limit`, say nothing of a weighted loss: theirs is the plain one.
+    Official checkpoints say nothing of a weighted loss: theirs is the default, the plain one.
     """
-    return build_process(SimpleNamespace(**{"loss_weight_limit": 1.0, **description["process"]}))
+    return build_process(OPTIONS.validate_python(description["process"]))
 
 
 def per_sample(values: Tensor) -> Tensor:

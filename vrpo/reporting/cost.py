@@ -9,7 +9,6 @@ import json
 import re
 from dataclasses import dataclass
 
-from vrpo.config.alignments import AlignmentOptions
 from vrpo.config.experiment import ExperimentConfig
 from vrpo.config.options import EncoderOptions
 from vrpo.config.resolved import ModelOptions, RunConfig
@@ -83,18 +82,18 @@ def network_flops(model: ModelOptions, process: str, side: int, channels: int) -
 
 def projectors_flops(run: RunConfig, tokens: int, widths: list[int]) -> float:
     """One forward pass of the alignment's projectors, one for each encoder."""
-    if not isinstance(run.alignment, AlignmentOptions):
-        return 0.0
-    if (spatial := getattr(run.alignment, "spatial", None)) is not None:
-        return sum(2 * tokens * run.model.width * width * spatial.kernel_size**2 for width in widths)
-    sizes = {"tokens": tokens, "width_in": run.model.width, "width_hidden": run.alignment.projector_width}
-    return sum(projector_flops(**sizes, width_out=width) for width in widths)
+    alignment, width = run.alignment, run.model.width
+    if alignment.convolution is not None:
+        kernel = alignment.convolution.kernel_size**2
+        return sum(2 * tokens * width * width_out * kernel for width_out in widths)
+    size = {"tokens": tokens, "width_in": width}
+    return sum(projector_flops(**size, width_hidden=alignment.projector_width, width_out=width_out) for width_out in widths)
 
 
 def training_flops(run: RunConfig, config: ExperimentConfig) -> float:
     """Forward and backward pass for one training image, projector included; the latent critic's few convolutions are not."""
     side = latent_side(config)
-    widths = [encoder_tokens(config.encoders[name])[1] for name in getattr(run.alignment, "encoders", [])]
+    widths = [encoder_tokens(config.encoders[name])[1] for name in run.alignment.encoders]
     tokens = (side // run.model.patch_size) ** 2
     return 3 * (run_flops(run, side, config.tokenizer.latent_channels) + projectors_flops(run, tokens, widths))
 

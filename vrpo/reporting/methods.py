@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from vrpo.config.described import ALIGNMENT_NAMES
+from vrpo.config.alignments import ALIGNMENT_NAMES
 from vrpo.config.methods import SEARCH, MethodsOptions, run_name, search_name
 from vrpo.config.options import ReportOptions
 from vrpo.errors import UserError

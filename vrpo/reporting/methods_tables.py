@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from vrpo.config.described import ALIGNMENT_NAMES
+from vrpo.config.alignments import ALIGNMENT_NAMES
 from vrpo.reporting.compare import interval_note
 from vrpo.reporting.formatting import Table, cell, factors, intervals, space_text, steps_text
 from vrpo.reporting.methods import Benchmark, searched_columns

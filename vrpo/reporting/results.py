@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from vrpo.config.described import ALIGNMENT_NAMES
+from vrpo.config.alignments import ALIGNMENT_NAMES
 from vrpo.errors import UserError
 from vrpo.metrics.npz import NpzFile
 

@@ -1,4 +1,4 @@
-"""What one step trains on: samples, noise levels, dropped labels and noise, as a pure function of (seed, step)."""
+"""Samples, noise levels, dropped labels and noise of a step: a function of (seed, step)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vrpo.alignment.base import Alignment
+from vrpo.config.alignments import AnyAlignment
+from vrpo.config.options import TrainingOptions
 from vrpo.data.batches import sample_indices
 from vrpo.processes.process import Process
 from vrpo.seeds import torch_generator
@@ -34,21 +35,21 @@ class StepPlan:
         return StepPlan(self.indices[cut], self.times[cut], self.dropped[cut], self.draw[cut])
 
 
-def plan_step(process: Process, alignment: Alignment, *, seed: int, step: int, count: int, batch_size: int, label_dropout: float) -> StepPlan:
-    """Plan step `step` (from 0) of a training on `count` samples with a global batch of `batch_size` rollouts.
+def plan_step(process: Process, alignment: AnyAlignment, training: TrainingOptions, *, seed: int, step: int, count: int) -> StepPlan:
+    """Plan step `step` (from 0) of a training on `count` samples.
 
-    Runs that differ only in alignment draw the same samples, times, noise and dropout; groups of similar noise level
-    only reorder the batch, groups of one image take `group_size` rollouts of fewer samples.
+    Runs that differ only in alignment draw the same samples, times, noise and dropout; groups of
+    similar noise level only reorder the batch, groups of one image take more rollouts of fewer
+    samples.
     """
-    group_size = alignment.group_size
-    if alignment.grouping == "image":
-        indices = np.repeat(sample_indices(count, batch_size // group_size, seed, step), group_size)
-    else:
-        indices = sample_indices(count, batch_size, seed, step)
+    batch_size = training.batch_size
+    group = alignment.group
+    repeats = group if alignment.by_image else 1
+    indices = np.repeat(sample_indices(count, batch_size // repeats, seed, step), repeats)
     times = process.sample_times(batch_size, torch_generator("train-time", seed, step))
-    dropped = torch.rand(batch_size, generator=torch_generator("train-label-dropout", seed, step)) < label_dropout
+    dropped = torch.rand(batch_size, generator=torch_generator("train-label-dropout", seed, step)) < training.label_dropout
     order = torch.arange(batch_size)
-    if group_size > 1 and alignment.grouping == "noise_level":
+    if group > 1 and not alignment.by_image:
         order = process.noise_level(times).argsort(stable=True)
     return StepPlan(indices[order.numpy()], times[order], dropped[order], order)
 

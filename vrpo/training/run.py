@@ -7,11 +7,13 @@ import json
 import logging
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
+from vrpo.alignment.base import AlignmentContext
 from vrpo.alignment.registry import build_alignment
+from vrpo.config import RunConfig
 from vrpo.data.batches import TrainingData
 from vrpo.errors import UserError
 from vrpo.files import exclusive_lock, write_text
@@ -30,9 +32,6 @@ from vrpo.training.interrupt import Interrupt
 from vrpo.training.objective import Objective
 from vrpo.training.state import StateStore, config_differences, config_hash
 from vrpo.training.trainer import Trainer
-
-if TYPE_CHECKING:
-    from vrpo.config import RunConfig
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +66,7 @@ def train(
         save_minutes: time between saved states.
         max_minutes: time after which this must have ended; before it the state is saved and `InterruptionError` raised.
         log_every: steps in a row of train.csv.
-        max_skipped: non-finite steps in a row that are put up with.
+        max_skipped: tolerated non-finite steps in a row.
 
     Raises:
         UserError: inputs that do not fit each other, a training of this run already under way, a state of another version, a full disk.
@@ -92,7 +91,10 @@ def _train(
     max_skipped: int,
 ) -> None:
     options = config.training
-    _check_batch(config, ranks)
+    try:
+        micro_batch = options.micro_batch(ranks.world, config.alignment.group)
+    except ValueError as error:
+        raise UserError(f"training.batch_size: {error}") from None
     if options.compile:
         require_compiler(ranks.device, "training.compile")
     data = _open_data(latents, features, ranks)
@@ -111,7 +113,7 @@ def _train(
     log.info(
         "%s, seed %d: steps %d to %d on %s; batch %d global = %d ranks x %d accumulation x %d",
         config.run, config.seed, trainer.step, milestone, ranks.device, options.batch_size,
-        ranks.world, options.accumulation, options.batch_size // trainer.micro_batches,
+        ranks.world, options.accumulation, micro_batch,
     )  # fmt: skip
     log.info("%s", ", ".join(f"{name} {value}" for name, value in backend.items()))
     if ranks.is_main:
@@ -141,7 +143,7 @@ def _train(
 def _go_on_from(trainer: Trainer, state: dict[str, Any], store: StateStore) -> None:
     """Restore `trainer`; the state is whole and of this config, so what does not fit was trained on other data or laid out by other code."""
     data = trainer.data.origin()
-    differences = config_differences(state.get("data", data), data)  # states of earlier versions do not tell
+    differences = config_differences(state["data"], data)
     if differences:
         raise UserError(
             f"{store.folder}: its states were trained on other latents or features than those of now ({'; '.join(differences)}); "
@@ -171,32 +173,37 @@ def _open_data(latents: Path, features: dict[str, Path], ranks: Ranks) -> Traini
 
 def build_objective(config: RunConfig, data: TrainingData, critics: dict[str, Path], device: torch.device) -> Objective:
     """Network, process and alignment of a run, initialised from its seed: runs that differ in alignment start from the same network."""
-    process = build_process(config.process)
-    encoders = getattr(config.alignment, "encoders", [])
+    process, encoders = build_process(config.process), config.alignment.encoders
     for name in encoders:
         if name not in data.feature_shapes:
             raise UserError(f"--features: the features of encoder `{name}` are missing, the alignment of run {config.run} reads them; give {name}=FILE")
         made_by = data.features[name].attributes.get("encoder", name)
         if made_by != name:
             raise UserError(f"--features {name}: {data.features[name].path} holds the tokens of encoder `{made_by}`; give those of `{name}`")
-    wanted = len(getattr(config.alignment, "attention_blocks", []))
+    needs_critic = config.alignment.needs_critic
+    if needs_critic and set(critics) != set(encoders):
+        raise UserError(f"--critic: run {config.run} needs a latent critic for each of {', '.join(encoders)}; give NAME=FILE for each")
+    used = critics if needs_critic else {}
+    context = AlignmentContext(
+        latent_shape=data.latent_shape,
+        width=config.model.width,
+        tokens={name: data.feature_shapes[name] for name in encoders},
+        critics={name: _fitting_critic(path, data, name, device) for name, path in used.items()},
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed("network-weights", config.seed))
+        out_channels = process.prediction_channels(data.latent_shape[0])
+        network = build_network(config.model, data.latent_shape, out_channels)
+        torch.manual_seed(derive_seed("alignment-weights", config.seed))
+        alignment = build_alignment(config.alignment, context)
+    wanted = len(alignment.attention_of)
     for name in encoders:
         if wanted and data.attention_blocks[name] != wanted:
             raise UserError(
-                f"--features {name}: {data.features[name].path} holds the attention of {data.attention_blocks[name]} blocks, the alignment of run {config.run} "
+                f"--features {name}: {data.features[name].path} holds the attention of "
+                f"{data.attention_blocks[name]} blocks, the alignment of run {config.run} "
                 f"reads {wanted}; name them in `encoders.{name}.attention` and encode again"
             )
-    needs_critic = getattr(config.alignment, "needs_critic", False)
-    if needs_critic and set(critics) != set(encoders):
-        raise UserError(f"--critic: run {config.run} needs a latent critic for each of {', '.join(encoders)}; give NAME=FILE for each")
-    loaded = {name: _fitting_critic(path, data, name, device) for name, path in critics.items()} if needs_critic else {}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed("network-weights", config.seed))
-        network = build_network(config.model, data.latent_shape, process.prediction_channels(data.latent_shape[0]))
-        torch.manual_seed(derive_seed("alignment-weights", config.seed))
-        alignment = build_alignment(
-            config.alignment, width=config.model.width, token_widths={name: data.feature_shapes[name][1] for name in encoders}, critics=loaded
-        )
     for name in encoders:
         tokens, grid = data.feature_shapes[name][0], data.latent_shape[1] // config.model.patch_size
         if tokens != grid**2:
@@ -204,7 +211,7 @@ def build_objective(config: RunConfig, data: TrainingData, critics: dict[str, Pa
                 f"encoders.{name}: gives {tokens} tokens an image, but {config.model.name} on latents of {data.latent_shape[1]}x{data.latent_shape[2]} "
                 f"has {grid}x{grid}; set encoders.{name}.image_size to {_fitting_size(data, name, grid)}"
             )
-    return Objective(network, alignment, process, config.training.precision)
+    return Objective(network, alignment, process, config.training)
 
 
 def _fitting_size(data: TrainingData, encoder: str, grid: int) -> str:
@@ -220,14 +227,3 @@ def _fitting_critic(path: Path, data: TrainingData, encoder: str, device: torch.
         if critic.description[made_from] != arrays.fingerprint:
             raise UserError(f"{path}: distilled from other {made_from} than {arrays.path}; delete it and distil again")
     return critic
-
-
-def _check_batch(config: RunConfig, ranks: Ranks) -> None:
-    parts = ranks.world * config.training.accumulation
-    size, rest = divmod(config.training.batch_size, parts)
-    group = getattr(config.alignment, "group_size", 1)
-    if rest or size % group:
-        raise UserError(
-            f"training.batch_size: {config.training.batch_size} cannot be cut into {ranks.world} ranks x {config.training.accumulation} accumulation steps "
-            f"of whole groups of {group}; choose a multiple of {parts * group}"
-        )

@@ -63,16 +63,15 @@ class Trainer:
             network.activation_checkpointing = True
         self.warned: set[str] = set()
         self.loss_function: nn.Module = self.objective
-        if options.compile:  # one graph, static shapes; a network of one's own may break the graph
+        if options.compile:  # one graph, static shapes; a custom network may break the graph
             self.loss_function = torch.compile(self.objective, fullgraph=isinstance(network, DiffusionTransformer), dynamic=False)
         if ranks.world > 1:
             self.loss_function = DistributedDataParallel(self.loss_function, **BUFFERS_STAY, gradient_as_bucket_view=True)
-        self.micro_batches = ranks.world * options.accumulation
         self.feed = Feed(
             data,
             lambda step: plan_parts(self.plan(step), rank=ranks.rank, world=ranks.world, accumulation=options.accumulation),
             device=ranks.device,
-            encoders=alignment.encoders,
+            encoders=alignment.options.encoders,
             attention=bool(alignment.attention_of),
             null_label=network.null_label,
             latents=options.latents,
@@ -104,16 +103,9 @@ class Trainer:
         self.tables = state["tables"]
 
     def plan(self, step: int) -> StepPlan:
-        """What the global batch of `step` consists of."""
-        return plan_step(
-            self.objective.process,
-            self.objective.alignment,
-            seed=self.seed,
-            step=step,
-            count=self.data.count,
-            batch_size=self.options.batch_size,
-            label_dropout=self.options.label_dropout,
-        )
+        """The global batch of `step`."""
+        process, alignment = self.objective.process, self.objective.alignment.options
+        return plan_step(process, alignment, self.options, seed=self.seed, step=step, count=self.data.count)
 
     def train_step(self) -> None:
         """One optimiser step on the global batch of step `self.step`."""
@@ -134,8 +126,9 @@ class Trainer:
     def _backward(self, batch: MicroBatch, latent_noise: Tensor, noise: Tensor, step: Tensor) -> None:
         x0 = batch.mean + batch.std * latent_noise[batch.draw]  # (B, C, H, W)
         eps = noise[batch.draw]
-        needs_old_policy = self.objective.alignment.needs_old_policy
-        old_cosine = self.ema.cosine(x0, eps, batch.times, batch.labels, batch.tokens) if needs_old_policy else None
+        old_cosine = None
+        if self.objective.alignment.options.needs_old_policy:
+            old_cosine = self.ema.cosine(x0, eps, batch.times, batch.labels, batch.tokens)
         loss, metrics = self.loss_function(x0, eps, batch.times, batch.labels, batch.tokens, old_cosine, batch.attention, step)
         self.mark("forward")
         (loss / self.options.accumulation).backward()

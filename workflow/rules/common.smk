@@ -12,7 +12,6 @@ ROOT = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).resolve(
 sys.path.insert(0, str(ROOT))  # also where Snakemake's own environment does not have the package
 
 from vrpo.config import merge_configs, parse_experiment
-from vrpo.config.alignments import AlignmentOptions, VRPOOptions
 from vrpo.config.command_line import check_command_line
 from vrpo.errors import UserError
 from vrpo.files import exclusive_lock
@@ -219,8 +218,7 @@ def represented_milestone(wildcards):
 def aligned_encoders(run):
     """Encoders whose features a run is aligned to."""
     within_plan(TARGETS.require_run, run)
-    alignment = EXPERIMENT.alignments[EXPERIMENT.runs[run].alignment]
-    return alignment.encoders if isinstance(alignment, AlignmentOptions) else []
+    return EXPERIMENT.alignments[EXPERIMENT.runs[run].alignment].encoders
 
 
 def feature_files(encoders):
@@ -238,8 +236,8 @@ def features_option(encoders):
 def critics_of(run):
     """{encoder: file} of the latent critics that a run's perceptual reward needs."""
     alignment = EXPERIMENT.alignments[EXPERIMENT.runs[run].alignment]
-    needed = isinstance(alignment, VRPOOptions) and alignment.needs_critic
-    return {encoder: PATHS.network(f"critic-{encoder}") for encoder in alignment.encoders} if needed else {}
+    encoders = alignment.encoders if alignment.needs_critic else []
+    return {encoder: PATHS.network(f"critic-{encoder}") for encoder in encoders}
 
 
 def pairs_option(name, files):

@@ -1,0 +1,23 @@
+"""Options of the alignment losses: a file for each kind, and `KINDS`, the one list of them.
+
+A built-in loss is `vrpo/config/alignments/<kind>.py` with its options, `vrpo/alignment/<kind>.py`
+with the class that its options name in `loss`, and its place in `KINDS`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Union, get_args
+
+from pydantic import Field
+
+from vrpo.config.alignments.base import NoAlignment
+from vrpo.config.alignments.custom import CustomOptions
+from vrpo.config.alignments.haste import HASTEOptions
+from vrpo.config.alignments.irepa import IREPAOptions
+from vrpo.config.alignments.repa import REPAOptions
+from vrpo.config.alignments.vrpo import VRPOOptions
+
+KINDS = (NoAlignment, REPAOptions, VRPOOptions, IREPAOptions, HASTEOptions, CustomOptions)
+AnyAlignment = Annotated[Union[KINDS], Field(discriminator="kind")]  # noqa: UP007
+ALIGNMENT_NAMES = {get_args(kind.model_fields["kind"].annotation)[0]: kind.title for kind in KINDS if kind.title}
+"""{kind: its name in papers}; a custom loss has the name of its row."""

@@ -1,0 +1,69 @@
+"""Options that alignments share, and the defaults of what the pipeline asks of any of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from vrpo.config.base import Names, Options, option
+
+if TYPE_CHECKING:
+    from vrpo.config.options import TrainingOptions
+
+NOISE_BINS = 20  # over the noise level, of what is logged and of the statistics of rewards
+
+
+class SpatialOptions(Options):
+    """Convolutional projector and spatially normalized targets of iREPA (arXiv:2512.10794)."""
+
+    kernel_size: Literal[1, 3, 5, 7] = option(3, "side of the projector's convolution; the paper: 3, its latent diffusion code: 1")
+    gamma: float = option(0.6, "share of the tokens' mean over the image that is subtracted from the targets; iREPA's latent diffusion code: 0.6", ge=0, le=1)
+
+
+class Defaults(Options):
+    """Properties of an alignment that most kinds do not change."""
+
+    title: ClassVar[str] = ""
+    """The kind's name in papers."""
+    convolution: ClassVar[SpatialOptions | None] = None
+    """iREPA's projector and targets; None: REPA's."""
+    attention_of: ClassVar[list[int]] = []
+    """Blocks, counted from 1, whose queries and keys the loss reads."""
+    group: ClassVar[int] = 1
+    """Rollouts in a group, which stays on one GPU, in one micro-batch, side by side."""
+    by_image: ClassVar[bool] = False
+    """Whether groups are rollouts of one image; else they are of similar noise level."""
+    needs_critic: ClassVar[bool] = False
+    """Whether the latent critic is used."""
+    needs_old_policy: ClassVar[bool] = False
+    """Whether the averaged network's cosines are used."""
+
+    def check(self, training: TrainingOptions) -> None:
+        """Raise `ValueError` for options that `training` leaves without effect."""
+
+
+class NoAlignment(Defaults):
+    """Plain SiT or DiT: the denoising loss alone."""
+
+    title: ClassVar[str] = "none"
+    loss: ClassVar[str] = "vrpo.alignment.base:Alignment"
+    encoders: ClassVar[list[str]] = []
+    depth: ClassVar[int] = 0
+    measure_agreement: ClassVar[bool] = False
+    kind: Literal["none"] = option(..., "no alignment")
+
+
+class AlignmentOptions(Defaults):
+    """Options of all alignments."""
+
+    encoders: Names = option(..., "encoders (keys of `encoders`) whose tokens are the targets; several are averaged, as in REPA", min_length=1)
+    depth: int = option(8, "hidden tokens are taken after this block; REPA: 8, for B 4 (arXiv:2410.06940, section 4 and appendix)", "blocks", ge=1)
+    weight: float = option(0.5, "lambda, the weight of alignment beside the denoising loss; REPA: 0.5", ge=0)
+    measure_agreement: bool = option(
+        False, "log the cosine between the alignment's and the denoising's gradient at the hidden tokens, by noise level (one pass over them more)"
+    )
+
+
+class ProjectedOptions(AlignmentOptions):
+    """Alignments whose projector is REPA's MLP."""
+
+    projector_width: int = option(2048, "hidden width of the projector's three-layer MLP; REPA: 2048", ge=1)

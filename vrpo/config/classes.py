@@ -1,0 +1,26 @@
+"""Classes in modules beside the Snakefile."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TypeVar
+
+T = TypeVar("T")
+CLASS = r"^[\w.]+:\w+$"
+"""Pattern of the name of a class, `module:Class`."""
+
+
+def find_class(target: str, base: type[T]) -> type[T]:
+    """The class `module:Class`.
+
+    Raises:
+        ValueError: it cannot be imported, or is no subclass of `base`.
+    """
+    module, _, name = target.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except Exception as error:  # whatever the module raises
+        raise ValueError(f"`{target}` cannot be imported ({error}); put {module.split('.')[0]}.py beside the Snakefile") from error
+    if not (isinstance(found, type) and issubclass(found, base)):
+        raise ValueError(f"`{target}` is not a subclass of {base.__module__}.{base.__qualname__}; correct it")
+    return found
