@@ -51,10 +51,12 @@ def atomic_output(path: Path | str) -> Iterator[Path]:
     The file gets the mode of any new file (umask, default ACLs), whatever its writer set: safetensors makes its files 0600.
 
     Raises:
-        UserError: the disk is full or the folder cannot be written.
+        UserError: the disk is full, the folder cannot be written, or `path` is a folder, a device or a pipe.
     """
     path = Path(path)
     with clear_os_errors(path):
+        if path.exists() and not path.is_file():
+            raise UserError(f"{path}: is there and not a regular file; give another name")
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = partial_path(path)
         mode = _mode_of_new(partial)

@@ -55,6 +55,8 @@ WEIGHTS = ("weights", "decoder")
 
 HDF5 = b"\x89HDF\r\n\x1a\n"  # how such a file begins
 
+COLLECTED = "collected"  # the folder that figures and tables are drawn from
+
 KEEP = "VRPO_KEEP"
 """Environment variable that is set in workflows: new results get a second name until the workflow ends."""
 
@@ -140,14 +142,21 @@ def keep_results(folder: Path, forced: Collection[str]) -> None:
             _set_states_aside(output.parent)
         elif output.is_file():
             _link(output, kept_path(output))
+    for output in (folder / COLLECTED).glob("[!.]*"):
+        _link(output, kept_path(output))
 
 
 def release_results(folder: Path) -> None:
-    """Take the second names away from results that are there."""
+    """Take the second names away from results that are there.
+
+    Collected results whose collection failed come back: figures can be drawn from them alone.
+    """
     for kept in folder.rglob(".*.kept"):
         output = kept.with_name(kept.name.removeprefix(".").removesuffix(".kept"))
         if output.is_file():
             kept.unlink()
+        elif kept.parent.name == COLLECTED:
+            kept.rename(output)
 
 
 def inputs_of(arguments: Sequence[str]) -> dict[str, str]:

@@ -91,3 +91,12 @@ def test_full_disk_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="the disk is full"):
         save_network(tmp_path / "a.safetensors", {"a": torch.zeros(1)}, {})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_flipped_bit_of_a_tensor_is_noticed(milestone):
+    path, _ = milestone
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"is not as it was written, so damaged or edited; run the stage"):
+        load_milestone(path)

@@ -114,7 +114,7 @@ def flipped(data: bytes, bits: range, generator: random.Random) -> bytes:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_flips_and_cuts_end_in_a_line_or_a_load(tmp_path: Path, kind: str) -> None:
+def test_flips_and_cuts_end_in_a_line(tmp_path: Path, kind: str) -> None:
     name, write, load = KINDS[kind]
     path, generator = tmp_path / name, random.Random(kind)
     write(path)
@@ -132,8 +132,9 @@ def test_flips_and_cuts_end_in_a_line_or_a_load(tmp_path: Path, kind: str) -> No
     if path.suffix == ".safetensors":
         start = 8 + struct.unpack("<Q", data[:8])[0]
         assert tried(lambda: flipped(data, range(8), generator), 10) == 0
-        assert tried(lambda: flipped(data, range(start), generator), 100) <= 10  # a seed or a name of a run may have become another
-        assert tried(lambda: flipped(data, range(start, len(data)), generator), 20) >= 10
+        assert tried(lambda: flipped(data, range(start), generator), 100) <= 10  # in the name of the seal, or of foreign files' metadata
+        unnoticed = tried(lambda: flipped(data, range(start, len(data)), generator), 20)
+        assert unnoticed == 0 if b"sha256_of_all" in data else unnoticed >= 10
     else:
         tried(lambda: flipped(data, range(len(data)), generator), 60)
 

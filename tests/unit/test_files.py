@@ -49,9 +49,17 @@ def test_a_leftover_of_a_killed_writer_is_replaced(tmp_path: Path) -> None:
     assert mode_of(tmp_path / "table.csv") != oct(0o600)
 
 
-@pytest.mark.parametrize("name", ["taken/x.csv", "folder", "x" * 300 + ".csv"], ids=["below a file", "a folder", "too long"])
+@pytest.mark.parametrize("name", ["taken/x.csv", "x" * 300 + ".csv"], ids=["below a file", "too long"])
 def test_a_name_that_cannot_be_written_is_one_line(name: str, tmp_path: Path) -> None:
     (tmp_path / "taken").touch()
-    (tmp_path / "folder").mkdir()
     with pytest.raises(UserError, match=r"cannot be written, .*; give another name"):
         write_text(tmp_path / name, "text")
+
+
+def test_only_regular_files_are_replaced(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("folder", "pipe"):
+        with pytest.raises(UserError, match=f"{name}: is there and not a regular file; give another name"):
+            write_text(tmp_path / name, "text")
+    assert (tmp_path / "folder").is_dir() and (tmp_path / "pipe").is_fifo()

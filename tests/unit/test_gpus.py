@@ -167,3 +167,9 @@ def test_auto_says_so_where_a_gpu_cannot_be_used(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(distributed, "visible_gpus", lambda: Gpus((Gpu("0", "a"),)))
     assert choose_device("auto").type == "cpu"
     assert "computing on the CPU" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["gpu", "cudaa", "cuda:9", "CPU", ""])
+def test_devices_that_there_are_not_are_refused(name: str) -> None:
+    with pytest.raises(UserError, match=f"^--device: `{name}` is no device; give auto, cpu or cuda$"):
+        choose_device(name)

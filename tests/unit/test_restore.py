@@ -201,3 +201,16 @@ def test_a_config_must_be_the_planned_one(tmp_path: Path) -> None:
     config.unlink()
     with pytest.raises(UserError, match=r"a=b\.yaml: no such file"):
         take_planned([*planned, "train"])
+
+
+def test_collected_results_come_back_when_collecting_failed(tmp_path: Path) -> None:
+    collected = tmp_path / "collected"
+    collected.mkdir()
+    for name in ("metrics.csv", "training.csv"):
+        (collected / name).write_text("before")
+    keep_results(tmp_path, {"collect"})
+    for name in ("metrics.csv", "training.csv"):
+        (collected / name).unlink()  # as Snakemake does before the job
+    (collected / "metrics.csv").write_text("after")
+    release_results(tmp_path)
+    assert {path.name: path.read_text() for path in collected.iterdir()} == {"metrics.csv": "after", "training.csv": "before"}

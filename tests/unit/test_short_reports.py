@@ -22,7 +22,7 @@ from vrpo.reporting.collect import collect
 from vrpo.reporting.diagnostics import compare
 from vrpo.reporting.draw import draw
 from vrpo.reporting.report import write_report
-from vrpo.reporting.results import read_diagnostics, read_metrics, read_speed, seeds_text
+from vrpo.reporting.results import read_diagnostics, read_metrics, read_protocol, read_samples, read_speed, seeds_text
 
 
 def written(name, folder, tmp_path):
@@ -188,3 +188,13 @@ def test_trainings_shorter_than_a_logged_row_are_collected(tmp_path):
     write_text(run / "train.csv", "step,loss\n50,1.0\n")
     with pytest.raises(UserError, match=r"speed\.csv: the log of this training is missing"):
         collect(config, folder)
+    write_text(run / "train.csv", "step,loss\n50,1")
+    with pytest.raises(UserError, match=r"train\.csv: .* damaged \(its last line is cut off\)"):
+        collect(config, folder)
+    for name, read in (("metrics.csv", read_metrics), ("samples.npz", read_samples), ("protocol.json", read_protocol)):
+        whole = (folder / name).read_bytes()
+        (folder / name).write_bytes(whole[: len(whole) // 2])
+        with pytest.raises(UserError, match=rf"{name}: is not as it was collected, .*--forcerun collect"):
+            read(folder)
+        (folder / name).write_bytes(whole)
+        read(folder)

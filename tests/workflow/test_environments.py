@@ -14,6 +14,8 @@ import pytest
 import yaml
 from running import ROOT
 
+from vrpo.reporting.catalogue import CATALOGUE
+
 pytestmark = [pytest.mark.workflow, pytest.mark.timeout(900)]
 
 PYPI_NAMES = {"pytorch": "torch", "matplotlib-base": "matplotlib"}
@@ -63,7 +65,9 @@ def commands_of(environment: str) -> set[str]:
     """Commands of the rules that name the environment."""
     variable = {"report": "REPORT_ENV", "vrpo": "TORCH_ENV"}[environment]
     rules = [rule for file in (ROOT / "workflow/rules").glob("*.smk") for rule in re.split(r"(?m)^\s*rule\b", file.read_text())]
-    return {match[1] for rule in rules if variable in rule and (match := COMMANDS.search(rule))}
+    named = [match[1] for rule in rules if variable in rule and (match := COMMANDS.search(rule))]
+    drawn = [entry.kind for entry in CATALOGUE if any("{params.kind}" in rule and variable in rule for rule in rules)]
+    return {*named, *drawn}
 
 
 def imported(python: Path, *prefixes: str) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping
@@ -18,10 +19,12 @@ from torch import Tensor, nn
 from vrpo.errors import UserError
 from vrpo.files import atomic_output
 from vrpo.models.backbones import build_network
+from vrpo.models.digest import tensors_sha256
 from vrpo.models.transformer import DiffusionTransformer
 from vrpo.models.weights import check_finite, printable, read_weights
 
 METADATA_KEY = "vrpo"
+SEAL = "sha256_of_all"  # in the file's description, and not in what is returned of it
 NETWORK, ALIGNMENT = "network.", "alignment."
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -33,7 +36,8 @@ def save_network(path: Path | str, state: Mapping[str, Tensor], description: Map
         UserError: the disk is full or the folder cannot be written.
     """
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    metadata = {METADATA_KEY: json.dumps(description, sort_keys=True)}  # one key: several would come out in random order
+    sealed = {**description, SEAL: _seal(plain, description)}
+    metadata = {METADATA_KEY: json.dumps(sealed, sort_keys=True)}  # one key: several would come out in random order
     with atomic_output(path) as partial:
         try:
             save_file(plain, partial, metadata)
@@ -66,7 +70,16 @@ def read_network(path: Path | str, kind: str | None = None) -> tuple[dict[str, T
     if kind is not None and description.get("kind") != kind:
         raise UserError(f"{path}: holds a {printable(str(description.get('kind', 'foreign network')))}, not a {kind}; give the output of `fit-{kind}`")
     check_finite(state, path, f"{remedy}; where it comes out again, lower that training's learning rate")
+    seal = description.pop(SEAL, None)  # files of earlier versions have none
+    if seal is not None and seal != _seal(state, description):
+        raise UserError(f"{path}: is not as it was written, so damaged or edited; {remedy}")
     return dict(state), description
+
+
+def _seal(state: Mapping[str, Tensor], description: Mapping[str, Any]) -> str:
+    """SHA-256 of tensors and description."""
+    text = json.dumps(json.loads(json.dumps(description)), sort_keys=True)
+    return hashlib.sha256(f"{tensors_sha256(state)} {text}".encode()).hexdigest()
 
 
 def build_loaded(build: Callable[[], Network], state: Mapping[str, Tensor], where: Path | str, *, sized_by_file: bool = True) -> Network:

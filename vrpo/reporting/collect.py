@@ -27,7 +27,7 @@ from vrpo.errors import UserError
 from vrpo.files import atomic_output, sha256, write_text
 from vrpo.plan.jobs import evaluations, represented, shown, trainings
 from vrpo.plan.paths import Paths
-from vrpo.reporting.results import OFFICIAL
+from vrpo.reporting.results import CHECKSUMS, OFFICIAL
 
 REPRESENTATION_COLUMNS = ["run", "model", "process", "alignment", "kind", "seed", "step", "noise_level", "block", "quantity", "value"]
 STRETCHES = 50  # rows of a noise level that are kept of a training's diagnostics
@@ -56,6 +56,8 @@ def collect(config: ExperimentConfig, output_folder: Path) -> None:
     with atomic_output(output_folder / "samples.npz") as partial, open(partial, "wb") as file:
         np.savez(file, **_grid(config))
     write_text(output_folder / "protocol.json", json.dumps(_protocols(records), indent=2, sort_keys=True) + "\n")
+    sums = {path.name: sha256(path) for path in sorted(output_folder.glob("[!.]*"))}
+    write_text(output_folder / CHECKSUMS, json.dumps(sums, indent=1) + "\n")
 
 
 def _names(config: ExperimentConfig, run: str) -> dict[str, str]:
@@ -147,6 +149,8 @@ def _log(config: ExperimentConfig, run: str, seed: int, name: str, columns: dict
     """A table that a training wrote, up to the run's last milestone; without rows where the training logged nothing into it."""
     path = Paths.of(config).run(run, seed) / name
     try:
+        if path.is_file() and path.stat().st_size and not path.read_bytes().endswith(b"\n"):
+            raise ValueError("its last line is cut off")
         unlogged = not path.with_name("train.csv").stat().st_size  # a training shorter than `log_every`, which never began speed.csv
         log = pd.DataFrame(columns=list(columns)) if unlogged or not path.stat().st_size else pd.read_csv(path, **keywords)
         return log[log["step"].astype(int) <= config.milestones_of(run)[-1]].astype(columns if not keywords else {}).copy()

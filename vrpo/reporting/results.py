@@ -12,8 +12,10 @@ import pandas as pd
 
 from vrpo.config.alignments import ALIGNMENT_NAMES
 from vrpo.errors import UserError
+from vrpo.files import sha256
 from vrpo.metrics.npz import NpzFile
 
+CHECKSUMS = ".sha256"  # beside collected files: SHA-256 of each
 OFFICIAL = "official "  # how the kind of weights that were trained elsewhere begins
 
 
@@ -48,6 +50,7 @@ def read_speed(collected: Path) -> pd.DataFrame:
 
 def read_samples(collected: Path) -> dict[str, np.ndarray]:
     """The arrays of `samples.npz`."""
+    require_whole(collected / "samples.npz")
     file = NpzFile(collected / "samples.npz")
     return {name: file.array(name) for name in file.names}
 
@@ -55,6 +58,7 @@ def read_samples(collected: Path) -> dict[str, np.ndarray]:
 def read_protocol(collected: Path) -> dict[str, Any]:
     """The content of `protocol.json`."""
     path = collected / "protocol.json"
+    require_whole(path)
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -86,8 +90,25 @@ def over_seeds(frame: pd.DataFrame, by: list[str], value: str) -> pd.DataFrame:
     return grouped.agg(mean="mean", least="min", greatest="max", seeds="count").reset_index()
 
 
+def require_whole(path: Path) -> None:
+    """See that a collected file is as it was written; files without a checksum are taken as they are.
+
+    Raises:
+        UserError: it is damaged, or was edited.
+    """
+    try:
+        sums = json.loads((path.parent / CHECKSUMS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return
+    if path.is_file() and sums.get(path.name, sha256(path)) != sha256(path):
+        raise UserError(
+            f"{path}: is not as it was collected, so damaged or edited; collect the results again (`snakemake --cores 1 --forcerun collect -- collect`)"
+        )
+
+
 def read_csv(path: Path, needed: list[str]) -> pd.DataFrame:
     """A table that has the columns `needed`."""
+    require_whole(path)
     try:
         frame = pd.read_csv(path, keep_default_na=False, na_values=[""])
     except (OSError, ValueError) as error:

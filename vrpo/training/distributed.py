@@ -67,8 +67,10 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
     """`auto`, `cpu` or `cuda` as a device; the log says so where `auto` finds a GPU that torch cannot use.
 
     Raises:
-        UserError: `cuda` is asked for and there is none.
+        UserError: `cuda` is asked for and there is none, or `name` is something else.
     """
+    if name not in ("auto", "cpu", "cuda"):
+        raise UserError(f"--device: `{name}` is no device; give auto, cpu or cuda")
     if name != "cpu" and torch.cuda.is_available():
         return torch.device("cuda", local_rank)
     if name == "cuda":
