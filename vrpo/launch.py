@@ -21,9 +21,9 @@ from pathlib import Path
 
 from vrpo.errors import BAD_INPUT, INTERRUPTED, UserError
 from vrpo.files import FileLock, LockedError
-from vrpo.gpus import Gpu, visible_gpus
-from vrpo.ranks import reported_error, set_up_logging, share_threads
 from vrpo.restore import restore, take_planned
+from vrpo.runtime.gpus import Gpu, visible_gpus
+from vrpo.runtime.ranks import reported_error, set_up_logging, share_threads
 
 log = logging.getLogger(__name__)
 CHECKOUT = Path(__file__).resolve().parents[1]

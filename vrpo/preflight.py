@@ -152,8 +152,8 @@ def _locks(config: ExperimentConfig) -> str:
 
 
 def _gpus(config: ExperimentConfig) -> str:
-    from vrpo.gpus import visible_gpus
     from vrpo.launch import requested_gpus, require_gpus
+    from vrpo.runtime.gpus import visible_gpus
 
     resources = config.resources
     count, device = requested_gpus(resources.device, resources.gpus, stated="gpus" in resources.model_fields_set)
@@ -170,9 +170,9 @@ def _gpus(config: ExperimentConfig) -> str:
 
 
 def _compiler(config: ExperimentConfig) -> str:
-    from vrpo.gpus import visible_gpus
-    from vrpo.training.compiler import require_compiler
-    from vrpo.training.distributed import choose_device
+    from vrpo.runtime.compiler import require_compiler
+    from vrpo.runtime.distributed import choose_device
+    from vrpo.runtime.gpus import visible_gpus
 
     if not visible_gpus().devices and shutil.which("sbatch"):
         return "not checked, as the jobs' GPUs are on other machines; the first job that compiles checks it"

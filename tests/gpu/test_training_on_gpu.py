@@ -14,7 +14,7 @@ from vrpo.bench.synthetic import write_training_data
 from vrpo.bench.train import bench_train
 from vrpo.config.options import TrainingOptions
 from vrpo.models.attention import SWITCHES, choose_attention
-from vrpo.training.distributed import Ranks
+from vrpo.runtime.distributed import Ranks
 from vrpo.training.feed import Feed
 from vrpo.training.plan import StepPlan
 from vrpo.training.state import Snapshot

@@ -6,7 +6,7 @@ from processes import ddpm
 from vrpo.config.options import DDPMOptions
 from vrpo.errors import UserError
 from vrpo.processes.ddpm import discretised_log_likelihood
-from vrpo.processes.process import build_process, described_process
+from vrpo.processes.registry import build_process, described_process
 
 LEVELS = torch.tensor([0, 1, 20, 400, 700, 999])
 SCHEDULES = ["linear", "cosine"]

@@ -11,9 +11,9 @@ from processes import interpolant
 from test_samplers import Mixed
 from torchdiffeq import odeint
 
-from vrpo.machine import processor
 from vrpo.processes.guidance import Guided
 from vrpo.processes.samplers import sample
+from vrpo.runtime.machine import processor
 
 START = golden.draw(6, 2, *golden.LATENT)
 

@@ -11,11 +11,10 @@ import pytest
 import torch
 from fake_driver.sitecustomize import fake_driver, name_of, uuid_of
 
-from vrpo import gpus
 from vrpo.errors import UserError
-from vrpo.gpus import CUDA, HIP, Gpu, Gpus, cuda_uuids, instances_of, visible_gpus
-from vrpo.training import distributed
-from vrpo.training.distributed import choose_device
+from vrpo.runtime import distributed, gpus
+from vrpo.runtime.distributed import choose_device
+from vrpo.runtime.gpus import CUDA, HIP, Gpu, Gpus, cuda_uuids, instances_of, visible_gpus
 
 FAKE = Path(__file__).with_name("fake_driver")
 ROOT = Path(__file__).parents[2]

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from vrpo.errors import InterruptionError
+from vrpo.runtime.distributed import Ranks
 from vrpo.training import interrupt
-from vrpo.training.distributed import Ranks
 from vrpo.training.interrupt import Interrupt, budget_minutes
 
 

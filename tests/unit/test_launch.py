@@ -12,15 +12,15 @@ import pytest
 
 import vrpo.launch
 from vrpo.errors import UserError
-from vrpo.gpus import CUDA, HIP, Gpu, Gpus
 from vrpo.launch import locked_gpus, requested_gpus, require_gpus, run_check, take_gpus, use_environment_of
+from vrpo.runtime.gpus import CUDA, HIP, Gpu, Gpus
 
 FAKE = Path(__file__).with_name("fake_driver")
 THREE = tuple(Gpu(str(number), f"uuid-{number}") for number in range(3))
 HOLDER = """
 import sys, time
 from pathlib import Path
-from vrpo.gpus import Gpu
+from vrpo.runtime.gpus import Gpu
 from vrpo.launch import locked_gpus
 print(locked_gpus([Gpu("0", "a"), Gpu("1", "b")], 1, Path(sys.argv[1]))[0].name, flush=True)
 time.sleep(60)

@@ -11,6 +11,7 @@ PACKAGE = Path(__file__).parents[2] / "vrpo"
 ROOMS = [
     "config",
     "plan",
+    "runtime",
     "data",
     "restore",
     "launch",
@@ -26,7 +27,7 @@ ROOMS = [
     "preflight",
     "cli",
 ]
-BELOW_ALL = {"errors", "files", "gpus", "machine", "ranks", "seeds"}  # with the package itself
+BELOW_ALL = {"errors", "files", "seeds"}  # with the package itself
 
 
 def modules() -> list[Path]:

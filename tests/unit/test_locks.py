@@ -17,8 +17,8 @@ from vrpo import files
 from vrpo.data.arrays import ArrayWriter
 from vrpo.errors import UserError
 from vrpo.files import FileLock, LockedError, exclusive_lock, file_system
-from vrpo.gpus import Gpu
 from vrpo.launch import locked_gpus
+from vrpo.runtime.gpus import Gpu
 
 ANSWERS = [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL]
 SHAPES = {"values": ((2,), "float32")}
@@ -178,7 +178,7 @@ def test_the_end_of_a_process_gives_back_what_it_held(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("without_flock")
 def test_a_device_stays_held_by_what_the_launcher_turns_into(tmp_path: Path) -> None:
     source = HOLDER[: HOLDER.index("with")] + (
-        "import os; from vrpo.gpus import Gpu; from vrpo.launch import locked_gpus; locked_gpus([Gpu('0', 'a')], 1, Path(sys.argv[1]))\n"
+        "import os; from vrpo.runtime.gpus import Gpu; from vrpo.launch import locked_gpus; locked_gpus([Gpu('0', 'a')], 1, Path(sys.argv[1]))\n"
         "os.execv(sys.executable, [sys.executable, '-c', 'import time; print(1, flush=True); time.sleep(60)'])"
     )
     process = subprocess.Popen([sys.executable, "-c", source, str(tmp_path)], stdout=subprocess.PIPE, text=True)

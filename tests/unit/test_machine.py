@@ -3,7 +3,7 @@
 import platform
 from pathlib import Path
 
-from vrpo.machine import processor
+from vrpo.runtime.machine import processor
 
 
 def test_processor_is_named_by_its_model(tmp_path: Path) -> None:

@@ -11,13 +11,13 @@ from methods_fixtures import KINDS, OPTIONS, REPORT, metrics_of, write_collected
 from vrpo.config import parse_experiment
 from vrpo.config.methods import MethodsOptions
 from vrpo.errors import UserError
-from vrpo.machine import processor
 from vrpo.plan.paths import Paths
 from vrpo.reporting import methods, methods_figures
 from vrpo.reporting.catalogue import benchmark_entries
 from vrpo.reporting.methods_report import write_methods
 from vrpo.reporting.methods_verdict import against_repa, faster, verdict
 from vrpo.reporting.snapshot import redraw_snapshot, write_snapshot
+from vrpo.runtime.machine import processor
 
 METRICS = metrics_of()
 

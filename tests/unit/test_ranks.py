@@ -12,12 +12,12 @@ import torch
 
 from vrpo.cli.arguments import use_threads
 from vrpo.launch import outcome, run_ranks
-from vrpo.ranks import THREAD_VARIABLES, own_threads, share_threads
+from vrpo.runtime.ranks import THREAD_VARIABLES, own_threads, share_threads
 
 SPEAKING = """
 import logging, sys, warnings
 from tqdm import tqdm
-from vrpo.ranks import set_up_logging
+from vrpo.runtime.ranks import set_up_logging
 set_up_logging()
 library = logging.getLogger("library")
 library.setLevel(logging.DEBUG)
@@ -140,7 +140,7 @@ def test_errors_of_ranks(where: str, status: int, tmp_path: Path, monkeypatch: p
 def test_what_a_rank_reports_is_what_torchrun_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
-    from vrpo.ranks import report_error, reported_error
+    from vrpo.runtime.ranks import report_error, reported_error
 
     file = tmp_path / "error.json"
     monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(file))

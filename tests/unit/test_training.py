@@ -19,8 +19,8 @@ from vrpo.config import RunConfig
 from vrpo.data.batches import sample_indices
 from vrpo.errors import UserError
 from vrpo.files import exclusive_lock
-from vrpo.machine import processor
 from vrpo.models.checkpoints import read_network, save_network
+from vrpo.runtime.machine import processor
 from vrpo.training import trainer as trainer_module
 from vrpo.training.run import train
 

@@ -22,8 +22,8 @@ from vrpo.bench.synthetic import write_training_data
 from vrpo.bench.train import WARM_UP
 from vrpo.config.options import TrainingOptions
 from vrpo.files import write_text
+from vrpo.runtime.distributed import Ranks
 from vrpo.training.backend import configure_backend
-from vrpo.training.distributed import Ranks
 from vrpo.training.trainer import Trainer
 
 log = logging.getLogger(__name__)

@@ -14,8 +14,8 @@ from vrpo.bench import against_published, sample, train
 from vrpo.bench.paper import ALIGNMENTS, paper_model
 from vrpo.config.options import TrainingOptions
 from vrpo.models.attention import SWITCHES
-from vrpo.training.compiler import require_compiler
-from vrpo.training.distributed import choose_device
+from vrpo.runtime.compiler import require_compiler
+from vrpo.runtime.distributed import choose_device
 
 PRECISIONS = ("bf16", "fp32")
 OPTION = argparse.SUPPRESS  # the default of `training` in a config

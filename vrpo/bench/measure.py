@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from vrpo.machine import processor
+from vrpo.runtime.machine import processor
 from vrpo.seeds import torch_generator
 
 MATRIX_SIDE = {"cuda": 8192, "cpu": 2048}

@@ -15,7 +15,8 @@ from vrpo.errors import UserError
 from vrpo.models.critic import LatentCritic
 from vrpo.models.flops import critic_flops, projector_flops, transformer_flops
 from vrpo.models.transformer import DiffusionTransformer, build_transformer
-from vrpo.processes.process import Process, build_process
+from vrpo.processes.process import Process
+from vrpo.processes.registry import build_process
 from vrpo.seeds import derive_seed
 from vrpo.training.objective import Objective
 

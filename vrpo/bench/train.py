@@ -19,8 +19,8 @@ from vrpo.config.options import TrainingOptions
 from vrpo.data.batches import TrainingData
 from vrpo.errors import UserError
 from vrpo.files import write_text
+from vrpo.runtime.distributed import Ranks
 from vrpo.training.backend import configure_backend
-from vrpo.training.distributed import Ranks
 from vrpo.training.trainer import Trainer
 
 log = logging.getLogger(__name__)

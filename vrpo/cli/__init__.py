@@ -12,8 +12,8 @@ import yaml
 
 from vrpo.cli import bench, machine, prepare, results, runs, scores
 from vrpo.errors import BAD_INPUT, INTERRUPTED, InterruptionError, UserError
-from vrpo.ranks import is_first, report_error, set_up_logging
 from vrpo.restore import inputs_of, note_result, take_planned
+from vrpo.runtime.ranks import is_first, report_error, set_up_logging
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 for commands in (prepare, runs, scores, results, machine):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vrpo.errors import UserError
-from vrpo.ranks import own_threads
+from vrpo.runtime.ranks import own_threads
 
 if TYPE_CHECKING:
     import torch
@@ -31,7 +31,7 @@ Threads = Annotated[
 
 def chosen_device(name: str, threads: int) -> torch.device:
     """The device that `name` means, and PyTorch told of the number of CPU threads."""
-    from vrpo.training.distributed import choose_device
+    from vrpo.runtime.distributed import choose_device
 
     use_threads(threads)
     return choose_device(name)

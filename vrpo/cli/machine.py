@@ -42,6 +42,6 @@ def check(
 @app.command("check-compiler")
 def check_compiler(device: Device = "auto", threads: Threads = 1) -> None:
     """See that `torch.compile` works here, for configs with `compile: true`; the workflow does so before its first job."""
-    from vrpo.training.compiler import require_compiler
+    from vrpo.runtime.compiler import require_compiler
 
     require_compiler(chosen_device(device, threads), "training.compile, samplers.<name>.compile")

@@ -63,8 +63,8 @@ def sample(
     from vrpo.config import load_resolved
     from vrpo.config.options import TokenizerOptions
     from vrpo.config.scoring import SamplerOptions
+    from vrpo.runtime.distributed import joined_ranks
     from vrpo.sampling.generate import sample_images
-    from vrpo.training.distributed import joined_ranks
 
     use_threads(threads)
     options, tokenizer = load_resolved(SamplerOptions, config), load_resolved(TokenizerOptions, tokenizer_config)

@@ -27,7 +27,8 @@ from vrpo.models.checkpoints import load_milestone
 from vrpo.models.normalisation import check_normalisation, recorded_normalisation
 from vrpo.models.online import open_features
 from vrpo.processes.ddpm import DDPM
-from vrpo.processes.process import Process, described_process
+from vrpo.processes.process import Process
+from vrpo.processes.registry import described_process
 from vrpo.seeds import numpy_generator, torch_generator
 
 if TYPE_CHECKING:

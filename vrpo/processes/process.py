@@ -3,16 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Any
 
 import torch
-from pydantic import TypeAdapter
 from torch import Tensor, nn
-
-from vrpo.config.options import DDPMOptions, InterpolantOptions, ProcessOptions
-
-OPTIONS = TypeAdapter(ProcessOptions)
 
 
 class Process(nn.Module, ABC):
@@ -53,22 +46,6 @@ class Process(nn.Module, ABC):
     @abstractmethod
     def x0_hat(self, prediction: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """The clean latents that the prediction implies."""
-
-
-def build_process(options: InterpolantOptions | DDPMOptions) -> Process:
-    """The process that `options` describe."""
-    from vrpo.processes.ddpm import DDPM
-    from vrpo.processes.interpolant import Interpolant
-
-    return {"interpolant": Interpolant, "ddpm": DDPM}[options.kind](options)
-
-
-def described_process(description: Mapping[str, Any]) -> Process:
-    """The process that a milestone was trained in, by its description.
-
-    Official checkpoints say nothing of a weighted loss: theirs is the default, the plain one.
-    """
-    return build_process(OPTIONS.validate_python(description["process"]))
 
 
 def per_sample(values: Tensor) -> Tensor:

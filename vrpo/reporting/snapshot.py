@@ -21,13 +21,13 @@ from vrpo.config.methods import MethodsOptions
 from vrpo.config.options import ReportOptions
 from vrpo.errors import UserError
 from vrpo.files import atomic_output, write_text
-from vrpo.machine import processor
 from vrpo.plan.paths import Paths
 from vrpo.reporting.catalogue import Entry, benchmark_entries
 from vrpo.reporting.diagnostics import moments
 from vrpo.reporting.methods import Benchmark
 from vrpo.reporting.methods_report import write_entries
 from vrpo.reporting.results import read_protocol, read_speed
+from vrpo.runtime.machine import processor
 
 COMMITTED = {"table": (".md", ".csv"), "figure": (".png",)}
 ELSEWHERE = ("results", "resources")  # options that say where and with what a job runs, not what it computes

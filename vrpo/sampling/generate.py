@@ -29,13 +29,13 @@ from vrpo.models.checkpoints import load_milestone
 from vrpo.models.normalisation import check_normalisation
 from vrpo.models.tokenizer import Tokenizer, load_tokenizer
 from vrpo.processes.guidance import Guided
-from vrpo.processes.process import described_process
+from vrpo.processes.registry import described_process
 from vrpo.processes.samplers import check_sampler, sample
+from vrpo.runtime.compiler import require_compiler
+from vrpo.runtime.distributed import Ranks
+from vrpo.runtime.precision import use_tf32
 from vrpo.sampling.network import SamplingNetwork
 from vrpo.seeds import torch_generator
-from vrpo.training.backend import use_tf32
-from vrpo.training.compiler import require_compiler
-from vrpo.training.distributed import Ranks
 
 if TYPE_CHECKING:
     from vrpo.config.options import TokenizerOptions

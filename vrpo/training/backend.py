@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from vrpo.machine import processor
 from vrpo.models.attention import choose_attention
 from vrpo.models.transformer import DiffusionTransformer
-from vrpo.training.distributed import Ranks
+from vrpo.runtime.distributed import Ranks
+from vrpo.runtime.machine import processor
+from vrpo.runtime.precision import use_tf32
 
 if TYPE_CHECKING:
     from vrpo.config.options import TrainingOptions
@@ -42,10 +43,3 @@ def configure_backend(options: TrainingOptions, objective: Objective, ranks: Ran
         "compiled": options.compile,
         "activation_checkpointing": options.activation_checkpointing,
     }
-
-
-def use_tf32(allowed: bool, device: torch.device) -> None:
-    """Whether a GPU may compute fp32 matrix products and convolutions in TensorFloat-32; nothing on a CPU, where the switch would mean something else."""
-    if device.type == "cuda":
-        torch.backends.cuda.matmul.allow_tf32 = allowed
-        torch.backends.cudnn.allow_tf32 = allowed

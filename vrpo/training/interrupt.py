@@ -7,7 +7,7 @@ import time
 from types import FrameType
 
 from vrpo.errors import InterruptionError
-from vrpo.training.distributed import Ranks
+from vrpo.runtime.distributed import Ranks
 
 CHECK_EVERY = 10
 """Steps between agreements among ranks."""

@@ -22,11 +22,11 @@ from vrpo.models.checkpoints import save_milestone
 from vrpo.models.critic import LatentCritic, load_critic
 from vrpo.models.normalisation import recorded_normalisation
 from vrpo.models.online import open_features
-from vrpo.processes.process import build_process
+from vrpo.processes.registry import build_process
+from vrpo.runtime.compiler import require_compiler
+from vrpo.runtime.distributed import Ranks, joined_ranks
 from vrpo.seeds import derive_seed
 from vrpo.training.backend import configure_backend
-from vrpo.training.compiler import require_compiler
-from vrpo.training.distributed import Ranks, joined_ranks
 from vrpo.training.history import History
 from vrpo.training.interrupt import Interrupt
 from vrpo.training.objective import Objective

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from vrpo.data.batches import TrainingData
 from vrpo.errors import UserError
 from vrpo.models.transformer import DiffusionTransformer
-from vrpo.training.distributed import Ranks
+from vrpo.runtime.distributed import Ranks
 from vrpo.training.feed import Feed, MicroBatch, plan_parts
 from vrpo.training.history import TABLES, History, Rows
 from vrpo.training.interrupt import Interrupt

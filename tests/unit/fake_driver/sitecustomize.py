@@ -16,7 +16,7 @@ def name_of(number: int) -> str:
 
 
 def fake_driver(count: int, answer: int = 0) -> SimpleNamespace:
-    """The functions that `vrpo.gpus` calls; `answer` is what the first one returns."""
+    """The functions that `vrpo.runtime.gpus` calls; `answer` is what the first one returns."""
     visible = visible_of(count, os.environ.get("CUDA_VISIBLE_DEVICES"))
 
     def fill(place: Any, value: object) -> int:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, distributed
 
 from vrpo.errors import InterruptionError, UserError
-from vrpo.gpus import visible_gpus
+from vrpo.runtime.gpus import visible_gpus
 
 log = logging.getLogger(__name__)
 

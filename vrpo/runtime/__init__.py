@@ -1,0 +1,1 @@
+"""Device, precision, process groups and what a machine is; knows nothing of networks."""
