@@ -145,6 +145,23 @@ def test_eight_bit_tiffs_are_read_as_ever(tmp_path):
     np.testing.assert_array_equal(write(tmp_path, save(COLOURS.convert("CMYK"), "TIFF")).read(0), COLOURS)
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_rotation(tmp_path, kind):
+    """That of EXIF is ignored, as by torchvision; that of a TIFF is its own."""
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    image = Image.fromarray(GREY8)
+    plain, turned = (write(tmp_path, save(image, kind, **given)).read(0) for given in ({}, {"exif": exif}))
+    np.testing.assert_array_equal(turned, plain[::-1, ::-1] if kind == "TIFF" else plain)
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "PNG", "WEBP"])
+def test_the_first_of_several_pages_is_read(tmp_path, kind):
+    exact = {"lossless": True} if kind == "WEBP" else {}
+    content = save(COLOURS, kind, save_all=True, append_images=[COLOURS.rotate(90)], **exact)
+    np.testing.assert_array_equal(write(tmp_path, content).read(0), COLOURS)
+
+
 RAISED = [
     *(
         struct.error("unpack requires a buffer of 4 bytes"),

@@ -138,6 +138,12 @@ def test_what_real_images_cannot_be(folder, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"empty: no images in it"):
         score(folder, folder / "samples.npz", tmp_path / "empty")
+    for name in ("class1/9.gif", "9"):
+        Image.fromarray(make_images(1)[0]).save(root / name, "GIF")
+        said = rf"photos: holds images of kinds that are not read: 1, first `{name}`; .*move them"
+        with pytest.raises(UserError, match=said):
+            score(folder, folder / "samples.npz", root)
+        (root / name).unlink()
     whole = (root / "class1/001.JPEG").read_bytes()
     (root / "class1/001.JPEG").write_bytes(whole[:-100])  # its header is whole
     with pytest.raises(UserError, match=r"001\.JPEG: cannot be read as an image \(.*\); restore or remove it"):
@@ -167,14 +173,15 @@ def test_too_few_images_are_refused_before_the_others_are_looked_at(folder, tmp_
             score(folder, samples, reference)
 
 
-@pytest.mark.parametrize("name", ["9.jpg", "9.JPEG", "deeper/9.webp", "9.bmp"])
+@pytest.mark.parametrize("name", ["9.jpg", "9.JPEG", "deeper/9.webp", "9.bmp", "9.gif", "9", "9.png.1"])
 def test_other_images_among_the_samples_are_refused(folder, tmp_path, name):
     """They would be left out of the scores, or bring lossy compression into them."""
     samples = write_pngs(tmp_path / "samples", make_images(20))
     (samples / "deeper").mkdir()
-    Image.fromarray(make_images(1)[0]).save(samples / name)
+    kind = None if name[-1].isalpha() else "PNG"
+    Image.fromarray(make_images(1)[0]).save(samples / name, kind)
     (samples / "notes.txt").touch()  # no image
-    with pytest.raises(UserError, match=rf"samples: 1 of its 21 images are no PNGs, first {name}; .*save all as PNG, or move the others"):
+    with pytest.raises(UserError, match=rf"samples: 1 of its 21 images are no .png files, first {name}; .*save all as .png, or move the others"):
         score(folder, samples)
     (samples / name).unlink()
     assert open_images(samples).count == 20

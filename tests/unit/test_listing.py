@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 from test_sources import CLASSES, FILES, SIDE, WRITERS, options, write_folder, write_parquet, write_tars, write_zip
 
 from vrpo.config.options import DataOptions
@@ -144,7 +143,7 @@ def test_a_label_that_is_no_class(tmp_path):
                 member = tarfile.TarInfo(name)
                 member.size = len(content)
                 archive.addfile(member, io.BytesIO(content))
-        with pytest.raises(UserError, match=r"(label 2000000000, which is no number of a class|000001\.tar: .*OverflowError)") as error:
+        with pytest.raises(UserError, match=r"(label 2000000000, which is no number of a class|000001\.tar: `a\.cls` holds `10+\.\.\.`; a label is)") as error:
             open_source(options("webdataset", root))
         assert "\n" not in str(error.value)
 
@@ -391,7 +390,5 @@ def test_damaged_archives(kind, tmp_path):
 def test_files_below(tmp_path):
     write_folder(tmp_path)
     litter_in_folder(tmp_path)
-    assert [file.relative_to(tmp_path).as_posix() for file in files_below(tmp_path, (".jpeg",))] == sorted(FILES)
-    assert files_below(tmp_path, (".txt",)) == [tmp_path / "notes.txt"]
-    Image.new("RGB", (4, 4)).save(tmp_path / "a.PNG")
-    assert files_below(tmp_path, (".png",)) == [tmp_path / "a.PNG"]
+    found = [file.relative_to(tmp_path).as_posix() for file in files_below(tmp_path)]
+    assert found == ["notes.txt", *sorted(FILES)]

@@ -5,7 +5,9 @@ Stages are imported when called, so that figures need no torch and `--help` is q
 
 from __future__ import annotations
 
+import re
 import sys
+from collections.abc import Sequence
 
 import typer
 import yaml
@@ -26,6 +28,7 @@ def main() -> None:
     set_up_logging()
     try:
         arguments = take_planned(sys.argv[1:])
+        refuse_empty(arguments)
         made_from = _inputs_of(arguments)
         try:
             app(arguments)
@@ -37,6 +40,20 @@ def main() -> None:
         sys.exit(_fail(f"vrpo: error: {error}", BAD_INPUT))
     except InterruptionError as error:
         sys.exit(_fail(f"vrpo: {error}", INTERRUPTED))
+
+
+def refuse_empty(arguments: Sequence[str]) -> None:
+    """Refuse empty arguments (`--output ''`, `--output=`); as a path, one is the current folder.
+
+    Raises:
+        UserError: one is empty; names its option, or the argument that it follows.
+    """
+    for place, argument in enumerate(arguments):
+        if argument.strip() and not re.fullmatch("--[a-z-]+= *", argument):
+            continue
+        name, before = argument.strip().removesuffix("="), arguments[place - 1] if place else "vrpo"
+        name = name or (before if before.startswith("--") else f"argument after `{before}`")
+        raise UserError(f"{name}: is empty; give a path or value (is a shell variable unset?)")
 
 
 def _inputs_of(arguments: list[str]) -> dict[str, str]:

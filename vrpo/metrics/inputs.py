@@ -11,6 +11,7 @@ import hashlib
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -18,7 +19,8 @@ import numpy as np
 from PIL import Image
 
 from vrpo.data.shards import ShardedArrays, is_sharded, open_arrays
-from vrpo.data.sources.base import EXTENSIONS, EncodedSource, UnreadableImageError, reason_of
+from vrpo.data.sources.base import EncodedSource, UnreadableImageError, reason_of
+from vrpo.data.sources.formats import EXTENSIONS, first_bytes, is_image, is_unread_image, refuse_unread
 from vrpo.data.sources.listing import files_below, open_file, printable
 from vrpo.errors import UserError
 from vrpo.files import sha256
@@ -56,7 +58,7 @@ def open_images(path: Path | str) -> Images:
 
 
 def open_real_images(path: Path | str, resolution: int | None = None) -> Images:
-    """Real images at `path`: as samples, but a folder may hold images of any kind and size, which become what the images stage makes of them.
+    """Real images at `path`: as samples, but a folder may hold images of any size, which become what the images stage makes of them.
 
     Args:
         path: `.h5`, `.npz` or a folder.
@@ -145,8 +147,9 @@ class PngFolder:
         self._files = [file for file in images if file.suffix.lower() == ".png"]
         if others := [file for file in images if file.suffix.lower() != ".png"]:
             raise UserError(
-                f"{path}: {len(others):,} of its {len(images):,} images are no PNGs, first {others[0].relative_to(path)}; samples are PNGs alone, as lossy "
-                "compression changes every score: save all as PNG, or move the others elsewhere"
+                f"{path}: {len(others):,} of its {len(images):,} images are no .png files, "
+                f"first {printable(others[0].relative_to(path))}; samples are PNGs alone, as lossy "
+                "compression changes every score: save all as .png, or move the others elsewhere"
             )
         if not self._files:
             raise UserError(f"{path}: no PNG in it; give the folder of the samples")
@@ -177,11 +180,13 @@ class RealFolder(EncodedSource):
     `attributes["fitted"]` tells of how many images that changed, if any.
 
     Raises:
-        UserError: there are none, one is no image, or their sizes differ and no resolution is given.
+        UserError: there are none, one is no image or of a kind that is not read, or their sizes differ and no resolution is given.
     """
 
     def __init__(self, path: Path, resolution: int | None) -> None:
         self._files = in_natural_order(path)
+        unread = [file for file in self._files if not is_image(file.name)]
+        refuse_unread(path, [file.relative_to(path).as_posix() for file in unread])
         if not self._files:
             raise UserError(f"{path}: no images in it ({', '.join(EXTENSIONS)}); give the folder of the real images")
         with ThreadPoolExecutor(max_workers=THREADS) as pool:
@@ -229,8 +234,12 @@ class RealFolder(EncodedSource):
 
 
 def in_natural_order(folder: Path) -> list[Path]:
-    """The images below `folder`, linked folders included and litter left out, in natural order of their paths."""
-    return sorted(files_below(folder, EXTENSIONS), key=lambda file: natural_order(file.relative_to(folder)))
+    """The images below `folder`, of all kinds, in natural order of their paths.
+
+    Linked folders are included, litter is not.
+    """
+    images = [file for file in files_below(folder) if is_image(file.name) or is_unread_image(file.name, partial(first_bytes, file))]
+    return sorted(images, key=lambda file: natural_order(file.relative_to(folder)))
 
 
 def natural_order(path: Path) -> tuple[list[list[str | int]], str]:

@@ -9,13 +9,15 @@ import posixpath
 import struct
 import zipfile
 import zlib
+from functools import partial
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 
-from vrpo.data.sources.base import EXTENSIONS, EncodedSource, Names, reason_of
+from vrpo.data.sources.base import EncodedSource, Names, reason_of
 from vrpo.data.sources.classes import ClassIndex, labels_by_name
+from vrpo.data.sources.formats import HEAD, is_image, is_unread_image, refuse_outside, refuse_repeated, refuse_unread
 from vrpo.data.sources.listing import is_litter, open_file, printable, stamp
 from vrpo.data.sources.splits import training_prefix
 from vrpo.errors import UserError
@@ -31,7 +33,8 @@ class ZipSource(EncodedSource):
     The table of contents is read once; worker processes get offsets, and open members by them.
 
     Raises:
-        UserError: it is no .zip, is damaged or encrypted, or holds no class folders with images.
+        UserError: it is no .zip, is damaged or encrypted, holds no class folders with images, an image
+            twice or beside the class folders, or images of a kind that is not read.
     """
 
     def __init__(self, root: Path | str, resolution: int, index: ClassIndex | None = None) -> None:
@@ -39,22 +42,28 @@ class ZipSource(EncodedSource):
         self.stamps[str(self.root)] = stamp(self.root)
         try:
             with open_file(self.root) as file, zipfile.ZipFile(file) as archive:
-                members = [info for info in archive.infolist() if info.filename.lower().endswith(EXTENSIONS) and not is_litter(info.filename)]
+                members, unread = _images(archive)
         except Exception as error:  # of a damaged table nearly anything is raised
             raise UserError(f"data.root: {self.root} is not a readable .zip ({reason_of(error)}); fetch it again, or set `data.root` to another") from error
         odd = next((info for info in members if info.flag_bits & 1 or info.compress_type not in KINDS), None)
         if odd:
             raise UserError(f"data.root: {printable(odd.filename)} in {self.root} is encrypted or packed in an uncommon way; pack it again, stored or deflated")
-        inside = training_prefix([info.filename for info in members], str(self.root), folders=1)
+        refuse_repeated(self.root, [info.filename for info in members])
+        inside = training_prefix([*(info.filename for info in members), *unread], str(self.root), folders=1)
+        refuse_unread(self.root, [name for name in unread if name.startswith(inside)])
         by_class: dict[str, list[zipfile.ZipInfo]] = {}
+        outside: list[str] = []
         for info in members:
             if not info.filename.startswith(inside):
                 continue
             name, _, rest = info.filename[len(inside) :].partition("/")
             if rest:
                 by_class.setdefault(name, []).append(info)
+            else:
+                outside.append(info.filename)
         if not by_class:
             raise UserError(f"data.root: {self.root} holds no class folders with images; pack the folder whose subfolders are the classes")
+        refuse_outside(self.root, outside)
         label_of, self.classes = labels_by_name(by_class, index, str(self.root))
         ordered = [
             (label, info)
@@ -94,3 +103,26 @@ class ZipSource(EncodedSource):
         for file, checksum in zip(self.files, self._places[:, 3], strict=True):
             content.update(f"{file}\0{checksum}\n".encode("utf-8", "surrogateescape"))
         return content.hexdigest()
+
+
+def _images(archive: zipfile.ZipFile) -> tuple[list[zipfile.ZipInfo], list[str]]:
+    """The images that are read, and the names of those that are not."""
+    members: list[zipfile.ZipInfo] = []
+    unread: list[str] = []
+    for info in archive.infolist():
+        if info.is_dir() or is_litter(info.filename):
+            continue
+        if is_image(info.filename):
+            members.append(info)
+        elif is_unread_image(info.filename, partial(_first_bytes, archive, info)):
+            unread.append(info.filename)
+    return members, unread
+
+
+def _first_bytes(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+    """The first bytes of a member; none where it is damaged, encrypted or packed in an uncommon way."""
+    try:
+        with archive.open(info) as file:
+            return file.read(HEAD)
+    except Exception:  # of damaged members nearly anything is raised
+        return b""

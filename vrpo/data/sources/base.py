@@ -17,7 +17,6 @@ from vrpo.data.sources.pixels import as_rgb
 from vrpo.errors import UserError
 
 MOST_PIXELS = 1 << 27  # of a picture that is to be cropped: a line of 1 x 60,000 pixels would fill the memory when resized
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's ImageFolder
 
 
 class UnreadableImageError(UserError):

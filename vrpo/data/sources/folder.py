@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import re
+from functools import partial
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 
-from vrpo.data.sources.base import EXTENSIONS, EncodedSource, Names
+from vrpo.data.sources.base import EncodedSource, Names
 from vrpo.data.sources.classes import ClassIndex, labels_by_name, read_class_index
-from vrpo.data.sources.listing import folders_in, is_folder, open_file, printable, stamp, walk
+from vrpo.data.sources.formats import EXTENSIONS, first_bytes, is_image, is_unread_image, refuse_outside, refuse_unread
+from vrpo.data.sources.listing import files_in, folders_in, is_folder, open_file, printable, stamp, walk
 from vrpo.data.sources.splits import training_folder
 from vrpo.errors import UserError
 
@@ -30,7 +32,8 @@ class FolderSource(EncodedSource):
         kind: for the fingerprint.
 
     Raises:
-        UserError: the root is missing, it or a class folder holds no images, or a folder cannot be listed.
+        UserError: the root is missing, it or a class folder holds no images, images are of a kind that
+            is not read or beside the class folders, or a folder cannot be listed.
     """
 
     def __init__(self, root: Path | str, resolution: int, index: ClassIndex | None = None, kind: str = "folder") -> None:
@@ -47,22 +50,33 @@ class FolderSource(EncodedSource):
             folders = folders_in(self.root)
         if not folders:
             raise UserError(f"data.root: {self.root} holds no class folders; `data.root` must name the folder whose subfolders are the classes")
+        outside = files_in(self.root)
+        refuse_outside(self.root, [*filter(is_image, outside), *self._unread(outside)])
         label_of, self.classes = labels_by_name(folders, index, str(self.root))
         files: list[str] = []  # relative to the root
         labels: list[int] = []
+        unread: list[str] = []
         for name, label in sorted(label_of.items(), key=lambda item: item[1]):
             listed = walk(self.root, name)
             self.stamps |= {str(self.root / folder.path): folder.stamp for folder in listed}
-            found = [f"{folder.path}/{file}" for folder in listed for file in folder.files if file.lower().endswith(EXTENSIONS)]
-            if not found:
+            inside = [f"{folder.path}/{file}" for folder in listed for file in folder.files]
+            found = [file for file in inside if is_image(file)]
+            unread += self._unread(inside)
+            if not found and not unread:
                 raise UserError(
                     f"data.root: class folder {printable(self.root / name)} holds no images ({', '.join(EXTENSIONS)}); add some or remove the folder"
                 )
             files += found
             labels += [label] * len(found)
+        refuse_unread(self.root, unread)
         self.files = Names(files)
         self.labels = np.array(labels, dtype=np.int64)
         self._sizes: np.ndarray | None = None  # [N] int64, bytes of the files
+
+    def _unread(self, files: list[str]) -> list[str]:
+        """Those of `files` that are images of a kind that is not read."""
+        others = (file for file in files if not is_image(file))
+        return [file for file in others if is_unread_image(file, partial(first_bytes, self.root / file))]
 
     def open(self, index: int) -> IO[bytes]:
         """The file of image `index`."""

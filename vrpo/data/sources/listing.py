@@ -12,6 +12,8 @@ from vrpo.errors import UserError
 
 LITTER = {"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "@eadir", "lost+found", "$recycle.bin", "system volume information", "__pycache__"}
 
+PACKED = (".gz", ".bz2", ".xz", ".zst", ".lz4", ".part", ".incomplete", ".crdownload", ".aria2")
+
 
 class Folder(NamedTuple):
     """A folder that was listed."""
@@ -91,20 +93,32 @@ def open_file(path: Path) -> IO[bytes]:
     return file
 
 
-def files_below(root: Path, endings: tuple[str, ...]) -> list[Path]:
-    """Files in `root` and all folders below whose names end so, in either case; order and errors as of `walk`."""
-    return [root / folder.path / name for folder in walk(root) for name in folder.files if name.lower().endswith(endings)]
+def files_in(root: Path) -> list[str]:
+    """Names of what is no folder in `root`, sorted, without litter; errors as of `walk`."""
+    return sorted(entry.name for entry in _entries(root) if not _is_folder(entry))
+
+
+def files_below(root: Path) -> list[Path]:
+    """Files in `root` and all folders below, without litter; order and errors as of `walk`."""
+    return [root / folder.path / name for folder in walk(root) for name in folder.files]
 
 
 def containers(root: Path, ending: str) -> list[Path]:
-    """What lies in `root` under names that end in `ending` (or `root` itself, where it is no folder), sorted, without litter.
+    """What lies in `root` under names that end in `ending`, in either case (or `root` itself, where it is no folder), sorted, without litter.
 
     Raises:
-        UserError: `root` cannot be listed.
+        UserError: `root` cannot be listed, or holds such a file packed or incomplete (`x.tar.gz`).
     """
     if not is_folder(root):
         return [root] if os.path.lexists(root) else []
-    return sorted(root / entry.name for entry in _entries(root) if entry.name.endswith(ending))
+    names = sorted(entry.name for entry in _entries(root))
+    unread = [name for name in names if name.lower().endswith(tuple(ending + more for more in PACKED))]
+    if unread:
+        raise UserError(
+            f"{root}: holds files that are packed or incomplete: {len(unread):,}, first `{printable(unread[0])}`; "
+            f"unpack or fetch them, so that they end in {ending}, or move them elsewhere"
+        )
+    return [root / name for name in names if name.lower().endswith(ending)]
 
 
 def _walk(root: Path, below: str, above: tuple[tuple[int, int], ...]) -> Iterator[Folder]:

@@ -29,7 +29,8 @@ class ParquetSource(EncodedSource):
     process keeps the last. Class names are those of the files' own description where they have one.
 
     Raises:
-        UserError: pyarrow is not installed, there are no files, or one is damaged or has other columns.
+        UserError: pyarrow is not installed, there are no files, one is damaged or has other columns,
+            or a label is missing or no integer.
     """
 
     def __init__(self, root: Path | str, resolution: int, index: ClassIndex | None = None) -> None:
@@ -47,7 +48,7 @@ class ParquetSource(EncodedSource):
             try:
                 with open_file(Path(path)) as opened, parquet.ParquetFile(opened) as file:
                     self._image, label = _columns(path, file.schema_arrow)
-                    labels.append(file.read(columns=[label]).column(0).to_numpy().astype(np.int64))
+                    labels.append(_labels(path, label, file.read(columns=[label]).column(0)))
                     groups += [(number, group, file.metadata.row_group(group).num_rows) for group in range(file.metadata.num_row_groups)]
                     names = names or _names(file.schema_arrow.metadata, label)
             except UserError:
@@ -102,7 +103,32 @@ def _columns(path: str, schema: Any) -> tuple[str, str]:
     found = tuple(next((name for name in wanted if name in schema.names), None) for wanted in (IMAGE_COLUMNS, LABEL_COLUMNS))
     if None in found:
         raise UserError(f"{path}: has the columns {', '.join(schema.names)}; images are read from `image` (bytes, path) and labels from `label`")
+    from pyarrow import types
+
+    kind = schema.field(found[0]).type
+    if not types.is_struct(kind) or kind.get_field_index("bytes") < 0:
+        raise UserError(
+            f"{path}: column `{found[0]}` holds values of type {kind}; images are read from "
+            "structs of `bytes` and `path`, which Hugging Face's `datasets` writes"
+        )
     return found[0], found[1]
+
+
+def _labels(path: str, name: str, column: pyarrow.ChunkedArray) -> np.ndarray:
+    """A column of labels as int64 `[N]`."""
+    from pyarrow import ArrowInvalid, int64, types
+
+    if column.null_count:
+        row = int(np.argmax(column.is_null().to_numpy()))
+        raise UserError(f"{path}: row {row} has no label, {column.null_count:,} rows in all; write their labels into column `{name}`, or leave them out")
+    kind = column.type.value_type if types.is_dictionary(column.type) else column.type
+    if not types.is_integer(kind):
+        held = "text" if "string" in str(kind) else f"values of type {kind}"
+        raise UserError(f"{path}: column `{name}` holds {held}; write integers in their place, the numbers of the classes from 0 up")
+    try:
+        return column.cast(int64()).to_numpy()
+    except ArrowInvalid as error:
+        raise UserError(f"{path}: column `{name}` holds a number of no class ({reason_of(error)}); write the numbers of the classes from 0 up") from error
 
 
 def _names(metadata: dict[bytes, bytes] | None, label: str) -> list[str] | None:

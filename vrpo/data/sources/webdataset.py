@@ -5,21 +5,34 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import re
 import tarfile
+from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
-from vrpo.data.sources.base import EXTENSIONS, EncodedSource, Names, reason_of
+from vrpo.data.sources.base import EncodedSource, Names, reason_of
 from vrpo.data.sources.classes import ClassIndex, names_of_labels
+from vrpo.data.sources.formats import EXTENSIONS, HEAD, is_image, is_unread_image, refuse_unread
 from vrpo.data.sources.listing import containers, is_litter, open_file, printable, stamp
 from vrpo.data.sources.splits import training_files, training_prefix
 from vrpo.errors import UserError
 
 LABEL = "cls"
 OPEN_SHARDS = 64
+MOST_SHOWN = 20  # bytes of a label that is none, in its message
+
+
+class Sample(NamedTuple):
+    """An image of a shard."""
+
+    name: str
+    offset: int
+    size: int
+    label: int
 
 
 class WebDatasetSource(EncodedSource):
@@ -29,7 +42,8 @@ class WebDatasetSource(EncodedSource):
     from which each image has its shard, offset and size; worker processes get these and read by `pread`.
 
     Raises:
-        UserError: there are no shards, one is damaged or compressed as a whole, or an image has no label.
+        UserError: there are no shards, one is damaged or compressed as a whole, a sample has not one
+            image and one label, a label is no number, or images are of a kind that is not read.
     """
 
     def __init__(self, root: Path | str, resolution: int, index: ClassIndex | None = None) -> None:
@@ -42,14 +56,18 @@ class WebDatasetSource(EncodedSource):
         names: list[str] = []
         places: list[tuple[int, int, int]] = []
         labels: list[int] = []
+        unread: list[str] = []
         for shard, path in enumerate(tqdm(self._shards, desc="tar shards", unit="shard", disable=len(self._shards) < 8, mininterval=1.0)):
-            for name, offset, size, label in _samples(Path(path)):
-                names.append(name)
-                places.append((shard, offset, size))
-                labels.append(label)
-        if not names:
-            raise UserError(f"data.root: the shards of {self.root} hold no images ({', '.join(EXTENSIONS)})")
-        prefix = training_prefix(names, str(self.root), folders=0)
+            samples, others = _read_headers(Path(path))
+            for sample in samples:
+                names.append(sample.name)
+                places.append((shard, sample.offset, sample.size))
+                labels.append(sample.label)
+            unread += others
+        if not names and not unread:
+            raise UserError(f"data.root: the shards of {self.root} hold no images ({', '.join(EXTENSIONS)}); set `data.root` to shards of images")
+        prefix = training_prefix([*names, *unread], str(self.root), folders=0)
+        refuse_unread(self.root, [name for name in unread if name.startswith(prefix)])
         used = [index for index, name in enumerate(names) if name.startswith(prefix)]
         self.files = Names([names[index] for index in used])
         self._places = np.array(places, dtype=np.int64)[used]  # [N, 3]: shard, offset, size
@@ -81,38 +99,66 @@ class WebDatasetSource(EncodedSource):
         return content.hexdigest()
 
 
-def _samples(path: Path) -> list[tuple[str, int, int, int]]:
-    """(name, offset, size, label) of the images of a shard, in its order."""
+def _read_headers(path: Path) -> tuple[list[Sample], list[str]]:
+    """The samples of a shard, in its order, and the names of its images that are not read."""
     images: dict[str, tuple[str, int, int]] = {}
     labels: dict[str, int] = {}
+    label_names: dict[str, str] = {}
+    unread: list[str] = []
     try:
         with open_file(path) as file, tarfile.open(fileobj=file, mode="r:") as archive:
             for member in archive:
                 archive.members = []  # else the archive keeps every header it has met
+                if member.isdir() or is_litter(member.name):
+                    continue
                 key, extension = _key(member.name)
-                is_image = f".{extension}".endswith(EXTENSIONS)
-                if is_litter(member.name) or not (is_image or extension == LABEL) or member.isdir():
+                if not is_image(member.name) and extension != LABEL:
+                    if is_unread_image(member.name, partial(_first_bytes, archive, member)):
+                        unread.append(member.name)
                     continue
                 if not member.isfile():
                     raise UserError(
                         f"{path}: `{printable(member.name)}` is a link or no file; pack the files themselves (tar --dereference --hard-dereference)"
                     )
-                if is_image:
+                if extension != LABEL:
                     if key in images:
                         raise UserError(
                             f"{path}: sample `{printable(key)}` has two images, {printable(images[key][0])} and {printable(member.name)}; a sample has one"
                         )
                     images[key] = member.name, member.offset_data, member.size
                 else:
-                    labels[key] = int(np.int64(int(archive.extractfile(member).read())))
+                    if key in labels:
+                        raise UserError(
+                            f"{path}: sample `{printable(key)}` has two labels, {printable(label_names[key])} and {printable(member.name)}; a sample has one"
+                        )
+                    content = archive.extractfile(member).read(64)
+                    labels[key] = _label(content, f"{path}: `{printable(member.name)}`")
+                    label_names[key] = member.name
     except UserError:
         raise
     except Exception as error:  # of damaged headers nearly anything is raised
-        raise UserError(f"{path}: not a readable, uncompressed tar of samples with numbers in .{LABEL} ({reason_of(error)}); fetch it again") from error
+        raise UserError(f"{path}: not a readable, uncompressed tar ({reason_of(error)}); fetch it again") from error
     missing = next((key for key in images if key not in labels), None)
     if missing is not None:
         raise UserError(f"{path}: image `{printable(images[missing][0])}` has no `{printable(missing)}.{LABEL}` beside it; a sample needs its label")
-    return [(*image, labels[key]) for key, image in images.items()]
+    unread_keys = {_key(name)[0] for name in unread}
+    alone = next((key for key in labels if key not in images and key not in unread_keys), None)
+    if alone is not None:
+        raise UserError(f"{path}: label `{printable(label_names[alone])}` has no image beside it; a sample is an image and its label, in one shard")
+    return [Sample(*image, labels[key]) for key, image in images.items()], unread
+
+
+def _first_bytes(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    return archive.extractfile(member).read(HEAD) if member.isfile() else b""
+
+
+def _label(content: bytes, where: str) -> int:
+    """The number that a label file holds."""
+    if not re.fullmatch(rb"\s*[+-]?\d{1,18}\s*", content):
+        shown = content[:MOST_SHOWN].decode(errors="backslashreplace")
+        more = "..." if len(content) > MOST_SHOWN else ""
+        raise UserError(f"{where} holds `{printable(shown)}{more}`; a label is the number of its class in digits, from 0 up")
+    return int(content)
 
 
 def _key(name: str) -> tuple[str, str]:
