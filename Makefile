@@ -31,7 +31,7 @@ $(STAMP): requirements.txt pyproject.toml
 
 demo: $(STAMP)
 	snakemake --cores $(CORES) --configfile $(CONFIG)
-	@python -c "from vrpo.config import load_experiment; print('The report: ', load_experiment('$(CONFIG)').folder.resolve() / 'report.html')"
+	@python -c "from vrpo.config import load_experiment; from vrpo.plan.paths import Paths; print('The report: ', Paths.of(load_experiment('$(CONFIG)')).report.resolve())"
 
 test: $(STAMP)
 	OMP_NUM_THREADS=1 pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder

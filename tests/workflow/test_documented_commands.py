@@ -2,6 +2,8 @@
 
 import re
 import shlex
+import subprocess
+import sys
 
 import pytest
 import typer.main
@@ -66,3 +68,10 @@ def test_vrpo_commands() -> None:
             group, words = group.commands[words[0]], words[1:]
         known = {option for parameter in group.params for option in parameter.opts}
         assert {word.partition("=")[0] for word in words if word.startswith("--")} <= known, command
+
+
+def test_make_says_where_the_report_is() -> None:
+    (program,) = re.findall(r"^\t@(python -c .*)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    words = shlex.split(program.replace("$(CONFIG)", str(ROOT / "tests/workflow/tiny.yaml")))
+    result = subprocess.run([sys.executable, *words[1:]], cwd=ROOT, capture_output=True, text=True)
+    assert result.stdout.split(maxsplit=2)[2].strip() == str(ROOT / "results/tiny/report.html"), result.stderr
