@@ -1,8 +1,10 @@
 """The order of the rooms, and what may not be imported where."""
 
 import ast
+import importlib
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -106,3 +108,9 @@ def loaded_by(names: list[str]) -> set[str]:
     code = f"import importlib, sys\nfor name in {names!r}: importlib.import_module(name)\nprint(*{{name.split('.')[0] for name in sys.modules}})"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=PACKAGE.parent)
     return set(result.stdout.split())
+
+
+def test_the_command_vrpo_is_the_package_called_as_a_module() -> None:
+    scripts = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
+    module, _, name = scripts["vrpo"].partition(":")
+    assert getattr(importlib.import_module(module), name) is importlib.import_module("vrpo.__main__").main

@@ -131,6 +131,16 @@ def within_plan(require, *names):
 # ---- images, latents and features: folders of shards, each written by a job of its own ------------------------
 
 
+def images_folder(wildcards):
+    """What commands are given for all images."""
+    return str(PATHS.images)
+
+
+def latents_folder(wildcards):
+    """What commands are given for all latents."""
+    return str(PATHS.latents)
+
+
 def listings():
     """[the listing of the images], where several jobs write them."""
     return [PATHS.listing] if EXPERIMENT.data.shards > 1 and EXPERIMENT.data.source != "digits" else []

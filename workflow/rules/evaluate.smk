@@ -22,7 +22,7 @@ rule fit_evaluation:
         device=DEVICE,
     params:
         planned=planned,
-        images=str(PATHS.images),
+        images=images_folder,
     shell:
         "PYTHONPATH=$VRPO_PATH python -m vrpo.launch {resources.devices} {params.planned} fit-classifier --section trained --config {input.config:q} --images {params.images:q} --output {output:q}"
         " --device {resources.device} --threads {threads} &> {log:q}"
@@ -49,7 +49,7 @@ rule fit_extra_evaluation:
         device=DEVICE,
     params:
         planned=planned,
-        images=str(PATHS.images),
+        images=images_folder,
     shell:
         "PYTHONPATH=$VRPO_PATH python -m vrpo.launch {resources.devices} {params.planned} fit-classifier --section extra_networks.{wildcards.extra} --config {input.config:q}"
         " --images {params.images:q} --output {output:q} --device {resources.device} --threads {threads} &> {log:q}"
@@ -78,7 +78,7 @@ rule reference:
         device=DEVICE,
     params:
         planned=planned,
-        images=str(PATHS.images),
+        images=images_folder,
         weights=weights_option(evaluation_weights()),
         extra=pairs_option("extra-weights", extra_weights()),
     shell:

@@ -60,7 +60,7 @@ rule manifest:
         gpu=0,
     params:
         planned=planned,
-        images=str(PATHS.images),
+        images=images_folder,
     shell:
         "PYTHONPATH=$VRPO_PATH python -m vrpo {params.planned} manifest --config {input.config:q} --images {params.images:q} --output {output:q} &> {log:q}"
 
@@ -86,7 +86,7 @@ rule fit_tokenizer:
         device=DEVICE,
     params:
         planned=planned,
-        images=str(PATHS.images),
+        images=images_folder,
     shell:
         "PYTHONPATH=$VRPO_PATH python -m vrpo.launch {resources.devices} {params.planned} fit-tokenizer --config {input.config:q} --images {params.images:q} --output {output:q}"
         " --device {resources.device} --threads {threads} &> {log:q}"
@@ -113,7 +113,7 @@ rule fit_encoder:
         device=DEVICE,
     params:
         planned=planned,
-        images=str(PATHS.images),
+        images=images_folder,
     shell:
         "PYTHONPATH=$VRPO_PATH python -m vrpo.launch {resources.devices} {params.planned} fit-classifier --config {input.config:q} --images {params.images:q} --output {output:q}"
         " --device {resources.device} --threads {threads} &> {log:q}"
@@ -141,7 +141,7 @@ rule encode_latents:
         device=DEVICE,
     params:
         planned=planned,
-        images=str(PATHS.images),
+        images=images_folder,
         weights=weights_option(tokenizer_weights()),
     shell:
         "PYTHONPATH=$VRPO_PATH python -m vrpo.launch {resources.devices} {params.planned} encode-latents --config {input.config:q} --images {params.images:q} {params.weights} --output {output:q}"
@@ -170,7 +170,7 @@ rule encode_features:
         device=DEVICE,
     params:
         planned=planned,
-        images=str(PATHS.images),
+        images=images_folder,
         weights=lambda wildcards: weights_option(encoder_weights(wildcards.encoder)),
     shell:
         "PYTHONPATH=$VRPO_PATH python -m vrpo.launch {resources.devices} {params.planned} encode-features --config {input.config:q} --name {wildcards.encoder} --images {params.images:q}"
@@ -206,7 +206,7 @@ rule fit_critic:
         device=DEVICE,
     params:
         planned=planned,
-        latents=str(PATHS.latents),
+        latents=latents_folder,
         features=lambda wildcards: str(PATHS.features(wildcards.encoder)),
     shell:
         "PYTHONPATH=$VRPO_PATH python -m vrpo.launch {resources.devices} {params.planned} fit-critic --config {input.config:q} --latents {params.latents:q} --features {params.features:q}"

@@ -28,7 +28,7 @@ rule collect:
         gpu=0,
     params:
         planned=planned,
-        folder=str(PATHS.collected),
+        folder=lambda wildcards, output: str(Path(output[0]).parent),
     shell:
         "PYTHONPATH=$VRPO_PATH python -m vrpo {params.planned} collect --config {input.experiment:q} --output-folder {params.folder:q} &> {log:q}"
 

@@ -24,7 +24,7 @@ if EXPERIMENT.representation:
             device=DEVICE,
         params:
             planned=planned,
-            latents=str(PATHS.latents),
+            latents=latents_folder,
             features=features_option(compared_encoders()),
         shell:
             "PYTHONPATH=$VRPO_PATH python -m vrpo.launch {resources.devices} {params.planned} representation --config {input.config:q} --milestone {input.milestone:q} --latents {params.latents:q}"

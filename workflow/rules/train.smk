@@ -32,7 +32,7 @@ rule train:
     params:
         planned=planned,
         steps=lambda wildcards: int(wildcards.step),
-        latents=str(PATHS.latents),
+        latents=latents_folder,
         features=lambda wildcards: features_option(aligned_encoders(wildcards.run)),
         critics=lambda wildcards: pairs_option("critic", critics_of(wildcards.run)),
     shell:
