@@ -25,6 +25,7 @@ import yaml
 from vrpo.data.layout import SEAL, read_attributes
 from vrpo.errors import UserError
 from vrpo.files import partial_path, sha256, short_hash, write_text
+from vrpo.plan.paths import Paths
 
 log = logging.getLogger(__name__)
 
@@ -54,8 +55,6 @@ WEIGHTS = ("weights", "decoder")
 """Options that may name files of weights."""
 
 HDF5 = b"\x89HDF\r\n\x1a\n"  # how such a file begins
-
-COLLECTED = "collected"  # the folder that figures and tables are drawn from
 
 KEEP = "VRPO_KEEP"
 """Environment variable that is set in workflows: new results get a second name until the workflow ends."""
@@ -142,7 +141,7 @@ def keep_results(folder: Path, forced: Collection[str]) -> None:
             _set_states_aside(output.parent)
         elif output.is_file():
             _link(output, kept_path(output))
-    for output in (folder / COLLECTED).glob("[!.]*"):
+    for output in Paths(folder).collected.glob("[!.]*"):
         _link(output, kept_path(output))
 
 
@@ -155,12 +154,12 @@ def release_results(folder: Path) -> None:
         output = kept.with_name(kept.name.removeprefix(".").removesuffix(".kept"))
         if output.is_file():
             kept.unlink()
-        elif kept.parent.name == COLLECTED:
+        elif kept.parent == Paths(folder).collected:
             kept.rename(output)
 
 
 def inputs_of(arguments: Sequence[str]) -> dict[str, str]:
-    """What a command line's result depends on: each argument, and the content of each file and folder that it names.
+    """Inputs of a command: each argument, and the content of each file and folder that it names.
 
     Paths themselves do not count, so that moved results are known again. Empty for commands whose results are not noted.
     """
@@ -231,7 +230,7 @@ def _set_states_aside(folder: Path) -> None:
 
 
 def _output_of(arguments: Sequence[str]) -> Path | None:
-    """What the command writes, if it is one whose result is noted."""
+    """Output of the command, if its results are noted."""
     if not arguments or arguments[0] not in STAGES:
         return None
     output = dict(_pairs(arguments[1:])).get("--output")

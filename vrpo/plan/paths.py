@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from vrpo.config.experiment import ExperimentConfig
+if TYPE_CHECKING:
+    from vrpo.config.experiment import ExperimentConfig
 
 
 @dataclass(frozen=True)
@@ -90,11 +92,11 @@ class Paths:
 
     def samples(self, run: str, seed: int | str, step: int | str, sampler: str) -> Path:
         """Images sampled from a milestone."""
-        return self.folder / "samples" / evaluation(run, seed, step, sampler, ".h5")
+        return self.folder / "samples" / _evaluation(run, seed, step, sampler, ".h5")
 
     def metrics(self, run: str, seed: int | str, step: int | str, sampler: str) -> Path:
         """Scores of these images."""
-        return self.folder / "metrics" / evaluation(run, seed, step, sampler, ".json")
+        return self.folder / "metrics" / _evaluation(run, seed, step, sampler, ".json")
 
     def representation(self, run: str, seed: int | str, step: int | str) -> Path:
         """Quality of a milestone's hidden representations."""
@@ -126,7 +128,7 @@ class Paths:
 
     @property
     def readme(self) -> Path:
-        """What is where in the results."""
+        """Page that explains the result files."""
         return self.folder / "README.md"
 
     @property
@@ -135,8 +137,8 @@ class Paths:
         return self.folder / "methods"
 
 
-def evaluation(run: str, seed: int | str, step: int | str, sampler: str, suffix: str = "") -> str:
-    """How samples and scores of a milestone are named."""
+def _evaluation(run: str, seed: int | str, step: int | str, sampler: str, suffix: str) -> str:
+    """Name of the samples or scores of a milestone."""
     return f"{run}/seed{seed}/step{_padded(step, 7)}/{sampler}{suffix}"
 
 

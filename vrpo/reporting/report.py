@@ -13,6 +13,7 @@ from vrpo import __version__
 from vrpo.config.options import ReportOptions
 from vrpo.errors import UserError
 from vrpo.files import write_text
+from vrpo.plan.paths import Paths
 from vrpo.reporting import claims
 from vrpo.reporting.catalogue import report_entries
 from vrpo.reporting.formatting import Table
@@ -25,7 +26,7 @@ def write_report(options: ReportOptions, folder: Path, output: Path) -> None:
     Raises:
         UserError: a figure or collected results are missing.
     """
-    collected = folder / "collected"
+    collected = Paths(folder).collected
     figures, tables = report_entries("figure"), report_entries("table")
     metrics, comparable = read_metrics(collected), options.published is not None
     environment = Environment(

@@ -100,7 +100,7 @@ def require_whole(path: Path) -> None:
         sums = json.loads((path.parent / CHECKSUMS).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return
-    if path.is_file() and sums.get(path.name, sha256(path)) != sha256(path):
+    if path.is_file() and path.name in sums and sums[path.name] != sha256(path):
         raise UserError(
             f"{path}: is not as it was collected, so damaged or edited; collect the results again (`snakemake --cores 1 --forcerun collect -- collect`)"
         )

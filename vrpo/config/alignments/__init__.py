@@ -6,7 +6,9 @@ with the class that its options name in `loss`, and its place in `KINDS`.
 
 from __future__ import annotations
 
-from typing import Annotated, Union, get_args
+from functools import reduce
+from operator import or_
+from typing import Annotated, get_args
 
 from pydantic import Field
 
@@ -18,6 +20,6 @@ from vrpo.config.alignments.repa import REPAOptions
 from vrpo.config.alignments.vrpo import VRPOOptions
 
 KINDS = (NoAlignment, REPAOptions, VRPOOptions, IREPAOptions, HASTEOptions, CustomOptions)
-AnyAlignment = Annotated[Union[KINDS], Field(discriminator="kind")]  # noqa: UP007
+AnyAlignment = Annotated[reduce(or_, KINDS), Field(discriminator="kind")]
 ALIGNMENT_NAMES = {get_args(kind.model_fields["kind"].annotation)[0]: kind.title for kind in KINDS if kind.title}
 """{kind: its name in papers}; a custom loss has the name of its row."""
