@@ -1,4 +1,4 @@
-"""What ends a command without a traceback: bad input, which is the user's to mend, and interruption."""
+"""Errors that end a command without a traceback: bad input and interruption."""
 
 BAD_INPUT, INTERRUPTED = 2, 75  # exit statuses; the second is EX_TEMPFAIL: the same command goes on
 

@@ -243,7 +243,7 @@ def _warn_of_missing_locks(mount: str, kind: str, reason: str) -> None:
 
 
 def _holder() -> dict[str, Any]:
-    """What tells this process from all others, now and later, on every host."""
+    """Identity of this process, unique on all hosts and at all times."""
     return {
         "host": socket.gethostname(),
         "pid": os.getpid(),

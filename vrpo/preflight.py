@@ -1,4 +1,4 @@
-"""What an experiment needs, checked before the first long stage: data, weights, disk, locks, GPUs, compiler."""
+"""Checks before the first long stage: data, weights, disk, locks, GPUs, compiler."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class Finding(NamedTuple):
 
     what: str
     found: str
-    """What is there; where something is missing, what and how to fix it."""
+    """State of it; if something is missing, how to fix it."""
     is_missing: bool = False
 
 
 Check = tuple[str, Callable[[], str]]
-"""What is checked, and a function that says what is there or raises a `UserError`."""
+"""Name of a check, and a function that returns the state or raises a `UserError`."""
 
 
 def forbid_downloads() -> None:

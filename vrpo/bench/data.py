@@ -1,4 +1,4 @@
-"""What the way of the data takes: decoding, encoding, and random reads, against the rate that training needs.
+"""Benchmark of the data path: decoding, encoding and random reads, against the rate of training.
 
 Files are generated, so nothing is needed. Page-cached rows are read once before they are measured. The sparse file has the size of a real one but takes
 no disk: 2,048 of its rows, spread over all of it, are read from the page cache, and then random rows of which the kernel makes each when it is first read.

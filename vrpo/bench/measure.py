@@ -1,4 +1,4 @@
-"""What is measured: the parts of a training step, the peak of matrix products, memory."""
+"""Measurements: the parts of a training step, the peak of matrix products, memory."""
 
 from __future__ import annotations
 
@@ -122,6 +122,6 @@ def peak_memory(device: torch.device) -> float:
 
 
 def machine(device: torch.device) -> dict[str, object]:
-    """What the numbers hold for."""
+    """Machine and versions of the measurement."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
     return {"device": name, "threads": torch.get_num_threads(), "torch": torch.__version__}

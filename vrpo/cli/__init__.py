@@ -57,7 +57,8 @@ def refuse_empty(arguments: Sequence[str]) -> None:
 
 
 def _inputs_of(arguments: list[str]) -> dict[str, str]:
-    """What the result will have been made from, in the one process that notes it; a missing input is the command's to tell."""
+    """Inputs that the result is made from, in the one process that notes them; the command reports
+    missing ones."""
     if not is_first():
         return {}
     try:

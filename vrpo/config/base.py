@@ -1,4 +1,4 @@
-"""What every group of options is made of."""
+"""Base class and types of all options."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def _ascending(values: list[T]) -> list[T]:
 
 
 Name = Annotated[str, AfterValidator(_name)]
-"""What becomes part of file names: a run, a sampler, an experiment."""
+"""Name that becomes part of file names, e.g. of a run, a sampler or an experiment."""
 Place = Annotated[str, AfterValidator(_place)]
 """A file or folder, in which a leading `~` is the home folder, or the name of published weights."""
 WorkflowPlace = Annotated[Place, AfterValidator(_without_braces)]

@@ -1,4 +1,4 @@
-"""What an experiment compares and where its scores live, in words: what reports say unless the config gives words of its own."""
+"""Description of an experiment for reports, used unless the config gives its own."""
 
 from __future__ import annotations
 

@@ -225,7 +225,7 @@ class CheckpointOptions(Options):
 
 
 class ResourceOptions(Options):
-    """What each job asks for; on SLURM these become the job's request."""
+    """Requests of each job; on SLURM they go to the queue."""
 
     device: Literal["auto", "cpu", "cuda"] = option("auto", "`auto`: the GPU if there is one")
     gpus: int = option(1, "GPUs of a training job; 0 where there are none; what a config states is never replaced by the CPU", ge=0)
@@ -266,7 +266,7 @@ class ResourceOptions(Options):
 
 
 class ReportOptions(Options):
-    """What figures and tables show."""
+    """Contents of figures and tables."""
 
     title: str | None = option(None, "headline of the report; null: what is compared, on which images")
     metric_space: str | None = option(None, "which feature space the scores live in; stands beside every score; null: as data and evaluation say")

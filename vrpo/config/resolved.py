@@ -1,4 +1,4 @@
-"""What a config resolves to: the networks and runs that stages are given, and what is collected of them."""
+"""Resolved options: networks and runs as stages get them, and what is collected of them."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class RecordedNormalisation(BaseModel):
 
 
 class MilestoneDescription(BaseModel):
-    """What is read of a milestone's description, which may say more."""
+    """Fields that are read of a milestone's description; it may have more."""
 
     run: str
     seed: int
@@ -81,7 +81,7 @@ def milestone_fault(description: Mapping[str, Any]) -> str | None:
 
 
 class CollectedRun(Options):
-    """What the collection of results takes of one run."""
+    """The results of one run that are collected."""
 
     seeds: list[int] = option(..., "training seeds")
     milestones: list[int] = option(..., "steps", "steps")
@@ -89,7 +89,7 @@ class CollectedRun(Options):
 
 
 class CollectOptions(Options):
-    """What is collected for figures and tables (`config/collect.yaml`): changes with the comparison, not with a figure's look."""
+    """Results collected for figures and tables (`config/collect.yaml`); independent of a figure's look."""
 
     grid_images: int = option(..., "images of each run in the grid of samples", "images")
     runs: dict[str, CollectedRun] = option(..., "the comparison, a row a run")

@@ -85,7 +85,7 @@ class SamplerOptions(Options):
 
 
 class EvaluationOptions(Options):
-    """What is measured, with which network, against which reference."""
+    """Scores, their network and their reference."""
 
     network: Literal["inception", "trained"] = option(
         "trained", "`inception`: torch-fidelity's TensorFlow port, as in the papers; `trained`: a classifier fitted on the images"

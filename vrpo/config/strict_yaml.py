@@ -56,7 +56,7 @@ def dump_yaml(content: Any) -> str:
 
 
 class _NodeError(Exception):
-    """What is wrong with a node."""
+    """Fault of a node."""
 
     def __init__(self, node: yaml.Node, message: str) -> None:
         super().__init__(message)
@@ -109,7 +109,7 @@ class _Builder:
         return {**merged, **own}
 
     def _merged(self, node: yaml.Node) -> dict[str, Any]:
-        """What `<<: *anchor` or `<<: [*first, *second]` brings; the first wins."""
+        """Entries that `<<: *anchor` or `<<: [*first, *second]` adds; the first wins."""
         result: dict[str, Any] = {}
         for part in reversed(node.value) if isinstance(node, yaml.SequenceNode) else [node]:
             if not isinstance(part, yaml.MappingNode):

@@ -44,7 +44,7 @@ def _permutation(count: int, seed: int, epoch: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class LatentBatch:
-    """What a step takes of B images: the moments of their latents, labels, and each encoder's tokens."""
+    """Data of B images: the moments of their latents, labels, and each encoder's tokens."""
 
     mean: Tensor  # [B, C, h, w] float32, scaled
     std: Tensor  # [B, C, h, w] float32, scaled
@@ -103,7 +103,7 @@ class TrainingData:
             check_same_images(self.latents, "mean", arrays, "tokens")
 
     def origin(self) -> dict[str, Any]:
-        """What the latents and each encoder's features were made from and by, up to rounding; JSON-able."""
+        """Origin of the latents and of each encoder's features, up to rounding; JSON-able."""
         features = {encoder: _origin(arrays.attributes) for encoder, arrays in self.features.items()}
         return {"latents": _origin(self.latents.attributes), "features": features}
 

@@ -1,4 +1,5 @@
-"""What the files of each stage hold, checked before a stage reads them: a file of another stage, however whole, is refused in one line."""
+"""Contents of each stage's files, checked before a stage reads them; files of other stages are
+refused."""
 
 from __future__ import annotations
 

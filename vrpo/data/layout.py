@@ -1,4 +1,4 @@
-"""What an HDF5 file of this pipeline holds, and where: shapes, types and offsets of its arrays, and its attributes."""
+"""Layout of this pipeline's HDF5 files: shapes, types and offsets of arrays, and attributes."""
 
 from __future__ import annotations
 

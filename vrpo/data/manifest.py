@@ -1,4 +1,4 @@
-"""What is known of a set of images as a whole: its description, and its manifest."""
+"""Description and manifest of a set of images."""
 
 from __future__ import annotations
 

@@ -16,7 +16,8 @@ def scale_name(name: str) -> str:
 
 
 def encode(values: Tensor, storage: str) -> tuple[Tensor, Tensor | None]:
-    """What is stored of `values` `[..., D]` float: stored values `[..., D]` and scales `[...]` float16, whose product is nearest to them, or None.
+    """Stored form of `values` `[..., D]` float: values `[..., D]`, and scales `[...]` float16 or None.
+    Their product is nearest to `values`.
 
     The scale is rounded to float16 before the values are divided by it, so that its own rounding hardly adds to the error.
 

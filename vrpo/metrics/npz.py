@@ -17,7 +17,7 @@ CHUNK = 1 << 20  # bytes
 
 
 class Header(NamedTuple):
-    """What an array says of itself."""
+    """Header of an array."""
 
     shape: tuple[int, ...]
     fortran: bool  # first index fastest

@@ -1,4 +1,5 @@
-"""What samples are compared with: Gaussians of real images' features, and features of some of them for precision, recall and KID.
+"""Reference of the scores: Gaussians of real images' features, and features of some of them for
+precision, recall and KID.
 
 Made from real images, or read from a .npz of statistics: one of `save_reference`, ADM's (`mu`, `sigma`, `mu_s`, `sigma_s` of the whole data
 set, and 10,000 images `arr_0`, which serve for precision, recall and KID only: FID from those would be another number), or a part of that, such

@@ -1,4 +1,4 @@
-"""What becomes of a VAE's latents before a diffusion transformer sees them: a shift and a scale, of all channels or of each."""
+"""Normalisation of VAE latents: a shift and a scale, of all channels or of each."""
 
 from __future__ import annotations
 

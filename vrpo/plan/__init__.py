@@ -1,1 +1,1 @@
-"""What a config implies: result paths, jobs, and the resolved config of each stage."""
+"""Result paths, jobs and resolved configs that follow from a config."""

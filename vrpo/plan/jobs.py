@@ -1,4 +1,4 @@
-"""What an experiment trains, samples, scores and shows."""
+"""The trainings, samples and scores of an experiment."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from vrpo.config.resolved import CollectedRun, CollectOptions
 
 
 def collection(config: ExperimentConfig) -> CollectOptions:
-    """What figures and tables are made of."""
+    """The results that figures and tables use."""
     rows = {}
     for run in config.runs:
         steps = config.milestones_of(run)

@@ -48,7 +48,7 @@ def resolved_files(config: ExperimentConfig) -> dict[Path, Options]:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a workflow was planned with: its experiment, and the text of each resolved config.
+    """A workflow's experiment and the text of each resolved config.
 
     Planning writes nothing. The configs are written by jobs; the plan itself, for the processes in
     which cluster jobs read the Snakefile again, once the results are locked.

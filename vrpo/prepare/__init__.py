@@ -1,1 +1,1 @@
-"""What is made once per data set: the miniature's own networks, latents, encoder features and the critic."""
+"""Stages that run once per data set: latents, encoder features, critic, and the miniature's networks."""

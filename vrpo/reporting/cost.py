@@ -1,4 +1,4 @@
-"""What an experiment costs in GPU hours and disk, from the FLOPs of its networks and the bytes of its files.
+"""Cost of an experiment in GPU hours and disk, from the FLOPs of its networks and the bytes of its files.
 
 What is counted as a FLOP stands in vrpo/models/flops.py; a backward pass takes twice its forward pass.
 """

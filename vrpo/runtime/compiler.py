@@ -15,7 +15,7 @@ CAUSES = {
     r"Python\.h": ("the headers of Python are missing", "install them (Debian: python3-dev)"),
     r"triton installation|No module named 'triton'": ("Triton is missing", "install the triton of this torch"),
 }
-"""What is looked for in an error: the cause, and its remedy."""
+"""Pattern of an error: its cause and remedy."""
 
 
 def require_compiler(device: torch.device, option: str, otherwise: str = "set it to false") -> None:

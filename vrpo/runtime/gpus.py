@@ -30,13 +30,13 @@ class Gpu(NamedTuple):
 
 
 class Gpus(NamedTuple):
-    """What `visible_gpus` found."""
+    """GPUs that `visible_gpus` found."""
 
     devices: tuple[Gpu, ...]
     reason: str = ""
     """Why there are none."""
     variables: tuple[str, ...] = (CUDA,)
-    """What restricts a process to some of them."""
+    """Variables that restrict a process to some of them."""
 
 
 def visible_gpus() -> Gpus:
@@ -85,7 +85,7 @@ def instances_of(listing: str) -> list[str]:
 
 
 def _ask() -> dict[str, Any]:
-    """What `main` prints, in a process of its own."""
+    """Output of `main`, run in a separate process."""
     try:
         answer = subprocess.run([sys.executable, "-P", __file__], capture_output=True, text=True, timeout=PATIENCE, check=True)
     except subprocess.TimeoutExpired:

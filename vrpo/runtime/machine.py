@@ -1,4 +1,4 @@
-"""What a result was computed on: another kind of processor rounds otherwise, and a training amplifies that."""
+"""The processor that computes a result: other kinds round differently, and training amplifies that."""
 
 from __future__ import annotations
 

@@ -62,5 +62,5 @@ def report_error(message: str, status: int) -> None:
 
 
 def reported_error(content: dict[str, Any]) -> tuple[str, int] | None:
-    """What `report_error` wrote, from the parsed file; None for a rank that did not come to that."""
+    """The report of `report_error`, from the parsed file; None if the rank wrote none."""
     return (content["message"]["message"], content["status"]) if "status" in content else None

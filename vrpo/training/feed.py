@@ -27,7 +27,7 @@ MOMENTS = ("mean", "std")
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """What a micro-batch of B rollouts is computed from, on the training's device."""
+    """Inputs of a micro-batch of B rollouts, on the training's device."""
 
     mean: Tensor  # [B, C, h, w] float32
     std: Tensor  # [B, C, h, w] float32
@@ -150,7 +150,7 @@ class Feed:
 
 
 def plan_parts(plan: StepPlan, *, rank: int, world: int, accumulation: int) -> list[StepPlan]:
-    """What `rank` takes of a step: one part for each accumulation step."""
+    """The parts of a step for `rank`, one for each accumulation step."""
     return [plan.part(rank * accumulation + micro, world * accumulation) for micro in range(accumulation)]
 
 

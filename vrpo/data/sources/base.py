@@ -1,4 +1,4 @@
-"""What a source of images is, and how an encoded image becomes a square of pixels."""
+"""The protocol of image sources, and decoding to square images."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ class EncodedSource(ABC):
 
 
 def reason_of(error: Exception) -> str:
-    """What `error` says, in one line; with its type where the text alone (`15`, `index out of range`) would say little."""
+    """The message of `error` in one line; with its type if the text alone says little (`15`)."""
     if isinstance(error, UnidentifiedImageError):
         return "cannot identify its format, or its header is damaged"  # Pillow's own text has an address in memory
     text = " ".join(str(error).split())

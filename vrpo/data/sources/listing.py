@@ -104,7 +104,9 @@ def files_below(root: Path) -> list[Path]:
 
 
 def containers(root: Path, ending: str) -> list[Path]:
-    """What lies in `root` under names that end in `ending`, in either case (or `root` itself, where it is no folder), sorted, without litter.
+    """Sorted files in `root` whose names end in `ending`, in either case, without litter.
+
+    If `root` is no folder, `root` itself.
 
     Raises:
         UserError: `root` cannot be listed, or holds such a file packed or incomplete (`x.tar.gz`).

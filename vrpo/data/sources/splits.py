@@ -60,7 +60,9 @@ def training_folder(folders: Iterable[str], where: str) -> str | None:
 
 
 def training_prefix(names: Sequence[str], where: str, folders: int) -> str:
-    """What the names of the training images in an archive begin with: a common folder, and that of the training split where there are several.
+    """Common prefix of the training images' names in an archive.
+
+    It is a common folder, and that of the training split if there are several.
 
     Args:
         names: of all images in the archive.

@@ -59,7 +59,7 @@ class ClassTokenNetwork:
             return Features(self._network.forward_head(tokens, pre_logits=True).float().cpu())
 
     def describe(self) -> dict[str, Any]:
-        """What the network is."""
+        """Architecture and hash of the network."""
         return {**self._description, "sha256": self.sha256}
 
 

@@ -56,5 +56,5 @@ class ClassifierNetwork:
         return Features(pool.float().cpu(), logits.float().cpu(), spatial.float().cpu())
 
     def describe(self) -> dict[str, Any]:
-        """What the network is."""
+        """Architecture and hash of the network."""
         return {**self._description, "sha256": self.sha256}

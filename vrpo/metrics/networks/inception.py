@@ -61,7 +61,7 @@ class InceptionNetwork:
         return pool.cpu(), logits.cpu(), self._spatial.pop().cpu()
 
     def describe(self) -> dict[str, Any]:
-        """What the network is."""
+        """Name and hash of the network."""
         return {"network": "inception-v3-2015-12-05", "sha256": self.sha256}
 
 

@@ -32,5 +32,5 @@ class FeatureNetwork(Protocol):
         ...
 
     def describe(self) -> dict[str, Any]:
-        """What the network is, JSON-able; networks with equal descriptions give equal features."""
+        """JSON-able description; equal descriptions give equal features."""
         ...
