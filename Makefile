@@ -1,7 +1,7 @@
 # make demo       the whole pipeline in miniature, from images to report.html (minutes on two CPU cores)
 # make test       all tests
 # make lint       formatting and static checks
-# make methods    the method benchmark in miniature: none, REPA, iREPA, HASTE, VRPO and its ablations over several seeds (hours on two CPU cores)
+# make benchmark    the method benchmark in miniature: none, REPA, iREPA, HASTE, VRPO and its ablations over several seeds (hours on two CPU cores)
 # make redraw     all figures, tables and the report again from collected results; FIGURE=fid for one figure or table
 # make docs       the generated option reference
 # make requirements   pin what pyproject.toml asks for
@@ -13,12 +13,12 @@ SHELL := /bin/bash
 PYTHON ?= python3
 CORES ?= all
 CONFIG ?= config/mini.yaml
-FIGURE ?= $$(python -m vrpo.reporting.catalogue) report
+FIGURE ?= $$(python -m vrpo.report.catalogue) report
 VENV := .venv
 STAMP := $(VENV)/.installed
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: help environment demo test lint methods redraw docs requirements
+.PHONY: help environment demo test lint benchmark redraw docs requirements
 
 help:
 	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
@@ -42,8 +42,8 @@ lint: $(STAMP)
 	snakefmt --check Snakefile workflow
 	snakemake --lint
 
-methods: $(STAMP)
-	snakemake --cores $(CORES) --configfile config/mini.yaml config/methods.yaml -- methods
+benchmark: $(STAMP)
+	snakemake --cores $(CORES) --configfile config/mini.yaml config/benchmark.yaml -- benchmark
 
 redraw: $(STAMP)
 	snakemake --cores $(CORES) --configfile $(CONFIG) --allowed-rules resolved_config $(FIGURE) --forcerun $(FIGURE) -- $(FIGURE)

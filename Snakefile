@@ -2,9 +2,9 @@
 #
 #   snakemake --cores all                                        everything, for the default config/mini.yaml
 #   snakemake --cores all figures | tables | report              only those, with what they need
-#   snakemake --cores all fid                                    one of them, by its name in vrpo/reporting/catalogue.py
+#   snakemake --cores all fid                                    one of them, by its name in vrpo/report/catalogue.py
 #   snakemake --cores all prepare | milestones                   data and networks; trained weights
-#   snakemake --cores all --configfile config/mini.yaml config/methods.yaml -- methods        the method benchmark (docs/methods.md)
+#   snakemake --cores all --configfile config/mini.yaml config/benchmark.yaml -- benchmark        the method benchmark (docs/benchmark.md)
 #   snakemake -n --configfile config/imagenet256.yaml --workflow-profile slurm                the paper, planned
 #
 # Behind options that take several values (--configfile, --config, --forcerun), targets follow after `--`.
@@ -26,7 +26,7 @@ include: "workflow/rules/sample.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/representation.smk"
 include: "workflow/rules/report.smk"
-include: "workflow/rules/methods.smk"
+include: "workflow/rules/benchmark.smk"
 
 
 report: "workflow/report/workflow.rst"

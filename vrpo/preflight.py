@@ -124,7 +124,7 @@ def _file(option: str, path: Path) -> str:
 
 
 def _disk(config: ExperimentConfig) -> str:
-    from vrpo.reporting.cost import costs
+    from vrpo.report.cost import costs
 
     try:
         needed = costs(config)[-1].bytes

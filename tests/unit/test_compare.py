@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from vrpo.reporting.claims import CLAIMS
-from vrpo.reporting.compare import (
+from vrpo.report.claims import CLAIMS
+from vrpo.report.compare import (
     Paired,
     Ratio,
     common,

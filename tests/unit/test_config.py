@@ -33,7 +33,7 @@ def refusal(content: dict[str, Any]) -> str:
 
 SCORING = {"eta": 0.1, "rewards": {"fidelity": {"score": 1.0}}}
 OVER = {  # what a config that is not whole lies over
-    "methods.yaml": ["mini.yaml"],
+    "benchmark.yaml": ["mini.yaml"],
     "ablations.yaml": ["imagenet256.yaml"],
 }
 

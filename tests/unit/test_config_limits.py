@@ -46,9 +46,9 @@ EXTREMES = [
 def bases() -> tuple[dict[str, Any], dict[str, Any]]:
     """Whole contents with every option: one with rows, one with a method benchmark."""
     rows = {**deep_merge(MINI, ONE_OF_EACH), "runs": {"dit": MINI["runs"]["dit-vrpo"], "sit": {**MINI["runs"]["sit-repa"], "seeds": [3], "milestones": [7]}}}
-    methods = read_yaml(ROOT / "config/methods.yaml")
+    methods = read_yaml(ROOT / "config/benchmark.yaml")
     few = {"processes": ["sit"], "ablations": [], "ablation_processes": None, "diagnosed": None}
-    benchmark = deep_merge(deep_merge(MINI, methods), {"methods": few})
+    benchmark = deep_merge(deep_merge(MINI, methods), {"benchmark": few})
     return tuple(parse_experiment(content, "base").model_dump(mode="json") for content in (rows, benchmark))
 
 
@@ -174,9 +174,9 @@ def test_refusals(sections: dict[str, Any], words: list[str]) -> None:
 
 
 def test_a_refused_benchmark_is_one_line_without_runs() -> None:
-    content = deep_merge(MINI, read_yaml(ROOT / "config/methods.yaml"))
+    content = deep_merge(MINI, read_yaml(ROOT / "config/benchmark.yaml"))
     del content["runs"]
-    for path, value in [(("methods", "compared"), "none"), (("methods", "model"), "mini/0"), (("milestones",), [])]:
+    for path, value in [(("benchmark", "compared"), "none"), (("benchmark", "model"), "mini/0"), (("milestones",), [])]:
         with pytest.raises(UserError) as caught:
             parse_experiment(with_value(content, path, value), "some.yaml")
         assert ".".join(path) in str(caught.value) and "\n" not in str(caught.value), caught.value

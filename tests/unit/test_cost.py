@@ -8,7 +8,7 @@ from vrpo.config import load_experiment
 from vrpo.config.alignments.base import SpatialOptions
 from vrpo.config.options import EncoderOptions
 from vrpo.errors import UserError
-from vrpo.reporting.cost import costs, describe_cost, encoder_tokens, network_evaluations, parameters, run_flops, training_flops
+from vrpo.report.cost import costs, describe_cost, encoder_tokens, network_evaluations, parameters, run_flops, training_flops
 
 ROOT = Path(__file__).parents[2]
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import jinja2
 import pytest
-from test_reporting import FIGURES, ROOT, collected, metrics_frame
+from test_report import FIGURES, ROOT, collected, metrics_frame
 from typer.testing import CliRunner
 
 from vrpo.cli import app
@@ -17,12 +17,12 @@ from vrpo.errors import UserError
 from vrpo.files import write_text
 from vrpo.plan.paths import Paths
 from vrpo.plan.resolved import resolved_files
-from vrpo.reporting import style
-from vrpo.reporting.catalogue import find, report_entries
-from vrpo.reporting.cost import costs, describe_cost
-from vrpo.reporting.formatting import latex, markdown
-from vrpo.reporting.report import write_report
-from vrpo.reporting.results import read_metrics
+from vrpo.report import style
+from vrpo.report.catalogue import find, report_entries
+from vrpo.report.cost import costs, describe_cost
+from vrpo.report.formatting import latex, markdown
+from vrpo.report.report import write_report
+from vrpo.report.results import read_metrics
 
 OWN = {"source": "folder", "root": "/data/flowers/train", "num_classes": 5, "resolution": 64}
 FOREIGN = r"(?<!first )digit|miniature|handwritten|ImageNet 256|own small"  # of the demo, of the paper
@@ -132,7 +132,7 @@ def test_cost_counts_the_images_that_there_are(tmp_path):
 
 
 def test_no_sentence_about_the_demo_is_left_in_the_code():
-    places = [*(ROOT / "vrpo/reporting").rglob("*"), *(ROOT / "vrpo/metrics").glob("*.py"), *(ROOT / "workflow/report").glob("*")]
+    places = [*(ROOT / "vrpo/report").rglob("*"), *(ROOT / "vrpo/metrics").glob("*.py"), *(ROOT / "workflow/report").glob("*")]
     texts = {path: path.read_text() for path in places if path.suffix in (".py", ".md", ".html", ".rst")}
     assert len(texts) > 30
     assert not [str(path) for path, text in texts.items() if re.search("miniature|handwritten|classifier of digits", text, re.IGNORECASE)]

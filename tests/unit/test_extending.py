@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from methods_fixtures import metrics_of, write_collected
+from benchmark_fixtures import metrics_of, write_collected
 from typer.testing import CliRunner
 
 from vrpo.alignment.base import AlignmentBatch, AlignmentContext
@@ -26,12 +26,12 @@ from vrpo.errors import UserError
 from vrpo.models.checkpoints import load_milestone, save_network
 from vrpo.models.critic import LatentCritic
 from vrpo.models.encoder import VisualEncoder, create_network
-from vrpo.reporting import catalogue
+from vrpo.report import catalogue
 from vrpo.training.run import train
 
 TEXT = (Path(__file__).parents[2] / "docs/extending.md").read_text(encoding="utf-8")
 MODULES = dict(re.findall(r"`(\w+\.py)`, beside the Snakefile:\n\n```python\n(.*?)```", TEXT, re.DOTALL))
-FIGURE = re.search(r"`vrpo/reporting/(\w+)\.py`:\n\n```python\n(.*?)```.*?```python\n(figure.*?)```", TEXT, re.DOTALL)
+FIGURE = re.search(r"`vrpo/report/(\w+)\.py`:\n\n```python\n(.*?)```.*?```python\n(figure.*?)```", TEXT, re.DOTALL)
 ROWS = re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
 COUNT, LATENT = 12, (4, 8, 8)
 
@@ -117,7 +117,7 @@ def test_every_documented_run_is_tested(config: ExperimentConfig) -> None:
 def test_the_documented_figure_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A module of the package and an entry of the catalogue, drawn by `python -m vrpo figure`."""
     module, function, entry = FIGURE.groups()
-    spec = importlib.util.spec_from_loader(f"vrpo.reporting.{module}", loader=None)
+    spec = importlib.util.spec_from_loader(f"vrpo.report.{module}", loader=None)
     monkeypatch.setitem(sys.modules, spec.name, importlib.util.module_from_spec(spec))
     exec(function, vars(sys.modules[spec.name]))
     more = [*catalogue.CATALOGUE, eval(entry, vars(catalogue))]

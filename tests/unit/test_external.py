@@ -18,9 +18,9 @@ from vrpo.models.checkpoints import load_milestone
 from vrpo.models.official import import_checkpoint
 from vrpo.models.transformer import build_transformer, position_embedding
 from vrpo.plan.jobs import evaluations, shown
-from vrpo.reporting.collect import _names
-from vrpo.reporting.cost import costs
-from vrpo.reporting.results import last_milestone, main_sampler, read_metrics
+from vrpo.report.collect import _names
+from vrpo.report.cost import costs
+from vrpo.report.results import last_milestone, main_sampler, read_metrics
 
 
 def experiment(**checkpoints: dict[str, Any]) -> ExperimentConfig:

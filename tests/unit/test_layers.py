@@ -25,7 +25,8 @@ ROOMS = [
     "sampling",
     "metrics",
     "bench",
-    "reporting",
+    "report",
+    "benchmark",
     "preflight",
     "cli",
 ]
@@ -85,22 +86,24 @@ def test_processes_and_alignment_do_not_know_each_other() -> None:
             assert not [module for _, module in imports(path) if module.startswith("vrpo.processes")], path
 
 
-@pytest.mark.parametrize("room", ["config", "reporting"])
+@pytest.mark.parametrize("room", ["config", "report", "benchmark"])
 def test_no_torch(room: str) -> None:
     for path in (PACKAGE / room).rglob("*.py"):
         assert not [module for _, module in imports(path) if module.split(".")[0] in ("torch", "torchvision", "timm")], path
 
 
-def test_importing_config_and_reporting_loads_no_torch() -> None:
+def test_importing_config_and_report_loads_no_torch() -> None:
     names = [
-        ".".join(["vrpo", *path.relative_to(PACKAGE).with_suffix("").parts]) for room in ("config", "reporting") for path in (PACKAGE / room).rglob("[a-z]*.py")
+        ".".join(["vrpo", *path.relative_to(PACKAGE).with_suffix("").parts])
+        for room in ("config", "report", "benchmark")
+        for path in (PACKAGE / room).rglob("[a-z]*.py")
     ]
     loaded = loaded_by([*names, "vrpo.cli"])
     assert not loaded & {"torch", "timm", "diffusers"}
 
 
 def test_the_catalogue_is_read_without_loading_what_draws() -> None:
-    assert not loaded_by(["vrpo.reporting.catalogue"]) & {"matplotlib", "pandas", "numpy", "torch", "pydantic"}
+    assert not loaded_by(["vrpo.report.catalogue"]) & {"matplotlib", "pandas", "numpy", "torch", "pydantic"}
 
 
 def loaded_by(names: list[str]) -> set[str]:

@@ -13,7 +13,7 @@ from vrpo.metrics.inputs import open_images
 from vrpo.metrics.networks.loading import load_network
 from vrpo.metrics.npz import NpzFile
 from vrpo.metrics.reference import compute_reference, load_reference
-from vrpo.reporting.results import read_samples
+from vrpo.report.results import read_samples
 
 POOL, SPATIAL = 16, 112  # features of the fixture's network
 

@@ -22,7 +22,7 @@ from vrpo.models.checkpoints import load_milestone, read_milestone
 from vrpo.models.official import export_checkpoint, import_checkpoint
 from vrpo.models.projector import ConvolutionalProjector, Projector
 from vrpo.models.transformer import build_transformer, position_embedding
-from vrpo.reporting.collect import _names
+from vrpo.report.collect import _names
 
 VALUES = golden.load("networks")
 WIDTH, TOKEN_WIDTH = 48, 24

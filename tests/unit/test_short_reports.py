@@ -8,21 +8,21 @@ import pandas as pd
 import pytest
 from metrics_fixtures import make_images
 from PIL import Image
-from test_reporting import FIGURES, MINIATURE, ROOT, collected, metrics_frame
+from test_report import FIGURES, MINIATURE, ROOT, collected, metrics_frame
 
 from vrpo.config.reading import deep_merge, parse_experiment, read_yaml
 from vrpo.data.arrays import ArrayWriter
 from vrpo.errors import UserError
 from vrpo.files import write_text
 from vrpo.plan.paths import Paths
-from vrpo.reporting import style
-from vrpo.reporting.catalogue import find
-from vrpo.reporting.claims import ONE_MILESTONE, ONE_SEED, gains, headline, judge
-from vrpo.reporting.collect import collect
-from vrpo.reporting.diagnostics import compare
-from vrpo.reporting.draw import draw
-from vrpo.reporting.report import write_report
-from vrpo.reporting.results import read_diagnostics, read_metrics, read_protocol, read_samples, read_speed, seeds_text
+from vrpo.report import style
+from vrpo.report.catalogue import find
+from vrpo.report.claims import ONE_MILESTONE, ONE_SEED, gains, headline, judge
+from vrpo.report.collect import collect
+from vrpo.report.diagnostics import compare
+from vrpo.report.draw import draw
+from vrpo.report.report import write_report
+from vrpo.report.results import read_diagnostics, read_metrics, read_protocol, read_samples, read_speed, seeds_text
 
 
 def written(name, folder, tmp_path):

@@ -9,7 +9,7 @@ import traceback
 from pathlib import Path
 from typing import NoReturn
 
-from vrpo.reporting.catalogue import CATALOGUE
+from vrpo.report.catalogue import CATALOGUE
 
 ROOT = Path(__file__).parents[2]
 TINY = ROOT / "tests/workflow/tiny.yaml"

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from running import ROOT
 
-from vrpo.reporting.catalogue import CATALOGUE
+from vrpo.report.catalogue import CATALOGUE
 
 pytestmark = [pytest.mark.workflow, pytest.mark.timeout(900)]
 
@@ -78,9 +78,9 @@ def imported(python: Path, *prefixes: str) -> list[str]:
 
 
 def test_the_report_environment_has_what_its_commands_import(tmp_path: Path) -> None:
-    assert commands_of("report") == {"collect", "figure", "table", "report", "methods", "methods-snapshot"}
+    assert commands_of("report") == {"collect", "figure", "table", "report", "benchmark", "benchmark-snapshot"}
     python = make("report", tmp_path)
-    assert "vrpo.reporting.collect" in imported(python, "vrpo.reporting", "vrpo.config", "vrpo.cli")
+    assert "vrpo.report.collect" in imported(python, "vrpo.report", "vrpo.config", "vrpo.cli")
     torch = subprocess.run([python, "-c", "import torch"], capture_output=True)
     assert torch.returncode, "the report needs no torch; with it, the environment would prove nothing"
 

@@ -14,7 +14,7 @@ import pytest
 from running import DRAWN, clone, command, environment, snakemake, whole
 
 from vrpo.files import exclusive_lock
-from vrpo.reporting.catalogue import report_entries
+from vrpo.report.catalogue import report_entries
 
 pytestmark = [pytest.mark.workflow, pytest.mark.timeout(900)]
 

@@ -59,14 +59,14 @@ def test_shards_are_jobs_of_their_own(tmp_path: Path) -> None:
 
 
 def test_the_method_benchmark_is_planned(tmp_path: Path) -> None:
-    configs = ROOT / "config/mini.yaml", ROOT / "config/methods.yaml"
+    configs = ROOT / "config/mini.yaml", ROOT / "config/benchmark.yaml"
     experiment = load_experiment(*configs)
-    result = plan(tmp_path, "--quiet", "rules", "--", "methods", config=configs)
+    result = plan(tmp_path, "--quiet", "rules", "--", "benchmark", config=configs)
     assert result.returncode == 0, whole(result)[-4000:]
     planned = stats(whole(result))
     scored = list(evaluations(experiment))
     assert planned["train"] == planned["sample"] == planned["evaluate"] == len(scored)
-    assert planned["fit_extra_evaluation"] == planned["collect"] == planned["methods"] == 1
+    assert planned["fit_extra_evaluation"] == planned["collect"] == planned["benchmark"] == 1
 
 
 @pytest.mark.parametrize("shards", [1, 2])
@@ -95,24 +95,24 @@ LIMITED = "processes={dit-3: {kind: ddpm, loss_weight_limit: 3.0}, dit-10: {kind
 
 @pytest.mark.parametrize(
     ("changes", "processes"),
-    [([], 1), (["methods={processes: [dit]}"], 1), ([LIMITED, "methods={processes: [dit, dit-3, dit-10]}"], 3)],
+    [([], 1), (["benchmark={processes: [dit]}"], 1), ([LIMITED, "benchmark={processes: [dit, dit-3, dit-10]}"], 3)],
     ids=["sit", "dit", "weighted"],
 )
 def test_ablations_at_the_papers_scale_are_planned(changes: list[str], processes: int, tmp_path: Path) -> None:
     configs = ROOT / "config/imagenet256.yaml", ROOT / "config/ablations.yaml"
     options = ["--quiet", "rules", "--workflow-profile", "slurm", "--config", f"results={tmp_path}", *changes]
-    result = plan(ROOT, *options, "--", "methods", config=configs)
+    result = plan(ROOT, *options, "--", "benchmark", config=configs)
     assert result.returncode == 0, whole(result)[-4000:]
     planned = stats(whole(result))
-    methods = load_experiment(*configs).methods
-    assert planned["train"] == processes * 5 * (3 * len(methods.compared) + len(methods.ablations))
+    benchmark = load_experiment(*configs).benchmark
+    assert planned["train"] == processes * 5 * (3 * len(benchmark.compared) + len(benchmark.ablations))
     assert planned["encode_features"] == 16 * planned["fit_critic"] == 16 * 4
 
 
 def test_the_method_benchmark_is_refused_where_there_is_none(tmp_path: Path) -> None:
-    result = plan(tmp_path, "--", "methods")
+    result = plan(tmp_path, "--", "benchmark")
     assert result.returncode == 2
-    assert whole(result).splitlines()[-1].startswith("vrpo: error: methods: this config has no section `methods`")
+    assert whole(result).splitlines()[-1].startswith("vrpo: error: benchmark: this config has no section `benchmark`")
     assert "Traceback" not in whole(result)
 
 

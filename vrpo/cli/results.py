@@ -19,7 +19,7 @@ def collect(
 ) -> None:
     """Gather scores, training histories and sample grids: all that figures and tables read."""
     from vrpo.config import load_experiment
-    from vrpo.reporting.collect import collect as collect_results
+    from vrpo.report.collect import collect as collect_results
 
     collect_results(load_experiment(*config), output_folder)
 
@@ -29,7 +29,7 @@ def figure(name: Annotated[str, typer.Argument(help="which figure")], config: Co
     """Draw a figure from collected results (.pdf, .png and the .csv behind it)."""
     from vrpo.config import load_resolved
     from vrpo.config.options import ReportOptions
-    from vrpo.reporting.draw import draw
+    from vrpo.report.draw import draw
 
     draw("figure", name, load_resolved(ReportOptions, config), collected, output)
 
@@ -39,7 +39,7 @@ def table(name: Annotated[str, typer.Argument(help="which table")], config: Conf
     """Write a table from collected results (.csv, .md and .tex)."""
     from vrpo.config import load_resolved
     from vrpo.config.options import ReportOptions
-    from vrpo.reporting.draw import draw
+    from vrpo.report.draw import draw
 
     draw("table", name, load_resolved(ReportOptions, config), collected, output)
 
@@ -49,45 +49,45 @@ def report(config: Config, folder: Annotated[Path, typer.Option(help="results of
     """Write report.html: figures, tables and provenance in one file."""
     from vrpo.config import load_resolved
     from vrpo.config.options import ReportOptions
-    from vrpo.reporting.report import write_report
+    from vrpo.report.report import write_report
 
     write_report(load_resolved(ReportOptions, config), folder, output)
 
 
-@app.command("methods")
-def methods(
+@app.command("benchmark")
+def benchmark(
     config: Config,
     report_config: Annotated[Path, typer.Option(help="resolved config of the report")],
     collected: Collected,
     output_folder: Annotated[Path, typer.Option(help="folder of the benchmark's tables, figures and verdict")],
 ) -> None:
     """Write the method benchmark's tables, figures and verdict from collected results."""
+    from vrpo.benchmark.page import write_benchmark
     from vrpo.config import load_resolved
-    from vrpo.config.methods import MethodsOptions
+    from vrpo.config.benchmark import BenchmarkOptions
     from vrpo.config.options import ReportOptions
-    from vrpo.reporting.methods_report import write_methods
 
-    write_methods(load_resolved(MethodsOptions, config), load_resolved(ReportOptions, report_config), collected, output_folder)
+    write_benchmark(load_resolved(BenchmarkOptions, config), load_resolved(ReportOptions, report_config), collected, output_folder)
 
 
-@app.command("methods-snapshot")
-def methods_snapshot(
+@app.command("benchmark-snapshot")
+def benchmark_snapshot(
     config: Annotated[list[Path], typer.Option(help="the experiment's config file; several are merged, later ones win")],
-    output_folder: Annotated[Path, typer.Option(help="folder that the small results are copied to, e.g. docs/methods")],
+    output_folder: Annotated[Path, typer.Option(help="folder that the small results are copied to, e.g. docs/benchmark")],
 ) -> None:
     """Copy the method benchmark's small results, with provenance and machine, where they can be committed."""
+    from vrpo.benchmark.snapshot import write_snapshot
     from vrpo.config import load_experiment
-    from vrpo.reporting.snapshot import write_snapshot
 
     write_snapshot(load_experiment(*config), output_folder)
 
 
-@app.command("methods-redraw")
-def methods_redraw(
-    folder: Annotated[Path, typer.Argument(help="a snapshot, e.g. docs/methods")],
+@app.command("benchmark-redraw")
+def benchmark_redraw(
+    folder: Annotated[Path, typer.Argument(help="a snapshot, e.g. docs/benchmark")],
 ) -> None:
     """Compute a snapshot's tables, verdict and figures of scores again, from its own CSVs."""
-    from vrpo.reporting.snapshot import redraw_snapshot
+    from vrpo.benchmark.snapshot import redraw_snapshot
 
     redraw_snapshot(folder)
 
@@ -99,7 +99,7 @@ def cost(
 ) -> None:
     """Compute the GPU hours and the disk that an experiment takes."""
     from vrpo.config import load_experiment
-    from vrpo.reporting.cost import describe_cost
+    from vrpo.report.cost import describe_cost
 
     typer.echo(describe_cost(load_experiment(*config), images=images))
 

@@ -57,7 +57,7 @@ def shown(config: ExperimentConfig) -> Iterator[tuple[str, int, int, str]]:
     Of each run the first seed, the last milestone and the first sampler; of a method benchmark the
     runs of the comparison, once there is one.
     """
-    compared = [run for process in config.methods.processes for run in config.methods.compared_runs(process)] if config.methods else []
+    compared = [run for process in config.benchmark.processes for run in config.benchmark.compared_runs(process)] if config.benchmark else []
     for run in compared or config.runs:
         last = config.milestones_of(run)[-1]
         yield run, config.seeds_of(run)[0], last, config.samplers_of(run)[0]

@@ -134,7 +134,7 @@ class Paths:
     @property
     def benchmark(self) -> Path:
         """Folder of the method benchmark's figures and tables."""
-        return self.folder / "methods"
+        return self.folder / "benchmark"
 
 
 def _evaluation(run: str, seed: int | str, step: int | str, sampler: str, suffix: str) -> str:

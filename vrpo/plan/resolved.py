@@ -36,7 +36,7 @@ def resolved_files(config: ExperimentConfig) -> dict[Path, Options]:
         "experiment": config,
         "collect": collection(config),
         "report": described_report(config),
-        "methods": config.methods,
+        "benchmark": config.benchmark,
         "representation": config.representation,
         **{f"encoders/{name}": encoder for name, encoder in config.encoders.items()},
         **{f"samplers/{name}": sampler for name, sampler in config.samplers.items()},

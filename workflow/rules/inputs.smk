@@ -160,6 +160,6 @@ def checkpoint_file(wildcards):
     return file if imported else existing(f"checkpoints.{wildcards.checkpoint}.file", file)
 
 
-def no_methods(wildcards):
+def no_benchmark(wildcards):
     """Input of the method benchmark's targets where there is none."""
-    refuse("methods: this config has no section `methods`; add one: --configfile config/mini.yaml config/methods.yaml")
+    refuse("benchmark: this config has no section `benchmark`; add one: --configfile config/mini.yaml config/benchmark.yaml")

@@ -1,6 +1,6 @@
 # Results collected into small files, one rule for each entry of the catalogue, and the report.
 from vrpo.config.described import described_report
-from vrpo.reporting.catalogue import CATALOGUE, COLLECTED
+from vrpo.report.catalogue import CATALOGUE, COLLECTED
 
 config["report"] = described_report(EXPERIMENT).model_dump()  # for workflow/report/workflow.rst
 config["captions"] = {entry.name: f"{entry.title}. {entry.caption}" for entry in CATALOGUE}  # entry.rst

@@ -40,7 +40,7 @@ class VRPOOptions(ProjectedOptions):
         lambda: RewardsOptions(fidelity=RewardOptions(pathwise=0.05)),
         "weights of the rewards, all of them: what is not given is 0. Without it: `fidelity: {pathwise: 0.05}`, as the method benchmark's rule gave",
     )
-    eta: float = option(0.0, "weight of the policy term; 0: no rollout's advantage is used, as the method benchmark's rule gave (docs/methods.md)", ge=0)
+    eta: float = option(0.0, "weight of the policy term; 0: no rollout's advantage is used, as the method benchmark's rule gave (docs/benchmark.md)", ge=0)
     beta: float = option(1.0, "weight of the KL anchor to the encoder's representation; eta 0 and beta 1 without pathwise rewards is REPA", ge=0)
     kappa: float = option(1.0, "concentration of the representation policy: log pi(y|s) = kappa * mean_n cos(mu_n, y_n) + const", gt=0)
     old_policy: Literal["none", "ema"] = option(

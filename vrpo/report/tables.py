@@ -9,10 +9,10 @@ import pandas as pd
 
 from vrpo.config.options import ReportOptions
 from vrpo.errors import UserError
-from vrpo.reporting import claims
-from vrpo.reporting.compare import interval_note
-from vrpo.reporting.formatting import Table, cell, factors, intervals, space_text, steps_text
-from vrpo.reporting.results import last_milestone, main_sampler, read_metrics
+from vrpo.report import claims
+from vrpo.report.compare import interval_note
+from vrpo.report.formatting import Table, cell, factors, intervals, space_text, steps_text
+from vrpo.report.results import last_milestone, main_sampler, read_metrics
 
 SCORES = {
     "fid": ("FID", 2, -1),

@@ -1,6 +1,6 @@
 """Numbers of the method benchmark: the search and its rule, the comparison, the ablations.
 
-The rule and the budget are in docs/methods.md, the paired comparisons in `compare`.
+The rule and the budget are in docs/benchmark.md, the paired comparisons in `compare`.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import numpy as np
 import pandas as pd
 
 from vrpo.config.alignments import ALIGNMENT_NAMES
-from vrpo.config.methods import SEARCH, MethodsOptions, run_name, search_name
+from vrpo.config.benchmark import SEARCH, BenchmarkOptions, run_name, search_name
 from vrpo.config.options import ReportOptions
 from vrpo.errors import UserError
-from vrpo.reporting.compare import by_seed, paired_gain, paired_speedup
-from vrpo.reporting.results import main_sampler, read_csv, read_metrics, read_speed
+from vrpo.report.compare import by_seed, paired_gain, paired_speedup
+from vrpo.report.results import main_sampler, read_csv, read_metrics, read_speed
 
 TIE = 0.01  # candidates whose score is within this part of the best one's are equally good
 METHODS = ("repa", "vrpo")  # that are searched
@@ -43,7 +43,7 @@ class Benchmark:
         UserError: a run that a number needs lacks a seed, a milestone or a score.
     """
 
-    options: MethodsOptions
+    options: BenchmarkOptions
     report: ReportOptions
     folder: Path
 
@@ -99,9 +99,9 @@ class Benchmark:
             taken = rows.loc[rows["rule"], "candidate"].iloc[0]
             named = getattr(self.options.chosen, method, None)
             if named is None:
-                sentences.append(f"`methods.chosen.{method}` is not set; the rule gives `{taken}`.")
+                sentences.append(f"`benchmark.chosen.{method}` is not set; the rule gives `{taken}`.")
             elif named != taken:
-                which = f"`methods.chosen.{method}` is `{named}`, the rule gives `{taken}`"
+                which = f"`benchmark.chosen.{method}` is `{named}`, the rule gives `{taken}`"
                 end = f"What follows is for `{named}`."
                 sentences.append(f"The config and the rule disagree: {which}. {end}")
         return sentences
@@ -186,19 +186,19 @@ class Benchmark:
         """A run's scores by seed, with all seeds that it should have."""
         rows = main_sampler(self.metrics)
         rows = rows[rows["run"] == run]
-        again = "in the collected results; run the benchmark to its end (`snakemake methods`)"
+        again = "in the collected results; run the benchmark to its end (`snakemake benchmark`)"
         if rows.empty or score not in rows or rows[score].isna().any():
-            raise UserError(f"methods: run `{run}` has no score `{score}` {again}")
+            raise UserError(f"benchmark: run `{run}` has no score `{score}` {again}")
         searched = run.startswith(SEARCH)
         seeds = self.options.search_seeds if searched else self.options.verdict_seeds
         table = by_seed(rows, score).reindex(seeds)
         if len(partial := table.index[table.isna().any(axis=1)]):
             which = f"run `{run}` lacks scores `{score}` of seed {partial[0]}"
-            raise UserError(f"methods: {which} {again}")
+            raise UserError(f"benchmark: {which} {again}")
         return table
 
 
-def searched_columns(options: MethodsOptions) -> dict[str, tuple[str, int]]:
+def searched_columns(options: BenchmarkOptions) -> dict[str, tuple[str, int]]:
     """{column of `Benchmark.searched`: (process, seed)}."""
     pairs = product(options.processes, options.search_seeds)
     return {f"{process}_{seed}": (process, seed) for process, seed in pairs}

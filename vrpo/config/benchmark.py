@@ -1,4 +1,4 @@
-"""Options of the method benchmark: who competes, on which seeds, and who looks at which score (docs/methods.md)."""
+"""Options of the method benchmark: who competes, on which seeds, and who looks at which score (docs/benchmark.md)."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class ChosenOptions(Options):
     vrpo: str = option(..., "alignment of kind `vrpo`, the same; ablations are compared with it")
 
 
-class MethodsOptions(Options):
-    """The method benchmark (`make methods`, docs/methods.md). Its runs are generated and take the place of `runs`."""
+class BenchmarkOptions(Options):
+    """The method benchmark (`make benchmark`, docs/benchmark.md). Its runs are generated and take the place of `runs`."""
 
     model: str = option(..., "size and patch of every run, as in `runs`")
     processes: list[Name] = option(..., "keys of `processes` that methods are searched and compared on: one setting for all", min_length=1)
@@ -47,7 +47,7 @@ class MethodsOptions(Options):
     ablation_milestones: Literal["all", "last"] = option("last", "score ablations at every milestone, or only at the last, which their table is about")
 
     @model_validator(mode="after")
-    def _fair(self) -> MethodsOptions:
+    def _fair(self) -> BenchmarkOptions:
         if len(set(self.verdict_seeds)) < max(LEAST_VERDICT_SEEDS, len(self.verdict_seeds)):
             raise ValueError(f"`verdict_seeds` {self.verdict_seeds} must be {LEAST_VERDICT_SEEDS} or more, all different; correct them")
         if len(set(self.search_seeds)) < len(self.search_seeds):

@@ -15,9 +15,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from vrpo.config.options import ReportOptions
-from vrpo.reporting import style
-from vrpo.reporting.curves import curves, say_seeds
-from vrpo.reporting.results import over_seeds, read_diagnostics, read_metrics
+from vrpo.report import style
+from vrpo.report.curves import curves, say_seeds
+from vrpo.report.results import over_seeds, read_diagnostics, read_metrics
 
 MOMENTS = (0.1, 0.4, 1.0)  # parts of the training, drawn from light to dark
 STRENGTHS = (0.3, 0.6, 1.0)

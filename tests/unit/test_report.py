@@ -14,14 +14,14 @@ from PIL import Image
 
 from vrpo.config.options import ReportOptions
 from vrpo.errors import UserError
-from vrpo.reporting import style
-from vrpo.reporting.catalogue import BENCHMARK, CATALOGUE, COLLECTED, Entry, report_entries
-from vrpo.reporting.claims import gains, headline, judge
-from vrpo.reporting.collect import over_stretches
-from vrpo.reporting.diagnostics import compare
-from vrpo.reporting.draw import draw
-from vrpo.reporting.report import write_report
-from vrpo.reporting.results import last_milestone, main_sampler, read_diagnostics, read_metrics
+from vrpo.report import style
+from vrpo.report.catalogue import BENCHMARK, CATALOGUE, COLLECTED, Entry, report_entries
+from vrpo.report.claims import gains, headline, judge
+from vrpo.report.collect import over_stretches
+from vrpo.report.diagnostics import compare
+from vrpo.report.draw import draw
+from vrpo.report.report import write_report
+from vrpo.report.results import last_milestone, main_sampler, read_diagnostics, read_metrics
 
 ROOT = Path(__file__).parents[2]
 MINIATURE = ReportOptions(metric_space="miniature: made up")
@@ -313,10 +313,10 @@ def test_an_entry_reads_what_it_needs_and_nothing_else(entry: Entry, three_seeds
 
 
 def test_the_makefile_asks_the_catalogue() -> None:
-    words = [sys.executable, "-m", "vrpo.reporting.catalogue"]
+    words = [sys.executable, "-m", "vrpo.report.catalogue"]
     printed = subprocess.run(words, capture_output=True, text=True, check=True, cwd=ROOT).stdout
     assert printed.split() == [*FIGURES, *TABLES]
-    assert "FIGURE ?= $$(python -m vrpo.reporting.catalogue) report\n" in (ROOT / "Makefile").read_text()
+    assert "FIGURE ?= $$(python -m vrpo.report.catalogue) report\n" in (ROOT / "Makefile").read_text()
 
 
 def test_bad_input_is_named(one_seed: Path, tmp_path: Path) -> None:

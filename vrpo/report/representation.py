@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from vrpo.config.options import ReportOptions
-from vrpo.reporting import style
-from vrpo.reporting.curves import lines, seeds_and_bands
-from vrpo.reporting.results import over_seeds, read_representation
+from vrpo.report import style
+from vrpo.report.curves import lines, seeds_and_bands
+from vrpo.report.results import over_seeds, read_representation
 
 PROBE = "probe_accuracy"
 CKNNA = "cknna_"

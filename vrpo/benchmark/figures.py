@@ -7,13 +7,13 @@ from itertools import product
 import pandas as pd
 from matplotlib.figure import Figure
 
-from vrpo.config.methods import run_name
-from vrpo.reporting import style
-from vrpo.reporting.curves import curves, say_seeds
-from vrpo.reporting.diagnostics import compare
-from vrpo.reporting.methods import Benchmark
-from vrpo.reporting.methods_verdict import score_name
-from vrpo.reporting.results import main_sampler, over_seeds, read_diagnostics, read_speed
+from vrpo.benchmark.numbers import Benchmark
+from vrpo.benchmark.verdict import score_name
+from vrpo.config.benchmark import run_name
+from vrpo.report import style
+from vrpo.report.curves import curves, say_seeds
+from vrpo.report.diagnostics import compare
+from vrpo.report.results import main_sampler, over_seeds, read_diagnostics, read_speed
 
 
 def against_steps(benchmark: Benchmark) -> tuple[Figure, pd.DataFrame]:

@@ -4,7 +4,7 @@ Snakemake's targets and captions, `make redraw`, the report and the benchmark ar
 To add a figure, add an entry and write its function (docs/extending.md). Functions are named, not
 imported, so that planning a workflow loads neither matplotlib nor pandas.
 
-`python -m vrpo.reporting.catalogue` prints the names of the report's figures and tables.
+`python -m vrpo.report.catalogue` prints the names of the report's figures and tables.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from vrpo.errors import UserError
 
 if TYPE_CHECKING:
-    from vrpo.config.methods import MethodsOptions
+    from vrpo.config.benchmark import BenchmarkOptions
 
 COLLECTED = (  # the files that `collect` writes, see there
     *("metrics.csv", "training.csv", "diagnostics.csv", "speed.csv", "representation.csv"),
@@ -73,93 +73,93 @@ CATALOGUE = [
     figure(
         "fid",
         "FID against training steps",
-        "vrpo.reporting.figures:fid",
+        "vrpo.report.figures:fid",
         "Lower is better. Each point is a milestone, sampled with its averaged weights.",
     ),
     figure(
         "losses",
         "Denoising and alignment loss against training steps",
-        "vrpo.reporting.figures:losses",
+        "vrpo.report.figures:losses",
         "Alignment: mean negative cosine before its weight. SiT and DiT have different targets.",
         needs=("training.csv",),
     ),
     figure(
         "rewards",
         "Rewards of VRPO against training steps",
-        "vrpo.reporting.figures:rewards",
+        "vrpo.report.figures:rewards",
         "Raw values; the method uses them standardised at their noise level.",
         needs=("training.csv",),
     ),
     figure(
         "samples",
         "Samples of every run at its last milestone",
-        "vrpo.reporting.figures:samples",
+        "vrpo.report.figures:samples",
         "All from the same noise and labels. Last row: real images of the same classes.",
         needs=("metrics.csv", "samples.npz"),
     ),
     figure(
         "representation",
         "Linear probe and CKNNA over blocks",
-        "vrpo.reporting.representation:representation",
+        "vrpo.report.representation:representation",
         "Of hidden tokens at the last milestone; higher is better. All noise levels: see the CSV.",
         needs=("representation.csv",),
     ),
     figure(
         "diagnostics",
         "VRPO and REPA during training",
-        "vrpo.reporting.diagnostics:diagnostics",
+        "vrpo.report.diagnostics:diagnostics",
         "Rewards, weight and advantage by noise level; agreement of alignment and denoising.",
         needs=("metrics.csv", "diagnostics.csv"),
     ),
     table(
         "comparison",
         "Scores at the last milestone",
-        "vrpo.reporting.tables:comparison",
+        "vrpo.report.tables:comparison",
         "Hashes in collected/metrics.csv trace each number to its files.",
     ),
-    table("convergence", "FID at every milestone", "vrpo.reporting.tables:convergence"),
-    table("gains", "Paired differences between alignments", "vrpo.reporting.tables:gains"),
+    table("convergence", "FID at every milestone", "vrpo.report.tables:convergence"),
+    table("gains", "Paired differences between alignments", "vrpo.report.tables:gains"),
     table(
         "claims",
         "The paper's claims",
-        "vrpo.reporting.tables:claimed",
+        "vrpo.report.tables:claimed",
         "Claimed, observed here, and the verdict. One seed proves nothing.",
     ),
 ]
 TIMED = ("metrics.csv", "speed.csv")
 BENCHMARK = [
-    table("search", "Search", "vrpo.reporting.methods_tables:search_table", asks="candidates"),
-    table("methods", "Methods", "vrpo.reporting.methods_tables:methods_table"),
+    table("search", "Search", "vrpo.benchmark.tables:search_table", asks="candidates"),
+    table("compared", "Compared methods", "vrpo.benchmark.tables:compared_table"),
     table(
         "ablations",
         "Ablations of VRPO",
-        "vrpo.reporting.methods_tables:ablations_table",
+        "vrpo.benchmark.tables:ablations_table",
         asks="ablations",
     ),
-    table("wall_time", "Wall time", "vrpo.reporting.methods_tables:wall_time_table", needs=TIMED),
+    table("wall_time", "Wall time", "vrpo.benchmark.tables:wall_time_table", needs=TIMED),
     figure(
         "changes",
         "Change of the scores by ablation",
-        "vrpo.reporting.methods_figures:changes",
+        "vrpo.benchmark.figures:changes",
         "Against the chosen VRPO; REPA is shown, too. Grey where the interval holds 0.",
         asks="ablations",
     ),
     figure(
         "scores",
         "Scores against training steps",
-        "vrpo.reporting.methods_figures:against_steps",
+        "vrpo.benchmark.figures:against_steps",
         "Each point is a milestone whose averaged weights were sampled and scored.",
     ),
     figure(
         "scores_time",
         "Scores against time",
-        "vrpo.reporting.methods_figures:against_time",
+        "vrpo.benchmark.figures:against_time",
         needs=TIMED,
     ),
     figure(
         "diagnostics",
         "REPA and VRPO during training",
-        "vrpo.reporting.methods_figures:during_training",
+        "vrpo.benchmark.figures:during_training",
         "By noise level and over the steps.",
         needs=("diagnostics.csv",),
         each_process=True,
@@ -184,7 +184,7 @@ def find(kind: str, name: str) -> Entry:
     return known[name]
 
 
-def benchmark_entries(options: MethodsOptions) -> list[Entry]:
+def benchmark_entries(options: BenchmarkOptions) -> list[Entry]:
     """The figures and tables of a method benchmark with these options."""
     wanted = {"candidates": options.candidates, "chosen": options.chosen}
     wanted["ablations"] = options.chosen and options.ablations

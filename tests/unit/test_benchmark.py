@@ -6,28 +6,28 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from methods_fixtures import KINDS, OPTIONS, REPORT, metrics_of, write_collected
+from benchmark_fixtures import KINDS, OPTIONS, REPORT, metrics_of, write_collected
 
+from vrpo.benchmark import figures, numbers
+from vrpo.benchmark.page import write_benchmark
+from vrpo.benchmark.snapshot import redraw_snapshot, write_snapshot
+from vrpo.benchmark.verdict import against_repa, faster, verdict
 from vrpo.config import parse_experiment
-from vrpo.config.methods import MethodsOptions
+from vrpo.config.benchmark import BenchmarkOptions
 from vrpo.errors import UserError
 from vrpo.plan.paths import Paths
-from vrpo.reporting import methods, methods_figures
-from vrpo.reporting.catalogue import benchmark_entries
-from vrpo.reporting.methods_report import write_methods
-from vrpo.reporting.methods_verdict import against_repa, faster, verdict
-from vrpo.reporting.snapshot import redraw_snapshot, write_snapshot
+from vrpo.report.catalogue import benchmark_entries
 from vrpo.runtime.machine import processor
 
 METRICS = metrics_of()
 
 
-def without(**changes: object) -> MethodsOptions:
-    return MethodsOptions.model_validate({**OPTIONS.model_dump(), **changes})
+def without(**changes: object) -> BenchmarkOptions:
+    return BenchmarkOptions.model_validate({**OPTIONS.model_dump(), **changes})
 
 
-def numbers(options: MethodsOptions, metrics: pd.DataFrame) -> methods.Benchmark:
-    benchmark = methods.Benchmark(options, REPORT, Path())
+def benchmark_of(options: BenchmarkOptions, metrics: pd.DataFrame) -> numbers.Benchmark:
+    benchmark = numbers.Benchmark(options, REPORT, Path())
     vars(benchmark)["metrics"] = metrics
     return benchmark
 
@@ -36,20 +36,20 @@ def numbers(options: MethodsOptions, metrics: pd.DataFrame) -> methods.Benchmark
 
 
 def test_rule_takes_the_lowest_and_ties_go_to_the_first() -> None:
-    assert methods.choose({"a": 2.0, "b": 1.0, "c": 3.0}) == "b"
-    assert methods.choose({"a": 1.0099, "b": 1.0}) == "a"
-    assert methods.choose({"a": 1.011, "b": 1.0}) == "b"
-    assert methods.choose({"a": 1.5, "b": 1.005, "c": 1.0}) == "b"
+    assert numbers.choose({"a": 2.0, "b": 1.0, "c": 3.0}) == "b"
+    assert numbers.choose({"a": 1.0099, "b": 1.0}) == "a"
+    assert numbers.choose({"a": 1.011, "b": 1.0}) == "b"
+    assert numbers.choose({"a": 1.5, "b": 1.005, "c": 1.0}) == "b"
 
 
 def test_search_table_and_agreement_with_the_config() -> None:
-    searched = numbers(OPTIONS, METRICS).searched
+    searched = benchmark_of(OPTIONS, METRICS).searched
     assert list(searched["candidate"]) == ["repa-a", "repa-b", "vrpo-a", "vrpo-b"]
     np.testing.assert_allclose(searched["mean"], [3.02, 3.0, 2.5, 2.0])
     columns = ["sit_10", "sit_11", "dit_10", "dit_11"]  # the mean is geometric: processes whose scores differ in size weigh the same
     np.testing.assert_allclose(searched[columns].iloc[2], 2.5 * np.array([1 / 4.4, 1.1 / 4, 4 / 1.1, 4.4]))
     assert list(searched["rule"]) == list(searched["chosen"]) == [True, False, False, True]
-    assert numbers(OPTIONS, METRICS).disagreements == []
+    assert benchmark_of(OPTIONS, METRICS).disagreements == []
 
 
 def test_disagreement_is_said_plainly(tmp_path: Path) -> None:
@@ -58,25 +58,25 @@ def test_disagreement_is_said_plainly(tmp_path: Path) -> None:
     verdict_rows = metrics[metrics["run"].isin(["sit-repa-a", "dit-repa-a"])].replace(
         {"repa-a": "repa-b", "sit-repa-a": "sit-repa-b", "dit-repa-a": "dit-repa-b"}
     )
-    write_methods(other, REPORT, write_collected(tmp_path / "collected", pd.concat([metrics, verdict_rows])), tmp_path / "methods")
-    text = (tmp_path / "methods/README.md").read_text()
-    assert "**The config and the rule disagree: `methods.chosen.repa` is `repa-b`, the rule gives `repa-a`." in text
+    write_benchmark(other, REPORT, write_collected(tmp_path / "collected", pd.concat([metrics, verdict_rows])), tmp_path / "benchmark")
+    text = (tmp_path / "benchmark/README.md").read_text()
+    assert "**The config and the rule disagree: `benchmark.chosen.repa` is `repa-b`, the rule gives `repa-a`." in text
 
 
 def test_before_anything_is_chosen_only_the_search_is_reported(tmp_path: Path) -> None:
     searching = without(chosen=None)
     assert set(searching.rows([500])) == {*searching.search_runs("sit"), *searching.search_runs("dit")}
     metrics = METRICS[METRICS["run"].str.startswith("search-")]
-    write_methods(searching, REPORT, write_collected(tmp_path / "collected", metrics), tmp_path / "methods")
-    assert {path.name for path in (tmp_path / "methods").iterdir()} == {"README.md", "search.csv", "search.md", "search.tex"}
-    assert "`methods.chosen.vrpo` is not set; the rule gives `vrpo-b`." in (tmp_path / "methods/README.md").read_text()
+    write_benchmark(searching, REPORT, write_collected(tmp_path / "collected", metrics), tmp_path / "benchmark")
+    assert {path.name for path in (tmp_path / "benchmark").iterdir()} == {"README.md", "search.csv", "search.md", "search.tex"}
+    assert "`benchmark.chosen.vrpo` is not set; the rule gives `vrpo-b`." in (tmp_path / "benchmark/README.md").read_text()
 
 
 # ---- the comparison ---------------------------------------------------------------------------------------------------
 
 
 def test_comparison_is_paired_and_in_both_spaces() -> None:
-    table = numbers(OPTIONS, METRICS).compared.set_index(["process", "alignment", "score"])
+    table = benchmark_of(OPTIONS, METRICS).compared.set_index(["process", "alignment", "score"])
     row = table.loc[("dit", "vrpo-b", "fid")]
     assert (row["gain"], row["gain_low"], row["gain_high"]) == (2.0, 2.0, 2.0)
     assert row["speedup"] == row["speedup_high"] == pytest.approx(2.0)  # 4.0 is reached at 1,000 of 2,000 steps
@@ -93,7 +93,7 @@ def test_comparison_is_paired_and_in_both_spaces() -> None:
 
 
 def test_ablations_are_compared_with_the_chosen_vrpo() -> None:
-    table = numbers(OPTIONS, METRICS).ablated.set_index(["alignment", "score"])
+    table = benchmark_of(OPTIONS, METRICS).ablated.set_index(["alignment", "score"])
     assert table.loc[("vrpo-worse", "fid"), ["change", "change_low", "change_high"]].tolist() == [3.0, 3.0, 3.0]
     alike = table.loc[("vrpo-alike", "fid")]
     assert alike["change"] == pytest.approx(0.0, abs=1e-12) and alike["change_low"] < 0 < alike["change_high"]
@@ -103,35 +103,35 @@ def test_ablations_are_compared_with_the_chosen_vrpo() -> None:
 def test_a_second_form_of_repa_is_not_called_repa() -> None:
     options = without(compared=[*OPTIONS.compared, "repa-b", "vrpo-a"])
     kinds = pd.DataFrame({"alignment": list(KINDS), "kind": list(KINDS.values())})
-    named = numbers(options, kinds).labels
+    named = benchmark_of(options, kinds).labels
     assert named == {"none": "none", "repa-a": "REPA", "haste": "HASTE", "vrpo-b": "VRPO", "repa-b": "repa-b", "vrpo-a": "vrpo-a"}
 
 
 def test_without_a_search_none_is_told(tmp_path: Path) -> None:
     options = without(candidates=None)
-    write_methods(options, REPORT, write_collected(tmp_path / "collected", METRICS), tmp_path / "methods")
-    text = (tmp_path / "methods/README.md").read_text()
+    write_benchmark(options, REPORT, write_collected(tmp_path / "collected", METRICS), tmp_path / "benchmark")
+    text = (tmp_path / "benchmark/README.md").read_text()
     assert "Search:" not in text and "Verdict: seeds 0, 1, 2, 3, 4, by fid." in text
 
 
 def test_one_milestone_tells_no_speed(tmp_path: Path) -> None:
     metrics = METRICS[METRICS["step"] == METRICS["step"].max()]
-    compared = numbers(OPTIONS, metrics).compared
+    compared = benchmark_of(OPTIONS, metrics).compared
     assert compared["speedup"].isna().all() and compared["gain"].notna().sum() == 2 * 2 * 3
-    write_methods(OPTIONS, REPORT, write_collected(tmp_path / "collected", metrics), tmp_path / "methods")
-    text = (tmp_path / "methods/README.md").read_text()
+    write_benchmark(OPTIONS, REPORT, write_collected(tmp_path / "collected", metrics), tmp_path / "benchmark")
+    text = (tmp_path / "benchmark/README.md").read_text()
     assert "VRPO beats REPA by 2.00 FID" in text and "steps saved" not in text and "fewer steps" not in text and "nan" not in text
 
 
 def test_changes_are_those_of_the_ablations_and_of_repa(tmp_path: Path) -> None:
-    _, data = methods_figures.changes(methods.Benchmark(OPTIONS, REPORT, write_collected(tmp_path, METRICS)))
+    _, data = figures.changes(numbers.Benchmark(OPTIONS, REPORT, write_collected(tmp_path, METRICS)))
     assert set(data["process"]) == {"sit"}, "ablations were run on one process"
     fid = data[data["score"] == "fid"].set_index("alignment")["change"]
     assert fid.to_dict() == pytest.approx({"vrpo-worse": 3.0, "vrpo-alike": 0.0, "REPA": 2.0}, abs=1e-12)
 
 
 def test_wall_time_is_steps_over_cost(tmp_path: Path) -> None:
-    benchmark = methods.Benchmark(OPTIONS, REPORT, write_collected(tmp_path, METRICS))
+    benchmark = numbers.Benchmark(OPTIONS, REPORT, write_collected(tmp_path, METRICS))
     table = benchmark.wall_time.set_index(["process", "label"])
     assert table.loc[("sit", "VRPO"), "cost"] == pytest.approx(1.25)
     assert table.loc[("sit", "VRPO"), "speedup"] == pytest.approx(2.0 / 1.25)
@@ -139,30 +139,30 @@ def test_wall_time_is_steps_over_cost(tmp_path: Path) -> None:
 
 def test_missing_runs_are_named() -> None:
     with pytest.raises(UserError, match=r"run `dit-haste` has no score `fid`"):
-        assert numbers(OPTIONS, METRICS[METRICS["run"] != "dit-haste"]).compared is not None
+        assert benchmark_of(OPTIONS, METRICS[METRICS["run"] != "dit-haste"]).compared is not None
     unscored = METRICS.assign(fid=METRICS["fid"].where((METRICS["run"] != "sit-none") | (METRICS["step"] != 2000)))
     with pytest.raises(UserError, match=r"run `sit-none` has no score `fid`"):
-        assert numbers(OPTIONS, unscored).compared is not None
+        assert benchmark_of(OPTIONS, unscored).compared is not None
 
 
 @pytest.mark.parametrize(("run", "seed", "step"), [("dit-haste", 3, None), ("sit-repa-a", 1, None), ("sit-vrpo-b", 2, 2000)])
 def test_a_missing_seed_or_milestone_is_named_and_not_counted(run: str, seed: int, step: int | None) -> None:
     gone = (METRICS["run"] == run) & (METRICS["seed"] == seed) & (METRICS["step"] == (step or METRICS["step"]))
     with pytest.raises(UserError, match=rf"run `{run}` lacks scores `fid` of seed {seed}"):
-        assert numbers(OPTIONS, METRICS[~gone]).compared is not None
+        assert benchmark_of(OPTIONS, METRICS[~gone]).compared is not None
 
 
 def test_a_missing_seed_of_the_search_is_named() -> None:
     searched = METRICS[METRICS["run"].str.startswith("search-")]
     run, seed = searched.iloc[-1][["run", "seed"]]
     with pytest.raises(UserError, match=rf"run `{run}` lacks scores `\w+` of seed {seed}"):
-        assert numbers(OPTIONS, METRICS[(METRICS["run"] != run) | (METRICS["seed"] != seed)]).searched is not None
+        assert benchmark_of(OPTIONS, METRICS[(METRICS["run"] != run) | (METRICS["seed"] != seed)]).searched is not None
 
 
 def test_the_second_score_is_called_after_the_search_only_where_there_was_one() -> None:
     unsearched = OPTIONS.model_copy(update={"candidates": None})
     for options, words in ((OPTIONS, "in the score that the search looked at, VRPO"), (unsearched, "in the second feature space, VRPO")):
-        sentences = verdict(numbers(options, METRICS))
+        sentences = verdict(benchmark_of(options, METRICS))
         assert any(words in sentence for sentence in sentences)
 
 
@@ -202,7 +202,7 @@ def test_speed_in_words(change: dict[str, object], words: list[str]) -> None:
 
 
 def test_verdict_names_every_part() -> None:
-    text = " ".join(verdict(numbers(OPTIONS, METRICS)))
+    text = " ".join(verdict(benchmark_of(OPTIONS, METRICS)))
     for words in ("On SiT-mini/2, VRPO beats REPA by 2.00 FID", "On DiT-mini/2", "1.00 FD-validation", "none is worse than REPA by 4.00 FID"):
         assert words in text
     assert "worse: `vrpo-worse` +3.00 [+3.00, +3.00]; undecided: `vrpo-alike`" in text
@@ -218,11 +218,11 @@ def files(folder: Path) -> dict[str, bytes]:
 def test_everything_is_written_and_always_the_same(tmp_path: Path) -> None:
     collected = write_collected(tmp_path / "collected", METRICS)
     for name in ("a", "b"):
-        write_methods(OPTIONS, REPORT, collected, tmp_path / name)
+        write_benchmark(OPTIONS, REPORT, collected, tmp_path / name)
     assert files(tmp_path / "a") == files(tmp_path / "b")
     wanted = {file for entry in benchmark_entries(OPTIONS) for file in entry.files}
     assert set(files(tmp_path / "a")) == wanted | {"README.md"}
-    text = (tmp_path / "a/methods.md").read_text()
+    text = (tmp_path / "a/compared.md").read_text()
     assert "| SiT-mini/2 | VRPO | `vrpo-b` | **2.00 ± 0.00** | +2.00 [+2.00, +2.00] |" in text and "made up" in text
     readme = (tmp_path / "a/README.md").read_text()
     assert "disagree" not in readme and "images/s" not in readme  # what is by the clock is not among what is the same each time
@@ -237,41 +237,41 @@ def test_everything_is_written_and_always_the_same(tmp_path: Path) -> None:
     assert set(steps["score"]) == {"fid", "fd_validation"} and set(steps["seeds"]) == {5}
 
 
-def test_snapshot_is_the_same_but_for_the_machine(tmp_path: Path, mini_methods: dict[str, object]) -> None:
-    config = parse_experiment({**mini_methods, "results": str(tmp_path / "results"), "methods": OPTIONS.model_dump()}, "made up")
+def test_snapshot_is_the_same_but_for_the_machine(tmp_path: Path, mini_benchmark: dict[str, object]) -> None:
+    config = parse_experiment({**mini_benchmark, "results": str(tmp_path / "results"), "benchmark": OPTIONS.model_dump()}, "made up")
     with pytest.raises(UserError, match="run the benchmark to its end"):
         write_snapshot(config, tmp_path / "early")
     write_collected(Paths.of(config).folder / "collected", METRICS)
-    write_methods(OPTIONS, REPORT, Paths.of(config).folder / "collected", Paths.of(config).folder / "methods")
+    write_benchmark(OPTIONS, REPORT, Paths.of(config).folder / "collected", Paths.of(config).folder / "benchmark")
     for name in ("a", "b"):
         write_snapshot(config, tmp_path / name)
     first, second = files(tmp_path / "a"), files(tmp_path / "b")
     assert {name for name in first if first[name] != second[name]} <= {"machine.json"}
-    assert {"README.md", "methods.md", "metrics.csv", "scores.png", "provenance.json"} <= set(first)
-    whole, copied = (pd.read_csv(folder / "diagnostics_dit.csv") for folder in (Paths.of(config).folder / "methods", tmp_path / "a"))
+    assert {"README.md", "compared.md", "metrics.csv", "scores.png", "provenance.json"} <= set(first)
+    whole, copied = (pd.read_csv(folder / "diagnostics_dit.csv") for folder in (Paths.of(config).folder / "benchmark", tmp_path / "a"))
     drawn = {200, 800, 2000}  # 10%, 40% and the end of what was logged
     assert set(copied["step"]) == drawn
     pd.testing.assert_frame_equal(copied, whole[whole["step"].isin(drawn)].reset_index(drop=True))
     assert json.loads(first["machine.json"])["processor"] == processor()
     provenance = json.loads(first["provenance.json"])
-    assert provenance["methods"]["verdict_seeds"] == [0, 1, 2, 3, 4] and provenance["versions"] == {"torch": ["2.15"]}
-    elsewhere = parse_experiment({**mini_methods, "results": str(tmp_path), "methods": OPTIONS.model_dump()}, "made up")
+    assert provenance["benchmark"]["verdict_seeds"] == [0, 1, 2, 3, 4] and provenance["versions"] == {"torch": ["2.15"]}
+    elsewhere = parse_experiment({**mini_benchmark, "results": str(tmp_path), "benchmark": OPTIONS.model_dump()}, "made up")
     (tmp_path / elsewhere.experiment).symlink_to(Paths.of(config).folder)
     write_snapshot(elsewhere, tmp_path / "c")
     assert files(tmp_path / "c")["provenance.json"] == first["provenance.json"]
     with pytest.raises(UserError, match="no method benchmark"):
-        write_snapshot(parse_experiment({**mini_methods, "methods": None}, "made up"), tmp_path / "none")
+        write_snapshot(parse_experiment({**mini_benchmark, "benchmark": None}, "made up"), tmp_path / "none")
 
 
-def test_a_snapshot_is_redrawn_from_its_own_files(tmp_path: Path, mini_methods: dict[str, object]) -> None:
+def test_a_snapshot_is_redrawn_from_its_own_files(tmp_path: Path, mini_benchmark: dict[str, object]) -> None:
     words = {"title": REPORT.title, "metric_space": REPORT.metric_space}
-    config = parse_experiment({**mini_methods, "results": str(tmp_path / "results"), "methods": OPTIONS.model_dump(), "report": words}, "made up")
+    config = parse_experiment({**mini_benchmark, "results": str(tmp_path / "results"), "benchmark": OPTIONS.model_dump(), "report": words}, "made up")
     write_collected(Paths.of(config).collected, METRICS)
-    write_methods(OPTIONS, REPORT, Paths.of(config).collected, Paths.of(config).benchmark)
+    write_benchmark(OPTIONS, REPORT, Paths.of(config).collected, Paths.of(config).benchmark)
     folder = tmp_path / "snapshot"
     write_snapshot(config, folder)
     before = files(folder)
-    redrawn = ("README.md", "methods.md", "ablations.csv", "search.md", "wall_time.md", "changes.png", "scores.png")
+    redrawn = ("README.md", "compared.md", "ablations.csv", "search.md", "wall_time.md", "changes.png", "scores.png")
     for name in redrawn:
         (folder / name).unlink()
     redraw_snapshot(folder)
@@ -282,9 +282,9 @@ def test_a_snapshot_is_redrawn_from_its_own_files(tmp_path: Path, mini_methods: 
 
 
 @pytest.fixture
-def mini_methods() -> dict[str, object]:
+def mini_benchmark() -> dict[str, object]:
     """config/mini.yaml with the alignments that the made-up benchmark names."""
-    from methods_fixtures import KINDS
+    from benchmark_fixtures import KINDS
 
     from vrpo.config.reading import deep_merge, read_yaml
 
@@ -298,5 +298,5 @@ def mini_methods() -> dict[str, object]:
 
 
 def test_metrics_are_read_as_collected(tmp_path: Path) -> None:
-    labels = methods.Benchmark(OPTIONS, REPORT, write_collected(tmp_path, METRICS)).labels
+    labels = numbers.Benchmark(OPTIONS, REPORT, write_collected(tmp_path, METRICS)).labels
     assert labels == {"none": "none", "repa-a": "REPA", "haste": "HASTE", "vrpo-b": "VRPO"}

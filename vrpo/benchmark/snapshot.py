@@ -15,18 +15,18 @@ from typing import Any
 
 import pandas as pd
 
+from vrpo.benchmark.numbers import Benchmark
+from vrpo.benchmark.page import write_entries
+from vrpo.config.benchmark import BenchmarkOptions
 from vrpo.config.described import described_report
 from vrpo.config.experiment import ExperimentConfig
-from vrpo.config.methods import MethodsOptions
 from vrpo.config.options import ReportOptions
 from vrpo.errors import UserError
 from vrpo.files import atomic_output, write_text
 from vrpo.plan.paths import Paths
-from vrpo.reporting.catalogue import Entry, benchmark_entries
-from vrpo.reporting.diagnostics import moments
-from vrpo.reporting.methods import Benchmark
-from vrpo.reporting.methods_report import write_entries
-from vrpo.reporting.results import read_protocol, read_speed
+from vrpo.report.catalogue import Entry, benchmark_entries
+from vrpo.report.diagnostics import moments
+from vrpo.report.results import read_protocol, read_speed
 from vrpo.runtime.machine import processor
 
 COMMITTED = {"table": (".md", ".csv"), "figure": (".png",)}
@@ -41,18 +41,18 @@ def write_snapshot(config: ExperimentConfig, output_folder: Path) -> None:
     that a repetition changes, beside those by the clock.
 
     Raises:
-        UserError: the config has no `methods`, or the benchmark has not run to its end.
+        UserError: the config has no `benchmark`, or the benchmark has not run to its end.
     """
-    if config.methods is None:
-        raise UserError("methods: this config has no method benchmark; add config/methods.yaml to --configfile")
-    paths, entries = Paths.of(config), benchmark_entries(config.methods)
+    if config.benchmark is None:
+        raise UserError("benchmark: this config has no method benchmark; add config/benchmark.yaml to --configfile")
+    paths, entries = Paths.of(config), benchmark_entries(config.benchmark)
     source = paths.benchmark
     copied = {name: source / name for name in ["README.md", *snapshot_files(entries)]}
     copied["metrics.csv"] = paths.collected / "metrics.csv"
     diagnosed = [f"{entry.name}.csv" for entry in entries if "diagnostics.csv" in entry.needs]
     for path in [*copied.values(), *(source / name for name in diagnosed)]:
         if not path.is_file():
-            raise UserError(f"{path}: is missing; run the benchmark to its end (`snakemake methods`)")
+            raise UserError(f"{path}: is missing; run the benchmark to its end (`snakemake benchmark`)")
     for name, path in copied.items():
         _copy(path, output_folder / name)
     for name in diagnosed:
@@ -74,7 +74,7 @@ def redraw_snapshot(folder: Path) -> None:
     path = folder / "provenance.json"
     try:
         made_from = json.loads(path.read_text(encoding="utf-8"))
-        options = MethodsOptions.model_validate(made_from["methods"])
+        options = BenchmarkOptions.model_validate(made_from["benchmark"])
         report = ReportOptions.model_validate(made_from["report"])
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{path}: missing or not a snapshot's ({error}); restore it") from error
@@ -99,7 +99,7 @@ def provenance(config: ExperimentConfig) -> dict[str, Any]:
     return {
         "experiment": config.experiment,
         "config_sha256": hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest(),
-        "methods": content["methods"],
+        "benchmark": content["benchmark"],
         "report": described_report(config).model_dump(include={"title", "metric_space"}),
         "milestones": config.milestones,
         "versions": read_protocol(Paths.of(config).collected)["versions"],

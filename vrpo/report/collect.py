@@ -27,7 +27,7 @@ from vrpo.errors import UserError
 from vrpo.files import atomic_output, sha256, write_text
 from vrpo.plan.jobs import evaluations, represented, shown, trainings
 from vrpo.plan.paths import Paths
-from vrpo.reporting.results import CHECKSUMS, OFFICIAL
+from vrpo.report.results import CHECKSUMS, OFFICIAL
 
 REPRESENTATION_COLUMNS = ["run", "model", "process", "alignment", "kind", "seed", "step", "noise_level", "block", "quantity", "value"]
 STRETCHES = 50  # rows of a noise level that are kept of a training's diagnostics

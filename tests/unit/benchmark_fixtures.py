@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from vrpo.config.methods import MethodsOptions
+from vrpo.config.benchmark import BenchmarkOptions
 from vrpo.config.options import ReportOptions
 
 STEPS = (500, 1000, 2000)
@@ -22,7 +22,7 @@ CONTENT = {
     "ablations": ["vrpo-worse", "vrpo-alike"],
     "ablation_processes": ["sit"],
 }
-OPTIONS = MethodsOptions.model_validate(CONTENT)
+OPTIONS = BenchmarkOptions.model_validate(CONTENT)
 KINDS = {"none": "none", "haste": "haste", **{name: name.split("-")[0] for name in ("repa-a", "repa-b", "vrpo-a", "vrpo-b", "vrpo-worse", "vrpo-alike")}}
 FIDS = {"none": (32.0, 16.0, 8.0), "repa-a": (16.0, 8.0, 4.0), "haste": (16.0, 8.0, 4.2), "vrpo-b": (8.0, 4.0, 2.0), "vrpo-worse": (9.0, 6.0, 5.0)}
 FIDS |= {"vrpo-alike": FIDS["vrpo-b"]}
@@ -31,7 +31,7 @@ MODELS = {"sit": ("SiT-mini/2", "interpolant", "ode"), "dit": ("DiT-mini/2", "dd
 WOBBLE = {"haste": (0.4, -0.4, 0.2, -0.2, 0.0), "vrpo-alike": (0.1, -0.1, 0.2, -0.2, 0.0)}  # by seed
 
 
-def metrics_of(options: MethodsOptions = OPTIONS) -> pd.DataFrame:
+def metrics_of(options: BenchmarkOptions = OPTIONS) -> pd.DataFrame:
     """Seed k adds nothing but an alignment's wobble: gains of the others are exact."""
     rows = []
     for process in options.processes:

@@ -6,8 +6,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from vrpo.reporting import style
-from vrpo.reporting.results import seeds_text
+from vrpo.report import style
+from vrpo.report.results import seeds_text
 
 
 def lines(

@@ -8,9 +8,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from vrpo.config.options import ReportOptions
-from vrpo.reporting import style
-from vrpo.reporting.curves import curves, say_seeds
-from vrpo.reporting.results import main_sampler, over_seeds, read_metrics, read_samples, read_training
+from vrpo.report import style
+from vrpo.report.curves import curves, say_seeds
+from vrpo.report.results import main_sampler, over_seeds, read_metrics, read_samples, read_training
 
 REWARDS = {"reward_fidelity": "fidelity", "reward_perceptual": "perceptual", "reward_semantic": "semantic"}
 UNLOGGED = "all trainings ended before their first row was logged (`resources.log_every`)"

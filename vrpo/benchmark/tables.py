@@ -1,15 +1,15 @@
-"""Tables of the method benchmark: `search`, `methods`, `ablations`, `wall_time`."""
+"""Tables of the method benchmark: `search`, `benchmark`, `ablations`, `wall_time`."""
 
 from __future__ import annotations
 
 import numpy as np
 import pandas as pd
 
+from vrpo.benchmark.numbers import Benchmark, searched_columns
+from vrpo.benchmark.verdict import score_name
 from vrpo.config.alignments import ALIGNMENT_NAMES
-from vrpo.reporting.compare import interval_note
-from vrpo.reporting.formatting import Table, cell, factors, intervals, space_text, steps_text
-from vrpo.reporting.methods import Benchmark, searched_columns
-from vrpo.reporting.methods_verdict import score_name
+from vrpo.report.compare import interval_note
+from vrpo.report.formatting import Table, cell, factors, intervals, space_text, steps_text
 
 
 def search_table(benchmark: Benchmark) -> Table:
@@ -29,7 +29,7 @@ def search_table(benchmark: Benchmark) -> Table:
     return Table(data, shown, f"{note} {bold} {space_text(benchmark.report)}")
 
 
-def methods_table(benchmark: Benchmark) -> Table:
+def compared_table(benchmark: Benchmark) -> Table:
     """Both scores of each method, its gain over REPA and, with several milestones, steps saved."""
     options, data = benchmark.options, benchmark.compared
     first = data[data["score"] == options.held_out]

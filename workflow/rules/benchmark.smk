@@ -1,23 +1,23 @@
 # The method benchmark: tables, figures and verdict, and the copy to commit.
 
-from vrpo.reporting.catalogue import benchmark_entries
+from vrpo.report.catalogue import benchmark_entries
 
-METHODS = EXPERIMENT.methods
-MADE = [file for entry in benchmark_entries(METHODS) for file in entry.files] if METHODS else []
+BENCHMARK = EXPERIMENT.benchmark
+MADE = [file for entry in benchmark_entries(BENCHMARK) for file in entry.files] if BENCHMARK else []
 
 
-if METHODS:
+if BENCHMARK:
 
-    rule methods:
+    rule benchmark:
         input:
-            config=PATHS.config("methods"),
+            config=PATHS.config("benchmark"),
             report=PATHS.config("report"),
             collected=COLLECTED,
         output:
             [PATHS.benchmark / file for file in MADE],
             readme=PATHS.benchmark / "README.md",
         log:
-            PATHS.log("methods"),
+            PATHS.log("benchmark"),
         conda:
             REPORT_ENV
         threads: 1
@@ -30,18 +30,18 @@ if METHODS:
             collected=lambda wildcards, input: str(Path(input.collected[0]).parent),
             folder=lambda wildcards, output: str(Path(output.readme).parent),
         shell:
-            "PYTHONPATH=$VRPO_PATH python -m vrpo {params.planned} methods --config {input.config:q} --report-config {input.report:q} --collected {params.collected:q}"
+            "PYTHONPATH=$VRPO_PATH python -m vrpo {params.planned} benchmark --config {input.config:q} --report-config {input.report:q} --collected {params.collected:q}"
             " --output-folder {params.folder:q} &> {log:q}"
 
-    rule methods_snapshot:
+    rule benchmark_snapshot:
         input:
-            rules.methods.output,
-            experiment=ancient(PATHS.config("experiment")),  # methods.yaml and collect.yaml hold what matters of it
+            rules.benchmark.output,
+            experiment=ancient(PATHS.config("experiment")),  # benchmark.yaml and collect.yaml hold what matters of it
         output:
             f"docs/{EXPERIMENT.experiment}/provenance.json",
             f"docs/{EXPERIMENT.experiment}/machine.json",
         log:
-            PATHS.log("methods-snapshot"),
+            PATHS.log("benchmark-snapshot"),
         conda:
             REPORT_ENV
         threads: 1
@@ -53,14 +53,14 @@ if METHODS:
             planned=planned,
             folder=lambda wildcards, output: str(Path(output[0]).parent),
         shell:
-            "PYTHONPATH=$VRPO_PATH python -m vrpo {params.planned} methods-snapshot --config {input.experiment:q} --output-folder {params.folder:q} &> {log:q}"
+            "PYTHONPATH=$VRPO_PATH python -m vrpo {params.planned} benchmark-snapshot --config {input.experiment:q} --output-folder {params.folder:q} &> {log:q}"
 
 else:
 
-    rule methods:
+    rule benchmark:
         input:
-            no_methods,
+            no_benchmark,
 
-    rule methods_snapshot:
+    rule benchmark_snapshot:
         input:
-            no_methods,
+            no_benchmark,

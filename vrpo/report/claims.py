@@ -7,8 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from vrpo.reporting.compare import by_seed, common, paired_gain, paired_speedup
-from vrpo.reporting.results import main_sampler, seeds_text
+from vrpo.report.compare import by_seed, common, paired_gain, paired_speedup
+from vrpo.report.results import main_sampler, seeds_text
 
 PAIRS = (("repa", "none"), ("vrpo", "none"), ("vrpo", "repa"))
 ONE_SEED = "one seed proves nothing"

@@ -1,4 +1,4 @@
-"""The section `methods`: the runs it gives, and what it refuses."""
+"""The section `benchmark`: the runs it gives, and what it refuses."""
 
 from pathlib import Path
 from typing import Any
@@ -7,13 +7,13 @@ import pytest
 from test_config import refusal
 
 from vrpo.config import ExperimentConfig, load_experiment, parse_experiment
-from vrpo.config.methods import MethodsOptions
+from vrpo.config.benchmark import BenchmarkOptions
 from vrpo.config.reading import deep_merge, read_yaml
 from vrpo.plan.jobs import evaluations, shown
 from vrpo.plan.paths import Paths
 from vrpo.plan.resolved import resolved_files
-from vrpo.reporting.catalogue import benchmark_entries
-from vrpo.reporting.collect import model_name
+from vrpo.report.catalogue import benchmark_entries
+from vrpo.report.collect import model_name
 
 ROOT = Path(__file__).parents[2]
 SMALL = {
@@ -38,7 +38,7 @@ def content(**changes: Any) -> dict[str, Any]:
         "evaluation": {"extra_networks": {"validation": {"architecture": "test_convnext", "weights": "trained", "image_size": 32}}},
         "representation": None,
     }
-    return {**deep_merge(mini, more), "methods": {**SMALL, **changes}}
+    return {**deep_merge(mini, more), "benchmark": {**SMALL, **changes}}
 
 
 def test_runs_are_generated_and_paired() -> None:
@@ -54,7 +54,7 @@ def test_runs_are_generated_and_paired() -> None:
     assert {step for run, _, step, _ in rows if run == "sit-vrpo"} == {2000}  # an ablation
     assert {step for run, _, step, _ in evaluations(parse_experiment(content(ablation_milestones="all"), "b")) if run == "sit-vrpo"} == {500, 1000, 2000}
     assert {run for run, *_ in shown(config)} == {f"{process}-{name}" for process in ("sit", "dit") for name in ("none", "repa", "vrpo-2")}
-    assert Paths.of(config).config("methods") in resolved_files(config)
+    assert Paths.of(config).config("benchmark") in resolved_files(config)
 
 
 def test_runs_of_one_seed_differ_in_their_alignment_alone() -> None:
@@ -69,7 +69,7 @@ def test_what_is_read_back_is_the_same() -> None:
 
 
 def made(config: ExperimentConfig) -> list[str]:
-    return [entry.name for entry in benchmark_entries(config.methods)]
+    return [entry.name for entry in benchmark_entries(config.benchmark)]
 
 
 def test_before_a_choice_only_the_search_is_run() -> None:
@@ -81,7 +81,7 @@ def test_before_a_choice_only_the_search_is_run() -> None:
 def test_without_a_search() -> None:
     config = parse_experiment(content(candidates=None, search_seeds=[], validation=None), "a")
     assert not any(run.startswith("search-") for run in config.runs)
-    assert made(config)[:3] == ["methods", "ablations", "wall_time"]
+    assert made(config)[:3] == ["compared", "ablations", "wall_time"]
     assert made(config)[3:] == ["changes", "scores", "scores_time", "diagnostics_sit", "diagnostics_dit"]
 
 
@@ -96,11 +96,11 @@ def test_without_a_search() -> None:
         ({"verdict_seeds": [0, 1, 2, 3]}, ["`verdict_seeds`", "5 or more"]),
         ({"verdict_seeds": [0, 1, 2, 3, 3]}, ["`verdict_seeds`", "all different"]),
         ({"validation": "fid"}, ["both `fid`"]),
-        ({"validation": "fd_validatoin"}, ["methods.validation", "did you mean `fd_validation`"]),
-        ({"held_out": "fd_inception"}, ["methods.held_out", "`fd_inception` is not in"]),
-        ({"processes": ["sit", "dti"]}, ["methods.processes", "did you mean `dit`"]),
+        ({"validation": "fd_validatoin"}, ["benchmark.validation", "did you mean `fd_validation`"]),
+        ({"held_out": "fd_inception"}, ["benchmark.held_out", "`fd_inception` is not in"]),
+        ({"processes": ["sit", "dti"]}, ["benchmark.processes", "did you mean `dit`"]),
         ({"ablation_processes": ["edm"]}, ["`ablation_processes`", "`edm`"]),
-        ({"ablations": ["vrpo-3"]}, ["methods.ablations", "did you mean `vrpo-2`"]),
+        ({"ablations": ["vrpo-3"]}, ["benchmark.ablations", "did you mean `vrpo-2`"]),
         ({"compared": ["none", "repa"]}, ["`chosen.vrpo`", "not in `compared`"]),
         ({"compared": ["none", "repa", "vrpo-2", "none"]}, ["`compared`", "twice"]),
         ({"chosen": {"repa": "none", "vrpo": "vrpo-2"}}, ["`chosen.repa`", "not in `candidates.repa`"]),
@@ -110,9 +110,9 @@ def test_without_a_search() -> None:
         ({"diagnosed": {"VRPO": "vrpo"}}, ["`diagnosed`", "nothing that is trained on `dit`"]),
         ({"processes": ["sit", "sit"]}, ["`processes`", "twice"]),
         ({"ablations": ["vrpo", "vrpo"]}, ["`ablations`", "twice"]),
-        ({"ablation_processes": []}, ["methods.ablation_processes", "at least 1"]),
+        ({"ablation_processes": []}, ["benchmark.ablation_processes", "at least 1"]),
         ({"model": "mni/2"}, ["did you mean `mini`"]),
-        ({"seeds": [1]}, ["unknown option `seeds` in `methods`"]),
+        ({"seeds": [1]}, ["unknown option `seeds` in `benchmark`"]),
     ],
 )  # fmt: skip
 def test_refusals(changes: dict[str, Any], words: list[str]) -> None:
@@ -124,9 +124,9 @@ def test_refusals(changes: dict[str, Any], words: list[str]) -> None:
 def test_paper_scale_ablations_hold_what_they_should() -> None:
     config = load_experiment(ROOT / "config/imagenet256.yaml", ROOT / "config/ablations.yaml")
     base = config.run_config("sit-vrpo-all", 0).alignment.model_dump()
-    for run in config.methods.ablation_runs("sit"):
+    for run in config.benchmark.ablation_runs("sit"):
         assert config.run_config(run, 0).alignment.model_dump() != base, f"{run} ablates nothing"
-    alignments = [config.run_config(run, 0).alignment for run in config.methods.ablation_runs("sit")]
+    alignments = [config.run_config(run, 0).alignment for run in config.benchmark.ablation_runs("sit")]
     for option_name in ("rewards", "group_size", "grouping", "eta", "clip", "encoders", "depth", "old_policy"):
         assert any(getattr(alignment, option_name) != base[option_name] for alignment in alignments), option_name
     everything = {str(alignment.model_dump()) for alignment in alignments}
@@ -144,9 +144,9 @@ def test_paper_scale_ablations_share_the_rest_with_the_comparison() -> None:
 
 
 def test_miniature_ablations_differ_from_the_chosen_one() -> None:
-    config = load_experiment(ROOT / "config/mini.yaml", ROOT / "config/methods.yaml")
-    methods: MethodsOptions = config.methods
-    names = [methods.chosen.vrpo, *methods.ablations]
+    config = load_experiment(ROOT / "config/mini.yaml", ROOT / "config/benchmark.yaml")
+    benchmark: BenchmarkOptions = config.benchmark
+    names = [benchmark.chosen.vrpo, *benchmark.ablations]
     described = {str(config.alignments[name].model_dump()) for name in names}
     assert len(described) == len(names) > 1, "two alignments of the benchmark are the same"
 

@@ -14,10 +14,10 @@ from vrpo.config.options import ReportOptions
 from vrpo.errors import UserError
 from vrpo.files import write_text
 from vrpo.plan.paths import Paths
-from vrpo.reporting import claims
-from vrpo.reporting.catalogue import report_entries
-from vrpo.reporting.formatting import Table
-from vrpo.reporting.results import read_metrics, read_protocol
+from vrpo.report import claims
+from vrpo.report.catalogue import report_entries
+from vrpo.report.formatting import Table
+from vrpo.report.results import read_metrics, read_protocol
 
 
 def write_report(options: ReportOptions, folder: Path, output: Path) -> None:
@@ -30,7 +30,7 @@ def write_report(options: ReportOptions, folder: Path, output: Path) -> None:
     figures, tables = report_entries("figure"), report_entries("table")
     metrics, comparable = read_metrics(collected), options.published is not None
     environment = Environment(
-        loader=PackageLoader("vrpo.reporting", "templates"),
+        loader=PackageLoader("vrpo.report", "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

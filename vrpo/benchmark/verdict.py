@@ -6,8 +6,8 @@ from typing import Any
 
 import pandas as pd
 
-from vrpo.reporting.claims import SPEEDUP
-from vrpo.reporting.methods import Benchmark
+from vrpo.benchmark.numbers import Benchmark
+from vrpo.report.claims import SPEEDUP
 
 
 def verdict(benchmark: Benchmark) -> list[str]:

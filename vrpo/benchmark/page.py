@@ -6,17 +6,17 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from vrpo.config.methods import MethodsOptions
+from vrpo.benchmark.numbers import Benchmark
+from vrpo.benchmark.verdict import verdict
+from vrpo.config.benchmark import BenchmarkOptions
 from vrpo.config.options import ReportOptions
 from vrpo.files import write_text
-from vrpo.reporting.catalogue import Entry, benchmark_entries
-from vrpo.reporting.draw import write
-from vrpo.reporting.methods import Benchmark
-from vrpo.reporting.methods_verdict import verdict
+from vrpo.report.catalogue import Entry, benchmark_entries
+from vrpo.report.draw import write
 
 
-def write_methods(
-    options: MethodsOptions,
+def write_benchmark(
+    options: BenchmarkOptions,
     report: ReportOptions,
     collected: Path,
     folder: Path,
@@ -34,13 +34,13 @@ def write_entries(benchmark: Benchmark, wanted: list[Entry], folder: Path) -> No
     for entry in wanted:
         write(entry, folder / entry.files[0], benchmark)
     options = benchmark.options
-    loader = PackageLoader("vrpo.reporting", "templates")
+    loader = PackageLoader("vrpo.benchmark", "templates")
     blocks = {"trim_blocks": True, "lstrip_blocks": True}
     environment = Environment(loader=loader, undefined=StrictUndefined, **blocks)
     entries = benchmark_entries(options)
     tables = [entry for entry in entries if entry.kind == "table"]
     texts = {entry.name: (folder / f"{entry.name}.md").read_text("utf-8") for entry in tables}
-    text = environment.get_template("methods.md").render(
+    text = environment.get_template("README.md").render(
         options=options,
         report=benchmark.report,
         disagreements=benchmark.disagreements,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from vrpo.config.options import ReportOptions
-from vrpo.reporting.catalogue import Entry, find
-from vrpo.reporting.formatting import write_table
+from vrpo.report.catalogue import Entry, find
+from vrpo.report.formatting import write_table
 
 
 def draw(kind: str, name: str, options: ReportOptions, collected: Path, output: Path) -> None:
@@ -23,7 +23,7 @@ def write(entry: Entry, output: Path, *source: object) -> None:
     if entry.kind == "table":
         write_table(entry.make(*source), output)
         return
-    from vrpo.reporting import style  # matplotlib, which tables do without
+    from vrpo.report import style  # matplotlib, which tables do without
 
     with style.applied():
         style.save(*entry.make(*source), output)
