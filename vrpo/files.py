@@ -87,11 +87,17 @@ def clear_os_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
         if full:
-            raise UserError(f"{path}: the disk is full; free space (or set `results` to another disk) and start again, finished work is kept") from error
+            raise UserError(
+                f"{path}: the disk is full; free space (or set `results` to another disk) and start again, finished work is kept"
+            ) from error
         if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG):
-            raise UserError(f"{path}: cannot be written, its name or a folder above it is taken or too long ({error.strerror}); give another name") from error
+            raise UserError(
+                f"{path}: cannot be written, its name or a folder above it is taken or too long ({error.strerror}); give another name"
+            ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise UserError(f"{path}: cannot be written ({error.strerror}); make the folder writable or set `results` to another one") from error
+            raise UserError(
+                f"{path}: cannot be written ({error.strerror}); make the folder writable or set `results` to another one"
+            ) from error
         raise
 
 
@@ -126,7 +132,9 @@ def require_free_space(folder: Path, n_bytes: int, what: str) -> None:
     existing = next(parent for parent in [folder, *folder.resolve().parents] if parent.exists())
     free = shutil.disk_usage(existing).free
     if free < n_bytes:
-        raise UserError(f"{folder}: {what} needs {n_bytes:,} bytes but the disk has {free:,} free; free space or set `results` to another disk")
+        raise UserError(
+            f"{folder}: {what} needs {n_bytes:,} bytes but the disk has {free:,} free; free space or set `results` to another disk"
+        )
 
 
 @contextlib.contextmanager
@@ -141,7 +149,9 @@ def exclusive_lock(path: Path, what: str) -> Iterator[None]:
         try:
             lock = FileLock(path)
         except LockedError as error:
-            raise UserError(f"{path}: {what} is already running ({error.holder or path.read_text(encoding='utf-8').strip()}); {error.remedy}") from None
+            raise UserError(
+                f"{path}: {what} is already running ({error.holder or path.read_text(encoding='utf-8').strip()}); {error.remedy}"
+            ) from None
     try:
         with clear_os_errors(path):
             path.write_text(f"{_described(_holder())}\n", encoding="utf-8")
@@ -219,7 +229,10 @@ class FileLock:
         if holder is None:
             return
         if not _is_gone(holder):
-            raise LockedError(_described(holder), f"wait for it or end it first; this file system has no locks, so if it no longer runs, delete {self._held}")
+            raise LockedError(
+                _described(holder),
+                f"wait for it or end it first; this file system has no locks, so if it no longer runs, delete {self._held}",
+            )
         aside = self._held.with_name(f"{self._held.name}.{socket.gethostname()}.{os.getpid()}")
         with contextlib.suppress(FileNotFoundError):  # another one was faster
             self._held.rename(aside)
@@ -231,15 +244,33 @@ class FileLock:
 
 def file_system(path: Path) -> tuple[str, str]:
     """Mount point and type (such as `nfs4` or `lustre`) of the file system that holds `path`."""
-    mounts = [line.split() for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()]
-    kinds = {fields[4].encode().decode("unicode_escape"): fields[fields.index("-") + 1] for fields in mounts}
-    mount = next((str(folder) for folder in [path.resolve(), *path.resolve().parents] if str(folder) in kinds), "/")
+    mounts = [
+        line.split()
+        for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
+    ]
+    kinds = {
+        fields[4].encode().decode("unicode_escape"): fields[fields.index("-") + 1]
+        for fields in mounts
+    }
+    mount = next(
+        (
+            str(folder)
+            for folder in [path.resolve(), *path.resolve().parents]
+            if str(folder) in kinds
+        ),
+        "/",
+    )
     return mount, kinds.get(mount, "unknown")
 
 
 @functools.cache
 def _warn_of_missing_locks(mount: str, kind: str, reason: str) -> None:
-    log.warning("%s: this file system (%s) has no file locks (%s); a file beside each locked one says who holds it", mount, kind, reason)
+    log.warning(
+        "%s: this file system (%s) has no file locks (%s); a file beside each locked one says who holds it",
+        mount,
+        kind,
+        reason,
+    )
 
 
 def _holder() -> dict[str, Any]:
@@ -265,7 +296,11 @@ def _read_holder(path: Path) -> dict[str, Any] | None:
 
 
 def _described(holder: dict[str, Any]) -> str:
-    return f"host {holder['host']}, pid {holder['pid']}, SLURM job {holder['job'] or 'none'}" if holder else "an unknown process"
+    return (
+        f"host {holder['host']}, pid {holder['pid']}, SLURM job {holder['job'] or 'none'}"
+        if holder
+        else "an unknown process"
+    )
 
 
 def _is_gone(holder: dict[str, Any]) -> bool:
@@ -281,7 +316,9 @@ def _is_gone(holder: dict[str, Any]) -> bool:
 def _start_of(pid: int) -> str | None:
     """When a process started, in ticks since the boot; None where there is none, or it only waits to be reaped."""
     try:
-        state, *fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        state, *fields = (
+            Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        )
     except (FileNotFoundError, ProcessLookupError):
         return None
     return None if state in "ZX" else fields[18]

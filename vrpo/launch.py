@@ -31,7 +31,9 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 
 def use_environment_of(python: str) -> None:
     """Let the processes that this one starts find `python`'s environment, activated or not."""
-    os.environ["PATH"] = os.pathsep.join([str(Path(python).parent), os.environ.get("PATH", os.defpath)])
+    os.environ["PATH"] = os.pathsep.join(
+        [str(Path(python).parent), os.environ.get("PATH", os.defpath)]
+    )
 
 
 def run_check(*arguments: str) -> None:
@@ -40,8 +42,19 @@ def run_check(*arguments: str) -> None:
     Raises:
         UserError: it is not; the message is that of the command.
     """
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(CHECKOUT), *filter(None, [os.environ.get("PYTHONPATH")])])}
-    result = subprocess.run([sys.executable, "-m", "vrpo", *arguments], env=environment, capture_output=True, text=True, check=False)
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(
+            [str(CHECKOUT), *filter(None, [os.environ.get("PYTHONPATH")])]
+        ),
+    }
+    result = subprocess.run(
+        [sys.executable, "-m", "vrpo", *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if result.returncode:
         raise UserError(result.stderr.strip().splitlines()[-1].removeprefix("vrpo: error: "))
 
@@ -58,7 +71,9 @@ def requested_gpus(device: str, gpus: int, *, stated: bool) -> tuple[int, str]:
         UserError: `cuda` with no GPU.
     """
     if device == "cuda" and not gpus:
-        raise UserError("resources.gpus: 0 does not go with `resources.device: cuda`; set it to 1 or more, or the device to `cpu`")
+        raise UserError(
+            "resources.gpus: 0 does not go with `resources.device: cuda`; set it to 1 or more, or the device to `cpu`"
+        )
     if device == "cpu" or not gpus:
         return 0, "cpu"
     return gpus, "cuda" if stated else device
@@ -73,12 +88,22 @@ def require_gpus(count: int, limit: int | None = None) -> None:
     found = visible_gpus()
     offered = len(found.devices)
     if count > offered:
-        remedy = f"--config resources='{{gpus: {offered}}}'" if offered else "`resources: {device: cpu}`, or make one visible"
-        raise UserError(f"resources.gpus: {_gpus(count)} asked for, this machine offers {offered or f'none ({found.reason})'}; set {remedy}")
+        remedy = (
+            f"--config resources='{{gpus: {offered}}}'"
+            if offered
+            else "`resources: {device: cpu}`, or make one visible"
+        )
+        raise UserError(
+            f"resources.gpus: {_gpus(count)} asked for, this machine offers {offered or f'none ({found.reason})'}; set {remedy}"
+        )
     if count > 1 and any(gpu.name.startswith("MIG-") for gpu in found.devices):
-        raise UserError(f"resources.gpus: {_gpus(count)} asked for, but of MIG instances a process sees one only; set --config resources='{{gpus: 1}}'")
+        raise UserError(
+            f"resources.gpus: {_gpus(count)} asked for, but of MIG instances a process sees one only; set --config resources='{{gpus: 1}}'"
+        )
     if limit is not None and count > limit:
-        raise UserError(f"resources.gpus: {_gpus(count)} asked for, but `--resources gpu={limit}` allows fewer; raise it or set resources.gpus to {limit}")
+        raise UserError(
+            f"resources.gpus: {_gpus(count)} asked for, but `--resources gpu={limit}` allows fewer; raise it or set resources.gpus to {limit}"
+        )
 
 
 def _gpus(count: int) -> str:
@@ -124,8 +149,16 @@ def locked_gpus(gpus: Sequence[Gpu], count: int, folder: Path) -> list[Gpu]:
         for lock in taken.values():
             lock.release()
         if not waited:
-            holders = "; ".join(f"{gpu.name}: {error.holder or 'another job'}, {error.remedy}" for gpu, error in held.items())
-            log.warning("waiting for %d of the GPUs %s, held by other jobs of this machine (%s)", count, ", ".join(gpu.name for gpu in gpus), holders)
+            holders = "; ".join(
+                f"{gpu.name}: {error.holder or 'another job'}, {error.remedy}"
+                for gpu, error in held.items()
+            )
+            log.warning(
+                "waiting for %d of the GPUs %s, held by other jobs of this machine (%s)",
+                count,
+                ", ".join(gpu.name for gpu in gpus),
+                holders,
+            )
             waited = True
         time.sleep(1 + os.getpid() % 7 / 10)
 
@@ -156,13 +189,20 @@ def run_ranks(count: int, stage: list[str]) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import parse_args, run
 
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # which rank was ended after which: the ranks say why
+    logging.getLogger("torch.distributed.elastic").setLevel(
+        logging.CRITICAL
+    )  # which rank was ended after which: the ranks say why
     try:
         run(parse_args(["--standalone", f"--nproc-per-node={count}", *stage]))
     except SignalException:
         return INTERRUPTED
     except ChildFailedError as error:
-        status, lines = outcome({rank: (failure.exitcode, reported_error(failure.error_file_data)) for rank, failure in error.failures.items()})
+        status, lines = outcome(
+            {
+                rank: (failure.exitcode, reported_error(failure.error_file_data))
+                for rank, failure in error.failures.items()
+            }
+        )
         print(*lines, sep="\n", end="\n" if lines else "", file=sys.stderr)
         return status
     return 0
@@ -180,17 +220,33 @@ def outcome(failures: dict[int, tuple[int, tuple[str, int] | None]]) -> tuple[in
     said = {rank: report for rank, (_, report) in failures.items() if report}
     refused = {rank: report for rank, report in said.items() if report[1] == BAD_INPUT}
     silent = {rank: status for rank, (status, report) in failures.items() if not report}
-    culprits = {rank: status for rank, status in silent.items() if status > 0 or (status != -signal.SIGTERM and not refused)}
+    culprits = {
+        rank: status
+        for rank, status in silent.items()
+        if status > 0 or (status != -signal.SIGTERM and not refused)
+    }
     if not said and not culprits:
         culprits = silent
     shown = refused if refused or culprits else said
-    lines = list(dict.fromkeys(message for rank, (message, _) in sorted(shown.items()) if 0 not in said or message != said[0][0]))
-    lines += [f"vrpo: error: rank {rank} {_ended(status)}" for rank, status in sorted(culprits.items())]
+    lines = list(
+        dict.fromkeys(
+            message
+            for rank, (message, _) in sorted(shown.items())
+            if 0 not in said or message != said[0][0]
+        )
+    )
+    lines += [
+        f"vrpo: error: rank {rank} {_ended(status)}" for rank, status in sorted(culprits.items())
+    ]
     return BAD_INPUT if refused else 1 if culprits else INTERRUPTED, lines
 
 
 def _ended(status: int) -> str:
-    return f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with exit status {status}; what it said is above"
+    return (
+        f"was ended by {signal.Signals(-status).name}"
+        if status < 0
+        else f"ended with exit status {status}; what it said is above"
+    )
 
 
 if __name__ == "__main__":

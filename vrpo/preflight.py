@@ -50,7 +50,10 @@ def findings(checks: Iterator[Check]) -> list[Finding]:
 def table(rows: list[Finding]) -> str:
     """The findings as aligned lines: ok or missing, what, and what was found or how to fix it."""
     width = max(len(row.what) for row in rows)
-    return "\n".join(f"{'missing' if row.is_missing else 'ok':7}  {row.what:{width}}  {row.found}" for row in rows)
+    return "\n".join(
+        f"{'missing' if row.is_missing else 'ok':7}  {row.what:{width}}  {row.found}"
+        for row in rows
+    )
 
 
 def all_checks(config: ExperimentConfig, *, fetch: bool) -> Iterator[Check]:
@@ -69,7 +72,9 @@ def weight_checks(config: ExperimentConfig, *, fetch: bool) -> Iterator[Check]:
     tokenizers = {"tokenizer": config.tokenizer}
     for name, sampler in config.samplers.items():
         if sampler.decoder:
-            tokenizers[f"decoder of {name}"] = config.tokenizer.model_copy(update={"weights": sampler.decoder})
+            tokenizers[f"decoder of {name}"] = config.tokenizer.model_copy(
+                update={"weights": sampler.decoder}
+            )
     loaded = set()
     for what, options in tokenizers.items():
         if options.weights != "trained" and options.weights not in loaded:
@@ -86,14 +91,19 @@ def weight_checks(config: ExperimentConfig, *, fetch: bool) -> Iterator[Check]:
         if network.weights != "trained":
             yield f"evaluation network {name}", partial(_encoder, network)
     for name, checkpoint in config.checkpoints.items():
-        yield f"checkpoint {name}", partial(_file, f"checkpoints.{name}.file", Path(checkpoint.file))
+        yield (
+            f"checkpoint {name}",
+            partial(_file, f"checkpoints.{name}.file", Path(checkpoint.file)),
+        )
 
 
 def _images(config: ExperimentConfig) -> str:
     from vrpo.data.sources import open_source
 
     if config.data.root and not Path(config.data.root).exists():
-        raise UserError(f"data.root: {config.data.root} does not exist; put the images there, or set it to their place")
+        raise UserError(
+            f"data.root: {config.data.root} does not exist; put the images there, or set it to their place"
+        )
     source = open_source(config.data)
     return f"{len(source):,} images of {len(source.classes):,} classes"
 
@@ -131,10 +141,14 @@ def _disk(config: ExperimentConfig) -> str:
     except UserError as error:
         return f"what it takes is not known ({error})"
     folder = _existing(Paths.of(config).folder)
-    there = sum(path.stat().st_size for path in Paths.of(config).folder.rglob("*") if path.is_file())
+    there = sum(
+        path.stat().st_size for path in Paths.of(config).folder.rglob("*") if path.is_file()
+    )
     free, left = shutil.disk_usage(folder).free, max(0.0, needed - there)
     if free < left:
-        raise UserError(f"results: {left / 1e9:,.1f} GB are still to be written, {folder} has {free / 1e9:,.1f} GB free; free space or set it to another disk")
+        raise UserError(
+            f"results: {left / 1e9:,.1f} GB are still to be written, {folder} has {free / 1e9:,.1f} GB free; free space or set it to another disk"
+        )
     return f"{free / 1e9:,.1f} GB free, {left / 1e9:,.1f} GB still to be written"
 
 
@@ -146,9 +160,15 @@ def _locks(config: ExperimentConfig) -> str:
             by_name = lock.path.with_name(f"{lock.path.name}.held").exists()
             lock.release()
     except OSError as error:
-        raise UserError(f"results: {folder} cannot be written ({error.strerror}); make it writable, or set it to another folder") from error
+        raise UserError(
+            f"results: {folder} cannot be written ({error.strerror}); make it writable, or set it to another folder"
+        ) from error
     kind = file_system(folder)[1]
-    return f"{kind} has none; files beside the results say who writes them" if by_name else f"work on {kind}"
+    return (
+        f"{kind} has none; files beside the results say who writes them"
+        if by_name
+        else f"work on {kind}"
+    )
 
 
 def _gpus(config: ExperimentConfig) -> str:
@@ -156,7 +176,9 @@ def _gpus(config: ExperimentConfig) -> str:
     from vrpo.runtime.gpus import visible_gpus
 
     resources = config.resources
-    count, device = requested_gpus(resources.device, resources.gpus, stated="gpus" in resources.model_fields_set)
+    count, device = requested_gpus(
+        resources.device, resources.gpus, stated="gpus" in resources.model_fields_set
+    )
     offered = visible_gpus()
     here = f"{len(offered.devices)} here" if offered.devices else f"none here ({offered.reason})"
     if device == "cpu":
@@ -176,10 +198,14 @@ def _compiler(config: ExperimentConfig) -> str:
 
     if not visible_gpus().devices and shutil.which("sbatch"):
         return "not checked, as the jobs' GPUs are on other machines; the first job that compiles checks it"
-    require_compiler(choose_device(config.resources.device), "training.compile, samplers.<name>.compile")
+    require_compiler(
+        choose_device(config.resources.device), "training.compile, samplers.<name>.compile"
+    )
     return "torch.compile works"
 
 
 def _existing(folder: Path) -> Path:
     """`folder`, or the nearest one above it that exists."""
-    return next(parent for parent in [folder.resolve(), *folder.resolve().parents] if parent.is_dir())
+    return next(
+        parent for parent in [folder.resolve(), *folder.resolve().parents] if parent.is_dir()
+    )

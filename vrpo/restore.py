@@ -45,10 +45,24 @@ STAGES = {
 }
 """Commands whose results are restored, each with the rules that call it."""
 
-WITHOUT_EFFECT = {"--output", "--listing", "--device", "--threads", "--save-minutes", "--max-minutes", "--log-every", "--max-skipped"}
+WITHOUT_EFFECT = {
+    "--output",
+    "--listing",
+    "--device",
+    "--threads",
+    "--save-minutes",
+    "--max-minutes",
+    "--log-every",
+    "--max-skipped",
+}
 """Arguments that change no result, or only its last digits."""
 
-OPTIONS_WITHOUT_EFFECT = ("training.latents", "training.attention", "training.activation_checkpointing", "workers")
+OPTIONS_WITHOUT_EFFECT = (
+    "training.latents",
+    "training.attention",
+    "training.activation_checkpointing",
+    "workers",
+)
 """Options of resolved configs that do not, either."""
 
 WEIGHTS = ("weights", "decoder")
@@ -83,7 +97,9 @@ def require_planned(planned: str) -> None:
     if not Path(name).is_file():
         raise UserError(f"{name}: no such file; start the workflow again, which writes it")
     if short_hash(Path(name).read_bytes()) != digest:
-        raise UserError(f"{name}: changed since this job was planned; start the workflow again, and change options in the experiment's config, not here")
+        raise UserError(
+            f"{name}: changed since this job was planned; start the workflow again, and change options in the experiment's config, not here"
+        )
 
 
 def restore(arguments: Sequence[str]) -> bool:
@@ -183,8 +199,12 @@ def inputs_of(arguments: Sequence[str]) -> dict[str, str]:
 def content_hash(place: Path) -> str:
     """Hash of a file's content, or of all files of a folder; an HDF5 file's is the seal that it was written with."""
     if place.is_dir():
-        files = sorted(path for path in place.iterdir() if path.is_file() and not path.name.startswith("."))
-        return hashlib.sha256(json.dumps({path.name: content_hash(path) for path in files}).encode()).hexdigest()
+        files = sorted(
+            path for path in place.iterdir() if path.is_file() and not path.name.startswith(".")
+        )
+        return hashlib.sha256(
+            json.dumps({path.name: content_hash(path) for path in files}).encode()
+        ).hexdigest()
     with open(place, "rb") as file:
         is_hdf5 = file.read(len(HDF5)) == HDF5
     if is_hdf5:
@@ -264,7 +284,11 @@ def _config_hash(path: Path) -> str:
 def _without(value: Any, name: str) -> Any:
     if isinstance(value, Mapping):
         inner = {key: _without(part, f"{name}.{key}".lstrip(".")) for key, part in value.items()}
-        return {key: part for key, part in inner.items() if f"{name}.{key}".lstrip(".") not in OPTIONS_WITHOUT_EFFECT}
+        return {
+            key: part
+            for key, part in inner.items()
+            if f"{name}.{key}".lstrip(".") not in OPTIONS_WITHOUT_EFFECT
+        }
     if isinstance(value, list):
         return [_without(part, name) for part in value]
     if name.rpartition(".")[2] in WEIGHTS and isinstance(value, str) and _is_place(value):
@@ -274,7 +298,11 @@ def _without(value: Any, name: str) -> Any:
 
 def _difference(before: Mapping[str, str], now: Mapping[str, str]) -> str:
     changed = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
-    return f"it was made from something else: {', '.join(changed)}" if before else "it is not known what it was made from"
+    return (
+        f"it was made from something else: {', '.join(changed)}"
+        if before
+        else "it is not known what it was made from"
+    )
 
 
 def _link(existing: Path, second: Path) -> None:
@@ -287,4 +315,8 @@ def _link(existing: Path, second: Path) -> None:
         os.link(existing, beside)
         beside.replace(second)
     except OSError as error:
-        log.warning("%s: no hard link to it can be made here (%s); it is made again when it is asked for", existing, error.strerror)
+        log.warning(
+            "%s: no hard link to it can be made here (%s); it is made again when it is asked for",
+            existing,
+            error.strerror,
+        )

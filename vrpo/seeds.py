@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 def derive_seed(*key: str | int) -> int:
     """A 63-bit seed from a key such as `("train-noise", seed, step)`; equal keys give equal seeds on every machine."""
-    digest = hashlib.blake2b("\x1f".join(str(part) for part in key).encode(), digest_size=8).digest()
+    digest = hashlib.blake2b(
+        "\x1f".join(str(part) for part in key).encode(), digest_size=8
+    ).digest()
     return int.from_bytes(digest, "big") >> 1
 
 

@@ -20,7 +20,10 @@ from vrpo.training.plan import StepPlan
 from vrpo.training.state import Snapshot
 from vrpo.training.trainer import Trainer
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+]
 MODEL = "SiT-S/2"
 
 
@@ -31,32 +34,54 @@ def device() -> torch.device:
 
 def plans(step: int) -> list[StepPlan]:
     indices = (np.arange(16) * 7 + 16 * step) % 64
-    return [StepPlan(indices, torch.arange(16) / 16, torch.zeros(16, dtype=torch.bool), torch.arange(16))]
+    return [
+        StepPlan(
+            indices, torch.arange(16) / 16, torch.zeros(16, dtype=torch.bool), torch.arange(16)
+        )
+    ]
 
 
 @pytest.mark.parametrize("latents", ["mapped", "resident"])
-def test_batches_read_ahead_are_those_of_the_cpu(device: torch.device, tmp_path: Path, latents: str) -> None:
+def test_batches_read_ahead_are_those_of_the_cpu(
+    device: torch.device, tmp_path: Path, latents: str
+) -> None:
     """Over many steps, with work on the main stream in between: a buffer used too early would show."""
     data = write_training_data(tmp_path, 64)
-    feed = Feed(data, plans, device=device, encoders=(paper.ENCODER,), attention=False, null_label=1000, latents=latents)
+    feed = Feed(
+        data,
+        plans,
+        device=device,
+        encoders=(paper.ENCODER,),
+        attention=False,
+        null_label=1000,
+        latents=latents,
+    )
     work = torch.randn(2048, 2048, device=device)
     for step in range(40):
         (batch,) = feed.take(step)
         work = (work @ work).tanh()
         expected = data.gather(plans(step)[0].indices)
-        torch.testing.assert_close(batch.tokens[paper.ENCODER].cpu(), expected.tokens[paper.ENCODER], rtol=0, atol=0)
+        torch.testing.assert_close(
+            batch.tokens[paper.ENCODER].cpu(), expected.tokens[paper.ENCODER], rtol=0, atol=0
+        )
         torch.testing.assert_close(batch.mean.cpu(), expected.mean, rtol=0, atol=0)
     feed.close()
 
 
 def trainer(device: torch.device, folder: Path, alignment: str, **changes: object) -> Trainer:
     settings = TrainingOptions(batch_size=16, **{"tf32": False, **changes})
-    objective = paper.paper_model(MODEL, critic=(32, 1)).build_objective(alignment, settings, device)
-    return Trainer(objective, write_training_data(folder, 64), settings, seed=0, ranks=Ranks(0, 1, device))
+    objective = paper.paper_model(MODEL, critic=(32, 1)).build_objective(
+        alignment, settings, device
+    )
+    return Trainer(
+        objective, write_training_data(folder, 64), settings, seed=0, ranks=Ranks(0, 1, device)
+    )
 
 
 @pytest.mark.parametrize("alignment", ["none", "repa", "vrpo"])
-def test_a_state_is_what_it_was_when_taken(device: torch.device, tmp_path: Path, alignment: str) -> None:
+def test_a_state_is_what_it_was_when_taken(
+    device: torch.device, tmp_path: Path, alignment: str
+) -> None:
     """Steps issued right after the snapshot do not reach it, and a trainer that goes on from it does the same steps."""
     first = trainer(device, tmp_path, alignment)
     for _ in range(3):
@@ -78,8 +103,17 @@ def test_a_state_is_what_it_was_when_taken(device: torch.device, tmp_path: Path,
     second.feed.close()
 
 
-@pytest.mark.parametrize("change", [{"compile": True}, {"activation_checkpointing": True}, {"compile": True, "activation_checkpointing": True}])
-def test_compiled_and_checkpointed_steps_are_the_plain_ones(device: torch.device, tmp_path: Path, change: dict[str, bool]) -> None:
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"compile": True},
+        {"activation_checkpointing": True},
+        {"compile": True, "activation_checkpointing": True},
+    ],
+)
+def test_compiled_and_checkpointed_steps_are_the_plain_ones(
+    device: torch.device, tmp_path: Path, change: dict[str, bool]
+) -> None:
     weights = []
     for changes in ({}, change):
         one = trainer(device, tmp_path, "vrpo", **changes)
@@ -116,7 +150,18 @@ def test_attention_is_chosen_by_measurement(device: torch.device) -> None:
 def test_benchmarks(device: torch.device) -> None:
     model = paper.paper_model(MODEL)
     record = bench_train(
-        model, ["none", "repa", "vrpo"], TrainingOptions(batch_size=64, precision="bf16", compile=True), device, steps=5, rounds=2, samples=128
+        model,
+        ["none", "repa", "vrpo"],
+        TrainingOptions(batch_size=64, precision="bf16", compile=True),
+        device,
+        steps=5,
+        rounds=2,
+        samples=128,
     )
     assert all(each["utilisation"] > 0.02 for each in record["alignments"].values())
-    assert bench_sample(model, SampleSettings(timed_steps=5, batch_size=16, decode=False), device)["images_per_second"] > 0
+    assert (
+        bench_sample(model, SampleSettings(timed_steps=5, batch_size=16, decode=False), device)[
+            "images_per_second"
+        ]
+        > 0
+    )

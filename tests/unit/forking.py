@@ -32,7 +32,15 @@ MOMENTS = [
 ]
 
 
-def child(toy: Toy, run: Path, milestone: int, environment: dict[str, str], save_minutes: float, names: tuple[str, ...], strike: tuple | None = None) -> int:
+def child(
+    toy: Toy,
+    run: Path,
+    milestone: int,
+    environment: dict[str, str],
+    save_minutes: float,
+    names: tuple[str, ...],
+    strike: tuple | None = None,
+) -> int:
     """Fork a process that trains to `milestone`, or until it strikes itself; its number."""
     pid = os.fork()
     if pid:
@@ -45,7 +53,15 @@ def child(toy: Toy, run: Path, milestone: int, environment: dict[str, str], save
             strike_at(*strike)
         config = toy.config(*names)
         inputs = toy.inputs(config)
-        train(config, **inputs, milestone=milestone, output=milestone_file(run, milestone), device="cpu", log_every=5, save_minutes=save_minutes)
+        train(
+            config,
+            **inputs,
+            milestone=milestone,
+            output=milestone_file(run, milestone),
+            device="cpu",
+            log_every=5,
+            save_minutes=save_minutes,
+        )
         status = 0
     finally:
         os._exit(status)
@@ -56,7 +72,15 @@ def kill_at_random_moments(toy: Toy, run: Path, milestone: int, kills: int) -> t
     moments, met, half_written = random.Random(0), 0, 0
     for _ in range(kills):
         owner, name, when = moments.choice(MOMENTS)
-        pid = child(toy, run, milestone, {}, 1e-9, (), strike=(owner, name, moments.randint(1, milestone // kills), when))
+        pid = child(
+            toy,
+            run,
+            milestone,
+            {},
+            1e-9,
+            (),
+            strike=(owner, name, moments.randint(1, milestone // kills), when),
+        )
         met += os.waitpid(pid, 0)[1] == signal.SIGKILL
         half_written += any(run.rglob("*.partial"))
     return met, half_written
@@ -68,7 +92,12 @@ def on_ranks(toy: Toy, run: Path, milestone: int, world: int, *names: str) -> li
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     common = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    pids = [child(toy, run, milestone, {**common, "RANK": str(rank), "LOCAL_RANK": str(rank)}, 10.0, names) for rank in range(world)]
+    pids = [
+        child(
+            toy, run, milestone, {**common, "RANK": str(rank), "LOCAL_RANK": str(rank)}, 10.0, names
+        )
+        for rank in range(world)
+    ]
     return [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
 
 
@@ -85,11 +114,23 @@ def write_states(folder: Path) -> None:
 
 
 def main() -> None:
-    folder, milestone, what, number, runs = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3], int(sys.argv[4]), list(map(Path, sys.argv[5:]))
+    folder, milestone, what, number, runs = (
+        Path(sys.argv[1]),
+        int(sys.argv[2]),
+        sys.argv[3],
+        int(sys.argv[4]),
+        list(map(Path, sys.argv[5:])),
+    )
     torch.set_num_threads(1)
     toy = Toy(folder)
     config = toy.config("vrpo")
-    train(config, **toy.inputs(config), milestone=1, output=milestone_file(folder / "warm", 1), device="cpu")  # what is imported late is imported now
+    train(
+        config,
+        **toy.inputs(config),
+        milestone=1,
+        output=milestone_file(folder / "warm", 1),
+        device="cpu",
+    )  # what is imported late is imported now
     if what == "states":
         runs[0].mkdir(parents=True)
         write_states(runs[0])
@@ -97,8 +138,17 @@ def main() -> None:
     elif what == "kill":
         print(*kill_at_random_moments(toy, runs[0], milestone, number))
     else:
-        named = ((run, run.name.split("-") if run.name.split("-")[0] in ALIGNMENTS else ()) for run in runs)
-        print(*(code for run, names in named for code in on_ranks(toy, run, milestone, number, *names)))
+        named = (
+            (run, run.name.split("-") if run.name.split("-")[0] in ALIGNMENTS else ())
+            for run in runs
+        )
+        print(
+            *(
+                code
+                for run, names in named
+                for code in on_ranks(toy, run, milestone, number, *names)
+            )
+        )
 
 
 if __name__ == "__main__":

@@ -13,7 +13,9 @@ from torch import Tensor
 
 FOLDER = Path(__file__).parents[1] / "golden"
 NUM_CLASSES = 1000  # REPA's samplers hard-code the null class 1000
-MODEL = SimpleNamespace(name="golden", depth=3, width=48, heads=4, patch_size=2, num_classes=NUM_CLASSES)
+MODEL = SimpleNamespace(
+    name="golden", depth=3, width=48, heads=4, patch_size=2, num_classes=NUM_CLASSES
+)
 LATENT = (4, 8, 8)
 LABELS = torch.tensor([3, 207])
 
@@ -26,7 +28,11 @@ def load(name: str) -> dict[str, Tensor]:
 def draw(seed: int, *shape: int) -> Tensor:
     """Uniform values of mean 0 and variance 1, from raw PCG64 output: the same bits with every version of every library."""
     raw = np.random.PCG64(seed).random_raw(math.prod(shape))
-    return torch.from_numpy(((raw >> np.uint64(40)).astype(np.float64) / 2**24 - 0.5) * math.sqrt(12)).float().reshape(shape)
+    return (
+        torch.from_numpy(((raw >> np.uint64(40)).astype(np.float64) / 2**24 - 0.5) * math.sqrt(12))
+        .float()
+        .reshape(shape)
+    )
 
 
 class Draws:
@@ -46,7 +52,9 @@ def fill(module: torch.nn.Module, prefix: str = "") -> torch.nn.Module:
         for name, parameter in module.named_parameters():
             if name != "pos_embed":
                 scale = 0.1 if parameter.dim() == 1 else 0.7 / math.sqrt(parameter[0].numel())
-                parameter.copy_(scale * draw(zlib.crc32(f"{prefix}{name}".encode()), *parameter.shape))
+                parameter.copy_(
+                    scale * draw(zlib.crc32(f"{prefix}{name}".encode()), *parameter.shape)
+                )
     return module.eval()
 
 

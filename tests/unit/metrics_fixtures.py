@@ -13,7 +13,12 @@ from vrpo.models.encoder import create_network
 OPTIONS = EvaluationOptions.model_validate(
     {
         "network": "trained",
-        "trained": {"architecture": "test_resnet", "weights": "trained", "arguments": {"channels": [16, 16, 16, 16]}, "image_size": 32},
+        "trained": {
+            "architecture": "test_resnet",
+            "weights": "trained",
+            "arguments": {"channels": [16, 16, 16, 16]},
+            "image_size": 32,
+        },
         "reference_images": 150,
         "split_size": 100,
         "batch_size": 32,

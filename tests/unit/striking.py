@@ -11,7 +11,9 @@ from typing import Any, Literal
 from vrpo.files import partial_path
 
 
-def strike_at(owner: Any, name: str, count: int, when: Literal["before", "after", "torn"] = "before") -> None:
+def strike_at(
+    owner: Any, name: str, count: int, when: Literal["before", "after", "torn"] = "before"
+) -> None:
     """Let the `count`-th call of `owner.name` end this process before or after its work; `torn`: with half of the file that is to be renamed written."""
     work, calls = getattr(owner, name), itertools.count(1)
 

@@ -30,7 +30,9 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Toy:
     return Toy(tmp_path_factory.mktemp("toy"))
 
 
-def objective_of(toy: Toy, process: str = "sit", **alignment: Any) -> tuple[Objective, TrainingData]:
+def objective_of(
+    toy: Toy, process: str = "sit", **alignment: Any
+) -> tuple[Objective, TrainingData]:
     content = toy.config("repa", process).model_dump(mode="json")
     content["alignment"] |= alignment
     if alignment.get("kind") == "irepa":
@@ -52,17 +54,31 @@ def batch_of(objective: Objective, data: TrainingData, step: int = 0) -> dict[st
     batch = data.gather(plan.indices)
     noise = torch.randn(B, *LATENT, generator=torch.Generator().manual_seed(step))
     tokens = {name: values.float() for name, values in batch.tokens.items()}
-    return {"x0": batch.mean, "noise": noise, "t": plan.times, "labels": batch.labels, "tokens": tokens, "step": torch.full((), step)}
+    return {
+        "x0": batch.mean,
+        "noise": noise,
+        "t": plan.times,
+        "labels": batch.labels,
+        "tokens": tokens,
+        "step": torch.full((), step),
+    }
 
 
 def two_passes(objective: Objective, inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
     """Gradients [B,N,W] at h of the denoising loss and of `-lambda mean cos`, from a backward pass each."""
     process, network, alignment = objective.process, objective.network, objective.alignment
     x_t = process.corrupt(inputs["x0"], inputs["noise"], inputs["t"])
-    prediction, (hidden,) = network(x_t, process.network_time(inputs["t"]), inputs["labels"], hidden_after=alignment.hidden_after)
+    prediction, (hidden,) = network(
+        x_t,
+        process.network_time(inputs["t"]),
+        inputs["labels"],
+        hidden_after=alignment.hidden_after,
+    )
     denoising, _ = process.losses(prediction, inputs["x0"], inputs["noise"], x_t, inputs["t"])
     (behind,) = torch.autograd.grad(denoising.mean(), hidden, retain_graph=True)
-    (aligned,) = torch.autograd.grad(-alignment.options.weight * alignment.cosine(hidden, inputs["tokens"]).mean(), hidden)
+    (aligned,) = torch.autograd.grad(
+        -alignment.options.weight * alignment.cosine(hidden, inputs["tokens"]).mean(), hidden
+    )
     return behind, aligned
 
 
@@ -73,14 +89,24 @@ def test_measuring_changes_no_gradient(toy: Toy, process: str) -> None:
         objective, data = objective_of(toy, process, measure_agreement=measured)
         loss, _ = objective(**batch_of(objective, data))
         loss.backward()
-        gradients.append({name: parameter.grad.clone() for name, parameter in objective.named_parameters()})
+        gradients.append(
+            {name: parameter.grad.clone() for name, parameter in objective.named_parameters()}
+        )
     for name, gradient in gradients[0].items():
-        torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-5, atol=1e-8, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            gradients[1][name],
+            gradient,
+            rtol=1e-5,
+            atol=1e-8,
+            msg=lambda text, name=name: f"{name}: {text}",
+        )
 
 
 @pytest.mark.parametrize("process", ["sit", "dit"])
 @pytest.mark.parametrize(("kind", "scale"), [("repa", 1.0), ("repa", 0.25), ("irepa", 1.0)])
-def test_one_backward_pass_measures_what_two_do(toy: Toy, process: str, kind: str, scale: float) -> None:
+def test_one_backward_pass_measures_what_two_do(
+    toy: Toy, process: str, kind: str, scale: float
+) -> None:
     objective, data = objective_of(toy, process, kind=kind, measure_agreement=True)
     inputs = batch_of(objective, data)
     expected = gradient_cosine(*two_passes(objective, inputs))
@@ -94,7 +120,9 @@ def test_one_backward_pass_measures_what_two_do(toy: Toy, process: str, kind: st
     for index in range(bins):
         here = (levels * bins).long().clamp(0, bins - 1) == index
         if here.any():
-            np.testing.assert_allclose(means[index], expected[here].mean().item(), rtol=1e-4, atol=1e-6)
+            np.testing.assert_allclose(
+                means[index], expected[here].mean().item(), rtol=1e-4, atol=1e-6
+            )
         else:
             assert np.isnan(means[index])
 
@@ -102,7 +130,9 @@ def test_one_backward_pass_measures_what_two_do(toy: Toy, process: str, kind: st
 def test_the_cosine_of_tiny_and_of_zero_gradients() -> None:
     a, b = torch.randn(2, 3, 4), torch.randn(2, 3, 4)
     expected = F.cosine_similarity(a.flatten(1), b.flatten(1), dim=1)
-    torch.testing.assert_close(gradient_cosine(1e-25 * a, 1e-20 * b), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        gradient_cosine(1e-25 * a, 1e-20 * b), expected, rtol=1e-5, atol=1e-6
+    )
     assert gradient_cosine(a, torch.zeros_like(a)).isnan().all()
 
 
@@ -115,19 +145,26 @@ def logged_agreement(objective: Objective, inputs: dict[str, Any]) -> np.ndarray
 
 
 def test_where_nothing_is_aligned_no_agreement_is_logged(toy: Toy) -> None:
-    objective, data = objective_of(toy, measure_agreement=True, weight_schedule={"kind": "stop", "end": 1})
+    objective, data = objective_of(
+        toy, measure_agreement=True, weight_schedule={"kind": "stop", "end": 1}
+    )
     assert np.isfinite(logged_agreement(objective, batch_of(objective, data, 0))).any()
     assert np.isnan(logged_agreement(objective, batch_of(objective, data, 1))).all()
 
 
-def test_a_custom_loss_is_measured_by_noise_level(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_custom_loss_is_measured_by_noise_level(
+    toy: Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
     objective, data = objective_of(toy, measure_agreement=True)
     inputs = batch_of(objective, data)
     expected = logged_agreement(objective, inputs)
     objective.zero_grad()
 
     def plain(batch: AlignmentBatch) -> AlignmentResult:
-        return AlignmentResult(-objective.alignment.options.weight * objective.alignment.cosine(batch.hidden[0], batch.tokens).mean())
+        return AlignmentResult(
+            -objective.alignment.options.weight
+            * objective.alignment.cosine(batch.hidden[0], batch.tokens).mean()
+        )
 
     monkeypatch.setattr(objective.alignment, "forward", plain)
     assert np.isfinite(expected).sum() > 1
@@ -148,7 +185,14 @@ def test_a_measured_training_resumes_in_the_same_bytes(toy: Toy, tmp_path: Path)
     for name, milestones in (("whole", [12]), ("parts", [7, 12])):
         for milestone in milestones:
             output = milestone_file(tmp_path / name, milestone)
-            train(config, **toy.inputs(config), milestone=milestone, output=output, device="cpu", log_every=5)
+            train(
+                config,
+                **toy.inputs(config),
+                milestone=milestone,
+                output=output,
+                device="cpu",
+                log_every=5,
+            )
     for file in ("step0000012.safetensors", "train.csv", "diagnostics.csv"):
         assert (tmp_path / "whole" / file).read_bytes() == (tmp_path / "parts" / file).read_bytes()
     rows = np.genfromtxt(tmp_path / "whole" / "diagnostics.csv", delimiter=",", names=True)
@@ -156,7 +200,9 @@ def test_a_measured_training_resumes_in_the_same_bytes(toy: Toy, tmp_path: Path)
     assert np.nanmax(np.abs(rows["agreement"])) <= 1
 
 
-def test_a_network_without_a_gate_is_not_measured(toy: Toy, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_network_without_a_gate_is_not_measured(
+    toy: Toy, caplog: pytest.LogCaptureFixture
+) -> None:
     objective, _ = objective_of(toy, measure_agreement=True)
     parts = (torch.nn.Linear(2, 2), objective.alignment, objective.process)
     assert not Objective(*parts, objective.options).measured

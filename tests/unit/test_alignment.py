@@ -28,7 +28,9 @@ def generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def make_batch(seed: int = 0, dtype: torch.dtype = torch.float32, encoders: tuple[str, ...] = ("a",)) -> AlignmentBatch:
+def make_batch(
+    seed: int = 0, dtype: torch.dtype = torch.float32, encoders: tuple[str, ...] = ("a",)
+) -> AlignmentBatch:
     g = generator(seed)
     x0 = torch.randn(B, 4, 6, 6, generator=g)
     x0_hat = (x0 + 0.3 * torch.randn(x0.shape, generator=g)).requires_grad_()
@@ -44,11 +46,24 @@ def make_batch(seed: int = 0, dtype: torch.dtype = torch.float32, encoders: tupl
 
 
 def toy_critic(latents: torch.Tensor) -> torch.Tensor:
-    return F.normalize(latents.flatten(2)[:, :, : N * D // 4 * 4].reshape(len(latents), -1)[:, : N * D].reshape(-1, N, D), dim=-1)
+    return F.normalize(
+        latents.flatten(2)[:, :, : N * D // 4 * 4]
+        .reshape(len(latents), -1)[:, : N * D]
+        .reshape(-1, N, D),
+        dim=-1,
+    )
 
 
 def make_vrpo(*, critics: bool = True, **changes: object) -> VRPO:
-    options = {"kind": "vrpo", "encoders": ["a"], "depth": 1, "projector_width": 16, "eta": 0.1, "group_size": 4, "rewards": {"semantic": {"score": 1.0}}}
+    options = {
+        "kind": "vrpo",
+        "encoders": ["a"],
+        "depth": 1,
+        "projector_width": 16,
+        "eta": 0.1,
+        "group_size": 4,
+        "rewards": {"semantic": {"score": 1.0}},
+    }
     torch.manual_seed(0)
     offered = context("a", **({"a": toy_critic} if critics else {}))
     built = build_alignment(VRPOOptions(**{**options, **changes}), offered)
@@ -69,7 +84,9 @@ def warm(alignment: Alignment, steps: int = 5) -> None:
         alignment.finish_step(lambda sums: sums, torch.tensor(True))
 
 
-def gradients(alignment: Alignment, batch: AlignmentBatch) -> tuple[torch.Tensor, list[torch.Tensor]]:
+def gradients(
+    alignment: Alignment, batch: AlignmentBatch
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
     result = alignment(batch)
     wanted = [*alignment.parameters(), batch.hidden[0]]
     return result.loss.detach(), list(torch.autograd.grad(result.loss, wanted))
@@ -85,7 +102,13 @@ def test_repa_equals_the_published_loop() -> None:
     """Per-sample loop with a mean over tokens, as in REPA's loss.py."""
     repa, batch = make_repa(weight=0.5), make_batch()
     projected = repa.projectors[0](batch.hidden[0])
-    expected = sum(-(F.normalize(z, dim=-1) * F.normalize(y, dim=-1)).sum(-1).mean() for z, y in zip(projected, batch.tokens["a"], strict=True)) / B
+    expected = (
+        sum(
+            -(F.normalize(z, dim=-1) * F.normalize(y, dim=-1)).sum(-1).mean()
+            for z, y in zip(projected, batch.tokens["a"], strict=True)
+        )
+        / B
+    )
     torch.testing.assert_close(repa(batch).loss, 0.5 * expected, rtol=1e-6, atol=1e-6)
 
 
@@ -110,7 +133,13 @@ def test_on_policy_gradient_is_the_closed_form(kappa: float) -> None:
     batch = make_batch()
     cosine = vrpo.cosine(batch.hidden[0], batch.tokens)
     mean, inverse_std = vrpo.statistics.moments(batch.noise_level)
-    raw = torch.stack([-batch.error, F.cosine_similarity(toy_critic(batch.x0_hat()), toy_critic(batch.x0), dim=-1).mean(1), cosine]).detach()
+    raw = torch.stack(
+        [
+            -batch.error,
+            F.cosine_similarity(toy_critic(batch.x0_hat()), toy_critic(batch.x0), dim=-1).mean(1),
+            cosine,
+        ]
+    ).detach()
     total = (torch.tensor([1.0, 0.7, 0.5])[:, None] * ((raw - mean) * inverse_std)).sum(0).float()
     advantages = group_advantages(total, 4)
     assert advantages.abs().mean() > 0.3  # the test would say little otherwise
@@ -122,7 +151,9 @@ def test_on_policy_gradient_is_the_closed_form(kappa: float) -> None:
 
 
 def test_pathwise_gradient_is_weight_over_running_std() -> None:
-    vrpo = make_vrpo(eta=0.0, beta=0.0, rewards={"fidelity": {"pathwise": 0.3}, "perceptual": {"pathwise": 0.05}})
+    vrpo = make_vrpo(
+        eta=0.0, beta=0.0, rewards={"fidelity": {"pathwise": 0.3}, "perceptual": {"pathwise": 0.05}}
+    )
     warm(vrpo)
     batch = make_batch()
     x0_hat = batch.x0_hat()
@@ -145,8 +176,13 @@ def test_pathwise_weights_are_logged_by_noise_level_and_unused_rewards_are_not()
     logged = {name: np.array(values) for name, values in vrpo.log.take().items()}
     where = noise_level_bin(batch.noise_level, len(logged["fidelity"]))
     for index in where.unique().tolist():
-        assert logged["pathwise_fidelity"][index] == pytest.approx(B * error_grad[where == index].mean().item(), rel=1e-5)
-    assert all(np.isnan(logged[name]).all() for name in ("perceptual", "pathwise_perceptual", "pathwise_semantic", *SHARES))
+        assert logged["pathwise_fidelity"][index] == pytest.approx(
+            B * error_grad[where == index].mean().item(), rel=1e-5
+        )
+    assert all(
+        np.isnan(logged[name]).all()
+        for name in ("perceptual", "pathwise_perceptual", "pathwise_semantic", *SHARES)
+    )
     assert "reward_perceptual" not in vrpo(batch).metrics
 
 
@@ -163,7 +199,9 @@ def test_score_only_rewards_carry_no_gradient() -> None:
 def test_advantages_have_mean_zero_per_group(seed: int, group_size: int) -> None:
     rewards = torch.randn(24, generator=generator(seed)) * 10.0 ** (seed % 7 - 3)
     advantages = group_advantages(rewards, group_size, max_advantage=float("inf"))
-    torch.testing.assert_close(advantages.view(-1, group_size).mean(1), torch.zeros(24 // group_size), rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        advantages.view(-1, group_size).mean(1), torch.zeros(24 // group_size), rtol=0, atol=1e-5
+    )
     assert group_advantages(rewards, group_size, max_advantage=0.5).abs().max() <= 0.5
 
 
@@ -171,7 +209,10 @@ def test_shares_are_the_distribution_of_the_advantage() -> None:
     shares = advantage_shares(torch.tensor([-3.0, -2.5, -0.1, 0.1, 1.5, 3.0]))
     assert shares.sum(dim=0).tolist() == [1.0] * 6
     assert shares.sum(dim=1).tolist() == [2.0, 0.0, 1.0, 1.0, 1.0, 1.0]
-    for eta, logged in ((0.1, 1.0), (0.0, 0.0)):  # without a policy term there is nothing to distribute
+    for eta, logged in (
+        (0.1, 1.0),
+        (0.0, 0.0),
+    ):  # without a policy term there is nothing to distribute
         vrpo = make_vrpo(eta=eta)
         warm(vrpo)
         log = vrpo.log.take()
@@ -184,7 +225,9 @@ def test_equal_rewards_have_no_advantage() -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(st.floats(-100, 100), st.floats(0.01, 100), st.integers(0, 1000))
-def test_standardised_rewards_ignore_offset_and_scale(offset: float, scale: float, seed: int) -> None:
+def test_standardised_rewards_ignore_offset_and_scale(
+    offset: float, scale: float, seed: int
+) -> None:
     """Adding a constant to a raw reward, or scaling it, from the start of training on, changes no advantage."""
     plain, changed = NoiseLevelStatistics(1, bins=4), NoiseLevelStatistics(1, bins=4)
     g = generator(seed)
@@ -192,7 +235,10 @@ def test_standardised_rewards_ignore_offset_and_scale(offset: float, scale: floa
         noise_level = torch.rand(32, generator=g)
         rewards = torch.randn(1, 32, generator=g, dtype=torch.float64) + noise_level
         other = offset + scale * rewards
-        z = [(r - s.moments(noise_level)[0]) * s.moments(noise_level)[1] for s, r in ((plain, rewards), (changed, other))]
+        z = [
+            (r - s.moments(noise_level)[0]) * s.moments(noise_level)[1]
+            for s, r in ((plain, rewards), (changed, other))
+        ]
         torch.testing.assert_close(z[0], z[1], rtol=1e-4, atol=1e-4)
         for statistics, values in ((plain, rewards), (changed, other)):
             statistics.observe(values, noise_level)
@@ -210,7 +256,9 @@ def test_running_statistics_are_the_weighted_mean_and_variance() -> None:
         statistics.finish_step(lambda sums: sums, torch.tensor(True))
         seen.append((noise_level, rewards.double()))
     level = torch.tensor([0.5])
-    weights = torch.cat([0.9 ** (5 - age) * ((n * 3).long() == 1) for age, (n, _) in enumerate(seen)]).double()
+    weights = torch.cat(
+        [0.9 ** (5 - age) * ((n * 3).long() == 1) for age, (n, _) in enumerate(seen)]
+    ).double()
     values = torch.cat([r for _, r in seen], dim=1)
     mean = (weights * values).sum(1) / weights.sum()
     std = ((weights * values.square()).sum(1) / weights.sum() - mean.square()).sqrt()
@@ -232,7 +280,10 @@ def test_constant_or_unseen_rewards_count_as_expected() -> None:
 def test_a_noise_level_counts_once_it_has_seen_enough() -> None:
     """Two rollouts that differ by chance have any standard deviation; `least` waits for more, counted as the sums decay."""
     levels = torch.tensor([0.1] * 6 + [0.6] * 2)
-    patient, hasty = NoiseLevelStatistics(1, bins=2, decay=0.5, least=8), NoiseLevelStatistics(1, bins=2, decay=0.5)
+    patient, hasty = (
+        NoiseLevelStatistics(1, bins=2, decay=0.5, least=8),
+        NoiseLevelStatistics(1, bins=2, decay=0.5),
+    )
     g = generator(3)
     for seen in (6, 6 + 3, 6 + 3 + 1.5):  # in the first bin; the second stays below 4
         rewards = torch.randn(1, 8, generator=g)
@@ -255,12 +306,19 @@ def test_constant_rewards_are_told_once_they_were_seen() -> None:
         batch.error = torch.full_like(batch.error, 0.25)
         assert vrpo(batch).loss.isfinite()
         vrpo.finish_step(lambda sums: sums, torch.tensor(True))
-    assert [text.split()[0] for text in vrpo.warnings()] == ["rewards.fidelity"]  # the perceptual one is constant, too, but has no weight
+    assert [text.split()[0] for text in vrpo.warnings()] == [
+        "rewards.fidelity"
+    ]  # the perceptual one is constant, too, but has no weight
 
 
 def test_a_score_that_nothing_is_made_of_is_told() -> None:
-    vrpo = make_vrpo(rewards={"fidelity": {"score": 1.0, "pathwise": 0.05}, "semantic": {"score": 1.0}}, eta=0.0)
-    assert [text.split(":")[0] for text in vrpo.warnings()] == ["rewards.fidelity.score changes nothing", "rewards.semantic.score changes nothing"]
+    vrpo = make_vrpo(
+        rewards={"fidelity": {"score": 1.0, "pathwise": 0.05}, "semantic": {"score": 1.0}}, eta=0.0
+    )
+    assert [text.split(":")[0] for text in vrpo.warnings()] == [
+        "rewards.fidelity.score changes nothing",
+        "rewards.semantic.score changes nothing",
+    ]
     assert make_vrpo(rewards={"fidelity": {"score": 1.0}}, eta=0.1).warnings() == []
 
 
@@ -277,7 +335,9 @@ def test_a_skipped_step_leaves_the_statistics_alone() -> None:
 def test_the_clip_stops_the_gradient_only_where_it_must(log_ratio: float, advantage: float) -> None:
     """Outside [1-eps, 1+eps] and only where moving on would raise the surrogate."""
     log_prob = torch.tensor([log_ratio], requires_grad=True)
-    surrogate, clipped = clipped_surrogate(log_prob, torch.zeros(1), torch.tensor([advantage]), clip=0.2)
+    surrogate, clipped = clipped_surrogate(
+        log_prob, torch.zeros(1), torch.tensor([advantage]), clip=0.2
+    )
     (grad,) = torch.autograd.grad(surrogate.sum(), log_prob)
     ratio = torch.tensor(log_ratio).exp().item()
     held = (ratio > 1.2 and advantage > 0) or (ratio < 0.8 and advantage < 0)
@@ -289,7 +349,9 @@ def test_old_policy_enters_the_ratio() -> None:
     vrpo = make_vrpo(eta=1.0, beta=0.0, old_policy="ema", kappa=10.0, clip=0.2)
     warm(vrpo)
     batch = make_batch()
-    batch.old_cosine = vrpo.cosine(batch.hidden[0], batch.tokens).detach() - 0.1  # ratio e^1, beyond the clip
+    batch.old_cosine = (
+        vrpo.cosine(batch.hidden[0], batch.tokens).detach() - 0.1
+    )  # ratio e^1, beyond the clip
     result = vrpo(batch)
     assert 0.2 < result.metrics["clip_fraction"] < 0.8  # held where the advantage is positive
     batch.old_cosine = batch.old_cosine + 0.1
@@ -310,7 +372,10 @@ def test_bf16_equals_fp32_up_to_rounding() -> None:
     """Gradients too: on policy the policy term's value is 0, so the loss says nothing of it."""
     found = []
     for half in (False, True):
-        vrpo = make_vrpo(eta=0.5, rewards={"fidelity": {"score": 1.0}, "perceptual": {"score": 1.0, "pathwise": 0.05}})
+        vrpo = make_vrpo(
+            eta=0.5,
+            rewards={"fidelity": {"score": 1.0}, "perceptual": {"score": 1.0, "pathwise": 0.05}},
+        )
         warm(vrpo)
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
             found.append(gradients(vrpo, make_batch()))
@@ -324,5 +389,8 @@ def test_several_encoders_are_averaged() -> None:
     options = REPAOptions(kind="repa", encoders=["a", "b"], depth=1, weight=1.0, projector_width=16)
     repa = build_alignment(options, context("a", "b"))
     batch = make_batch(encoders=("a", "b"))
-    parts = [F.cosine_similarity(p(batch.hidden[0]), batch.tokens[n], dim=-1).mean() for n, p in zip("ab", repa.projectors, strict=True)]
+    parts = [
+        F.cosine_similarity(p(batch.hidden[0]), batch.tokens[n], dim=-1).mean()
+        for n, p in zip("ab", repa.projectors, strict=True)
+    ]
     torch.testing.assert_close(repa(batch).loss, -(parts[0] + parts[1]) / 2, rtol=1e-5, atol=1e-6)

@@ -50,7 +50,11 @@ def test_any_tool_reads_what_we_write(whole):
     with h5py.File(whole) as file:
         for name, values in CONTENT.items():
             dataset = file[name]
-            assert dataset.chunks is None and dataset.compression is None and dataset.id.get_offset() % 4096 == 0
+            assert (
+                dataset.chunks is None
+                and dataset.compression is None
+                and dataset.id.get_offset() % 4096 == 0
+            )
             assert dataset.dtype == values.dtype
             np.testing.assert_array_equal(dataset[:], values)
 
@@ -82,7 +86,12 @@ def test_interrupted_and_continued(tmp_path, whole):
         assert not path.exists()
     assert 0 < write(path) <= 96
     assert path.read_bytes() == whole.read_bytes()
-    assert sorted(file.name for file in tmp_path.iterdir()) == [".resumed.h5.verified", ".whole.h5.verified", "resumed.h5", "whole.h5"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == [
+        ".resumed.h5.verified",
+        ".whole.h5.verified",
+        "resumed.h5",
+        "whole.h5",
+    ]
 
 
 def test_continued_with_another_batch_size(tmp_path, whole):
@@ -138,7 +147,11 @@ with ArrayWriter(path, {"a": (rows.shape, "f4"), "b": (rows.shape, "f8")}, {"x":
 def test_sigkill_in_the_middle_of_a_write(tmp_path):
     def run(name, kill_at):
         command = [sys.executable, "-c", CHILD, str(tmp_path / name), str(kill_at)]
-        return subprocess.run(command, check=False, env={**os.environ, "PYTHONPATH": str(Path(vrpo.__file__).parents[1])}).returncode
+        return subprocess.run(
+            command,
+            check=False,
+            env={**os.environ, "PYTHONPATH": str(Path(vrpo.__file__).parents[1])},
+        ).returncode
 
     assert run("whole.h5", -1) == 0
     for kill_at in (1, 2, 9, 14):
@@ -150,7 +163,11 @@ def test_sigkill_in_the_middle_of_a_write(tmp_path):
 
 def test_two_writers_of_one_file(tmp_path):
     path = tmp_path / "a.h5"
-    with ArrayWriter(path, SHAPES, {}), pytest.raises(UserError, match="another process is writing"), ArrayWriter(path, SHAPES, {}):
+    with (
+        ArrayWriter(path, SHAPES, {}),
+        pytest.raises(UserError, match="another process is writing"),
+        ArrayWriter(path, SHAPES, {}),
+    ):
         pass
 
 
@@ -163,7 +180,10 @@ def test_a_full_disk(tmp_path, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(UserError, match=r"a\.h5: the disk is full"):
         patch.setattr(arrays_module.os, "pwrite", full)
         write(path)
-    with pytest.raises(UserError, match="needs 4,000,000,000,004,000 bytes"), ArrayWriter(path, {"a": ((1000, 10**12), np.float32)}, {}):
+    with (
+        pytest.raises(UserError, match="needs 4,000,000,000,004,000 bytes"),
+        ArrayWriter(path, {"a": ((1000, 10**12), np.float32)}, {}),
+    ):
         pass
     assert not path.exists() and not partial_path(path).with_name("a.h5").exists()
     write(path)

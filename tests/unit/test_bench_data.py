@@ -16,13 +16,30 @@ from vrpo.data.shards import open_arrays
 def test_every_part_is_measured(tmp_path, monkeypatch):
     monkeypatch.setattr("vrpo.bench.data.SECONDS", 0.05)
     monkeypatch.setattr("vrpo.bench.data.CACHED_ROWS", 256)
-    results = bench_data(images=8, gigabytes=5.0, device=torch.device("cpu"), folder=tmp_path, output=tmp_path / "bench.json")
+    results = bench_data(
+        images=8,
+        gigabytes=5.0,
+        device=torch.device("cpu"),
+        folder=tmp_path,
+        output=tmp_path / "bench.json",
+    )
     assert json.loads((tmp_path / "bench.json").read_text())["rows"] == results["rows"]
-    assert len(results["rows"]) == 9 and all(row["images_per_second"] > 0 for row in results["rows"])
+    assert len(results["rows"]) == 9 and all(
+        row["images_per_second"] > 0 for row in results["rows"]
+    )
     by_name = {row["what"]: row["bytes_per_image"] for row in results["rows"]}
-    assert by_name["read int8 tokens, page-cached"] == 256 * 768 + 256 * 2 == by_name["the same, of a file of 5 GB"]
-    assert by_name["read float16 tokens, page-cached"] == 2 * 256 * 768 and by_name["read float16 moments, page-cached"] == 2 * 2 * 4 * 32 * 32
-    assert "SiT-XL/2 700" in table(results) and sorted(path.name for path in tmp_path.iterdir()) == ["bench.json"]
+    assert (
+        by_name["read int8 tokens, page-cached"]
+        == 256 * 768 + 256 * 2
+        == by_name["the same, of a file of 5 GB"]
+    )
+    assert (
+        by_name["read float16 tokens, page-cached"] == 2 * 256 * 768
+        and by_name["read float16 moments, page-cached"] == 2 * 2 * 4 * 32 * 32
+    )
+    assert "SiT-XL/2 700" in table(results) and sorted(
+        path.name for path in tmp_path.iterdir()
+    ) == ["bench.json"]
 
 
 def test_sparse_files_are_whole_and_take_no_disk(tmp_path):
@@ -31,4 +48,6 @@ def test_sparse_files_are_whole_and_take_no_disk(tmp_path):
     assert path.stat().st_size > 20e6 and path.stat().st_blocks * 512 < 1e6
     stamp_path(path).unlink()
     arrays = open_arrays(path)  # which checks every row
-    assert not arrays.rows("tokens", np.array([4999, 0])).any() and arrays.attributes == {"images": "none"}
+    assert not arrays.rows("tokens", np.array([4999, 0])).any() and arrays.attributes == {
+        "images": "none"
+    }

@@ -55,26 +55,58 @@ def test_flops_are_those_of_the_networks(name: str) -> None:
     """Against PyTorch's counter, which sees all matrix products: forward and backward pass of one image."""
     model = paper_model(name, critic=(64, 2))
     tokens = (32 // model.options.patch_size) ** 2
-    for alignment in ("none", "vrpo", "vrpo-perceptual") if tokens == paper.TOKENS[0] else ("none",):
+    for alignment in (
+        ("none", "vrpo", "vrpo-perceptual") if tokens == paper.TOKENS[0] else ("none",)
+    ):
         objective = model.build_objective(alignment, TrainingOptions(), CPU)
-        x0, t, labels = torch.randn(8, *paper.LATENT), objective.process.sample_times(8, torch.Generator()), torch.zeros(8, dtype=torch.int64)
+        x0, t, labels = (
+            torch.randn(8, *paper.LATENT),
+            objective.process.sample_times(8, torch.Generator()),
+            torch.zeros(8, dtype=torch.int64),
+        )
         encoded = {paper.ENCODER: torch.randn(8, *paper.TOKENS)}
         with FlopCounterMode(display=False) as counter:
-            objective(x0, torch.randn_like(x0), t, labels, encoded, None, {}, torch.zeros((), dtype=torch.int64))[0].backward()
-        assert counter.get_total_flops() / 8 == pytest.approx(sum(model.flops(alignment).values()), rel=0.03)
+            objective(
+                x0,
+                torch.randn_like(x0),
+                t,
+                labels,
+                encoded,
+                None,
+                {},
+                torch.zeros((), dtype=torch.int64),
+            )[0].backward()
+        assert counter.get_total_flops() / 8 == pytest.approx(
+            sum(model.flops(alignment).values()), rel=0.03
+        )
 
 
 def test_published_sizes_of_the_work() -> None:
-    repa = {name: sum(paper_model(name).flops("repa").values()) / 1e9 for name in ("SiT-XL/2", "SiT-L/2", "SiT-B/2")}
+    repa = {
+        name: sum(paper_model(name).flops("repa").values()) / 1e9
+        for name in ("SiT-XL/2", "SiT-L/2", "SiT-B/2")
+    }
     assert repa == pytest.approx({"SiT-XL/2": 724, "SiT-L/2": 496, "SiT-B/2": 149}, rel=0.005)
 
 
 def test_training_bench(small: PaperModel, tmp_path: Path) -> None:
     settings = TrainingOptions(batch_size=8)
-    record = bench_train(small, list(paper.ALIGNMENTS), settings, CPU, steps=2, rounds=2, samples=16, output=tmp_path / "bench.json")
+    record = bench_train(
+        small,
+        list(paper.ALIGNMENTS),
+        settings,
+        CPU,
+        steps=2,
+        rounds=2,
+        samples=16,
+        output=tmp_path / "bench.json",
+    )
     assert json.loads((tmp_path / "bench.json").read_text()) == json.loads(json.dumps(record))
     repa, vrpo, perceptual = (record["alignments"][name] for name in paper.ALIGNMENTS[1:])
-    assert vrpo["flops"] == repa["flops"] and perceptual["flops"]["critic"] > 0 == repa["flops"]["critic"]
+    assert (
+        vrpo["flops"] == repa["flops"]
+        and perceptual["flops"]["critic"] > 0 == repa["flops"]["critic"]
+    )
     assert (vrpo["over"], perceptual["over"]) == ("repa", "vrpo")
     for form in (vrpo, perceptual):
         assert {"data", "forward", "backward", "optimiser", "average"} <= form["parts"].keys()
@@ -87,16 +119,30 @@ def test_training_bench(small: PaperModel, tmp_path: Path) -> None:
 def test_the_memory_of_a_training_does_not_hold_the_others(small: PaperModel) -> None:
     """All are in memory at once when one is measured. A few bytes differ from time to time, as threads read ahead."""
     settings = TrainingOptions(batch_size=8)
-    together = bench_train(small, list(paper.ALIGNMENTS), settings, CPU, steps=1, rounds=1, samples=16)["alignments"]
-    alone = bench_train(small, ["vrpo-perceptual"], settings, CPU, steps=1, rounds=1, samples=16)["alignments"]["vrpo-perceptual"]
+    together = bench_train(
+        small, list(paper.ALIGNMENTS), settings, CPU, steps=1, rounds=1, samples=16
+    )["alignments"]
+    alone = bench_train(small, ["vrpo-perceptual"], settings, CPU, steps=1, rounds=1, samples=16)[
+        "alignments"
+    ]["vrpo-perceptual"]
     for measured in ("state_bytes", "step_bytes"):
         assert together["vrpo-perceptual"][measured] == pytest.approx(alone[measured], rel=0.05)
-        assert 2 * together["none"][measured] < together["repa"][measured], "a projector is trained, too"
-        assert together["vrpo"][measured] == pytest.approx(together["repa"][measured], rel=0.05), "the same networks"
+        assert 2 * together["none"][measured] < together["repa"][measured], (
+            "a projector is trained, too"
+        )
+        assert together["vrpo"][measured] == pytest.approx(together["repa"][measured], rel=0.05), (
+            "the same networks"
+        )
     for name, measured in together.items():
-        trained = [parameter for parameter in small.build_objective(name, TrainingOptions(), CPU).parameters() if parameter.requires_grad]
+        trained = [
+            parameter
+            for parameter in small.build_objective(name, TrainingOptions(), CPU).parameters()
+            if parameter.requires_grad
+        ]
         gradients = 4 * sum(parameter.numel() for parameter in trained)
-        assert measured["state_bytes"] == pytest.approx(4 * gradients, rel=0.2)  # weights, their average, two moments; small buffers
+        assert measured["state_bytes"] == pytest.approx(
+            4 * gradients, rel=0.2
+        )  # weights, their average, two moments; small buffers
         assert measured["step_bytes"] > gradients
 
 
@@ -109,7 +155,9 @@ def test_peak_of_tensors_by_hand() -> None:
 
     kept = torch.zeros(10, 100)
     assert peak_of(work, CPU) == pytest.approx(2 * 4 * 1000 * 250, rel=0.1)
-    assert tensor_bytes({"whole": kept, "parts": [kept[:5], (kept[5:],)], "other": 3}) == 4 * 10 * 100
+    assert (
+        tensor_bytes({"whole": kept, "parts": [kept[:5], (kept[5:],)], "other": 3}) == 4 * 10 * 100
+    )
 
 
 def test_parts_of_steps_are_medians_of_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,7 +173,9 @@ def test_parts_of_steps_are_medians_of_the_clock(monkeypatch: pytest.MonkeyPatch
 
 def test_ratio_bench(small: PaperModel) -> None:
     settings = TrainingOptions(batch_size=8)
-    record = bench_against_published(small, settings, "bf16", CPU, steps=1, rounds=2, samples=16, workers=0)
+    record = bench_against_published(
+        small, settings, "bf16", CPU, steps=1, rounds=2, samples=16, workers=0
+    )
     assert record["ratio"] > 0 and len(record["ratio_of_rounds"]) == 2
     assert "published loop (bf16, eager)" in ratio_table(record)
 
@@ -141,7 +191,11 @@ def test_the_published_loop_trains_as_ours_does(small: PaperModel, tmp_path: Pat
     objective = small.build_objective("repa", TrainingOptions(), CPU)
     loop.network.load_state_dict(objective.network.state_dict())
     loop.projector.load_state_dict(objective.alignment.projectors[0].state_dict())
-    x, labels, tokens = torch.randn(8, *paper.LATENT), torch.arange(8), torch.randn(8, *paper.TOKENS)
+    x, labels, tokens = (
+        torch.randn(8, *paper.LATENT),
+        torch.arange(8),
+        torch.randn(8, *paper.TOKENS),
+    )
     torch.manual_seed(0)
     denoising, projection = loop._losses(x, labels, [tokens])
     torch.manual_seed(0)
@@ -164,7 +218,11 @@ def test_sampling_bench(small: PaperModel, sampler: str, guidance: float, tmp_pa
 
 def test_synthetic_data_has_the_papers_shapes(tmp_path: Path) -> None:
     data = write_training_data(tmp_path, 8)
-    assert (data.count, data.latent_shape, data.feature_shapes) == (8, paper.LATENT, {paper.ENCODER: paper.TOKENS})
+    assert (data.count, data.latent_shape, data.feature_shapes) == (
+        8,
+        paper.LATENT,
+        {paper.ENCODER: paper.TOKENS},
+    )
 
 
 @pytest.mark.parametrize("name", ["XL/2", "SiT-XXL/2", "SiT-XL/3", "SiT-XL"])
@@ -185,13 +243,23 @@ def test_the_clock_adds_up_parts_of_the_same_name() -> None:
 def test_both_command_lines_are_one(program: list[str]) -> None:
     """With and without typer: the same options, and one line for what is wrong."""
     command = [sys.executable, "-m", *program]
-    shown = subprocess.run([*command, "train", "--help"], capture_output=True, text=True, check=True).stdout
+    shown = subprocess.run(
+        [*command, "train", "--help"], capture_output=True, text=True, check=True
+    ).stdout
     assert "--against-published" in shown and f"usage: python -m {' '.join(program)} train" in shown
-    wrong = subprocess.run([*command, "sample", "--model", "SiT-Q/2", "--device", "cpu"], capture_output=True, text=True)
-    assert wrong.returncode == 2 and wrong.stderr.splitlines()[-1].startswith("vrpo: error: --model: `SiT-Q/2` is none of")
+    wrong = subprocess.run(
+        [*command, "sample", "--model", "SiT-Q/2", "--device", "cpu"],
+        capture_output=True,
+        text=True,
+    )
+    assert wrong.returncode == 2 and wrong.stderr.splitlines()[-1].startswith(
+        "vrpo: error: --model: `SiT-Q/2` is none of"
+    )
 
 
-def test_the_command_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: PaperModel) -> None:
+def test_the_command_trains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: PaperModel
+) -> None:
     monkeypatch.setattr(commands, "paper_model", lambda name, critic: small)
     options = [
         "--alignment",
@@ -210,7 +278,11 @@ def test_the_command_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sma
         "--device",
         "cpu",
     ]
-    assert "vrpo" in commands.train_command([*options, "--output", str(tmp_path / "bench.json")], "bench train")
+    assert "vrpo" in commands.train_command(
+        [*options, "--output", str(tmp_path / "bench.json")], "bench train"
+    )
     assert json.loads((tmp_path / "bench.json").read_text())["settings"]["compile"] is False
-    with pytest.raises(UserError, match="--batch, vrpo: groups of 8 rollouts do not divide the 4 samples"):
+    with pytest.raises(
+        UserError, match="--batch, vrpo: groups of 8 rollouts do not divide the 4 samples"
+    ):
         commands.train_command([*options, "--accumulation", "2"], "bench train")

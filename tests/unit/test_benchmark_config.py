@@ -34,8 +34,19 @@ def content(**changes: Any) -> dict[str, Any]:
     mini = read_yaml(ROOT / "config/mini.yaml")
     alignments = mini["alignments"]
     more = {
-        "alignments": {"repa-2": {**alignments["repa"], "weight": 2.0}, "vrpo-2": {**alignments["vrpo"], "beta": 0.9}},
-        "evaluation": {"extra_networks": {"validation": {"architecture": "test_convnext", "weights": "trained", "image_size": 32}}},
+        "alignments": {
+            "repa-2": {**alignments["repa"], "weight": 2.0},
+            "vrpo-2": {**alignments["vrpo"], "beta": 0.9},
+        },
+        "evaluation": {
+            "extra_networks": {
+                "validation": {
+                    "architecture": "test_convnext",
+                    "weights": "trained",
+                    "image_size": 32,
+                }
+            }
+        },
         "representation": None,
     }
     return {**deep_merge(mini, more), "benchmark": {**SMALL, **changes}}
@@ -44,22 +55,39 @@ def content(**changes: Any) -> dict[str, Any]:
 def test_runs_are_generated_and_paired() -> None:
     config = parse_experiment(content(), "a")
     assert list(config.runs) == [
-        *(f"search-{process}-{name}" for process in ("sit", "dit") for name in ("repa", "repa-2", "vrpo", "vrpo-2")),
+        *(
+            f"search-{process}-{name}"
+            for process in ("sit", "dit")
+            for name in ("repa", "repa-2", "vrpo", "vrpo-2")
+        ),
         *(f"sit-{name}" for name in ("none", "repa", "vrpo-2", "vrpo")),
         *(f"dit-{name}" for name in ("none", "repa", "vrpo-2")),
     ]
     rows = set(evaluations(config))
     assert {(seed, step) for run, seed, step, _ in rows if run.startswith("search")} == {(10, 2000)}
-    assert {(seed, step) for run, seed, step, _ in rows if run == "dit-repa"} == {(seed, step) for seed in range(5) for step in (500, 1000, 2000)}
+    assert {(seed, step) for run, seed, step, _ in rows if run == "dit-repa"} == {
+        (seed, step) for seed in range(5) for step in (500, 1000, 2000)
+    }
     assert {step for run, _, step, _ in rows if run == "sit-vrpo"} == {2000}  # an ablation
-    assert {step for run, _, step, _ in evaluations(parse_experiment(content(ablation_milestones="all"), "b")) if run == "sit-vrpo"} == {500, 1000, 2000}
-    assert {run for run, *_ in shown(config)} == {f"{process}-{name}" for process in ("sit", "dit") for name in ("none", "repa", "vrpo-2")}
+    assert {
+        step
+        for run, _, step, _ in evaluations(
+            parse_experiment(content(ablation_milestones="all"), "b")
+        )
+        if run == "sit-vrpo"
+    } == {500, 1000, 2000}
+    assert {run for run, *_ in shown(config)} == {
+        f"{process}-{name}" for process in ("sit", "dit") for name in ("none", "repa", "vrpo-2")
+    }
     assert Paths.of(config).config("benchmark") in resolved_files(config)
 
 
 def test_runs_of_one_seed_differ_in_their_alignment_alone() -> None:
     config = parse_experiment(content(), "a")
-    ours, theirs = (config.run_config(run, 3).model_dump(exclude={"run", "alignment"}) for run in ("sit-repa", "sit-vrpo-2"))
+    ours, theirs = (
+        config.run_config(run, 3).model_dump(exclude={"run", "alignment"})
+        for run in ("sit-repa", "sit-vrpo-2")
+    )
     assert ours == theirs
 
 
@@ -82,7 +110,13 @@ def test_without_a_search() -> None:
     config = parse_experiment(content(candidates=None, search_seeds=[], validation=None), "a")
     assert not any(run.startswith("search-") for run in config.runs)
     assert made(config)[:3] == ["compared", "ablations", "wall_time"]
-    assert made(config)[3:] == ["changes", "scores", "scores_time", "diagnostics_sit", "diagnostics_dit"]
+    assert made(config)[3:] == [
+        "changes",
+        "scores",
+        "scores_time",
+        "diagnostics_sit",
+        "diagnostics_dit",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -126,17 +160,42 @@ def test_paper_scale_ablations_hold_what_they_should() -> None:
     base = config.run_config("sit-vrpo-all", 0).alignment.model_dump()
     for run in config.benchmark.ablation_runs("sit"):
         assert config.run_config(run, 0).alignment.model_dump() != base, f"{run} ablates nothing"
-    alignments = [config.run_config(run, 0).alignment for run in config.benchmark.ablation_runs("sit")]
-    for option_name in ("rewards", "group_size", "grouping", "eta", "clip", "encoders", "depth", "old_policy"):
-        assert any(getattr(alignment, option_name) != base[option_name] for alignment in alignments), option_name
+    alignments = [
+        config.run_config(run, 0).alignment for run in config.benchmark.ablation_runs("sit")
+    ]
+    for option_name in (
+        "rewards",
+        "group_size",
+        "grouping",
+        "eta",
+        "clip",
+        "encoders",
+        "depth",
+        "old_policy",
+    ):
+        assert any(
+            getattr(alignment, option_name) != base[option_name] for alignment in alignments
+        ), option_name
     everything = {str(alignment.model_dump()) for alignment in alignments}
     assert len(everything) == len(alignments), "two ablations are the same"
 
 
 def test_paper_scale_ablations_share_the_rest_with_the_comparison() -> None:
     paths = [ROOT / "config/imagenet256.yaml", ROOT / "config/ablations.yaml"]
-    comparison, ablations = load_experiment(paths[0]).model_dump(), load_experiment(*paths).model_dump()
-    for section in ("data", "tokenizer", "critic", "evaluation", "training", "samplers", "processes", "sizes"):
+    comparison, ablations = (
+        load_experiment(paths[0]).model_dump(),
+        load_experiment(*paths).model_dump(),
+    )
+    for section in (
+        "data",
+        "tokenizer",
+        "critic",
+        "evaluation",
+        "training",
+        "samplers",
+        "processes",
+        "sizes",
+    ):
         assert ablations[section] == comparison[section], section
     for section in ("encoders", "alignments"):
         kept = {name: ablations[section][name] for name in comparison[section]}

@@ -8,12 +8,33 @@ from safetensors.torch import save_file
 
 from vrpo.errors import UserError
 from vrpo.models import checkpoints
-from vrpo.models.checkpoints import load_into, load_milestone, read_network, save_milestone, save_network
+from vrpo.models.checkpoints import (
+    load_into,
+    load_milestone,
+    read_network,
+    save_milestone,
+    save_network,
+)
 from vrpo.models.projector import Projector
 from vrpo.models.transformer import build_transformer
 
-MODEL = {"name": "SiT-tiny/2", "depth": 2, "width": 16, "heads": 2, "patch_size": 2, "num_classes": 10}
-DESCRIPTION = {"run": "a", "seed": 0, "step": 5, "model": MODEL, "process": {"kind": "interpolant"}, "latent_shape": [4, 8, 8], "out_channels": 4}
+MODEL = {
+    "name": "SiT-tiny/2",
+    "depth": 2,
+    "width": 16,
+    "heads": 2,
+    "patch_size": 2,
+    "num_classes": 10,
+}
+DESCRIPTION = {
+    "run": "a",
+    "seed": 0,
+    "step": 5,
+    "model": MODEL,
+    "process": {"kind": "interpolant"},
+    "latent_shape": [4, 8, 8],
+    "out_channels": 4,
+}
 
 
 @pytest.fixture
@@ -21,7 +42,9 @@ def milestone(tmp_path):
     network = golden.fill(build_transformer(SimpleNamespace(**MODEL), (4, 8, 8), 4))
     projector = torch.nn.ModuleDict({"vit": Projector(16, 8, 4)})
     path = tmp_path / "step0000005.safetensors"
-    save_milestone(path, dict(network.named_parameters()), dict(projector.named_parameters()), DESCRIPTION)
+    save_milestone(
+        path, dict(network.named_parameters()), dict(projector.named_parameters()), DESCRIPTION
+    )
     return path, network
 
 
@@ -29,7 +52,9 @@ def test_network_round_trip_in_equal_bytes(tmp_path):
     state = {"b.weight": torch.randn(3, 2), "a": torch.arange(4), "view": torch.randn(4, 4).t()}
     first, second = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
     save_network(first, state, {"kind": "test", "scale": 0.1, "list": [1, 2]})
-    save_network(second, dict(reversed(state.items())), {"list": [1, 2], "scale": 0.1, "kind": "test"})
+    save_network(
+        second, dict(reversed(state.items())), {"list": [1, 2], "scale": 0.1, "kind": "test"}
+    )
     assert first.read_bytes() == second.read_bytes()
     read, description = read_network(first)
     assert description == {"kind": "test", "scale": 0.1, "list": [1, 2]}
@@ -85,7 +110,9 @@ def test_faults_are_named_with_both_shapes():
 
 def test_full_disk_leaves_nothing(tmp_path, monkeypatch):
     def full(*_):
-        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+        raise SafetensorError(
+            "Error while serializing: I/O error: No space left on device (os error 28)"
+        )
 
     monkeypatch.setattr(checkpoints, "save_file", full)
     with pytest.raises(UserError, match="the disk is full"):
@@ -98,5 +125,7 @@ def test_a_flipped_bit_of_a_tensor_is_noticed(milestone):
     content = bytearray(path.read_bytes())
     content[-5] ^= 1
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"is not as it was written, so damaged or edited; run the stage"):
+    with pytest.raises(
+        UserError, match=r"is not as it was written, so damaged or edited; run the stage"
+    ):
         load_milestone(path)

@@ -23,8 +23,19 @@ BATCH, STEPS = 8, 3
 TRAINING = TrainingOptions(batch_size=BATCH)
 OTHERS = {
     "irepa": {"kind": "irepa", "encoders": ["toy"], "depth": 1},
-    "haste": {"kind": "haste", "encoders": ["toy"], "depth": 1, "projector_width": 16, "attention_blocks": [2], "stop_step": 1},
-    "spatial": {**ALIGNMENTS["vrpo"], "spatial": {"kernel_size": 3}, "rewards": {"fidelity": {"score": 1.0, "pathwise": 0.05}}},
+    "haste": {
+        "kind": "haste",
+        "encoders": ["toy"],
+        "depth": 1,
+        "projector_width": 16,
+        "attention_blocks": [2],
+        "stop_step": 1,
+    },
+    "spatial": {
+        **ALIGNMENTS["vrpo"],
+        "spatial": {"kernel_size": 3},
+        "rewards": {"fidelity": {"score": 1.0, "pathwise": 0.05}},
+    },
     "agreement": {
         **ALIGNMENTS["vrpo"],
         "measure_agreement": True,
@@ -38,20 +49,35 @@ OTHERS = {
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Toy:
     toy = Toy(tmp_path_factory.mktemp("toy"))
     generator = np.random.default_rng(1)
-    shapes = {"tokens": ((COUNT, 4, 8), "float16"), "attention": ((COUNT, 1, 2, 2, 4, 4), "float16")}
+    shapes = {
+        "tokens": ((COUNT, 4, 8), "float16"),
+        "attention": ((COUNT, 1, 2, 2, 4, 4), "float16"),
+    }
     with ArrayWriter(toy.folder / "attended.h5", shapes, {"images": "toy"}) as writer:
-        writer.write(0, {name: generator.standard_normal(shape).astype(np.float16) for name, (shape, _) in shapes.items()})
+        writer.write(
+            0,
+            {
+                name: generator.standard_normal(shape).astype(np.float16)
+                for name, (shape, _) in shapes.items()
+            },
+        )
         writer.finish()
     return toy
 
 
-def objective_of(toy: Toy, alignment: str, process: str, precision: str) -> tuple[Objective, TrainingData]:
-    content = toy.config("repa" if alignment in OTHERS else alignment, process, precision=precision).model_dump(mode="json")
+def objective_of(
+    toy: Toy, alignment: str, process: str, precision: str
+) -> tuple[Objective, TrainingData]:
+    content = toy.config(
+        "repa" if alignment in OTHERS else alignment, process, precision=precision
+    ).model_dump(mode="json")
     content["alignment"] = OTHERS.get(alignment, content["alignment"])
     config = validate(RunConfig, content, "toy")
     features = {"toy": toy.folder / "attended.h5" if alignment == "haste" else toy.features}
     data = TrainingData(toy.latents, features if alignment != "none" else {})
-    return build_objective(config, data, {"toy": toy.critic} if alignment == "vrpo" else {}, torch.device("cpu")).train(), data
+    return build_objective(
+        config, data, {"toy": toy.critic} if alignment == "vrpo" else {}, torch.device("cpu")
+    ).train(), data
 
 
 def run_steps(objective: Objective, forward, data: TrainingData) -> list[float]:
@@ -63,7 +89,16 @@ def run_steps(objective: Objective, forward, data: TrainingData) -> list[float]:
         batch = data.gather(plan.indices, attention=bool(objective.alignment.attention_of))
         noise = step_noise("noise", 0, step, BATCH, LATENT, torch.device("cpu"))[plan.draw]
         labels = torch.where(plan.dropped, objective.network.null_label, batch.labels)
-        loss, _ = forward(batch.mean, noise, plan.times, labels, batch.tokens, None, batch.attention, torch.full((), step))
+        loss, _ = forward(
+            batch.mean,
+            noise,
+            plan.times,
+            labels,
+            batch.tokens,
+            None,
+            batch.attention,
+            torch.full((), step),
+        )
         loss.backward()
         objective.alignment.finish_step(lambda sums: sums, torch.tensor(True))
         with torch.no_grad():
@@ -75,19 +110,29 @@ def run_steps(objective: Objective, forward, data: TrainingData) -> list[float]:
 
 
 @pytest.mark.parametrize("process", ["sit", "dit"])
-@pytest.mark.parametrize("alignment", ["none", "repa", "vrpo", "irepa", "haste", "spatial", "agreement", "schedule"])
+@pytest.mark.parametrize(
+    "alignment", ["none", "repa", "vrpo", "irepa", "haste", "spatial", "agreement", "schedule"]
+)
 def test_the_step_is_one_graph_compiled_once(alignment: str, process: str, toy: Toy) -> None:
     precision = "bf16" if alignment == "vrpo" else "fp32"
     torch._dynamo.reset()
     counter = CompileCounterWithBackend("aot_eager")
     objective, data = objective_of(toy, alignment, process, precision)
-    losses = run_steps(objective, torch.compile(objective, backend=counter, fullgraph=True), data)  # fullgraph: a break is an error
-    assert len([graph for graph in counter.graphs if list(graph.graph.nodes)]) == 1, "compiled again after the first step"  # a gate traces as an empty one more
+    losses = run_steps(
+        objective, torch.compile(objective, backend=counter, fullgraph=True), data
+    )  # fullgraph: a break is an error
+    assert len([graph for graph in counter.graphs if list(graph.graph.nodes)]) == 1, (
+        "compiled again after the first step"
+    )  # a gate traces as an empty one more
     plain, data = objective_of(toy, alignment, process, precision)
-    assert losses == pytest.approx(run_steps(plain, plain, data), rel=1e-5 if precision == "fp32" else 1e-2)
+    assert losses == pytest.approx(
+        run_steps(plain, plain, data), rel=1e-5 if precision == "fp32" else 1e-2
+    )
 
 
-def test_the_networks_forward_is_one_graph_without_hidden_tokens_too(toy: Toy, tmp_path: Path) -> None:
+def test_the_networks_forward_is_one_graph_without_hidden_tokens_too(
+    toy: Toy, tmp_path: Path
+) -> None:
     torch._dynamo.reset()
     network = objective_of(toy, "none", "sit", "fp32")[0].network.eval()
     counter = CompileCounterWithBackend("aot_eager")

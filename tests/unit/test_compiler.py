@@ -24,12 +24,32 @@ NO_ASSEMBLER = "g++: fatal error: cannot execute 'as': execvp: No such file or d
 @pytest.mark.parametrize(
     ("error", "cause", "remedy"),
     [
-        (InductorError(InvalidCxxCompiler(), None), "there is no working C++ compiler", "install one"),
-        (RuntimeError("Failed to find C compiler. Please specify via CC environment variable."), "there is no working C++ compiler", "install one"),
-        (InductorError(CppCompileError(["g++", "x.cpp"], NO_HEADERS), None), "the headers of Python are missing", "python3-dev"),
-        (InductorError(CppCompileError(["g++", "x.cpp"], NO_ASSEMBLER), None), f"CppCompileError: {NO_ASSEMBLER}", "repair the compiler"),
+        (
+            InductorError(InvalidCxxCompiler(), None),
+            "there is no working C++ compiler",
+            "install one",
+        ),
+        (
+            RuntimeError("Failed to find C compiler. Please specify via CC environment variable."),
+            "there is no working C++ compiler",
+            "install one",
+        ),
+        (
+            InductorError(CppCompileError(["g++", "x.cpp"], NO_HEADERS), None),
+            "the headers of Python are missing",
+            "python3-dev",
+        ),
+        (
+            InductorError(CppCompileError(["g++", "x.cpp"], NO_ASSEMBLER), None),
+            f"CppCompileError: {NO_ASSEMBLER}",
+            "repair the compiler",
+        ),
         (InductorError(TritonMissing(None), None), "Triton is missing", "install the triton"),
-        (OSError(errno.EROFS, "Read-only file system", "/scratch/cache"), "its cache cannot be written", "TORCHINDUCTOR_CACHE_DIR"),
+        (
+            OSError(errno.EROFS, "Read-only file system", "/scratch/cache"),
+            "its cache cannot be written",
+            "TORCHINDUCTOR_CACHE_DIR",
+        ),
         (RuntimeError("first line\nof many"), "RuntimeError: first line", "repair"),
     ],
 )
@@ -43,11 +63,21 @@ def test_a_training_without_a_compiler_ends_before_it_reads_anything(tmp_path: P
     toy = Toy(tmp_path)
     command = toy.command(toy.config("repa", compile=True), tmp_path / "run", 5)
     command[command.index("--latents") + 1] = str(tmp_path / "never-read.h5")
-    environment = {**os.environ, "CXX": "/bin/false", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    environment = {
+        **os.environ,
+        "CXX": "/bin/false",
+        "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache"),
+    }
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    said = [line for line in result.stderr.splitlines() if line.startswith("vrpo: error") or "Traceback" in line]
+    said = [
+        line
+        for line in result.stderr.splitlines()
+        if line.startswith("vrpo: error") or "Traceback" in line
+    ]
     assert result.returncode == 2 and len(said) == 1
-    assert said[0].startswith("vrpo: error: training.compile: torch.compile does not work on this machine, there is no working C++ compiler; install one")
+    assert said[0].startswith(
+        "vrpo: error: training.compile: torch.compile does not work on this machine, there is no working C++ compiler; install one"
+    )
     assert said[0].endswith("or set it to false")
     assert not list((tmp_path / "run").glob("*.csv"))
 
@@ -63,8 +93,12 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("broken")
 def test_a_sampler_and_a_benchmark_that_compile_ask_first(tmp_path: Path) -> None:
     options = SamplerOptions(kind="sde", images=4, compile=True)
-    with pytest.raises(UserError, match=r"^samplers.<name>.compile: .* install one .* or set it to false$"):
-        sample_images(options, tmp_path / "never-read.safetensors", None, None, tmp_path / "out.h5", "cpu")
+    with pytest.raises(
+        UserError, match=r"^samplers.<name>.compile: .* install one .* or set it to false$"
+    ):
+        sample_images(
+            options, tmp_path / "never-read.safetensors", None, None, tmp_path / "out.h5", "cpu"
+        )
     with pytest.raises(UserError, match=r"^--compile: .* or give --no-compile$"):
         train_command(["--device", "cpu", "--model", "SiT-B/2"], "bench train")
 

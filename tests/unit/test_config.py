@@ -38,7 +38,11 @@ OVER = {  # what a config that is not whole lies over
 }
 
 
-@pytest.mark.parametrize("path", [*(ROOT / "config").glob("*.yaml"), ROOT / "tests/workflow/tiny.yaml"], ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path",
+    [*(ROOT / "config").glob("*.yaml"), ROOT / "tests/workflow/tiny.yaml"],
+    ids=lambda path: path.name,
+)
 def test_shipped_configs_are_sound(path: Path) -> None:
     config = load_experiment(*(path.with_name(name) for name in OVER.get(path.name, [])), path)
     assert list(evaluations(config))
@@ -48,40 +52,131 @@ def test_shipped_configs_are_sound(path: Path) -> None:
     ("content", "words"),
     [
         (changed(millestones=[1]), ["unknown option `millestones`", "did you mean `milestones`"]),
-        (changed(training={"learning_rat": 1e-3}), ["unknown option `learning_rat` in `training`", "did you mean `learning_rate`"]),
+        (
+            changed(training={"learning_rat": 1e-3}),
+            ["unknown option `learning_rat` in `training`", "did you mean `learning_rate`"],
+        ),
         (changed(alignments={"repa": {"wheight": 1}}), ["`wheight`", "did you mean `weight`"]),
         (changed(training={"batch_size": "many"}), ["training.batch_size", "integer", "'many'"]),
-        (changed(training={"batch_size": 0}), ["training.batch_size", "greater than or equal to 1"]),
-        (changed(alignments={"repa": {"encoders": ["vitt"]}}), ["alignments.repa.encoders", "`vitt` is not in `encoders`", "did you mean `vit`"]),
-        (changed(runs={"sit-none": {"process": "sti"}}), ["runs.sit-none.process", "did you mean `sit`"]),
-        (changed(runs={"sit-none": {"alignment": "vrp"}}), ["runs.sit-none.alignment", "did you mean `vrpo`"]),
-        (changed(runs={"sit-none": {"model": "XXL/2"}}), ["runs.sit-none.model", "`XXL` is not in `sizes`", "did you mean `XL`"]),
+        (
+            changed(training={"batch_size": 0}),
+            ["training.batch_size", "greater than or equal to 1"],
+        ),
+        (
+            changed(alignments={"repa": {"encoders": ["vitt"]}}),
+            ["alignments.repa.encoders", "`vitt` is not in `encoders`", "did you mean `vit`"],
+        ),
+        (
+            changed(runs={"sit-none": {"process": "sti"}}),
+            ["runs.sit-none.process", "did you mean `sit`"],
+        ),
+        (
+            changed(runs={"sit-none": {"alignment": "vrp"}}),
+            ["runs.sit-none.alignment", "did you mean `vrpo`"],
+        ),
+        (
+            changed(runs={"sit-none": {"model": "XXL/2"}}),
+            ["runs.sit-none.model", "`XXL` is not in `sizes`", "did you mean `XL`"],
+        ),
         (changed(runs={"sit-none": {"model": "XL"}}), ["SIZE/PATCH"]),
-        (changed(alignments={"repa": {"depth": 9}}), ["runs.sit-repa", "block 9", "lower `alignments.repa.depth`"]),
-        (changed(alignments={"vrpo": {"group_size": 7}}), ["alignments.vrpo.group_size: groups of 7", "multiple of 7", "divisor of 64"]),
+        (
+            changed(alignments={"repa": {"depth": 9}}),
+            ["runs.sit-repa", "block 9", "lower `alignments.repa.depth`"],
+        ),
+        (
+            changed(alignments={"vrpo": {"group_size": 7}}),
+            ["alignments.vrpo.group_size: groups of 7", "multiple of 7", "divisor of 64"],
+        ),
         (changed(alignments={"vrpo": {"group_size": 128}}), ["alignments.vrpo.group_size"]),
-        (changed(alignments={"vrpo": {"group_size": 128, "grouping": "image", **SCORING}}), ["alignments.vrpo.group_size", "do not divide the 64 samples"]),
-        (changed(alignments={"vrpo": {"spatial": {"kernel_size": 2}}}), ["alignments.vrpo.spatial.kernel_size", "1, 3, 5 or 7"]),
-        (changed(alignments={"vrpo": {"least_rollouts": -1}}), ["alignments.vrpo.least_rollouts", "greater than or equal to 0"]),
-        (changed(alignments={"vrpo": {"least_rollouts": 400}}), ["alignments.vrpo.least_rollouts", "never reached", "about 320"]),
-        (changed(alignments={"vrpo": {"grouping": "image"}}), ["alignments.vrpo", "`grouping: image`", "`eta` is 0"]),
-        (changed(alignments={"vrpo": {"old_policy": "ema"}}), ["alignments.vrpo", "`old_policy: ema`", "`eta` is 0"]),
-        (changed(alignments={"vrpo": {**SCORING, "old_policy": "ema", "kappa": 50.0}}), ["alignments.vrpo", "`kappa` 50", "at most 40"]),
-        (changed(alignments={"vrpo": {**SCORING, "weight": 0.0}}), ["alignments.vrpo", "`weight`, lambda, is zero", "`eta: 0`"]),
-        (changed(alignments={"repa": {"weight_schedule": {"final": 0.1}}}), ["weight_schedule", "has no `start`, `end` or `final`"]),
-        (changed(alignments={"none": {"encoders": ["vit"]}}), ["unknown option `encoders` in `alignments.none`"]),
-        (changed(alignments={"vrpo": {"noise_bins": 5}}), ["unknown option `noise_bins` in `alignments.vrpo`"]),
-        (changed(alignments={"vrpo": {"rewards": {"agreement": {"score": 1.0}}}}), ["unknown option `agreement` in `alignments.vrpo.rewards`"]),
-        (changed(alignments={"repa": {"weight_schedule": {"kind": "stop", "start": 5, "end": 9}}}), ["weight_schedule", "has no `start`"]),
-        (changed(alignments={"repa": {"weight": 0}}), ["alignments.repa", "`weight` is zero", "`kind: none`"]),
-        (changed(alignments={"vrpo": {"eta": 0.1}}), ["alignments.vrpo", "all `rewards.*.score` weights are zero", "`eta: 0`"]),
-        (changed(alignments={"vrpo": {"weight": 0, "rewards": {"fidelity": {"pathwise": 0}}}}), ["`weight` and all `rewards.*.pathwise`"]),
-        (changed(alignments={"vrpo": {"eta": 0, "beta": 0, "rewards": {"fidelity": {"pathwise": 0}}}}), ["`beta`, `eta`", "`kind: none`"]),
-        (changed(resources={"gpus": 3}), ["training.batch_size: the global batch 64 is not divisible by 3 GPUs", "multiple of 3"]),
+        (
+            changed(alignments={"vrpo": {"group_size": 128, "grouping": "image", **SCORING}}),
+            ["alignments.vrpo.group_size", "do not divide the 64 samples"],
+        ),
+        (
+            changed(alignments={"vrpo": {"spatial": {"kernel_size": 2}}}),
+            ["alignments.vrpo.spatial.kernel_size", "1, 3, 5 or 7"],
+        ),
+        (
+            changed(alignments={"vrpo": {"least_rollouts": -1}}),
+            ["alignments.vrpo.least_rollouts", "greater than or equal to 0"],
+        ),
+        (
+            changed(alignments={"vrpo": {"least_rollouts": 400}}),
+            ["alignments.vrpo.least_rollouts", "never reached", "about 320"],
+        ),
+        (
+            changed(alignments={"vrpo": {"grouping": "image"}}),
+            ["alignments.vrpo", "`grouping: image`", "`eta` is 0"],
+        ),
+        (
+            changed(alignments={"vrpo": {"old_policy": "ema"}}),
+            ["alignments.vrpo", "`old_policy: ema`", "`eta` is 0"],
+        ),
+        (
+            changed(alignments={"vrpo": {**SCORING, "old_policy": "ema", "kappa": 50.0}}),
+            ["alignments.vrpo", "`kappa` 50", "at most 40"],
+        ),
+        (
+            changed(alignments={"vrpo": {**SCORING, "weight": 0.0}}),
+            ["alignments.vrpo", "`weight`, lambda, is zero", "`eta: 0`"],
+        ),
+        (
+            changed(alignments={"repa": {"weight_schedule": {"final": 0.1}}}),
+            ["weight_schedule", "has no `start`, `end` or `final`"],
+        ),
+        (
+            changed(alignments={"none": {"encoders": ["vit"]}}),
+            ["unknown option `encoders` in `alignments.none`"],
+        ),
+        (
+            changed(alignments={"vrpo": {"noise_bins": 5}}),
+            ["unknown option `noise_bins` in `alignments.vrpo`"],
+        ),
+        (
+            changed(alignments={"vrpo": {"rewards": {"agreement": {"score": 1.0}}}}),
+            ["unknown option `agreement` in `alignments.vrpo.rewards`"],
+        ),
+        (
+            changed(
+                alignments={"repa": {"weight_schedule": {"kind": "stop", "start": 5, "end": 9}}}
+            ),
+            ["weight_schedule", "has no `start`"],
+        ),
+        (
+            changed(alignments={"repa": {"weight": 0}}),
+            ["alignments.repa", "`weight` is zero", "`kind: none`"],
+        ),
+        (
+            changed(alignments={"vrpo": {"eta": 0.1}}),
+            ["alignments.vrpo", "all `rewards.*.score` weights are zero", "`eta: 0`"],
+        ),
+        (
+            changed(alignments={"vrpo": {"weight": 0, "rewards": {"fidelity": {"pathwise": 0}}}}),
+            ["`weight` and all `rewards.*.pathwise`"],
+        ),
+        (
+            changed(
+                alignments={"vrpo": {"eta": 0, "beta": 0, "rewards": {"fidelity": {"pathwise": 0}}}}
+            ),
+            ["`beta`, `eta`", "`kind: none`"],
+        ),
+        (
+            changed(resources={"gpus": 3}),
+            [
+                "training.batch_size: the global batch 64 is not divisible by 3 GPUs",
+                "multiple of 3",
+            ],
+        ),
         (changed(milestones=[500, 400]), ["milestones", "ascending"]),
         (changed(seeds=[1, 1]), ["seeds", "different"]),
-        (changed(samplers={"ode": {"guidance": {"interval": [0.2, 1.5]}}}), ["samplers.ode.guidance", "[0, 1]"]),
-        ({**changed(), "samplers": {"ode": MINI["samplers"]["ode"]}}, ["runs.dit-none", "no sampler", "ddpm"]),
+        (
+            changed(samplers={"ode": {"guidance": {"interval": [0.2, 1.5]}}}),
+            ["samplers.ode.guidance", "[0, 1]"],
+        ),
+        (
+            {**changed(), "samplers": {"ode": MINI["samplers"]["ode"]}},
+            ["runs.dit-none", "no sampler", "ddpm"],
+        ),
         (changed(data={"source": "folder"}), ["data", "`root`"]),
         (changed(runs={"a/b": MINI["runs"]["sit-none"]}), ["file names"]),
         ({key: value for key, value in changed().items() if key != "runs"}, ["`runs` is missing"]),
@@ -94,7 +189,9 @@ def test_bad_input_is_named(content: dict[str, Any], words: list[str]) -> None:
 
 
 def test_every_mistake_is_told() -> None:
-    assert len(refusal(changed(training={"batchsize": 1}, evaluation={"split": 1})).splitlines()) == 2
+    assert (
+        len(refusal(changed(training={"batchsize": 1}, evaluation={"split": 1})).splitlines()) == 2
+    )
 
 
 def test_missing_and_malformed_files(tmp_path: Path) -> None:
@@ -126,7 +223,10 @@ def test_evaluations_follow_milestones_and_samplers() -> None:
 
 
 def texts(plan: Plan) -> dict[str, str]:
-    return {path.relative_to(Paths.of(plan.experiment).folder).as_posix(): text for path, text in plan.texts.items()}
+    return {
+        path.relative_to(Paths.of(plan.experiment).folder).as_posix(): text
+        for path, text in plan.texts.items()
+    }
 
 
 def test_planning_writes_nothing_and_knows_what_is_stale(tmp_path: Path) -> None:
@@ -144,7 +244,10 @@ def test_planning_writes_nothing_and_knows_what_is_stale(tmp_path: Path) -> None
 def test_a_resolved_config_changes_only_with_what_its_stage_depends_on() -> None:
     before = texts(Plan.of(parse_experiment(changed(), "mini")))
     title = texts(Plan.of(parse_experiment(changed(report={"title": "another"}), "mini")))
-    assert {name for name in title if title[name] != before[name]} == {"config/report.yaml", "config/experiment.yaml"}
+    assert {name for name in title if title[name] != before[name]} == {
+        "config/report.yaml",
+        "config/experiment.yaml",
+    }
     seeds = texts(Plan.of(parse_experiment(changed(seeds=[0, 1]), "mini")))
     runs = [name.split("/")[1] for name in before if name.startswith("runs/")]
     assert {name for name in seeds if seeds[name] != before.get(name)} == {
@@ -159,8 +262,12 @@ def test_resolved_files_are_read_back(tmp_path: Path) -> None:
     for path, text in Plan.of(config).texts.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    assert load_resolved(RunConfig, Paths.of(config).folder / "runs/dit-vrpo/seed0/config.yaml") == config.run_config("dit-vrpo", 0)
-    assert load_resolved(CollectOptions, Paths.of(config).folder / "config/collect.yaml") == collection(config)
+    assert load_resolved(
+        RunConfig, Paths.of(config).folder / "runs/dit-vrpo/seed0/config.yaml"
+    ) == config.run_config("dit-vrpo", 0)
+    assert load_resolved(
+        CollectOptions, Paths.of(config).folder / "config/collect.yaml"
+    ) == collection(config)
     assert load_experiment(Paths.of(config).folder / "config/experiment.yaml") == config
     with pytest.raises(UserError, match="unknown option"):
         load_resolved(RunConfig, Paths.of(config).folder / "config/collect.yaml")
@@ -175,18 +282,32 @@ def test_cluster_jobs_get_the_plan_they_were_submitted_with(tmp_path: Path) -> N
     plan.write()
     assert Plan.published(environment) == plan
     Plan.of(parse_experiment(changed(results=str(tmp_path), seeds=[3]), "mini")).write()
-    with pytest.raises(UserError, match=r"\.plan\.yaml: another workflow was started .*; start the workflow again"):
+    with pytest.raises(
+        UserError, match=r"\.plan\.yaml: another workflow was started .*; start the workflow again"
+    ):
         Plan.published(environment)
 
 
 def test_a_config_too_long_for_a_command_is_refused_when_planned() -> None:
-    many = {f"run-{number:05d}-{'-long' * 10}": {"model": "mini/2", "process": "sit", "alignment": "none"} for number in range(2000)}
+    many = {
+        f"run-{number:05d}-{'-long' * 10}": {
+            "model": "mini/2",
+            "process": "sit",
+            "alignment": "none",
+        }
+        for number in range(2000)
+    }
     with pytest.raises(UserError, match="cut the experiment in two"):
         Plan.of(parse_experiment(changed(runs=many), "mini"))
 
 
 def test_a_run_depends_on_nothing_else() -> None:
-    base, other = parse_experiment(changed(), "a"), parse_experiment(changed(report={"title": "x"}, resources={"threads": 2}, milestones=[7]), "b")
+    base, other = (
+        parse_experiment(changed(), "a"),
+        parse_experiment(
+            changed(report={"title": "x"}, resources={"threads": 2}, milestones=[7]), "b"
+        ),
+    )
     assert base.run_config("sit-vrpo", 0) == other.run_config("sit-vrpo", 0)
     assert base.run_config("sit-vrpo", 0) != base.run_config("sit-vrpo", 1)
 

@@ -40,7 +40,25 @@ PIECES = [
     b"0",
     b"~",
 ]
-VALUES: list[Any] = [None, True, "", "x", "mini/2", -1, 0, 1, 10**25, 0.5, 1e300, [], [1], ["vit"], {}, {"kind": "none"}, {"x": {"y": 1}}]
+VALUES: list[Any] = [
+    None,
+    True,
+    "",
+    "x",
+    "mini/2",
+    -1,
+    0,
+    1,
+    10**25,
+    0.5,
+    1e300,
+    [],
+    [1],
+    ["vit"],
+    {},
+    {"kind": "none"},
+    {"x": {"y": 1}},
+]
 
 
 def outcome(path: Path) -> str:
@@ -49,7 +67,10 @@ def outcome(path: Path) -> str:
         config = load_experiment(path)
     except UserError as error:
         lines = str(error).splitlines()
-        assert all(line.startswith(f"{path}: ") and line.isprintable() and len(line) < 700 for line in lines), lines
+        assert all(
+            line.startswith(f"{path}: ") and line.isprintable() and len(line) < 700
+            for line in lines
+        ), lines
         assert len(set(lines)) == len(lines) > 0
         return "refused"
     assert resolved_files(config) and list(evaluations(config)) and list(shown(config))
@@ -77,7 +98,13 @@ def damaged(text: bytes, dice: random.Random) -> bytes:
 
 def places(node: Any, at: tuple = ()) -> list[tuple]:
     """Paths of all nodes below `node`."""
-    inner = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    inner = (
+        node.items()
+        if isinstance(node, dict)
+        else enumerate(node)
+        if isinstance(node, list)
+        else ()
+    )
     return [place for key, value in inner for place in [(*at, key), *places(value, (*at, key))]]
 
 

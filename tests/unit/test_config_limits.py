@@ -45,11 +45,19 @@ EXTREMES = [
 @cache
 def bases() -> tuple[dict[str, Any], dict[str, Any]]:
     """Whole contents with every option: one with rows, one with a method benchmark."""
-    rows = {**deep_merge(MINI, ONE_OF_EACH), "runs": {"dit": MINI["runs"]["dit-vrpo"], "sit": {**MINI["runs"]["sit-repa"], "seeds": [3], "milestones": [7]}}}
+    rows = {
+        **deep_merge(MINI, ONE_OF_EACH),
+        "runs": {
+            "dit": MINI["runs"]["dit-vrpo"],
+            "sit": {**MINI["runs"]["sit-repa"], "seeds": [3], "milestones": [7]},
+        },
+    }
     methods = read_yaml(ROOT / "config/benchmark.yaml")
     few = {"processes": ["sit"], "ablations": [], "ablation_processes": None, "diagnosed": None}
     benchmark = deep_merge(deep_merge(MINI, methods), {"benchmark": few})
-    return tuple(parse_experiment(content, "base").model_dump(mode="json") for content in (rows, benchmark))
+    return tuple(
+        parse_experiment(content, "base").model_dump(mode="json") for content in (rows, benchmark)
+    )
 
 
 def options_of(options: BaseModel, *at: str) -> Iterator[tuple[str, str, tuple[str, ...]]]:
@@ -75,7 +83,9 @@ def every_option() -> dict[tuple[str, str], tuple[int, tuple[str, ...]]]:
 def test_every_option_of_the_schema_is_tried() -> None:
     schema = json.loads((ROOT / "docs/options.schema.json").read_text(encoding="utf-8"))
     sections = {"ExperimentConfig": schema, **schema["$defs"]}
-    assert {(owner, name) for owner, section in sections.items() for name in section["properties"]} == every_option().keys()
+    assert {
+        (owner, name) for owner, section in sections.items() for name in section["properties"]
+    } == every_option().keys()
 
 
 def test_the_bases_are_accepted() -> None:
@@ -92,7 +102,12 @@ def with_value(content: dict[str, Any], path: tuple[str, ...], value: Any) -> di
 def faithful(config: ExperimentConfig) -> bool:
     """Whether the resolved configs can be made, and the experiment's says what was accepted."""
     assert resolved_files(config) and list(evaluations(config)) and list(shown(config))
-    return ExperimentConfig.model_validate(parse_yaml(dump_yaml(config.model_dump(mode="json")), "resolved")) == config
+    return (
+        ExperimentConfig.model_validate(
+            parse_yaml(dump_yaml(config.model_dump(mode="json")), "resolved")
+        )
+        == config
+    )
 
 
 @pytest.mark.parametrize("owner", sorted({owner for owner, _ in every_option()}))
@@ -105,7 +120,13 @@ def test_extreme_values(owner: str) -> None:
                 config = parse_experiment(with_value(bases()[base], path, value), "some.yaml")
             except UserError as error:
                 lines = str(error).splitlines()
-                assert all(line.startswith("some.yaml: ") and line.isprintable() and ";" in line and len(line) < 600 for line in lines), what
+                assert all(
+                    line.startswith("some.yaml: ")
+                    and line.isprintable()
+                    and ";" in line
+                    and len(line) < 600
+                    for line in lines
+                ), what
                 assert any(part in line for line in lines for part in path[-2:]), (what, lines)
                 assert len(lines) == 1 or isinstance(value, list | dict), (what, lines)
                 outcomes.add("refused")
@@ -139,25 +160,55 @@ def row(**options: Any) -> dict[str, Any]:
         (row(model="mini/0"), ["runs.sit-repa.model", "'mini/0'", "SIZE/PATCH"]),
         (row(model="mini/٢"), ["runs.sit-repa.model", "SIZE/PATCH"]),
         (row(model="mini/3"), ["runs.sit-repa.model", "side of 8", "patches of 3"]),
-        ({"checkpoints": {"theirs": {"file": "a.pt", "family": "sit", "model": "S/5"}}}, ["checkpoints.theirs.model", "patches of 5"]),
-        ({"tokenizer": {"block_channels": [8] * 7}}, ["tokenizer.block_channels", "7 levels divide by 64"]),
-        ({"tokenizer": {"block_channels": [8] * 10_000}}, ["tokenizer.block_channels", "fewer levels"]),
+        (
+            {"checkpoints": {"theirs": {"file": "a.pt", "family": "sit", "model": "S/5"}}},
+            ["checkpoints.theirs.model", "patches of 5"],
+        ),
+        (
+            {"tokenizer": {"block_channels": [8] * 7}},
+            ["tokenizer.block_channels", "7 levels divide by 64"],
+        ),
+        (
+            {"tokenizer": {"block_channels": [8] * 10_000}},
+            ["tokenizer.block_channels", "fewer levels"],
+        ),
         ({"tokenizer": {"block_channels": [8, -8]}}, ["tokenizer.block_channels.1"]),
         ({"tokenizer": {"scale": 0}}, ["tokenizer.scale", "greater than 0"]),
         ({"samplers": {"ode": {"preset": ["a"]}}}, ["samplers.ode.preset", "'repa'", "['a']"]),
-        ({"alignments": {"repa": {"encoders": ["vit", "vit"]}}}, ["alignments.repa.encoders", "different"]),
-        ({"representation": {"encoders": ["vit", "vit"]}}, ["representation.encoders", "different"]),
+        (
+            {"alignments": {"repa": {"encoders": ["vit", "vit"]}}},
+            ["alignments.repa.encoders", "different"],
+        ),
+        (
+            {"representation": {"encoders": ["vit", "vit"]}},
+            ["representation.encoders", "different"],
+        ),
         ({"representation": {"blocks": [1, 1]}}, ["representation.blocks", "different"]),
-        ({"representation": {"blocks": [5]}}, ["representation.blocks", "run sit-none has 4 blocks"]),
+        (
+            {"representation": {"blocks": [5]}},
+            ["representation.blocks", "run sit-none has 4 blocks"],
+        ),
         ({"encoders": {"vit": {"attention": [2, 1]}}}, ["encoders.vit.attention", "ascending"]),
         ({"training": {"adam_betas": [0.9, 1.0]}}, ["training.adam_betas.1", "less than 1"]),
         ({"training": {"learning_rate": math.inf}}, ["training.learning_rate", "not finite"]),
-        ({"encoders": {"vit": {"arguments": {"drop": [math.nan]}}}}, ["encoders.vit.arguments", "not finite"]),
+        (
+            {"encoders": {"vit": {"arguments": {"drop": [math.nan]}}}},
+            ["encoders.vit.arguments", "not finite"],
+        ),
         ({"training": {"batch_size": True}}, ["training", "`batch_size` is True", "give a number"]),
-        ({"alignments": {"repa": {"encoders": [False]}}}, ["alignments.repa.encoders.0", "not False", "quotes"]),
-        ({"alignments": {"repa": {"kind": "rep"}}}, ["alignments.repa.kind", "did you mean `repa`"]),
+        (
+            {"alignments": {"repa": {"encoders": [False]}}},
+            ["alignments.repa.encoders.0", "not False", "quotes"],
+        ),
+        (
+            {"alignments": {"repa": {"kind": "rep"}}},
+            ["alignments.repa.kind", "did you mean `repa`"],
+        ),
         ({"alignments": {"repa": {"kind": None}}}, ["alignments.repa.kind"]),
-        ({"resources": {"max_runtime_minutes": 59}}, ["resources", "`max_runtime_minutes` 59 is below `runtime_minutes` 60"]),
+        (
+            {"resources": {"max_runtime_minutes": 59}},
+            ["resources", "`max_runtime_minutes` 59 is below `runtime_minutes` 60"],
+        ),
         ({"results": ""}, ["results", "is empty"]),
         ({"results": "a{run}"}, ["results", "braces"]),
         ({"results": "x" * 256}, ["results", "too long"]),
@@ -176,12 +227,18 @@ def test_refusals(sections: dict[str, Any], words: list[str]) -> None:
 def test_a_refused_benchmark_is_one_line_without_runs() -> None:
     content = deep_merge(MINI, read_yaml(ROOT / "config/benchmark.yaml"))
     del content["runs"]
-    for path, value in [(("benchmark", "compared"), "none"), (("benchmark", "model"), "mini/0"), (("milestones",), [])]:
+    for path, value in [
+        (("benchmark", "compared"), "none"),
+        (("benchmark", "model"), "mini/0"),
+        (("milestones",), []),
+    ]:
         with pytest.raises(UserError) as caught:
             parse_experiment(with_value(content, path, value), "some.yaml")
         assert ".".join(path) in str(caught.value) and "\n" not in str(caught.value), caught.value
 
 
 def test_the_home_folder() -> None:
-    assert parse_experiment(changed(results="~/results"), "some.yaml").results == str(Path.home() / "results")
+    assert parse_experiment(changed(results="~/results"), "some.yaml").results == str(
+        Path.home() / "results"
+    )
     assert parse_experiment(changed(results="a~/b"), "some.yaml").results == "a~/b"

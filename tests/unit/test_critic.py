@@ -8,7 +8,13 @@ from vrpo.models.critic import LatentCritic, load_critic
 
 @pytest.mark.parametrize(
     ("latent_shape", "tokens"),
-    [((4, 8, 8), (16, 96)), ((4, 32, 32), (256, 768)), ((4, 8, 8), (64, 5)), ((4, 8, 8), (9, 5)), ((16, 4, 4), (64, 5))],
+    [
+        ((4, 8, 8), (16, 96)),
+        ((4, 32, 32), (256, 768)),
+        ((4, 8, 8), (64, 5)),
+        ((4, 8, 8), (9, 5)),
+        ((16, 4, 4), (64, 5)),
+    ],
 )
 def test_shapes_and_unit_length(latent_shape, tokens):
     critic = LatentCritic(latent_shape, tokens, width=16, depth=1)
@@ -19,7 +25,9 @@ def test_shapes_and_unit_length(latent_shape, tokens):
 
 def test_tokens_lie_where_the_latent_does():
     critic = LatentCritic((4, 8, 8), (16, 6), width=8, depth=0)
-    latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    latents = torch.randn(
+        1, 4, 8, 8, generator=torch.Generator().manual_seed(0), requires_grad=True
+    )
     critic.head[0] = torch.nn.Identity()  # its statistics span the whole image
     critic(latents)[0, 4 * 1 + 2].sum().backward()  # token of row 1, column 2
     touched = latents.grad[0].abs().sum(dim=0) > 0
@@ -54,10 +62,22 @@ def test_fp32_under_autocast():
 def test_file(tmp_path):
     critic = LatentCritic((4, 8, 8), (16, 6), width=8, depth=1)
     path = tmp_path / "critic.safetensors"
-    description = {"kind": "critic", "latent_shape": [4, 8, 8], "tokens": [16, 6], "width": 8, "depth": 1, "latents": "a", "features": "b"}
+    description = {
+        "kind": "critic",
+        "latent_shape": [4, 8, 8],
+        "tokens": [16, 6],
+        "width": 8,
+        "depth": 1,
+        "latents": "a",
+        "features": "b",
+    }
     save_network(path, critic.state_dict(), description)
     loaded = load_critic(path, "cpu")
-    assert loaded.latent_shape == (4, 8, 8) and loaded.tokens == (16, 6) and loaded.description == description
+    assert (
+        loaded.latent_shape == (4, 8, 8)
+        and loaded.tokens == (16, 6)
+        and loaded.description == description
+    )
     assert not loaded.training and not any(p.requires_grad for p in loaded.parameters())
     x = torch.randn(2, 4, 8, 8, requires_grad=True)
     torch.testing.assert_close(loaded(x), critic(x))

@@ -32,8 +32,15 @@ def metadata(path):
     """Places of all bytes that are no rows, and are not zero."""
     content = path.read_bytes()
     with h5py.File(path) as file:
-        rows = [range(file[name].id.get_offset(), file[name].id.get_offset() + file[name].nbytes) for name in file]
-    return [place for place, byte in enumerate(content) if byte and not any(place in taken for taken in rows)]
+        rows = [
+            range(file[name].id.get_offset(), file[name].id.get_offset() + file[name].nbytes)
+            for name in file
+        ]
+    return [
+        place
+        for place, byte in enumerate(content)
+        if byte and not any(place in taken for taken in rows)
+    ]
 
 
 def outcome(path, arrays, attributes):
@@ -61,7 +68,9 @@ def test_each_byte_of_the_metadata(kind, whole, tmp_path):
     refused = 0
     for place in places:
         spoilt = bytearray(content)
-        spoilt[place] = rng.choice((spoilt[place] ^ 1 << rng.randrange(8), rng.randrange(256), 0, 255))
+        spoilt[place] = rng.choice(
+            (spoilt[place] ^ 1 << rng.randrange(8), rng.randrange(256), 0, 255)
+        )
         file.write_bytes(spoilt)
         refused += outcome(file, *CONTENT[kind])
     assert len(places) > 300 and 150 < refused < len(places)
@@ -69,13 +78,25 @@ def test_each_byte_of_the_metadata(kind, whole, tmp_path):
 
 @pytest.mark.parametrize("kind", CONTENT)
 def test_random_bytes(kind, whole, tmp_path):
-    file, content, rng = tmp_path / "x.h5", (whole / f"{kind}.h5").read_bytes(), random.Random(f"bytes {kind}")
+    file, content, rng = (
+        tmp_path / "x.h5",
+        (whole / f"{kind}.h5").read_bytes(),
+        random.Random(f"bytes {kind}"),
+    )
     places = metadata(whole / f"{kind}.h5")
     refused = 0
     for _ in range(300):
         spoilt = bytearray(content)
         for _ in range(rng.choice((1, 2, 4, 16))):
-            spoilt[rng.choice((rng.choice(places), rng.randrange(min(4096, len(spoilt))), rng.randrange(len(spoilt))))] = rng.randrange(256)
+            spoilt[
+                rng.choice(
+                    (
+                        rng.choice(places),
+                        rng.randrange(min(4096, len(spoilt))),
+                        rng.randrange(len(spoilt)),
+                    )
+                )
+            ] = rng.randrange(256)
         file.write_bytes(spoilt)
         refused += outcome(file, *CONTENT[kind])
     assert 150 < refused < 300
@@ -97,7 +118,9 @@ def test_cut_files(whole, tmp_path):
     file, content = tmp_path / "x.h5", (whole / "features.h5").read_bytes()
     for length in [*range(0, 2000, 37), *range(2000, len(content), 997), len(content) - 1]:
         file.write_bytes(content[:length])
-        assert outcome(file, *CONTENT["features"]) or length >= len(content) - 4096  # what is cut of the last page may be padding
+        assert (
+            outcome(file, *CONTENT["features"]) or length >= len(content) - 4096
+        )  # what is cut of the last page may be padding
 
 
 def test_shards(tmp_path):
@@ -142,7 +165,12 @@ def a_link_to_another_file(file):
 
 
 def rows_in_another_file(file):
-    file.create_dataset("images", PICTURES["images"].shape, np.uint8, external=[(str(Path(file.filename).with_name("raw")), 0, h5py.h5f.UNLIMITED)])
+    file.create_dataset(
+        "images",
+        PICTURES["images"].shape,
+        np.uint8,
+        external=[(str(Path(file.filename).with_name("raw")), 0, h5py.h5f.UNLIMITED)],
+    )
 
 
 def a_virtual_dataset(file):
@@ -170,7 +198,10 @@ FOREIGN = {
     "compression": bare("images", data=PICTURES["images"], compression="gzip"),
     "plain arrays": lambda file: file.update(PICTURES),
     "unequal rows": unequal_rows,
-    **{make.__name__.replace("_", " "): make for make in (a_soft_link, a_link_to_another_file, rows_in_another_file, a_virtual_dataset)},
+    **{
+        make.__name__.replace("_", " "): make
+        for make in (a_soft_link, a_link_to_another_file, rows_in_another_file, a_virtual_dataset)
+    },
 }
 
 
@@ -180,7 +211,9 @@ def test_files_of_other_tools(kind, described, tmp_path):
     with h5py.File(tmp_path / "x.h5", "w", libver="latest") as file:
         FOREIGN[kind](file)
         if described:
-            file.attrs[ATTRIBUTE] = np.bytes_(json.dumps({"seal": "0" * 64, "images": "x", "fingerprint": "x"}))
+            file.attrs[ATTRIBUTE] = np.bytes_(
+                json.dumps({"seal": "0" * 64, "images": "x", "fingerprint": "x"})
+            )
     for use in (open_arrays, open_images, lambda path: TrainingData(path, {})):
         with pytest.raises(UserError, match=r"x\.h5: ") as error:
             use(tmp_path / "x.h5")
@@ -209,8 +242,15 @@ def test_a_file_that_may_not_be_read():
         write(folder / "closed" / "x" / "images.h5", *CONTENT["images"])
         write(folder / "x.h5", *CONTENT["images"]).chmod(0)
         (folder / "closed" / "x").chmod(0)
-        for place in (folder / "x.h5", folder / "closed" / "x", folder / "closed" / "x" / "images.h5"):
-            with pytest.raises(UserError, match=r"(x\.h5|closed/x.*): (may not be read \(permission|cannot be listed \(Permission) denied\); make it readable"):
+        for place in (
+            folder / "x.h5",
+            folder / "closed" / "x",
+            folder / "closed" / "x" / "images.h5",
+        ):
+            with pytest.raises(
+                UserError,
+                match=r"(x\.h5|closed/x.*): (may not be read \(permission|cannot be listed \(Permission) denied\); make it readable",
+            ):
                 open_arrays(place)
 
 
@@ -218,7 +258,9 @@ def test_a_file_that_may_not_be_read():
 
 
 def write_half(path, arrays, attributes):
-    with ArrayWriter(path, {name: (values.shape, values.dtype) for name, values in arrays.items()}, attributes) as writer:
+    with ArrayWriter(
+        path, {name: (values.shape, values.dtype) for name, values in arrays.items()}, attributes
+    ) as writer:
         for rows in list(writer.batches(2))[:3]:
             writer.write(rows.start, {name: values[rows] for name, values in arrays.items()})
 
@@ -236,7 +278,9 @@ def test_a_damaged_partial_file_is_not_gone_on_with(tmp_path):
     for trial in range(250):
         spoilt = bytearray(left)
         for _ in range(rng.choice((1, 3))):
-            spoilt[rng.choice((rng.choice(places), rng.randrange(len(spoilt))))] = rng.randrange(256)
+            spoilt[rng.choice((rng.choice(places), rng.randrange(len(spoilt))))] = rng.randrange(
+                256
+            )
         partial.write_bytes(spoilt[: rng.randrange(len(spoilt))] if trial % 10 == 0 else spoilt)
         note = bytearray(noted)
         if trial % 3 == 0:
@@ -252,9 +296,22 @@ def test_a_damaged_partial_file_is_not_gone_on_with(tmp_path):
     assert right > 100
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"source": "s"}', '{"source": "s", "images": [{"index": 1}], "complete": true}', "\udcff"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        '{"source": "s"}',
+        '{"source": "s", "images": [{"index": 1}], "complete": true}',
+        "\udcff",
+    ],
+)
 def test_a_damaged_list_of_unreadable_images_is_none(content, tmp_path):
-    (tmp_path / "images.unreadable.json").write_text(content, encoding="utf-8", errors="surrogateescape")
+    (tmp_path / "images.unreadable.json").write_text(
+        content, encoding="utf-8", errors="surrogateescape"
+    )
     found = UnreadableList(tmp_path / "images.h5", "s")
     assert found.images == [] and not found.complete
 
@@ -262,4 +319,8 @@ def test_a_damaged_list_of_unreadable_images_is_none(content, tmp_path):
 def test_all_of_the_project_opens_hdf5_here():
     """Only two modules open HDF5, so these tests are of every place that reads it."""
     package = Path(vrpo.__file__).parent
-    assert {path.relative_to(package).as_posix() for path in package.rglob("*.py") if "h5py." in path.read_text()} == {"data/arrays.py", "data/layout.py"}
+    assert {
+        path.relative_to(package).as_posix()
+        for path in package.rglob("*.py")
+        if "h5py." in path.read_text()
+    } == {"data/arrays.py", "data/layout.py"}

@@ -19,7 +19,13 @@ from torch import Tensor, nn
 
 from vrpo.config.options import EncoderOptions, TokenizerOptions
 from vrpo.errors import UserError
-from vrpo.models.checkpoints import METADATA_KEY, load_milestone, read_network, save_milestone, save_network
+from vrpo.models.checkpoints import (
+    METADATA_KEY,
+    load_milestone,
+    read_network,
+    save_milestone,
+    save_network,
+)
 from vrpo.models.critic import LatentCritic, load_critic
 from vrpo.models.encoder import create_network, load_classifier, load_encoder
 from vrpo.models.official import import_checkpoint
@@ -27,18 +33,32 @@ from vrpo.models.tokenizer import build_vae, load_tokenizer, vae_arguments
 from vrpo.models.transformer import build_transformer, position_embedding
 from vrpo.models.weights import is_finite, read_weights
 
-MODEL = {"name": "SiT-tiny/2", "depth": 1, "width": 8, "heads": 2, "patch_size": 2, "num_classes": 3}
+MODEL = {
+    "name": "SiT-tiny/2",
+    "depth": 1,
+    "width": 8,
+    "heads": 2,
+    "patch_size": 2,
+    "num_classes": 3,
+}
 DESCRIPTION = {
     "run": "a", "seed": 0, "step": 5, "model": MODEL, "process": {"kind": "interpolant", "path": "linear", "time": "uniform"},
     "latent_shape": [4, 8, 8], "out_channels": 4, "alignment": {"kind": "none"},
 }  # fmt: skip
 TOKENIZER = TokenizerOptions(block_channels=[4, 8])
-ENCODER = EncoderOptions(architecture="test_vit", weights="trained", image_size=32, arguments={"patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2})
+ENCODER = EncoderOptions(
+    architecture="test_vit",
+    weights="trained",
+    image_size=32,
+    arguments={"patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2},
+)
 State = dict[str, Tensor]
 
 
 def transformer_state(out_channels: int) -> State:
-    return golden.fill(build_transformer(SimpleNamespace(**MODEL), (4, 8, 8), out_channels)).state_dict()
+    return golden.fill(
+        build_transformer(SimpleNamespace(**MODEL), (4, 8, 8), out_channels)
+    ).state_dict()
 
 
 def official_state() -> State:
@@ -51,21 +71,43 @@ def write_milestone(path: Path) -> None:
 
 def write_tokenizer(path: Path) -> None:
     arguments = vae_arguments(TOKENIZER, 16)
-    save_network(path, golden.fill(build_vae(arguments)).state_dict(), {"kind": "tokenizer", "arguments": arguments, "scale": 1.3})
+    save_network(
+        path,
+        golden.fill(build_vae(arguments)).state_dict(),
+        {"kind": "tokenizer", "arguments": arguments, "scale": 1.3},
+    )
 
 
 def write_critic(path: Path) -> None:
     state = golden.fill(LatentCritic((4, 8, 8), (16, 6), 8, 1)).state_dict()
-    save_network(path, state, {"kind": "critic", "latent_shape": [4, 8, 8], "tokens": [16, 6], "width": 8, "depth": 1})
+    save_network(
+        path,
+        state,
+        {"kind": "critic", "latent_shape": [4, 8, 8], "tokens": [16, 6], "width": 8, "depth": 1},
+    )
 
 
 def write_classifier(path: Path) -> None:
-    description = {"kind": "classifier", "architecture": "test_vit", "arguments": ENCODER.arguments, "image_size": 32, "num_classes": 3}
+    description = {
+        "kind": "classifier",
+        "architecture": "test_vit",
+        "arguments": ENCODER.arguments,
+        "image_size": 32,
+        "num_classes": 3,
+    }
     save_network(path, golden.fill(create_network(ENCODER, 3)).state_dict(), description)
 
 
 def write_official(path: Path) -> None:
-    torch.save({"ema": official_state(), "opt": {"state": {}}, "args": argparse.Namespace(model="DiT-XL/2", global_seed=1), "steps": 3}, path)
+    torch.save(
+        {
+            "ema": official_state(),
+            "opt": {"state": {}},
+            "args": argparse.Namespace(model="DiT-XL/2", global_seed=1),
+            "steps": 3,
+        },
+        path,
+    )
 
 
 def write_old_official(path: Path) -> None:
@@ -83,11 +125,23 @@ def load_local_encoder(path: Path) -> nn.Module:
 
 KINDS: dict[str, tuple[str, Callable[[Path], None], Callable[[Path], nn.Module]]] = {
     "milestone": ("a.safetensors", write_milestone, lambda path: load_milestone(path)[0]),
-    "tokenizer": ("a.safetensors", write_tokenizer, lambda path: load_tokenizer(TOKENIZER, path, "cpu")),
+    "tokenizer": (
+        "a.safetensors",
+        write_tokenizer,
+        lambda path: load_tokenizer(TOKENIZER, path, "cpu"),
+    ),
     "critic": ("a.safetensors", write_critic, lambda path: load_critic(path, "cpu")),
     "classifier": ("a.safetensors", write_classifier, lambda path: load_classifier(ENCODER, path)),
-    "local encoder": ("a.safetensors", lambda path: save_file(create_network(ENCODER, 0).state_dict(), path), load_local_encoder),
-    "official safetensors": ("a.safetensors", lambda path: save_file(official_state(), path), load_official),
+    "local encoder": (
+        "a.safetensors",
+        lambda path: save_file(create_network(ENCODER, 0).state_dict(), path),
+        load_local_encoder,
+    ),
+    "official safetensors": (
+        "a.safetensors",
+        lambda path: save_file(official_state(), path),
+        load_official,
+    ),
     "official": ("a.pt", write_official, load_official),
     "official, old format": ("a.pt", write_old_official, load_official),
 }
@@ -132,7 +186,9 @@ def test_flips_and_cuts_end_in_a_line(tmp_path: Path, kind: str) -> None:
     if path.suffix == ".safetensors":
         start = 8 + struct.unpack("<Q", data[:8])[0]
         assert tried(lambda: flipped(data, range(8), generator), 10) == 0
-        assert tried(lambda: flipped(data, range(start), generator), 100) <= 10  # in the name of the seal, or of foreign files' metadata
+        assert (
+            tried(lambda: flipped(data, range(start), generator), 100) <= 10
+        )  # in the name of the seal, or of foreign files' metadata
         unnoticed = tried(lambda: flipped(data, range(start, len(data)), generator), 20)
         assert unnoticed == 0 if b"sha256_of_all" in data else unnoticed >= 10
     else:
@@ -157,7 +213,11 @@ def rewritten(path: Path, change: Callable[[State, dict[str, Any]], object]) -> 
     """Write `path` anew with tensors and description changed in place."""
     state, description = read_network(path)
     change(state, description)
-    save_file({name: tensor.contiguous() for name, tensor in state.items()}, path, {METADATA_KEY: json.dumps(description)})
+    save_file(
+        {name: tensor.contiguous() for name, tensor in state.items()},
+        path,
+        {METADATA_KEY: json.dumps(description)},
+    )
 
 
 FIRST = {  # a tensor of each
@@ -172,15 +232,25 @@ FIRST = {  # a tensor of each
     ("change", "words"),
     [
         (lambda state, name: state.pop(name), "is missing"),
-        (lambda state, name: state.update({name: state[name][1:]}), r"\[\d+, .*\], not \[\d+, .*\]"),
+        (
+            lambda state, name: state.update({name: state[name][1:]}),
+            r"\[\d+, .*\], not \[\d+, .*\]",
+        ),
         (lambda state, name: state.update({name: state[name].half()}), "is float16, not float32"),
         (lambda state, name: state.update({name: state[name].int()}), "is int32, not float32"),
-        (lambda state, name: state.update({name.rpartition("blocks")[0] + "more": torch.ones(2)}), "more (\\[2\\] is not in the network|belongs to neither)"),
+        (
+            lambda state, name: state.update(
+                {name.rpartition("blocks")[0] + "more": torch.ones(2)}
+            ),
+            "more (\\[2\\] is not in the network|belongs to neither)",
+        ),
     ],
     ids=["missing", "shape", "half", "integers", "extra"],
 )
 @pytest.mark.parametrize("kind", FIRST)
-def test_missing_wrong_and_extra_tensors_are_named(tmp_path: Path, kind: str, change: Callable[[State, str], object], words: str) -> None:
+def test_missing_wrong_and_extra_tensors_are_named(
+    tmp_path: Path, kind: str, change: Callable[[State, str], object], words: str
+) -> None:
     name, write, load = KINDS[kind]
     write(tmp_path / name)
     rewritten(tmp_path / name, lambda state, _: change(state, FIRST[kind]))
@@ -188,13 +258,29 @@ def test_missing_wrong_and_extra_tensors_are_named(tmp_path: Path, kind: str, ch
         load(tmp_path / name)
 
 
-@pytest.mark.parametrize("metadata", [None, {"format": "pt"}, {METADATA_KEY: ""}, {METADATA_KEY: "{"}, {METADATA_KEY: "[1]"}, {METADATA_KEY: "3"}])
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        None,
+        {"format": "pt"},
+        {METADATA_KEY: ""},
+        {METADATA_KEY: "{"},
+        {METADATA_KEY: "[1]"},
+        {METADATA_KEY: "3"},
+    ],
+)
 @pytest.mark.parametrize("kind", FIRST)
-def test_missing_and_malformed_descriptions_are_refused(tmp_path: Path, kind: str, metadata: dict[str, str] | None) -> None:
+def test_missing_and_malformed_descriptions_are_refused(
+    tmp_path: Path, kind: str, metadata: dict[str, str] | None
+) -> None:
     name, write, load = KINDS[kind]
     write(tmp_path / name)
     save_file(dict(read_weights(tmp_path / name, "").content), tmp_path / name, metadata)
-    words = "was not written by this pipeline" if not metadata or METADATA_KEY not in metadata else "its description is damaged"
+    words = (
+        "was not written by this pipeline"
+        if not metadata or METADATA_KEY not in metadata
+        else "its description is damaged"
+    )
     with pytest.raises(UserError, match=rf"^{tmp_path / name}: [^\n]*{words}[^\n]*; [^\n]+$"):
         load(tmp_path / name)
 
@@ -208,12 +294,24 @@ def test_no_value_in_a_description_ends_in_a_traceback(tmp_path: Path, value: An
         write(tmp_path / name)
         _, whole = read_network(tmp_path / name)
         data = (tmp_path / name).read_bytes()
-        places = [(key,) for key in whole] + [(key, inner) for key, values in whole.items() if isinstance(values, dict) for inner in values]
-        places += [(key, index) for key, values in whole.items() if isinstance(values, list) for index in range(len(values))]
+        places = [(key,) for key in whole] + [
+            (key, inner)
+            for key, values in whole.items()
+            if isinstance(values, dict)
+            for inner in values
+        ]
+        places += [
+            (key, index)
+            for key, values in whole.items()
+            if isinstance(values, list)
+            for index in range(len(values))
+        ]
         for *outer, last in places:
             (tmp_path / name).write_bytes(data)
 
-            def change(_: State, description: dict[str, Any], outer: list[Any] = outer, last: Any = last) -> None:
+            def change(
+                _: State, description: dict[str, Any], outer: list[Any] = outer, last: Any = last
+            ) -> None:
                 for key in outer:
                     description = description[key]
                 description[last] = value
@@ -226,6 +324,9 @@ def test_no_value_in_a_description_ends_in_a_traceback(tmp_path: Path, value: An
 @pytest.mark.parametrize("size", ["width", "num_classes"])
 def test_a_damaged_size_takes_no_memory(tmp_path: Path, size: str) -> None:
     write_milestone(tmp_path / "a.safetensors")
-    rewritten(tmp_path / "a.safetensors", lambda _, description: description["model"].update({size: 400_000}))
+    rewritten(
+        tmp_path / "a.safetensors",
+        lambda _, description: description["model"].update({size: 400_000}),
+    )
     with pytest.raises(UserError, match=r"a\.safetensors: the weights are of another architecture"):
         load_milestone(tmp_path / "a.safetensors")

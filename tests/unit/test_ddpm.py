@@ -13,7 +13,11 @@ SCHEDULES = ["linear", "cosine"]
 
 
 def draws():
-    return golden.draw(2, 6, *golden.LATENT), golden.draw(3, 6, *golden.LATENT), golden.draw(4, 6, 8, 8, 8)
+    return (
+        golden.draw(2, 6, *golden.LATENT),
+        golden.draw(3, 6, *golden.LATENT),
+        golden.draw(4, 6, 8, 8, 8),
+    )
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -39,7 +43,9 @@ def test_respaced_levels_and_betas_equal_the_official_ones():
     spaced = process.respaced(250)
     alpha_bars = torch.cumprod(1 - values["respaced_betas"], 0)
     torch.testing.assert_close(spaced.alpha_bars, alpha_bars, rtol=1e-12, atol=0)
-    torch.testing.assert_close(spaced.table[:, 4:7].T, values["posterior"].float(), rtol=1e-6, atol=0)
+    torch.testing.assert_close(
+        spaced.table[:, 4:7].T, values["posterior"].float(), rtol=1e-6, atol=0
+    )
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -52,10 +58,15 @@ def test_posterior_is_bayes_rule(schedule):
     alpha = bars / before
     precision = alpha / (1 - alpha) + 1 / (1 - before)
     view = (-1, 1, 1, 1)
-    mean = ((alpha.sqrt() / (1 - alpha)).view(view) * x_t[1:] + (before.sqrt() / (1 - before)).view(view) * x0[1:]) / precision.view(view)
+    mean = (
+        (alpha.sqrt() / (1 - alpha)).view(view) * x_t[1:]
+        + (before.sqrt() / (1 - before)).view(view) * x0[1:]
+    ) / precision.view(view)
     own_mean, own_log_variance = process.posterior(x0[1:], x_t[1:], t)
     torch.testing.assert_close(own_mean, mean, rtol=0, atol=1e-6)
-    torch.testing.assert_close(own_log_variance.flatten().double(), -precision.log(), rtol=1e-6, atol=0)
+    torch.testing.assert_close(
+        own_log_variance.flatten().double(), -precision.log(), rtol=1e-6, atol=0
+    )
 
 
 def test_learned_variance_spans_posterior_to_beta():
@@ -64,9 +75,13 @@ def test_learned_variance_spans_posterior_to_beta():
     x_t = process.corrupt(x0, noise, LEVELS)
     ones = torch.ones_like(x0)
     _, low = process.posterior(x0, x_t, LEVELS)
-    torch.testing.assert_close(process.reverse(torch.cat([noise, -ones], 1), x_t, LEVELS)[1], low.expand_as(x0))
+    torch.testing.assert_close(
+        process.reverse(torch.cat([noise, -ones], 1), x_t, LEVELS)[1], low.expand_as(x0)
+    )
     high = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)[LEVELS].log().float()
-    torch.testing.assert_close(process.reverse(torch.cat([noise, ones], 1), x_t, LEVELS)[1][:, 0, 0, 0], high)
+    torch.testing.assert_close(
+        process.reverse(torch.cat([noise, ones], 1), x_t, LEVELS)[1][:, 0, 0, 0], high
+    )
 
 
 def test_perfect_prediction_gives_the_image_back_and_no_divergence():
@@ -75,7 +90,9 @@ def test_perfect_prediction_gives_the_image_back_and_no_divergence():
     x_t = process.corrupt(x0, noise, LEVELS)
     perfect = torch.cat([noise, -torch.ones_like(noise)], 1)
     torch.testing.assert_close(process.x0_hat(perfect, x_t, LEVELS)[:4], x0[:4], rtol=0, atol=1e-5)
-    torch.testing.assert_close(process.x0_hat(perfect, x_t, LEVELS)[4:], x0[4:], rtol=0, atol=1e-4)  # sqrt(1 / alpha-bar) is 157 at the last level
+    torch.testing.assert_close(
+        process.x0_hat(perfect, x_t, LEVELS)[4:], x0[4:], rtol=0, atol=1e-4
+    )  # sqrt(1 / alpha-bar) is 157 at the last level
     bound = process.variational_bound(perfect, x0, x_t, LEVELS)
     assert bound[1:].abs().max() < 1e-6
 
@@ -95,7 +112,13 @@ def test_variational_bound_does_not_train_the_mean():
 def test_bins_of_the_decoder_sum_to_one():
     centres = torch.linspace(-1, 1, 256).double()
     for mean, log_scale in ((0.0, -1.0), (0.7, -4.0), (-0.95, -2.0)):
-        total = discretised_log_likelihood(centres, torch.tensor(mean).double(), torch.tensor(log_scale).double()).exp().sum()
+        total = (
+            discretised_log_likelihood(
+                centres, torch.tensor(mean).double(), torch.tensor(log_scale).double()
+            )
+            .exp()
+            .sum()
+        )
         assert abs(total - 1) < 1e-6
 
 
@@ -123,7 +146,9 @@ def test_a_milestone_that_says_nothing_of_a_weighted_loss_has_the_plain_one():
     described = {"kind": "ddpm", "betas": "linear", "steps": 1000}
     for said, limit in (({}, 1.0), ({"loss_weight_limit": 20.0}, 20.0)):
         process = described_process({"process": {**described, **said}})
-        assert torch.equal(process.table, build_process(DDPMOptions(kind="ddpm", loss_weight_limit=limit)).table)
+        assert torch.equal(
+            process.table, build_process(DDPMOptions(kind="ddpm", loss_weight_limit=limit)).table
+        )
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -142,7 +167,11 @@ def test_weighted_loss_is_the_velocity_s_up_to_the_limit(schedule):
     x0_hat = (x_t.double() - rest * prediction[:, :4].double()) / signal
     velocity = signal * noise - rest * x0
     velocity_hat = signal * prediction[:, :4] - rest * x0_hat
-    expected = torch.where(1 / bars < limit, (velocity_hat - velocity).square().flatten(1).mean(1), limit * error.double())
+    expected = torch.where(
+        1 / bars < limit,
+        (velocity_hat - velocity).square().flatten(1).mean(1),
+        limit * error.double(),
+    )
     bound = (plain_loss - plain_error).double()
     torch.testing.assert_close(loss.double() - bound, expected, rtol=1e-5, atol=1e-6)
     assert (1 / bars < limit).sum() in (4, 5)  # both branches are tried

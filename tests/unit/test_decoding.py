@@ -18,7 +18,9 @@ from vrpo.prepare import images as stage
 
 SIDE = 16
 RAMP = np.linspace(0, 65535, SIDE * SIDE).round().astype(np.uint16).reshape(SIDE, SIDE)
-HIGH = np.repeat((RAMP >> 8).astype(np.uint8)[..., None], 3, axis=2)  # what a 16-bit colour image of the same values becomes
+HIGH = np.repeat(
+    (RAMP >> 8).astype(np.uint8)[..., None], 3, axis=2
+)  # what a 16-bit colour image of the same values becomes
 
 
 def save(image, kind, **options):
@@ -31,11 +33,21 @@ def png(depth, colour, pixels):
     """A PNG of Pillow's blind spots: 16 bits with two or more channels."""
 
     def chunk(name, content):
-        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+        return (
+            struct.pack(">I", len(content))
+            + name
+            + content
+            + struct.pack(">I", zlib.crc32(name + content))
+        )
 
     header = struct.pack(">IIBBBBB", SIDE, SIDE, depth, colour, 0, 0, 0)
     rows = b"".join(b"\0" + row.tobytes() for row in pixels)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
 
 
 def tiff(content, bits, photometric=1, sample_format=1, order="<"):
@@ -60,7 +72,11 @@ def tiff(content, bits, photometric=1, sample_format=1, order="<"):
 def twelve_bits(values):
     """Two values in three bytes, as TIFF packs them."""
     first, second = values.reshape(-1, 2).T.astype(np.uint32)
-    return np.stack([first >> 4, (first & 15) << 4 | second >> 8, second & 255], axis=1).astype(np.uint8).tobytes()
+    return (
+        np.stack([first >> 4, (first & 15) << 4 | second >> 8, second & 255], axis=1)
+        .astype(np.uint8)
+        .tobytes()
+    )
 
 
 def write(folder, content, name="a/0.png"):
@@ -113,12 +129,17 @@ NO_RANGE = {
 
 @pytest.mark.parametrize("kind", NO_RANGE)
 def test_values_without_a_known_range_are_unreadable(tmp_path, kind):
-    with pytest.raises(UnreadableImageError, match=r"a/0\.png: cannot be read as an image \(.*save it as 8-bit grey or RGB\); restore") as error:
+    with pytest.raises(
+        UnreadableImageError,
+        match=r"a/0\.png: cannot be read as an image \(.*save it as 8-bit grey or RGB\); restore",
+    ) as error:
         write(tmp_path, NO_RANGE[kind]).read(0)
     assert "\n" not in str(error.value)
 
 
-COLOURS = Image.fromarray(np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8))
+COLOURS = Image.fromarray(
+    np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
+)
 PALETTE = COLOURS.quantize(64)
 EIGHT_BITS = {
     "1": (COLOURS.convert("1"), {}),
@@ -141,8 +162,12 @@ def test_transparency_is_dropped_and_colours_stay(tmp_path, kind):
 
 def test_eight_bit_tiffs_are_read_as_ever(tmp_path):
     for photometric, wanted in ((1, GREY8), (0, 255 - GREY8)):
-        np.testing.assert_array_equal(write(tmp_path, tiff(GREY8.tobytes(), 8, photometric)).read(0)[..., 0], wanted)
-    np.testing.assert_array_equal(write(tmp_path, save(COLOURS.convert("CMYK"), "TIFF")).read(0), COLOURS)
+        np.testing.assert_array_equal(
+            write(tmp_path, tiff(GREY8.tobytes(), 8, photometric)).read(0)[..., 0], wanted
+        )
+    np.testing.assert_array_equal(
+        write(tmp_path, save(COLOURS.convert("CMYK"), "TIFF")).read(0), COLOURS
+    )
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
@@ -151,7 +176,9 @@ def test_rotation(tmp_path, kind):
     exif = Image.Exif()
     exif[0x0112] = 3  # upside down
     image = Image.fromarray(GREY8)
-    plain, turned = (write(tmp_path, save(image, kind, **given)).read(0) for given in ({}, {"exif": exif}))
+    plain, turned = (
+        write(tmp_path, save(image, kind, **given)).read(0) for given in ({}, {"exif": exif})
+    )
     np.testing.assert_array_equal(turned, plain[::-1, ::-1] if kind == "TIFF" else plain)
 
 
@@ -201,7 +228,9 @@ def test_whatever_a_decoder_raises_is_listed(tmp_path, monkeypatch, error):
     (listed,) = failed
     assert not images.any() and listed.where.endswith("a/0.png")
     assert listed.reason and "\n" not in listed.reason
-    assert all(word in listed.reason for word in str(error).split()) and (str(error) or type(error).__name__ in listed.reason)
+    assert all(word in listed.reason for word in str(error).split()) and (
+        str(error) or type(error).__name__ in listed.reason
+    )
 
 
 def test_an_interruption_is_no_unreadable_image(tmp_path, monkeypatch):
@@ -230,16 +259,23 @@ def test_a_picture_too_narrow_to_crop_is_unreadable(tmp_path, size):
 
 def _formats():
     pictures = {
-        kind: save(COLOURS.resize((30, 20)), kind, **({"quality": 90} if kind in ("JPEG", "WEBP") else {}))
+        kind: save(
+            COLOURS.resize((30, 20)), kind, **({"quality": 90} if kind in ("JPEG", "WEBP") else {})
+        )
         for kind in ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "TGA", "ICO")
     }
     if features.check("avif"):
         pictures["AVIF"] = save(COLOURS.resize((30, 20)), "AVIF")
     pictures["16-bit PNG"] = SIXTEEN_BITS["PNG, grey"]
     pictures["progressive JPEG with EXIF"] = save(COLOURS, "JPEG", progressive=True, exif=_exif())
-    pictures["animated GIF"] = save(COLOURS, "GIF", save_all=True, append_images=[COLOURS.rotate(90)])
+    pictures["animated GIF"] = save(
+        COLOURS, "GIF", save_all=True, append_images=[COLOURS.rotate(90)]
+    )
     pictures["CMYK JPEG"] = save(COLOURS.convert("CMYK"), "JPEG")
-    return pictures | {f"{packing} TIFF": save(COLOURS, "TIFF", compression=packing) for packing in ("tiff_lzw", "tiff_adobe_deflate", "jpeg", "packbits")}
+    return pictures | {
+        f"{packing} TIFF": save(COLOURS, "TIFF", compression=packing)
+        for packing in ("tiff_lzw", "tiff_adobe_deflate", "jpeg", "packbits")
+    }
 
 
 def _exif():
@@ -256,7 +292,9 @@ def damaged(content, rng):
     spoilt = bytearray(content)
     for _ in range(rng.choice((1, 1, 2, 5))):
         place = rng.randrange(min(len(spoilt), rng.choice((64, 256, len(spoilt)))))
-        spoilt[place] = rng.choice((spoilt[place] ^ 1 << rng.randrange(8), rng.randrange(256), 0, 255))
+        spoilt[place] = rng.choice(
+            (spoilt[place] ^ 1 << rng.randrange(8), rng.randrange(256), 0, 255)
+        )
     return bytes(spoilt[: rng.randrange(len(spoilt))] if rng.random() < 0.1 else spoilt)
 
 
@@ -287,8 +325,13 @@ def test_the_stage_lists_damaged_files_of_every_format(tmp_path):
         write(tmp_path / "png", content, f"a/{number:02d}.png")
         write(tmp_path / "png", content[: len(content) // 3], f"b/{number:02d}.png")
     write(tmp_path / "png", NO_RANGE["PFM"], "b/99.png")
-    options = DataOptions(source="folder", root=str(tmp_path / "png"), resolution=SIDE, num_classes=2)
-    with pytest.raises(UserError, match=rf"lists \d+ of {2 * len(FORMATS) + 1} images that cannot be read, first .*b/00\.png"):
+    options = DataOptions(
+        source="folder", root=str(tmp_path / "png"), resolution=SIDE, num_classes=2
+    )
+    with pytest.raises(
+        UserError,
+        match=rf"lists \d+ of {2 * len(FORMATS) + 1} images that cannot be read, first .*b/00\.png",
+    ):
         stage.write_images(options, tmp_path / "images.h5")
     listed = json.loads((tmp_path / "images.unreadable.json").read_text())["images"]
     assert all("/b/" in image["where"] for image in listed) and len(listed) > len(FORMATS) // 2
@@ -306,6 +349,8 @@ def test_a_killed_worker_is_told_in_one_line(tmp_path, monkeypatch):
     source = write(tmp_path / "png", save(COLOURS, "PNG"))
     source.__class__ = DyingSource
     monkeypatch.setattr(stage, "open_source", lambda options: source)
-    options = DataOptions(source="folder", root=str(tmp_path / "png"), resolution=SIDE, num_classes=1, workers=1)
+    options = DataOptions(
+        source="folder", root=str(tmp_path / "png"), resolution=SIDE, num_classes=1, workers=1
+    )
     with pytest.raises(UserError, match=r"data\.workers: a process that decodes images was killed"):
         stage.write_images(options, tmp_path / "images.h5")

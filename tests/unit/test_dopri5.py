@@ -26,14 +26,20 @@ def unused() -> torch.Tensor:
     raise AssertionError("an ODE needs no noise")
 
 
-AS_GOLDEN = "AMD" in processor()  # the golden numbers' kind of processor: another one rounds the network otherwise, and steps are accepted otherwise
+AS_GOLDEN = (
+    "AMD" in processor()
+)  # the golden numbers' kind of processor: another one rounds the network otherwise, and steps are accepted otherwise
 
 
-@pytest.mark.parametrize(("name", "rtol", "bound"), [("loose", 1e-3, 1e-6 if AS_GOLDEN else 5e-3), ("tight", 1e-5, 1e-4)])
+@pytest.mark.parametrize(
+    ("name", "rtol", "bound"), [("loose", 1e-3, 1e-6 if AS_GOLDEN else 5e-3), ("tight", 1e-5, 1e-4)]
+)
 def test_images_equal_the_originals(name: str, rtol: float, bound: float) -> None:
     """`loose` with float64 state on both sides, where rounding is the same, else to the solver's own tolerance; `tight` against SiT's float32."""
     process = interpolant()
-    latents = sample(process, dopri5(rtol), Guided(Mixed(process, 4), process, golden.LABELS), START, unused)
+    latents = sample(
+        process, dopri5(rtol), Guided(Mixed(process, 4), process, golden.LABELS), START, unused
+    )
     assert (latents - golden.load("dopri5")[name]).abs().max() < bound
 
 
@@ -48,18 +54,38 @@ def test_images_equal_the_originals_call_on_this_processor() -> None:
         def drift(t: torch.Tensor, x: torch.Tensor, rows: slice = rows) -> torch.Tensor:
             return model(x.float(), torch.ones(1) * t.float(), golden.LABELS[rows])[0].double()
 
-        expected = odeint(drift, START[rows].double(), times, method="dopri5", atol=1e-6, rtol=1e-3)[-1]
-        ours = sample(process, dopri5(), Guided(Mixed(process, 4), process, golden.LABELS[rows]), START[rows], unused)
+        expected = odeint(
+            drift, START[rows].double(), times, method="dopri5", atol=1e-6, rtol=1e-3
+        )[-1]
+        ours = sample(
+            process,
+            dopri5(),
+            Guided(Mixed(process, 4), process, golden.LABELS[rows]),
+            START[rows],
+            unused,
+        )
         assert (ours - expected).abs().max() < 1e-6
 
 
 def test_an_image_depends_on_no_other() -> None:
     """Bitwise, though its neighbour needs other steps."""
     process = interpolant()
-    both = sample(process, dopri5(), Guided(Mixed(process, 4), process, golden.LABELS, scale=1.5), START, unused)
+    both = sample(
+        process,
+        dopri5(),
+        Guided(Mixed(process, 4), process, golden.LABELS, scale=1.5),
+        START,
+        unused,
+    )
     for index in range(2):
         rows = slice(index, index + 1)
-        alone = sample(process, dopri5(), Guided(Mixed(process, 4), process, golden.LABELS[rows], scale=1.5), START[rows], unused)
+        alone = sample(
+            process,
+            dopri5(),
+            Guided(Mixed(process, 4), process, golden.LABELS[rows], scale=1.5),
+            START[rows],
+            unused,
+        )
         assert torch.equal(both[rows], alone)
 
 

@@ -29,5 +29,7 @@ def test_empty_arguments(arguments, name, tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 2
-    assert capsys.readouterr().err == (f"vrpo: error: {name}: is empty; give a path or value (is a shell variable unset?)\n")
+    assert capsys.readouterr().err == (
+        f"vrpo: error: {name}: is empty; give a path or value (is a shell variable unset?)\n"
+    )
     assert not list(Path().iterdir())

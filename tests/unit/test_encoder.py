@@ -7,20 +7,38 @@ from safetensors.torch import save_file
 from vrpo.config.options import EncoderOptions
 from vrpo.errors import UserError
 from vrpo.models.checkpoints import save_network
-from vrpo.models.encoder import NetworkInput, VisualEncoder, create_network, load_classifier, load_encoder
+from vrpo.models.encoder import (
+    NetworkInput,
+    VisualEncoder,
+    create_network,
+    load_classifier,
+    load_encoder,
+)
 
-VIT = EncoderOptions(architecture="test_vit", weights="trained", arguments={"patch_size": 8, "embed_dim": 32, "depth": 2}, image_size=32)
+VIT = EncoderOptions(
+    architecture="test_vit",
+    weights="trained",
+    arguments={"patch_size": 8, "embed_dim": 32, "depth": 2},
+    image_size=32,
+)
 
 
 def images(count=3, side=32):
-    return torch.randint(0, 256, (count, 3, side, side), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    return torch.randint(
+        0, 256, (count, 3, side, side), generator=torch.Generator().manual_seed(0)
+    ).to(torch.uint8)
 
 
 def saved(options, path, num_classes=10, **changes):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = create_network(options, num_classes).eval()
-    description = {"kind": "classifier", "architecture": options.architecture, "arguments": options.arguments, "image_size": options.image_size}
+    description = {
+        "kind": "classifier",
+        "architecture": options.architecture,
+        "arguments": options.arguments,
+        "image_size": options.image_size,
+    }
     save_network(path, network.state_dict(), {**description, "num_classes": num_classes, **changes})
     return network
 
@@ -47,7 +65,9 @@ def test_trained_encoder(tmp_path):
         everything = network.forward_features((images().float() / 255 - 0.5) / 0.5)
     assert everything.shape[1] == 17  # the class token is the first
     torch.testing.assert_close(tokens, everything[:, 1:])
-    torch.testing.assert_close(tokens.mean(-1), torch.zeros(3, 16), atol=1e-5, rtol=0)  # a layer norm is the last thing
+    torch.testing.assert_close(
+        tokens.mean(-1), torch.zeros(3, 16), atol=1e-5, rtol=0
+    )  # a layer norm is the last thing
     assert load_classifier(VIT, path)(encoder.input(images())).shape == (3, 10)
 
 
@@ -73,7 +93,9 @@ def test_local_safetensors_with_another_grid(tmp_path):
     original = timm.create_model("test_vit", img_size=64, num_classes=10, **arguments)
     path = tmp_path / "model.safetensors"
     save_file({name: tensor.contiguous() for name, tensor in original.state_dict().items()}, path)
-    options = EncoderOptions(architecture="test_vit", weights=str(path), arguments=arguments, image_size=64)
+    options = EncoderOptions(
+        architecture="test_vit", weights=str(path), arguments=arguments, image_size=64
+    )
     encoder = load_encoder(options, None, "cpu")
     torch.testing.assert_close(encoder.network.pos_embed, original.pos_embed.detach())
     torch.testing.assert_close(encoder.network.norm.weight, original.norm.weight.detach())
@@ -85,7 +107,9 @@ def test_local_safetensors_with_another_grid(tmp_path):
 def test_convolutional_networks_take_no_image_size(tmp_path):
     options = EncoderOptions(architecture="test_resnet", weights="trained", image_size=32)
     saved(options, tmp_path / "net.safetensors")
-    assert load_classifier(options, tmp_path / "net.safetensors")(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
+    assert load_classifier(options, tmp_path / "net.safetensors")(
+        torch.zeros(1, 3, 32, 32)
+    ).shape == (1, 10)
     with pytest.raises(UserError, match="no patch tokens"):
         load_encoder(options, tmp_path / "net.safetensors", "cpu").tokens(images())
 
@@ -96,15 +120,22 @@ def test_bad_options(tmp_path):
 
     with pytest.raises(UserError, match=r"no network `test_vitt`; did you mean `test_vit"):
         load(architecture="test_vitt", weights="timm")
-    with pytest.raises(UserError, match=r"no network `vit_base_patch14_dinov2.lvd999m`; did you mean `vit_base_patch14_dinov2.lvd142m`"):
+    with pytest.raises(
+        UserError,
+        match=r"no network `vit_base_patch14_dinov2.lvd999m`; did you mean `vit_base_patch14_dinov2.lvd142m`",
+    ):
         load(architecture="vit_base_patch14_dinov2.lvd999m", weights="timm")
     with pytest.raises(UserError, match=r"arguments: .*wings"):
         create_network(VIT.model_copy(update={"arguments": {"wings": 2}}), 0)
-    with pytest.raises(UserError, match=r"image_size: 30 is no multiple of the patch 8 .*24 would fit"):
+    with pytest.raises(
+        UserError, match=r"image_size: 30 is no multiple of the patch 8 .*24 would fit"
+    ):
         create_network(VIT.model_copy(update={"image_size": 30}), 0)
     with pytest.raises(UserError, match="--weights"):
         load()
-    with pytest.raises(UserError, match=r"model\.safetensors` of https://huggingface\.co/timm/test_vit"):
+    with pytest.raises(
+        UserError, match=r"model\.safetensors` of https://huggingface\.co/timm/test_vit"
+    ):
         load(weights="nowhere.safetensors")
     with pytest.raises(UserError, match=r"no \.safetensors file"):
         load(weights="weights.pth")
@@ -116,7 +147,13 @@ def test_weights_of_another_network(tmp_path):
     with pytest.raises(UserError, match="image_size 32 instead of 64"):
         load_encoder(VIT.model_copy(update={"image_size": 64}), path, "cpu")
     with pytest.raises(UserError, match=r"does not fit|safetensors"):
-        load_encoder(VIT.model_copy(update={"weights": str(path), "architecture": "test_vit2", "arguments": {}}), None, "cpu")
+        load_encoder(
+            VIT.model_copy(
+                update={"weights": str(path), "architecture": "test_vit2", "arguments": {}}
+            ),
+            None,
+            "cpu",
+        )
     save_network(path, {"a": torch.zeros(1)}, {"kind": "critic"})
     with pytest.raises(UserError, match="holds a critic, not a classifier"):
         load_encoder(VIT, path, "cpu")
@@ -128,6 +165,9 @@ def test_no_network_says_what_to_fetch(monkeypatch):
 
     monkeypatch.setattr(timm, "create_model", offline)
     options = EncoderOptions(architecture="vit_base_patch14_dinov2.lvd142m")
-    with pytest.raises(UserError, match=r"fetch `model\.safetensors` of https://huggingface\.co/timm/vit_base_patch14_dinov2\.lvd142m") as error:
+    with pytest.raises(
+        UserError,
+        match=r"fetch `model\.safetensors` of https://huggingface\.co/timm/vit_base_patch14_dinov2\.lvd142m",
+    ) as error:
         load_encoder(options, None, "cpu")
     assert "\n" not in str(error.value)

@@ -30,8 +30,12 @@ from vrpo.report import catalogue
 from vrpo.training.run import train
 
 TEXT = (Path(__file__).parents[2] / "docs/extending.md").read_text(encoding="utf-8")
-MODULES = dict(re.findall(r"`(\w+\.py)`, beside the Snakefile:\n\n```python\n(.*?)```", TEXT, re.DOTALL))
-FIGURE = re.search(r"`vrpo/report/(\w+)\.py`:\n\n```python\n(.*?)```.*?```python\n(figure.*?)```", TEXT, re.DOTALL)
+MODULES = dict(
+    re.findall(r"`(\w+\.py)`, beside the Snakefile:\n\n```python\n(.*?)```", TEXT, re.DOTALL)
+)
+FIGURE = re.search(
+    r"`vrpo/report/(\w+)\.py`:\n\n```python\n(.*?)```.*?```python\n(figure.*?)```", TEXT, re.DOTALL
+)
 ROWS = re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
 COUNT, LATENT = 12, (4, 8, 8)
 
@@ -55,7 +59,9 @@ def config(modules: None, tmp_path_factory: pytest.TempPathFactory) -> Experimen
     for number, rows in enumerate(ROWS):
         (folder / f"{number}.yaml").write_text(rows)
         content = deep_merge(content, read_yaml(folder / f"{number}.yaml"))
-    return parse_experiment({**content, "training": {"batch_size": 8, "learning_rate": 1e-3}}, "docs/extending.md")
+    return parse_experiment(
+        {**content, "training": {"batch_size": 8, "learning_rate": 1e-3}}, "docs/extending.md"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -64,28 +70,54 @@ def data(config: ExperimentConfig, tmp_path_factory: pytest.TempPathFactory) -> 
     folder = tmp_path_factory.mktemp("data")
     generator = np.random.default_rng(0)
     files = {"latents": folder / "latents.h5", "critic": folder / "critic.safetensors"}
-    shapes = {"mean": ((COUNT, *LATENT), "float32"), "std": ((COUNT, *LATENT), "float32"), "labels": ((COUNT,), "int64")}
+    shapes = {
+        "mean": ((COUNT, *LATENT), "float32"),
+        "std": ((COUNT, *LATENT), "float32"),
+        "labels": ((COUNT,), "int64"),
+    }
     with ArrayWriter(files["latents"], shapes, {"images": "toy"}) as writer:
         mean = generator.standard_normal((COUNT, *LATENT), dtype=np.float32)
-        writer.write(0, {"mean": mean, "std": np.full_like(mean, 0.1), "labels": np.arange(COUNT) % 10})
+        writer.write(
+            0, {"mean": mean, "std": np.full_like(mean, 0.1), "labels": np.arange(COUNT) % 10}
+        )
         writer.finish()
     images = torch.from_numpy(generator.integers(0, 256, (COUNT, 3, 32, 32), dtype=np.uint8))
     for name, options in config.encoders.items():
         with torch.random.fork_rng(), torch.no_grad():
-            tokens = VisualEncoder(create_network(options, 0).eval(), options.image_size).tokens(images)
+            tokens = VisualEncoder(create_network(options, 0).eval(), options.image_size).tokens(
+                images
+            )
         files[name] = folder / f"{name}.h5"
-        with ArrayWriter(files[name], {"tokens": (tuple(tokens.shape), "float16")}, {"images": "toy"}) as writer:
+        with ArrayWriter(
+            files[name], {"tokens": (tuple(tokens.shape), "float16")}, {"images": "toy"}
+        ) as writer:
             writer.write(0, {"tokens": tokens.half().numpy()})
             writer.finish()
-    shape = {"latent_shape": LATENT, "tokens": tuple(Arrays(files["vit"]).shape("tokens")[1:]), "width": 8, "depth": 1}
-    sources = {"latents": Arrays(files["latents"]).fingerprint, "features": Arrays(files["vit"]).fingerprint}
+    shape = {
+        "latent_shape": LATENT,
+        "tokens": tuple(Arrays(files["vit"]).shape("tokens")[1:]),
+        "width": 8,
+        "depth": 1,
+    }
+    sources = {
+        "latents": Arrays(files["latents"]).fingerprint,
+        "features": Arrays(files["vit"]).fingerprint,
+    }
     with torch.random.fork_rng():
-        save_network(files["critic"], LatentCritic(**shape).state_dict(), {"kind": "critic", **shape, **sources})
+        save_network(
+            files["critic"],
+            LatentCritic(**shape).state_dict(),
+            {"kind": "critic", **shape, **sources},
+        )
     return files
 
 
-@pytest.mark.parametrize("run", ["sit-noisy", "sit-other", "sit-both", "sit-conv-none", "sit-conv-repa", "dit-conv-vrpo"])
-def test_a_documented_run_trains(run: str, config: ExperimentConfig, data: dict[str, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "run", ["sit-noisy", "sit-other", "sit-both", "sit-conv-none", "sit-conv-repa", "dit-conv-vrpo"]
+)
+def test_a_documented_run_trains(
+    run: str, config: ExperimentConfig, data: dict[str, Path], tmp_path: Path
+) -> None:
     resolved = config.run_config(run, 0)
     output = tmp_path / run / "step0000002.safetensors"
     critics = {"vit": data["critic"]} if resolved.alignment.kind == "vrpo" else {}
@@ -102,7 +134,9 @@ def test_a_documented_run_trains(run: str, config: ExperimentConfig, data: dict[
     rows = np.genfromtxt(output.parent / "train.csv", delimiter=",", names=True)
     assert np.isfinite(rows["loss"]).all()
     network, description = load_milestone(output)
-    prediction, _ = network(torch.zeros(2, *LATENT), torch.tensor([0.2, 0.8]), torch.tensor([1, network.null_label]))
+    prediction, _ = network(
+        torch.zeros(2, *LATENT), torch.tensor([0.2, 0.8]), torch.tensor([1, network.null_label])
+    )
     assert prediction.shape[1] == description["out_channels"]
     assert type(network).__name__ == ("ConvNet" if "conv" in run else "DiffusionTransformer")
 
@@ -124,7 +158,11 @@ def test_the_documented_figure_is_drawn(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(catalogue, "CATALOGUE", more)
     collected = write_collected(tmp_path / "collected", metrics_of())
     (tmp_path / "report.yaml").write_text("title: made up\n")
-    options = {"config": tmp_path / "report.yaml", "collected": collected, "output": tmp_path / "speeds.pdf"}
+    options = {
+        "config": tmp_path / "report.yaml",
+        "collected": collected,
+        "output": tmp_path / "speeds.pdf",
+    }
     words = [f"--{name}={path}" for name, path in options.items()]
     result = CliRunner().invoke(app, ["figure", "speeds", *words], catch_exceptions=False)
     assert result.exit_code == 0, result.output
@@ -136,24 +174,40 @@ def test_the_documented_figure_is_drawn(tmp_path: Path, monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"backbone": "nowhere:ConvNet"}, r"cannot be imported .* put nowhere.py beside the Snakefile"),
+        (
+            {"backbone": "nowhere:ConvNet"},
+            r"cannot be imported .* put nowhere.py beside the Snakefile",
+        ),
         ({"backbone": "my_networks:Tensor2"}, "cannot be imported"),
         ({"backbone": "pathlib:Path"}, "is not a subclass of torch.nn.modules.module.Module"),
         ({"arguments": {"wings": 2}}, r"cannot be built with .*wings.* correct `arguments`"),
     ],
 )
-def test_a_network_that_is_not_one_is_refused(changes: dict[str, object], words: str, config: ExperimentConfig, data, tmp_path: Path) -> None:
+def test_a_network_that_is_not_one_is_refused(
+    changes: dict[str, object], words: str, config: ExperimentConfig, data, tmp_path: Path
+) -> None:
     resolved = config.run_config("sit-conv-none", 0)
     resolved = resolved.model_copy(update={"model": resolved.model.model_copy(update=changes)})
     with pytest.raises(UserError, match=words):
-        train(resolved, latents=data["latents"], features={}, critics={}, milestone=1, output=tmp_path / "run" / "a.safetensors", device="cpu")
+        train(
+            resolved,
+            latents=data["latents"],
+            features={},
+            critics={},
+            milestone=1,
+            output=tmp_path / "run" / "a.safetensors",
+            device="cpu",
+        )
 
 
 @pytest.mark.parametrize(
     ("size", "words"),
     [
         ({"width": 6}, r"sizes.x: `width` 6 must be a multiple"),
-        ({"bakbone": "a:B"}, r"unknown option `bakbone` in `sizes.x`; known here: depth, width, heads"),
+        (
+            {"bakbone": "a:B"},
+            r"unknown option `bakbone` in `sizes.x`; known here: depth, width, heads",
+        ),
         ({"backbone": "aB"}, r"sizes.x.backbone: string should match"),
     ],
 )
@@ -177,19 +231,42 @@ def with_loss(**row: object) -> dict[str, object]:
 @pytest.mark.parametrize(
     ("row", "words"),
     [
-        ({**NOISY, "arguments": {"abve": 0.3}}, r"noisy.arguments.abve: there is no such option; did you mean `above`\?"),
-        ({**NOISY, "arguments": {"above": 2}}, r"noisy.arguments.above: input should be less than 1, not 2; correct it"),
-        ({**NOISY, "arguments": {"above": "much"}}, r"noisy.arguments.above: input should be a valid number.*'much'; correct"),
-        ({**NOISY, "arguments": {"above": True}}, r"noisy.arguments: `above` is True; give a number"),
+        (
+            {**NOISY, "arguments": {"abve": 0.3}},
+            r"noisy.arguments.abve: there is no such option; did you mean `above`\?",
+        ),
+        (
+            {**NOISY, "arguments": {"above": 2}},
+            r"noisy.arguments.above: input should be less than 1, not 2; correct it",
+        ),
+        (
+            {**NOISY, "arguments": {"above": "much"}},
+            r"noisy.arguments.above: input should be a valid number.*'much'; correct",
+        ),
+        (
+            {**NOISY, "arguments": {"above": True}},
+            r"noisy.arguments: `above` is True; give a number",
+        ),
         ({**NOISY, "arguments": [1]}, r"noisy.arguments: \[1\] is not a mapping; write lines"),
-        ({**LOSS, "arguments": {"above": 0.3}}, r"noisy.arguments.above: the loss has no options of its own; name their class in `options`"),
-        ({**NOISY, "options": "nowhere:Options"}, r"noisy.options: `nowhere:Options` cannot be imported .* put nowhere.py beside the Snakefile"),
-        ({**NOISY, "options": "my_losses:NoisyREPA"}, r"noisy.options: `my_losses:NoisyREPA` is not a subclass of vrpo.config.base.Options"),
+        (
+            {**LOSS, "arguments": {"above": 0.3}},
+            r"noisy.arguments.above: the loss has no options of its own; name their class in `options`",
+        ),
+        (
+            {**NOISY, "options": "nowhere:Options"},
+            r"noisy.options: `nowhere:Options` cannot be imported .* put nowhere.py beside the Snakefile",
+        ),
+        (
+            {**NOISY, "options": "my_losses:NoisyREPA"},
+            r"noisy.options: `my_losses:NoisyREPA` is not a subclass of vrpo.config.base.Options",
+        ),
         ({**NOISY, "options": "my_losses"}, r"noisy.options: string should match"),
         ({**NOISY, "above": 0.3}, r"unknown option `above` in `alignments.noisy`"),
     ],
 )
-def test_options_of_a_custom_loss_are_checked_when_planned(row: dict[str, object], words: str) -> None:
+def test_options_of_a_custom_loss_are_checked_when_planned(
+    row: dict[str, object], words: str
+) -> None:
     with pytest.raises(UserError, match=words) as error:
         parse_experiment(with_loss(**row), "mine.yaml")
     assert "\n" not in str(error.value) and ";" in str(error.value)
@@ -201,19 +278,30 @@ def test_options_of_a_custom_loss_have_defaults_and_are_resolved(tmp_path: Path)
     written = config.model_dump(mode="json")
     assert written["arguments"] == {"above": 0.5}
     assert type(config).model_validate(written) == config
-    assert parse_experiment(with_loss(**LOSS), "mine.yaml").alignments["noisy"].model_dump()["arguments"] == {}
+    assert (
+        parse_experiment(with_loss(**LOSS), "mine.yaml")
+        .alignments["noisy"]
+        .model_dump()["arguments"]
+        == {}
+    )
 
 
 def test_planning_without_custom_losses_loads_no_torch() -> None:
     code = "import sys; from vrpo.config import load_experiment; load_experiment('config/mini.yaml'); print('torch' in sys.modules)"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
     assert result.stdout.strip() == "False"
 
 
-def test_the_readme_s_loss_is_an_example_of_these(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_readme_s_loss_is_an_example_of_these(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     code = re.search(r"`my_losses.py`:\n\n```python\n(.*?)```", text, re.DOTALL)[1]
-    rows = re.search(r"```yaml\n(alignments:.*?)```", text, re.DOTALL)[1].replace("my_losses", "readme_losses")
+    rows = re.search(r"```yaml\n(alignments:.*?)```", text, re.DOTALL)[1].replace(
+        "my_losses", "readme_losses"
+    )
     (tmp_path / "readme_losses.py").write_text(code)
     (tmp_path / "rows.yaml").write_text(rows)
     monkeypatch.syspath_prepend(tmp_path)
@@ -221,5 +309,7 @@ def test_the_readme_s_loss_is_an_example_of_these(tmp_path: Path, monkeypatch: p
     options = parse_experiment(content, "README.md").alignments["smooth"]
     loss = build_alignment(options, AlignmentContext(LATENT, 6, {"vit": (4, 8)}))
     zeros = torch.zeros(3)
-    batch = AlignmentBatch([torch.randn(3, 4, 6)], {"vit": torch.randn(3, 4, 8)}, zeros, zeros, zeros, lambda: zeros)
+    batch = AlignmentBatch(
+        [torch.randn(3, 4, 6)], {"vit": torch.randn(3, 4, 8)}, zeros, zeros, zeros, lambda: zeros
+    )
     assert loss(batch).loss > 0

@@ -34,12 +34,22 @@ def official(path: Path) -> Path:
 
 
 def test_a_checkpoint_is_a_row_beside_the_runs() -> None:
-    config = experiment(theirs={"file": "a.pt", "family": "repa", "model": "XL/2", "step": 4_000_000})
+    config = experiment(
+        theirs={"file": "a.pt", "family": "repa", "model": "XL/2", "step": 4_000_000}
+    )
     assert config.samplers_of("theirs") == ["ode"]
-    assert [row for row in evaluations(config) if row[0] == "theirs"] == [("theirs", 0, 4_000_000, "ode")]
+    assert [row for row in evaluations(config) if row[0] == "theirs"] == [
+        ("theirs", 0, 4_000_000, "ode")
+    ]
     assert "theirs" not in {run for run, *_ in shown(config)}
     assert (config.model_of("theirs").name, config.model_of("theirs").heads) == ("SiT-XL/2", 16)
-    names = {"run": "theirs", "model": "SiT-XL/2", "process": "interpolant", "alignment": "theirs", "kind": "official REPA"}
+    names = {
+        "run": "theirs",
+        "model": "SiT-XL/2",
+        "process": "interpolant",
+        "alignment": "theirs",
+        "kind": "official REPA",
+    }
     assert _names(config, "theirs") == names
 
 
@@ -58,9 +68,27 @@ def test_what_does_not_fit_is_refused(name: str, changes: dict[str, Any], words:
 
 
 def test_import_and_export_by_command(tmp_path: Path) -> None:
-    source, milestone, back = official(tmp_path / "theirs.pt"), tmp_path / "a.safetensors", tmp_path / "b.pt"
-    names = ["--run", "theirs", "--step", "7", "--seed", "3", "--heads", "4", "--model", "DiT-tiny/2"]
-    result = CliRunner().invoke(app, ["import-checkpoint", str(source), "--output", str(milestone), "--family", "dit", *names])
+    source, milestone, back = (
+        official(tmp_path / "theirs.pt"),
+        tmp_path / "a.safetensors",
+        tmp_path / "b.pt",
+    )
+    names = [
+        "--run",
+        "theirs",
+        "--step",
+        "7",
+        "--seed",
+        "3",
+        "--heads",
+        "4",
+        "--model",
+        "DiT-tiny/2",
+    ]
+    result = CliRunner().invoke(
+        app,
+        ["import-checkpoint", str(source), "--output", str(milestone), "--family", "dit", *names],
+    )
     assert result.exit_code == 0, result.output
     _, description = load_milestone(milestone)
     assert [description[name] for name in ("run", "step", "seed")] == ["theirs", 7, 3]
@@ -74,19 +102,37 @@ def test_import_and_export_by_command(tmp_path: Path) -> None:
 
 def test_a_wrong_family_or_model_is_refused(tmp_path: Path) -> None:
     source = official(tmp_path / "DiT.pt")
-    result = CliRunner().invoke(app, ["import-checkpoint", str(source), "--output", str(tmp_path / "a.safetensors"), "--family", "edm"])
+    result = CliRunner().invoke(
+        app,
+        [
+            "import-checkpoint",
+            str(source),
+            "--output",
+            str(tmp_path / "a.safetensors"),
+            "--family",
+            "edm",
+        ],
+    )
     assert isinstance(result.exception, UserError)
     assert "`edm` is none of dit, sit, repa" in str(result.exception)
 
 
-def test_another_size_than_declared_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_size_than_declared_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("vrpo.models.official.PAPER_SIZES", {"T": golden.MODEL})
     with pytest.raises(UserError, match="is a DiT-T/2, not a DiT-XL/2"):
-        import_checkpoint(official(tmp_path / "DiT.pt"), tmp_path / "a.safetensors", model="DiT-XL/2")
+        import_checkpoint(
+            official(tmp_path / "DiT.pt"), tmp_path / "a.safetensors", model="DiT-XL/2"
+        )
 
 
 def test_curves_and_pairs_leave_official_weights_out(tmp_path: Path) -> None:
-    rows = ["run,model,alignment,kind,seed,step,sampler,fid", "a,M,repa,repa,0,10,ode,5.0", "theirs,M,theirs,official REPA,0,4000000,ode,2.0"]
+    rows = [
+        "run,model,alignment,kind,seed,step,sampler,fid",
+        "a,M,repa,repa,0,10,ode,5.0",
+        "theirs,M,theirs,official REPA,0,4000000,ode,2.0",
+    ]
     (tmp_path / "metrics.csv").write_text("\n".join(rows) + "\n")
     metrics = read_metrics(tmp_path)
     assert metrics["label"].tolist() == ["REPA", "official REPA"]
@@ -97,7 +143,9 @@ def test_curves_and_pairs_leave_official_weights_out(tmp_path: Path) -> None:
 def test_the_cost_counts_checkpoints_attention_and_convolutions() -> None:
     plain = {row.what: row for row in costs(experiment())}
     config = experiment(theirs={"file": "a.pt", "family": "dit", "model": "mini/2"})
-    assert {row.what for row in costs(config)} >= {f"sampling, {sum(1 for _ in evaluations(config))} sets"}
+    assert {row.what for row in costs(config)} >= {
+        f"sampling, {sum(1 for _ in evaluations(config))} sets"
+    }
     content = read_yaml("config/mini.yaml")
     content["encoders"]["vit"]["attention"] = [2, 4]
     content["alignments"]["irepa"] = {"kind": "irepa", "encoders": ["vit"], "depth": 2}

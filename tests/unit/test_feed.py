@@ -34,7 +34,15 @@ def plans(step: int) -> list[StepPlan]:
 
 def feed(toy: Toy, latents: str, encoders: tuple[str, ...] = ("toy",)) -> Feed:
     data = TrainingData(toy.latents, {"toy": toy.features})
-    return Feed(data, plans, device=torch.device("cpu"), encoders=encoders, attention=False, null_label=NULL, latents=latents)
+    return Feed(
+        data,
+        plans,
+        device=torch.device("cpu"),
+        encoders=encoders,
+        attention=False,
+        null_label=NULL,
+        latents=latents,
+    )
 
 
 @pytest.mark.parametrize("latents", ["mapped", "resident", "auto"])
@@ -61,9 +69,18 @@ def test_only_what_the_alignment_uses_is_read(toy: Toy) -> None:
     reader.close()
 
 
-def test_the_next_step_is_read_while_this_one_computes(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_next_step_is_read_while_this_one_computes(
+    toy: Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
     read, wanted = [], TrainingData.read
-    monkeypatch.setattr(TrainingData, "read", lambda self, indices, *rest, **more: (read.append(int(indices[0]) // 6), wanted(self, indices, *rest, **more))[1])
+    monkeypatch.setattr(
+        TrainingData,
+        "read",
+        lambda self, indices, *rest, **more: (
+            read.append(int(indices[0]) // 6),
+            wanted(self, indices, *rest, **more),
+        )[1],
+    )
     reader = feed(toy, "mapped")
     reader.take(0)
     reader._due[1].result()
@@ -73,7 +90,9 @@ def test_the_next_step_is_read_while_this_one_computes(toy: Toy, monkeypatch: py
     reader.close()
 
 
-def test_what_goes_wrong_in_reading_reaches_the_training(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_goes_wrong_in_reading_reaches_the_training(
+    toy: Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def cut(*arguments: object, **more: object) -> None:
         raise UserError("features.h5: was truncated while it was read; make it again")
 
@@ -85,7 +104,9 @@ def test_what_goes_wrong_in_reading_reaches_the_training(toy: Toy, monkeypatch: 
 
 
 @pytest.mark.parametrize("change", [{"latents": "resident"}, {"activation_checkpointing": True}])
-def test_memory_options_change_no_bit_of_the_result(toy: Toy, tmp_path: Path, change: dict[str, object]) -> None:
+def test_memory_options_change_no_bit_of_the_result(
+    toy: Toy, tmp_path: Path, change: dict[str, object]
+) -> None:
     torch.set_num_threads(1)
     weights = []
     for name, training in (("plain", {}), ("changed", change)):
@@ -95,13 +116,19 @@ def test_memory_options_change_no_bit_of_the_result(toy: Toy, tmp_path: Path, ch
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
-def test_checkpointing_computes_the_blocks_again(toy: Toy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_checkpointing_computes_the_blocks_again(
+    toy: Toy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     from vrpo.models.transformer import Block
 
     calls, forward = [], Block.forward
-    monkeypatch.setattr(Block, "forward", lambda self, *arguments: (calls.append(1), forward(self, *arguments))[1])
+    monkeypatch.setattr(
+        Block, "forward", lambda self, *arguments: (calls.append(1), forward(self, *arguments))[1]
+    )
     config = toy.config("none", activation_checkpointing=True)
-    train(config, **toy.inputs(config), milestone=1, output=milestone_file(tmp_path, 1), device="cpu")
+    train(
+        config, **toy.inputs(config), milestone=1, output=milestone_file(tmp_path, 1), device="cpu"
+    )
     assert len(calls) == 2 * config.model.depth
 
 
@@ -115,12 +142,34 @@ def test_checkpointing_stays_within_one_graph(toy: Toy) -> None:
     for checkpointing in (False, True):
         objective = build_objective(config, data, {}, torch.device("cpu")).train()
         objective.network.activation_checkpointing = checkpointing
-        forward = torch.compile(objective, backend="aot_eager", fullgraph=True, dynamic=False) if checkpointing else objective
+        forward = (
+            torch.compile(objective, backend="aot_eager", fullgraph=True, dynamic=False)
+            if checkpointing
+            else objective
+        )
         with torch.no_grad():
-            objective.network.final_layer.linear.weight.add_(0.1)  # zero at first: no gradient would come through
+            objective.network.final_layer.linear.weight.add_(
+                0.1
+            )  # zero at first: no gradient would come through
         loss, _ = forward(
-            batch.mean, torch.ones_like(batch.mean), torch.arange(8) / 8, batch.labels, batch.tokens, None, {}, torch.zeros((), dtype=torch.int64)
+            batch.mean,
+            torch.ones_like(batch.mean),
+            torch.arange(8) / 8,
+            batch.labels,
+            batch.tokens,
+            None,
+            {},
+            torch.zeros((), dtype=torch.int64),
         )
         loss.backward()
-        results.append((loss.detach(), [parameter.grad for parameter in objective.parameters() if parameter.grad is not None]))
+        results.append(
+            (
+                loss.detach(),
+                [
+                    parameter.grad
+                    for parameter in objective.parameters()
+                    if parameter.grad is not None
+                ],
+            )
+        )
     torch.testing.assert_close(results[0], results[1])

@@ -37,8 +37,17 @@ def test_results_have_the_mode_of_any_new_file(umask: int, tmp_path: Path) -> No
     with ArrayWriter(tmp_path / "arrays.h5", {"values": ((2,), "float32")}, {}) as writer:
         writer.write(0, {"values": np.zeros(2, dtype=np.float32)})
         writer.finish()
-    names = {"network.safetensors", "step0000001.safetensors", "table.csv", "private.bin", "arrays.h5", ".arrays.h5.verified"}
-    assert {path.name: mode_of(path) for path in tmp_path.iterdir()} == dict.fromkeys(names, oct(0o666 & ~umask))
+    names = {
+        "network.safetensors",
+        "step0000001.safetensors",
+        "table.csv",
+        "private.bin",
+        "arrays.h5",
+        ".arrays.h5.verified",
+    }
+    assert {path.name: mode_of(path) for path in tmp_path.iterdir()} == dict.fromkeys(
+        names, oct(0o666 & ~umask)
+    )
 
 
 def test_a_leftover_of_a_killed_writer_is_replaced(tmp_path: Path) -> None:
@@ -49,7 +58,9 @@ def test_a_leftover_of_a_killed_writer_is_replaced(tmp_path: Path) -> None:
     assert mode_of(tmp_path / "table.csv") != oct(0o600)
 
 
-@pytest.mark.parametrize("name", ["taken/x.csv", "x" * 300 + ".csv"], ids=["below a file", "too long"])
+@pytest.mark.parametrize(
+    "name", ["taken/x.csv", "x" * 300 + ".csv"], ids=["below a file", "too long"]
+)
 def test_a_name_that_cannot_be_written_is_one_line(name: str, tmp_path: Path) -> None:
     (tmp_path / "taken").touch()
     with pytest.raises(UserError, match=r"cannot be written, .*; give another name"):
@@ -60,6 +71,8 @@ def test_only_regular_files_are_replaced(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "pipe")
     for name in ("folder", "pipe"):
-        with pytest.raises(UserError, match=f"{name}: is there and not a regular file; give another name"):
+        with pytest.raises(
+            UserError, match=f"{name}: is there and not a regular file; give another name"
+        ):
             write_text(tmp_path / name, "text")
     assert (tmp_path / "folder").is_dir() and (tmp_path / "pipe").is_fifo()

@@ -27,7 +27,11 @@ def changed(kind, drop=(), attributes=None, **arrays):
     """Content of a file with some arrays replaced or without some arrays and attributes."""
     kept, described = CONTENT[kind]
     kept = {name: values for name, values in {**kept, **arrays}.items() if name not in drop}
-    return kept, {name: value for name, value in {**described, **(attributes or {})}.items() if name not in drop}
+    return kept, {
+        name: value
+        for name, value in {**described, **(attributes or {})}.items()
+        if name not in drop
+    }
 
 
 WRONG_IMAGES = {
@@ -48,14 +52,28 @@ WRONG_IMAGES = {
 }
 FIT = FitOptions(steps=1, batch_size=2)
 TOKENIZER = TokenizerOptions(block_channels=[8, 8], batch_size=4, training=FIT)
-ENCODER = EncoderOptions(architecture="test_vit", weights="trained", arguments={"patch_size": 4, "embed_dim": 32, "depth": 1}, image_size=8, training=FIT)
+ENCODER = EncoderOptions(
+    architecture="test_vit",
+    weights="trained",
+    arguments={"patch_size": 4, "embed_dim": 32, "depth": 1},
+    image_size=8,
+    training=FIT,
+)
 READERS_OF_IMAGES = {
     "fit_tokenizer": lambda path, folder: fit_tokenizer(TOKENIZER, path, folder / "out", "cpu"),
     "fit_classifier": lambda path, folder: fit_classifier(ENCODER, path, folder / "out", "cpu"),
-    "encode_latents": lambda path, folder: encode_latents(TOKENIZER, path, folder / "none", folder / "out", "cpu"),
-    "encode_features": lambda path, folder: encode_features(ENCODER, "vit", path, folder / "none", folder / "out", "cpu"),
-    "describe_features": lambda path, folder: describe_features(folder / "out", path, None, {}, None, {}),
-    "manifest": lambda path, folder: write_manifest(DataOptions(resolution=8), path, folder / "out"),
+    "encode_latents": lambda path, folder: encode_latents(
+        TOKENIZER, path, folder / "none", folder / "out", "cpu"
+    ),
+    "encode_features": lambda path, folder: encode_features(
+        ENCODER, "vit", path, folder / "none", folder / "out", "cpu"
+    ),
+    "describe_features": lambda path, folder: describe_features(
+        folder / "out", path, None, {}, None, {}
+    ),
+    "manifest": lambda path, folder: write_manifest(
+        DataOptions(resolution=8), path, folder / "out"
+    ),
 }
 
 
@@ -63,7 +81,9 @@ READERS_OF_IMAGES = {
 @pytest.mark.parametrize("reader", READERS_OF_IMAGES)
 def test_stages_refuse_what_are_no_images(reader, content, tmp_path):
     path = write(tmp_path / "x.h5", *WRONG_IMAGES[content])
-    with pytest.raises(UserError, match=r"x\.h5: (holds no array|its array|its `images` are|has no attribute)") as error:
+    with pytest.raises(
+        UserError, match=r"x\.h5: (holds no array|its array|its `images` are|has no attribute)"
+    ) as error:
         READERS_OF_IMAGES[reader](path, tmp_path)
     assert "\n" not in str(error.value) and not (tmp_path / "out").exists()
 
@@ -74,7 +94,9 @@ WRONG_LATENTS = {
     "no std": changed("latents", ["std"]),
     "no labels": changed("latents", ["labels"]),
     "double means": changed("latents", mean=MOMENTS["mean"].astype(np.float64)),
-    "integer means": changed("latents", mean=MOMENTS["mean"].astype(np.int32), std=MOMENTS["std"].astype(np.int32)),
+    "integer means": changed(
+        "latents", mean=MOMENTS["mean"].astype(np.int32), std=MOMENTS["std"].astype(np.int32)
+    ),
     "flat means": changed("latents", mean=MOMENTS["mean"].reshape(N, -1)),
     "another std": changed("latents", std=MOMENTS["std"][:, :2].copy()),
     "no images": changed("latents", ["images"]),
@@ -97,7 +119,9 @@ WRONG_FEATURES = {
     "flat tokens": changed("features", tokens=TOKENS["tokens"].reshape(N, -1)),
     "tokens of another storage": changed("features", tokens=TOKENS["tokens"].view(np.uint8)),
     "an unknown storage": changed("features", attributes={"storage": "int4"}),
-    "bits without storage": changed("features", ["storage"], tokens=TOKENS["tokens"].view(np.uint8)),
+    "bits without storage": changed(
+        "features", ["storage"], tokens=TOKENS["tokens"].view(np.uint8)
+    ),
     "no images": changed("features", ["images"]),
 }
 
@@ -106,11 +130,16 @@ WRONG_FEATURES = {
 def test_the_training_refuses_what_are_no_features(content, whole, tmp_path):
     assert TrainingData(whole / "latents.h5", {"vit": whole / "features.h5"}).count == N
     path = write(tmp_path / "x.h5", *WRONG_FEATURES[content])
-    with pytest.raises(UserError, match=r"x\.h5: (holds no array|its array|has no attribute|stored as)"):
+    with pytest.raises(
+        UserError, match=r"x\.h5: (holds no array|its array|has no attribute|stored as)"
+    ):
         TrainingData(whole / "latents.h5", {"vit": path})
 
 
-@pytest.mark.parametrize("content", [name for name in WRONG_IMAGES if not name.startswith(("samples", "no f", "no r", "no c"))])
+@pytest.mark.parametrize(
+    "content",
+    [name for name in WRONG_IMAGES if not name.startswith(("samples", "no f", "no r", "no c"))],
+)
 def test_what_are_no_samples_is_refused(content, tmp_path):
     path = write(tmp_path / "x.h5", *WRONG_IMAGES[content])
     with pytest.raises(UserError, match=r"x\.h5: (holds no array|its array|its `images` are)"):

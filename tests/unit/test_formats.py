@@ -61,7 +61,13 @@ def test_images_that_are_not_read_are_refused(kind, name, tmp_path):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_other_files_are_passed_over(kind, tmp_path):
-    files = {"README": b"PNG files\n", "LICENSE.md": PNG, "x.json": b"{}", "x.txt": b"BM", "empty": b""}
+    files = {
+        "README": b"PNG files\n",
+        "LICENSE.md": PNG,
+        "x.json": b"{}",
+        "x.txt": b"BM",
+        "empty": b"",
+    }
     if kind == "webdataset":
         root = write_tars(tmp_path / "t")
         add_to_tar(root / "000001.tar", files)
@@ -103,14 +109,18 @@ def test_images_beside_the_class_folders_are_refused(kind, name, tmp_path):
     (tmp_path / "f").mkdir()
     (tmp_path / "f" / name).write_bytes(PNG)
     root = with_files(kind, tmp_path, {})
-    with pytest.raises(UserError, match=rf"(beside the class folders|not read): 1, first `{name}`; "):
+    with pytest.raises(
+        UserError, match=rf"(beside the class folders|not read): 1, first `{name}`; "
+    ):
         open_source(options(kind, root))
 
 
 def test_only_files_without_an_extension_are_opened(tmp_path, monkeypatch):
     root = with_files("folder", tmp_path, {"README": b"", "x.json": b"", "x.1": b""})
     opened, first_bytes = [], folder_source.first_bytes
-    monkeypatch.setattr(folder_source, "first_bytes", lambda file: opened.append(file.name) or first_bytes(file))
+    monkeypatch.setattr(
+        folder_source, "first_bytes", lambda file: opened.append(file.name) or first_bytes(file)
+    )
     FolderSource(root, SIDE)
     assert sorted(opened) == ["README", "x.1"]
 
@@ -131,17 +141,37 @@ def test_no_extension_is_both_read_and_refused():
     """All that Pillow may open under its extension are in one of the lists, but documents, films and data."""
     assert UNREAD_EXTENSIONS.isdisjoint(EXTENSIONS)
     Image.init()
-    rare = {"BLP", "BUFR", "DCX", "EPS", "FITS", "FLI", "FTEX", "GBR", "GRIB", "HDF5", "IM", "IPTC", "MPEG"}
+    rare = {
+        "BLP",
+        "BUFR",
+        "DCX",
+        "EPS",
+        "FITS",
+        "FLI",
+        "FTEX",
+        "GBR",
+        "GRIB",
+        "HDF5",
+        "IM",
+        "IPTC",
+        "MPEG",
+    }
     rare |= {"MSP", "PALM", "PCD", "PDF", "PIXAR", "SGI", "SUN", "TGA"}
     known = UNREAD_EXTENSIONS.union(EXTENSIONS)
-    assert [ending for ending, kind in Image.EXTENSION.items() if kind not in rare and ending not in known] == []
+    assert [
+        ending
+        for ending, kind in Image.EXTENSION.items()
+        if kind not in rare and ending not in known
+    ] == []
 
 
 @pytest.mark.parametrize("name", ["x.tar.gz", "x.tar.part", "X.TAR.xz"])
 def test_packed_and_incomplete_shards_are_refused(name, tmp_path):
     root = write_tars(tmp_path / "t")
     (root / name).touch()
-    with pytest.raises(UserError, match=rf"packed or incomplete: 1, first `{name}`; .*end in \.tar"):
+    with pytest.raises(
+        UserError, match=rf"packed or incomplete: 1, first `{name}`; .*end in \.tar"
+    ):
         WebDatasetSource(root, SIDE)
 
 
@@ -159,7 +189,9 @@ def test_a_zip_with_a_name_twice(tmp_path):
     root, name = with_files("zip", tmp_path, {}), sorted(FILES)[0]
     with zipfile.ZipFile(root, "a") as archive:
         archive.writestr(name, PNG)
-    with pytest.raises(UserError, match=rf"a\.zip: holds files more than once .*: 1, first `{name}`; pack"):
+    with pytest.raises(
+        UserError, match=rf"a\.zip: holds files more than once .*: 1, first `{name}`; pack"
+    ):
         ZipSource(root, SIDE)
 
 
@@ -169,7 +201,10 @@ def test_a_zip_with_a_name_twice(tmp_path):
         ({"a.jpg": PNG}, r"image `a\.jpg` has no `a\.cls` beside it"),
         ({"a.cls": b"0"}, r"label `a\.cls` has no image beside it"),
         ({"00000000.jpg": PNG}, r"sample `00000000` has two images"),
-        ({"00000000.cls": b"2"}, r"sample `00000000` has two labels, 00000000\.cls and 00000000\.cls"),
+        (
+            {"00000000.cls": b"2"},
+            r"sample `00000000` has two labels, 00000000\.cls and 00000000\.cls",
+        ),
         ({"a.cls": b"cat"}, r"`a\.cls` holds `cat`; a label is the number of its class in digits"),
         ({"a.cls": b"1.0"}, r"`a\.cls` holds `1\.0`; a label is the number"),
         ({"a.cls": b"1_0"}, r"`a\.cls` holds `1_0`; a label is the number"),
@@ -209,7 +244,10 @@ def write_rows(path: Path, labels, images=None):
         ([True, False], "column `label` holds values of type bool; write integers"),
         (["cat", "dog"], "column `label` holds text; write integers"),
         ([[0], [1]], r"column `label` holds values of type list<.*>; write integers"),
-        (np.array([2**63, 0], np.uint64), r"column `label` holds a number of no class \(.*\); write"),
+        (
+            np.array([2**63, 0], np.uint64),
+            r"column `label` holds a number of no class \(.*\); write",
+        ),
     ],
 )
 def test_labels_of_parquet(labels, said, tmp_path):
@@ -231,5 +269,7 @@ def test_integers_of_any_width_and_categories_of_them(tmp_path):
 
 def test_images_of_parquet_are_structs(tmp_path):
     for images, kind in (([PNG], "binary"), (["x.png"], "string"), ([{"path": "x"}], "struct<.*>")):
-        with pytest.raises(UserError, match=rf"column `image` holds values of type {kind}; images are"):
+        with pytest.raises(
+            UserError, match=rf"column `image` holds values of type {kind}; images are"
+        ):
             ParquetSource(write_rows(tmp_path / "a.parquet", [0], images), SIDE)

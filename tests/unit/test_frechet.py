@@ -13,7 +13,11 @@ from vrpo.metrics.statistics import Gaussian, gaussian_of
 
 def draw(count, dim, seed, decay=3.0, mean=0.5):
     rng = np.random.default_rng(seed)
-    return rng.normal(mean, 1.0, (count, dim)) * np.logspace(0, -decay, dim) @ np.linalg.qr(rng.normal(size=(dim, dim)))[0]
+    return (
+        rng.normal(mean, 1.0, (count, dim))
+        * np.logspace(0, -decay, dim)
+        @ np.linalg.qr(rng.normal(size=(dim, dim)))[0]
+    )
 
 
 def by_sqrtm(a, b):
@@ -25,7 +29,10 @@ def by_sqrtm(a, b):
 @pytest.mark.parametrize("dim", [1, 3, 64, 200])
 @pytest.mark.parametrize("decay", [0.0, 3.0])
 def test_equals_sqrtm(dim, decay):
-    a, b = gaussian_of(draw(3 * dim + 5, dim, 1, decay)), gaussian_of(draw(5 * dim + 5, dim, 2, decay, mean=0.3))
+    a, b = (
+        gaussian_of(draw(3 * dim + 5, dim, 1, decay)),
+        gaussian_of(draw(5 * dim + 5, dim, 2, decay, mean=0.3)),
+    )
     expected = by_sqrtm(a, b)
     assert frechet_distance(a, b) == pytest.approx(expected, abs=1e-7, rel=1e-7)
     assert frechet_distance_by_product(a, b) == pytest.approx(expected, abs=1e-7, rel=1e-7)
@@ -38,7 +45,9 @@ def test_diagonal_closed_form():
     s, t = rng.uniform(0, 2, size=(2, 100))
     a = Gaussian(torch.from_numpy(mu), torch.diag(torch.from_numpy(s**2)))
     b = Gaussian(torch.from_numpy(nu), torch.diag(torch.from_numpy(t**2)))
-    assert frechet_distance(a, b) == pytest.approx(((mu - nu) ** 2).sum() + ((s - t) ** 2).sum(), rel=1e-12)
+    assert frechet_distance(a, b) == pytest.approx(
+        ((mu - nu) ** 2).sum() + ((s - t) ** 2).sum(), rel=1e-12
+    )
 
 
 @pytest.mark.parametrize("counts", [(20, 400), (20, 30), (100, 101)])
@@ -48,7 +57,11 @@ def test_rank_deficient_equals_nuclear_norm(counts):
     centred = [(rows - rows.mean(0)) / np.sqrt(len(rows) - 1) for rows in (x, y)]
     difference = x.mean(0) - y.mean(0)
     traces = sum((rows**2).sum() for rows in centred)
-    expected = difference @ difference + traces - 2 * np.linalg.svd(centred[0] @ centred[1].T, compute_uv=False).sum()
+    expected = (
+        difference @ difference
+        + traces
+        - 2 * np.linalg.svd(centred[0] @ centred[1].T, compute_uv=False).sum()
+    )
     a, b = gaussian_of(x), gaussian_of(y)
     assert a.rank_deficient
     assert frechet_distance(a, b) == pytest.approx(expected, abs=1e-9)
@@ -65,7 +78,9 @@ def test_dead_features():
     x = draw(300, 16, 6)
     x[:, 3:7] = 0.0
     constant = gaussian_of(np.zeros((300, 16)))
-    assert frechet_distance(gaussian_of(x), constant) == pytest.approx(float((gaussian_of(x).mu ** 2).sum() + gaussian_of(x).sigma.trace()), rel=1e-12)
+    assert frechet_distance(gaussian_of(x), constant) == pytest.approx(
+        float((gaussian_of(x).mu ** 2).sum() + gaussian_of(x).sigma.trace()), rel=1e-12
+    )
 
 
 def test_other_network_is_refused():
@@ -76,7 +91,9 @@ def test_other_network_is_refused():
 def test_negative_covariance_is_refused():
     sigma = torch.diag(torch.tensor([1.0, -0.1], dtype=torch.float64))
     with pytest.raises(UserError, match="negative"):
-        frechet_distance(Gaussian(torch.zeros(2, dtype=torch.float64), sigma), gaussian_of(draw(10, 2, 0)))
+        frechet_distance(
+            Gaussian(torch.zeros(2, dtype=torch.float64), sigma), gaussian_of(draw(10, 2, 0))
+        )
 
 
 def test_standard_errors_agree_with_fresh_draws():
@@ -97,7 +114,9 @@ def test_extrapolation_takes_the_bias_away():
     rows = torch.from_numpy(np.random.default_rng(0).normal(size=(4000, 32)))
     found = fid_infinity(rows, reference)
     assert found["sizes"][-1] == 4000
-    assert found["fid"][-1] == pytest.approx(frechet_distance(gaussian_of(rows), reference), rel=1e-9)
+    assert found["fid"][-1] == pytest.approx(
+        frechet_distance(gaussian_of(rows), reference), rel=1e-9
+    )
     assert found["fid"][-1] > 0.05
     assert abs(found["value"]) < 0.3 * found["fid"][-1]
     assert fid_infinity(rows[:40], reference) is None

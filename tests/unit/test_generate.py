@@ -23,18 +23,34 @@ from vrpo.sampling.generate import ImageDraws, sample_images, to_uint8
 
 TOKENIZER = TokenizerOptions(block_channels=[8, 8])
 MODEL = {"name": "tiny/2", "depth": 2, "width": 16, "heads": 2, "patch_size": 2, "num_classes": 10}
-PROCESSES = {"sit": {"kind": "interpolant", "path": "linear", "time": "uniform"}, "dit": {"kind": "ddpm", "betas": "linear", "steps": 1000}}
+PROCESSES = {
+    "sit": {"kind": "interpolant", "path": "linear", "time": "uniform"},
+    "dit": {"kind": "ddpm", "betas": "linear", "steps": 1000},
+}
 KINDS = {"ode-heun": "sit", "sde": "sit", "ddpm": "dit", "ddim": "dit"}
 
 
 def write_milestone(path, process, channels=4, break_it=False):
     out_channels = channels * (2 if process == "dit" else 1)
-    network = golden.fill(build_transformer(SimpleNamespace(**MODEL), (channels, 8, 8), out_channels))
+    network = golden.fill(
+        build_transformer(SimpleNamespace(**MODEL), (channels, 8, 8), out_channels)
+    )
     if break_it:
         with torch.no_grad():
             network.final_layer.linear.bias.fill_(torch.finfo(torch.float32).max)
-    description = {"run": process, "seed": 3, "step": 7, "model": MODEL, "process": PROCESSES[process]}
-    save_milestone(path, dict(network.named_parameters()), {}, {**description, "latent_shape": [channels, 8, 8], "out_channels": out_channels})
+    description = {
+        "run": process,
+        "seed": 3,
+        "step": 7,
+        "model": MODEL,
+        "process": PROCESSES[process],
+    }
+    save_milestone(
+        path,
+        dict(network.named_parameters()),
+        {},
+        {**description, "latent_shape": [channels, 8, 8], "out_channels": out_channels},
+    )
     return path
 
 
@@ -42,7 +58,11 @@ def write_folder(folder):
     for process in PROCESSES:
         write_milestone(folder / f"{process}.safetensors", process)
     arguments = vae_arguments(TOKENIZER, 16)
-    save_network(folder / "tokenizer.safetensors", golden.fill(build_vae(arguments)).state_dict(), {"kind": "tokenizer", "arguments": arguments, "scale": 1.3})
+    save_network(
+        folder / "tokenizer.safetensors",
+        golden.fill(build_vae(arguments)).state_dict(),
+        {"kind": "tokenizer", "arguments": arguments, "scale": 1.3},
+    )
 
 
 @pytest.fixture(scope="module")
@@ -54,11 +74,20 @@ def folder(tmp_path_factory):
 
 def options(kind, images, **others):
     guidance = {"scale": 1.5, "interval": (0.0, 0.7), "channels": 3}
-    return SamplerOptions(**{"kind": kind, "steps": 4, "images": images, "guidance": guidance, **others})
+    return SamplerOptions(
+        **{"kind": kind, "steps": 4, "images": images, "guidance": guidance, **others}
+    )
 
 
 def run(folder, chosen, output, process=None):
-    sample_images(chosen, folder / f"{process or KINDS[chosen.kind]}.safetensors", TOKENIZER, folder / "tokenizer.safetensors", output, "cpu")
+    sample_images(
+        chosen,
+        folder / f"{process or KINDS[chosen.kind]}.safetensors",
+        TOKENIZER,
+        folder / "tokenizer.safetensors",
+        output,
+        "cpu",
+    )
     return Arrays(output)
 
 
@@ -78,7 +107,11 @@ def test_images_do_not_depend_on_batch_size_or_count(folder, tmp_path, kind):
 
 def test_attributes_are_the_protocol(folder, tmp_path):
     attributes = run(folder, options("sde", 3, rounding="round"), tmp_path / "a.h5").attributes
-    assert {key: attributes[key] for key in ("run", "seed", "step")} == {"run": "sit", "seed": 3, "step": 7}
+    assert {key: attributes[key] for key in ("run", "seed", "step")} == {
+        "run": "sit",
+        "seed": 3,
+        "step": 7,
+    }
     assert attributes["sampler"] == {
         "kind": "sde", "steps": 4, "images": 3, "guidance": {"scale": 1.5, "interval": [0.0, 0.7], "channels": 3},
         "labels": "random", "rounding": "round", "seed": 0, "precision": "fp32",
@@ -89,14 +122,19 @@ def test_attributes_are_the_protocol(folder, tmp_path):
 
 
 def test_bf16_gives_nearly_the_same_images_and_is_in_the_protocol(folder, tmp_path):
-    plain, half = (run(folder, options("sde", 8, precision=precision), tmp_path / f"{precision}.h5") for precision in ("fp32", "bf16"))
+    plain, half = (
+        run(folder, options("sde", 8, precision=precision), tmp_path / f"{precision}.h5")
+        for precision in ("fp32", "bf16")
+    )
     difference = np.abs(plain["images"].astype(int) - half["images"].astype(int))
     assert 0 < difference.mean() < 4
     assert half.attributes["sampler"]["precision"] == "bf16"
 
 
 def test_runs_with_equal_seed_share_labels_and_start_and_others_do_not():
-    first, again, other = (ImageDraws(seed, range(10, 15), (4, 8, 8), torch.device("cpu")) for seed in (0, 0, 1))
+    first, again, other = (
+        ImageDraws(seed, range(10, 15), (4, 8, 8), torch.device("cpu")) for seed in (0, 0, 1)
+    )
     assert torch.equal(first.labels("random", 1000), again.labels("random", 1000))
     start = first.normal()
     assert torch.equal(start, again.normal())
@@ -143,17 +181,32 @@ test_generate.run(Path(sys.argv[2]), test_generate.options("ddpm", 150), Path(sy
 
 def test_killed_sampling_goes_on_to_the_same_bytes(folder, tmp_path, monkeypatch):
     output = tmp_path / "killed.h5"
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    child = subprocess.run([sys.executable, "-c", KILLED, str(Path(__file__).parent), str(folder), str(output)], env=environment, capture_output=True)
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "OMP_NUM_THREADS": str(torch.get_num_threads()),
+    }
+    child = subprocess.run(
+        [sys.executable, "-c", KILLED, str(Path(__file__).parent), str(folder), str(output)],
+        env=environment,
+        capture_output=True,
+    )
     assert child.returncode == -signal.SIGKILL, child.stderr.decode()
     assert not output.exists()
     starts, write = [], ArrayWriter.write
-    monkeypatch.setattr(ArrayWriter, "write", lambda self, start, rows: (starts.append(start), write(self, start, rows)))
+    monkeypatch.setattr(
+        ArrayWriter,
+        "write",
+        lambda self, start, rows: (starts.append(start), write(self, start, rows)),
+    )
     run(folder, options("ddpm", 150), output)
     assert starts == [2 * generate.CPU_BATCH]
     run(folder, options("ddpm", 150), tmp_path / "undisturbed.h5")
     assert output.read_bytes() == (tmp_path / "undisturbed.h5").read_bytes()
-    assert sorted(path.name for path in tmp_path.iterdir() if path.suffix != ".verified") == ["killed.h5", "undisturbed.h5"]
+    assert sorted(path.name for path in tmp_path.iterdir() if path.suffix != ".verified") == [
+        "killed.h5",
+        "undisturbed.h5",
+    ]
 
 
 def test_ranks_make_the_same_file(folder, tmp_path):
@@ -163,10 +216,38 @@ def test_ranks_make_the_same_file(folder, tmp_path):
     (tmp_path / "tokenizer.yaml").write_text(yaml.safe_dump(TOKENIZER.model_dump(mode="json")))
     run(folder, chosen, tmp_path / "one.h5")
     write_beginning(tmp_path / "one.h5", tmp_path / "two.h5", rows=2 * generate.CPU_BATCH)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "vrpo", "sample", "--device", "cpu"]
-    command += ["--config", tmp_path / "sampler.yaml", "--milestone", folder / "dit.safetensors", "--output", tmp_path / "two.h5"]
-    command += ["--tokenizer-config", tmp_path / "tokenizer.yaml", "--tokenizer-weights", folder / "tokenizer.safetensors"]
-    result = subprocess.run(command, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}, capture_output=True, text=True)
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+        "-m",
+        "vrpo",
+        "sample",
+        "--device",
+        "cpu",
+    ]
+    command += [
+        "--config",
+        tmp_path / "sampler.yaml",
+        "--milestone",
+        folder / "dit.safetensors",
+        "--output",
+        tmp_path / "two.h5",
+    ]
+    command += [
+        "--tokenizer-config",
+        tmp_path / "tokenizer.yaml",
+        "--tokenizer-weights",
+        folder / "tokenizer.safetensors",
+    ]
+    result = subprocess.run(
+        command,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+    )
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "two.h5").read_bytes() == (tmp_path / "one.h5").read_bytes()
 
@@ -185,10 +266,16 @@ def write_beginning(whole, output, rows):
     [
         (options("ddpm", 3), "sit", "use one of ode-euler, ode-heun, ode-dopri5, sde"),
         (options("ddim", 3, steps=1001), "dit", "choose at most 1000"),
-        (options("sde", 3, guidance={"scale": 2.0, "channels": 5}), "sit", "more than the latent's 4"),
+        (
+            options("sde", 3, guidance={"scale": 2.0, "channels": 5}),
+            "sit",
+            "more than the latent's 4",
+        ),
     ],
 )
-def test_what_does_not_fit_is_refused_before_anything_is_written(folder, tmp_path, chosen, process, message):
+def test_what_does_not_fit_is_refused_before_anything_is_written(
+    folder, tmp_path, chosen, process, message
+):
     with pytest.raises(UserError, match=message):
         run(folder, chosen, tmp_path / "a.h5", process)
     assert list(tmp_path.iterdir()) == []
@@ -197,8 +284,22 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(folder, tmp_pat
 def test_other_tokenizer_and_diverged_network_are_refused(folder, tmp_path):
     write_milestone(tmp_path / "wide.safetensors", "sit", channels=6)
     with pytest.raises(UserError, match=r"latents of 6 channels, the tokenizer has 4"):
-        sample_images(options("sde", 3), tmp_path / "wide.safetensors", TOKENIZER, folder / "tokenizer.safetensors", tmp_path / "a.h5", "cpu")
+        sample_images(
+            options("sde", 3),
+            tmp_path / "wide.safetensors",
+            TOKENIZER,
+            folder / "tokenizer.safetensors",
+            tmp_path / "a.h5",
+            "cpu",
+        )
     write_milestone(tmp_path / "broken.safetensors", "sit", break_it=True)
     with pytest.raises(UserError, match=r"broken.safetensors: not finite at images 0 to 2"):
-        sample_images(options("sde", 3), tmp_path / "broken.safetensors", TOKENIZER, folder / "tokenizer.safetensors", tmp_path / "a.h5", "cpu")
+        sample_images(
+            options("sde", 3),
+            tmp_path / "broken.safetensors",
+            TOKENIZER,
+            folder / "tokenizer.safetensors",
+            tmp_path / "a.h5",
+            "cpu",
+        )
     assert not (tmp_path / "a.h5").exists()

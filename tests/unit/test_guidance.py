@@ -45,9 +45,15 @@ def test_only_the_first_channels_are_guided_and_never_the_variance(process, chan
         assert (prediction[row, guided:] == label).all()
 
 
-@pytest.mark.parametrize(("level", "active"), [(0.0, False), (0.2, True), (0.5, True), (0.7, True), (0.71, False), (1.0, False)])
+@pytest.mark.parametrize(
+    ("level", "active"),
+    [(0.0, False), (0.2, True), (0.5, True), (0.7, True), (0.71, False), (1.0, False)],
+)
 def test_interval_holds_both_its_ends_and_costs_nothing_outside(level, active):
-    for process, t in ((interpolant(), torch.full((3,), level, dtype=torch.float64)), (ddpm("cosine", 101), torch.full((3,), round(100 * level)))):
+    for process, t in (
+        (interpolant(), torch.full((3,), level, dtype=torch.float64)),
+        (ddpm("cosine", 101), torch.full((3,), round(100 * level))),
+    ):
         net = Counting(process.prediction_channels(4))
         Guided(net, process, torch.tensor([1, 2, 3]), 1.5, (0.2, 0.7))(torch.zeros(3, 4, 2, 2), t)
         assert net.rows == [6 if active else 3]
@@ -55,6 +61,8 @@ def test_interval_holds_both_its_ends_and_costs_nothing_outside(level, active):
 
 def test_scale_one_is_no_guidance():
     net = Counting(4)
-    prediction = Guided(net, interpolant(), torch.tensor([1, 2]), 1.0)(torch.zeros(2, 4, 2, 2), torch.full((2,), 0.5))
+    prediction = Guided(net, interpolant(), torch.tensor([1, 2]), 1.0)(
+        torch.zeros(2, 4, 2, 2), torch.full((2,), 0.5)
+    )
     assert net.rows == [2]
     assert prediction[1, 0, 0, 0] == 2

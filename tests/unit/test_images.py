@@ -20,12 +20,18 @@ def adm_crop(pixels, size):
         height, width = pixels.shape[0] // 2, pixels.shape[1] // 2
         pixels = np.asarray(Image.fromarray(pixels).resize((width, height), Image.BOX))
     factor = size / min(pixels.shape[:2])
-    pixels = np.asarray(Image.fromarray(pixels).resize((round(pixels.shape[1] * factor), round(pixels.shape[0] * factor)), Image.BICUBIC))
+    pixels = np.asarray(
+        Image.fromarray(pixels).resize(
+            (round(pixels.shape[1] * factor), round(pixels.shape[0] * factor)), Image.BICUBIC
+        )
+    )
     top, left = (pixels.shape[0] - size) // 2, (pixels.shape[1] - size) // 2
     return pixels[top : top + size, left : left + size]
 
 
-@pytest.mark.parametrize("size", [(20, 16), (16, 33), (100, 71), (16, 16), (7, 9), (257, 64), (32, 31)])
+@pytest.mark.parametrize(
+    "size", [(20, 16), (16, 33), (100, 71), (16, 16), (7, 9), (257, 64), (32, 31)]
+)
 def test_center_crop_is_adms(tmp_path, size):
     pixels = save_image(tmp_path / "a.png", size)
     ours = np.asarray(center_crop(Image.fromarray(pixels), 16))
@@ -55,7 +61,16 @@ def test_digits():
 def test_folder_order_is_torchvisions(tmp_path):
     from torchvision.datasets import ImageFolder
 
-    for name in ["b/2.png", "b/10.PNG", "b/deep/x.jpg", "a/1.jpeg", "B/0.webp", "a-1/z.bmp", "b/a.tif", "b/deeper/x.ppm"]:
+    for name in [
+        "b/2.png",
+        "b/10.PNG",
+        "b/deep/x.jpg",
+        "a/1.jpeg",
+        "B/0.webp",
+        "a-1/z.bmp",
+        "b/a.tif",
+        "b/deeper/x.ppm",
+    ]:
         save_image(tmp_path / name)
     (tmp_path / "b" / "notes.txt").write_text("no image")
     (tmp_path / "README").write_text("no class")
@@ -80,7 +95,9 @@ def test_folder_fingerprint_follows_files_and_resolution(tmp_path):
 @pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "1", "CMYK"])
 def test_every_mode_becomes_rgb(tmp_path, mode):
     (tmp_path / "a").mkdir()
-    Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16)).convert("RGB").convert(mode).save(tmp_path / "a" / ("1.tif" if mode == "CMYK" else "1.png"))
+    Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16)).convert("RGB").convert(
+        mode
+    ).save(tmp_path / "a" / ("1.tif" if mode == "CMYK" else "1.png"))
     assert FolderSource(tmp_path, 8).read(0).shape == (8, 8, 3)
 
 
@@ -106,7 +123,9 @@ def test_bad_folders(tmp_path):
 def test_an_unreadable_image_is_named(tmp_path, damage):
     path = tmp_path / "a" / "1.png"
     save_image(path, (200, 200))
-    path.write_bytes({"empty": b"", "text": b"hello", "truncated": path.read_bytes()[:5000]}[damage])
+    path.write_bytes(
+        {"empty": b"", "text": b"hello", "truncated": path.read_bytes()[:5000]}[damage]
+    )
     with pytest.raises(UserError, match=r"a/1\.png: cannot be read as an image") as error:
         FolderSource(tmp_path, 16).read(0)
     assert "\n" not in str(error.value)

@@ -43,13 +43,18 @@ def features(inception, batch):
 
 def conv(state, name, x, **kwargs):
     """Convolution, batch norm with TensorFlow's epsilon, ReLU."""
-    bn = {part: state[f"{name}.bn.{part}"] for part in ("running_mean", "running_var", "weight", "bias")}
+    bn = {
+        part: state[f"{name}.bn.{part}"]
+        for part in ("running_mean", "running_var", "weight", "bias")
+    }
     return F.relu(F.batch_norm(F.conv2d(x, state[f"{name}.conv.weight"], **kwargs), **bn, eps=1e-3))
 
 
 def manual_mixed_6d(network, state, images):
     """ADM's `mixed_6/conv`: the 1x1 branch of the block that follows Mixed_6c."""
-    x = interpolate_bilinear_2d_like_tensorflow1x(images.float(), size=(299, 299), align_corners=False)
+    x = interpolate_bilinear_2d_like_tensorflow1x(
+        images.float(), size=(299, 299), align_corners=False
+    )
     x = (x - 128) / 128
     x = conv(state, "Conv2d_1a_3x3", x, stride=2)
     x = conv(state, "Conv2d_2a_3x3", x)
@@ -63,7 +68,9 @@ def manual_mixed_6d(network, state, images):
 
 def test_spatial_layer_shape_and_order(features, inception_file, batch):
     state = torch.load(inception_file, weights_only=True)
-    network = FeatureExtractorInceptionV3("manual", ["2048", "logits_unbiased"], feature_extractor_weights_path=str(inception_file))
+    network = FeatureExtractorInceptionV3(
+        "manual", ["2048", "logits_unbiased"], feature_extractor_weights_path=str(inception_file)
+    )
     with torch.no_grad():
         branch = manual_mixed_6d(network, state, batch)
         pool, logits = network(batch)
@@ -71,7 +78,9 @@ def test_spatial_layer_shape_and_order(features, inception_file, batch):
     nhwc = branch.permute(0, 2, 3, 1)[..., :7].reshape(3, -1)
     assert features.spatial.shape == (3, 2023)
     torch.testing.assert_close(features.spatial, nhwc, rtol=1e-4, atol=3e-4)
-    assert not torch.allclose(features.spatial, branch[:, :7].reshape(3, -1), atol=1e-2), "NCHW order must be told apart"
+    assert not torch.allclose(features.spatial, branch[:, :7].reshape(3, -1), atol=1e-2), (
+        "NCHW order must be told apart"
+    )
     torch.testing.assert_close(features.pool, pool, rtol=1e-4, atol=3e-4)
     torch.testing.assert_close(features.logits, logits, rtol=1e-3, atol=1e-3)
 
@@ -80,9 +89,13 @@ def test_pool_and_logits(features, inception_file):
     state = torch.load(inception_file, weights_only=True)
     assert features.pool.shape == (3, 2048)
     assert features.logits.shape == (3, 1008)
-    assert 0.05 < features.pool.mean() < 5, "the random network must give features of a sensible size"
+    assert 0.05 < features.pool.mean() < 5, (
+        "the random network must give features of a sensible size"
+    )
     assert features.pool.std(0).mean() > 1e-3
-    torch.testing.assert_close(features.logits, features.pool @ state["fc.weight"].T, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        features.logits, features.pool @ state["fc.weight"].T, rtol=1e-4, atol=1e-4
+    )
 
 
 def test_one_pass_leaves_nothing_behind(inception, batch, features):
@@ -128,7 +141,15 @@ def test_other_files_are_refused(tmp_path):
         load_network(INCEPTION, path, "cpu")
 
 
-@pytest.mark.parametrize("options", [OPTIONS.trained, OPTIONS.trained.model_copy(update={"architecture": "test_vit", "arguments": {"patch_size": 8}})])
+@pytest.mark.parametrize(
+    "options",
+    [
+        OPTIONS.trained,
+        OPTIONS.trained.model_copy(
+            update={"architecture": "test_vit", "arguments": {"patch_size": 8}}
+        ),
+    ],
+)
 def test_trained_network(options, tmp_path):
     weights = write_classifier(tmp_path / "classifier.safetensors", options)
     evaluation = OPTIONS.model_copy(update={"trained": options})
@@ -139,12 +160,16 @@ def test_trained_network(options, tmp_path):
     features = extractor.features(images)
 
     network = load_classifier(options, weights)
-    mean, std = (torch.tensor(network.pretrained_cfg[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
+    mean, std = (
+        torch.tensor(network.pretrained_cfg[key]).view(1, 3, 1, 1) for key in ("mean", "std")
+    )
     with torch.no_grad():
         x = (images / 255 - mean) / std
         expected = network(x)
         maps = network.forward_intermediates(x, intermediates_only=True)
-    torch.testing.assert_close(features.logits + network.get_classifier().bias, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        features.logits + network.get_classifier().bias, expected, rtol=1e-4, atol=1e-5
+    )
     middle = maps[len(maps) // 2][:, :7]
     torch.testing.assert_close(features.spatial, middle.permute(0, 2, 3, 1).reshape(5, -1))
     assert features.spatial.shape == (5, 7 * 16)
@@ -157,4 +182,10 @@ def test_trained_network_of_another_architecture(tmp_path):
     with pytest.raises(UserError, match="channels"):
         load_network(OPTIONS.model_copy(update={"trained": other}), weights, "cpu")
     with pytest.raises(UserError, match="set it to `trained`"):
-        load_network(OPTIONS.model_copy(update={"trained": OPTIONS.trained.model_copy(update={"weights": "timm"})}), weights, "cpu")
+        load_network(
+            OPTIONS.model_copy(
+                update={"trained": OPTIONS.trained.model_copy(update={"weights": "timm"})}
+            ),
+            weights,
+            "cpu",
+        )

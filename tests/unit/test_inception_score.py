@@ -21,10 +21,15 @@ def loop(logits, size):
     """ADM's definition, one image at a time."""
     scores = []
     for start in range(0, len(logits), size):
-        rows = [[math.exp(v) for v in row] for row in logits[start : start + size].double().tolist()]
+        rows = [
+            [math.exp(v) for v in row] for row in logits[start : start + size].double().tolist()
+        ]
         p = [[v / sum(row) for v in row] for row in rows]
         mean = [sum(column) / len(p) for column in zip(*p, strict=True)]
-        divergence = [sum(v * (math.log(v) - math.log(m)) for v, m in zip(row, mean, strict=True)) for row in p]
+        divergence = [
+            sum(v * (math.log(v) - math.log(m)) for v, m in zip(row, mean, strict=True))
+            for row in p
+        ]
         scores.append(math.exp(sum(divergence) / len(divergence)))
     return sum(scores) / len(scores)
 
@@ -76,6 +81,8 @@ def test_interval_holds_the_spread(logits):
     fresh = []
     for _ in range(100):
         classes = torch.randint(10, (1000,), generator=generator)
-        rows = torch.randn(1000, 10, generator=generator) + 6 * torch.nn.functional.one_hot(classes, 10)
+        rows = torch.randn(1000, 10, generator=generator) + 6 * torch.nn.functional.one_hot(
+            classes, 10
+        )
         fresh.append(inception_score(rows, 500, None).value)
     assert interval["standard_error"] == pytest.approx(torch.tensor(fresh).std().item(), rel=0.35)

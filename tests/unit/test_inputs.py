@@ -27,12 +27,20 @@ def folder(tmp_path_factory):
     write_h5(folder / "images.h5", make_images(200), {"fingerprint": "f" * 64, "resolution": 32})
     np.savez(folder / "samples.npz", arr_0=make_images(COUNT, seed=5))
     write_classifier(folder / "classifier.safetensors")
-    compute_reference(OPTIONS, folder / "images.h5", folder / "classifier.safetensors", folder / "reference.npz", "cpu")
+    compute_reference(
+        OPTIONS,
+        folder / "images.h5",
+        folder / "classifier.safetensors",
+        folder / "reference.npz",
+        "cpu",
+    )
     return folder
 
 
 def score(folder, samples, reference="reference.npz"):
-    return evaluate(OPTIONS, samples, folder / reference, folder / "classifier.safetensors", None, "cpu")
+    return evaluate(
+        OPTIONS, samples, folder / reference, folder / "classifier.safetensors", None, "cpu"
+    )
 
 
 def write_pngs(place, images, name="{}.png"):
@@ -44,8 +52,36 @@ def write_pngs(place, images, name="{}.png"):
 
 
 def test_natural_order():
-    names = ["0.png", "1.png", "01.png", "2.png", "10.png", "a/1.png", "a/10.png", "a2/0.png", "a10/0.png", "img2.png", "img10.png", "img10b.png", "x.png"]
-    expected = ["0.png", "01.png", "1.png", "2.png", "10.png", "a/1.png", "a/10.png", "a2/0.png", "a10/0.png", "img2.png", "img10.png", "img10b.png", "x.png"]
+    names = [
+        "0.png",
+        "1.png",
+        "01.png",
+        "2.png",
+        "10.png",
+        "a/1.png",
+        "a/10.png",
+        "a2/0.png",
+        "a10/0.png",
+        "img2.png",
+        "img10.png",
+        "img10b.png",
+        "x.png",
+    ]
+    expected = [
+        "0.png",
+        "01.png",
+        "1.png",
+        "2.png",
+        "10.png",
+        "a/1.png",
+        "a/10.png",
+        "a2/0.png",
+        "a10/0.png",
+        "img2.png",
+        "img10.png",
+        "img10b.png",
+        "x.png",
+    ]
     for shuffled in (names, names[::-1], sorted(names)):
         assert [str(path) for path in sorted(map(Path, shuffled), key=natural_order)] == expected
 
@@ -68,7 +104,10 @@ def test_a_reference_folder_is_the_reference_of_the_same_images_stored(folder, t
     """Also where some of them are drawn for precision, recall and KID (150 of 200)."""
     write_pngs(folder / "real", make_images(200))
     stored, drawn = (score(folder, folder / "samples.npz", name) for name in ("images.h5", "real"))
-    assert stored["protocol"]["reference"]["subset"]["of"] == 200 and stored["protocol"]["precision_recall"]["reference_images"] == 150
+    assert (
+        stored["protocol"]["reference"]["subset"]["of"] == 200
+        and stored["protocol"]["precision_recall"]["reference_images"] == 150
+    )
     assert drawn["scores"] == stored["scores"] and drawn["confidence"] == stored["confidence"]
 
 
@@ -84,7 +123,12 @@ def test_litter_is_neither_sample_nor_reference(folder, tmp_path):
     """What systems and tools leave behind, as in the image sources; it neither adds an image nor refuses the folder."""
     for name in ("samples", "real"):
         place = write_pngs(tmp_path / name, make_images(20))
-        for litter in ("._3.png", ".ipynb_checkpoints/3-checkpoint.png", "__MACOSX/._3.jpg", ".thumbs/3.jpg"):
+        for litter in (
+            "._3.png",
+            ".ipynb_checkpoints/3-checkpoint.png",
+            "__MACOSX/._3.jpg",
+            ".thumbs/3.jpg",
+        ):
             (place / litter).parent.mkdir(exist_ok=True)
             (place / litter).write_bytes(b"no image")
     record = score(folder, tmp_path / "samples", tmp_path / "real")
@@ -94,13 +138,17 @@ def test_litter_is_neither_sample_nor_reference(folder, tmp_path):
 def test_a_pipe_among_the_samples_is_not_waited_for(tmp_path):
     samples = write_pngs(tmp_path / "samples", make_images(3))
     os.mkfifo(samples / "9.png")
-    with pytest.raises(UserError, match=r"9\.png: cannot be decoded \(it is a pipe or a device, no file\)"):
+    with pytest.raises(
+        UserError, match=r"9\.png: cannot be decoded \(it is a pipe or a device, no file\)"
+    ):
         open_images(samples)
 
 
 def write_photos(root):
     """Real images as data sets have them: classes in folders, several kinds, sizes and modes, one smaller than what is wanted of it."""
-    for number, (width, height) in enumerate([(80, 50), (33, 47), (32, 32), (200, 40), (24, 30), (64, 64)] * 6):
+    for number, (width, height) in enumerate(
+        [(80, 50), (33, 47), (32, 32), (200, 40), (24, 30), (64, 64)] * 6
+    ):
         image = Image.fromarray(make_images(1, 200, number)[0]).resize((width, height))
         kind = ("jpg", "JPEG", "png", "webp", "bmp", "ppm")[number % 5]
         file = root / f"class{number % 2}/{number:03d}.{kind}"
@@ -116,11 +164,18 @@ def test_real_images_become_what_the_images_stage_makes_of_them(folder, tmp_path
     write_images(options, tmp_path / "images.h5")
     with h5py.File(tmp_path / "images.h5") as file:
         prepared = file["images"][:]
-    np.testing.assert_array_equal(np.concatenate(list(open_real_images(root, 32).batches(7))), prepared)
+    np.testing.assert_array_equal(
+        np.concatenate(list(open_real_images(root, 32).batches(7))), prepared
+    )
     record = score(folder, folder / "samples.npz", root)
-    assert record["scores"] == score(folder, folder / "samples.npz", tmp_path / "images.h5")["scores"]
+    assert (
+        record["scores"] == score(folder, folder / "samples.npz", tmp_path / "images.h5")["scores"]
+    )
     assert record["protocol"]["reference"]["count"] == 36
-    assert "reference: 30 of its images are cropped and resized as the training images are, 6 of them enlarged" in record["protocol"]["warnings"]
+    assert (
+        "reference: 30 of its images are cropped and resized as the training images are, 6 of them enlarged"
+        in record["protocol"]["warnings"]
+    )
     weights = folder / "classifier.safetensors"
     compute_reference(OPTIONS, root, weights, tmp_path / "reference.npz", "cpu", resolution=32)
     stored = score(folder, folder / "samples.npz", tmp_path / "reference.npz")
@@ -134,7 +189,9 @@ def test_what_real_images_cannot_be(folder, tmp_path):
     with pytest.raises(UserError, match=r"class0/000\.jpg: 80 x 50 pixels; .* need --resolution"):
         compute_reference(OPTIONS, root, weights, tmp_path / "reference.npz", "cpu")
     with pytest.raises(UserError, match=r"its images are 32 x 32, those of --resolution 64 x 64"):
-        compute_reference(OPTIONS, folder / "images.h5", weights, tmp_path / "reference.npz", "cpu", resolution=64)
+        compute_reference(
+            OPTIONS, folder / "images.h5", weights, tmp_path / "reference.npz", "cpu", resolution=64
+        )
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"empty: no images in it"):
         score(folder, folder / "samples.npz", tmp_path / "empty")
@@ -146,7 +203,9 @@ def test_what_real_images_cannot_be(folder, tmp_path):
         (root / name).unlink()
     whole = (root / "class1/001.JPEG").read_bytes()
     (root / "class1/001.JPEG").write_bytes(whole[:-100])  # its header is whole
-    with pytest.raises(UserError, match=r"001\.JPEG: cannot be read as an image \(.*\); restore or remove it"):
+    with pytest.raises(
+        UserError, match=r"001\.JPEG: cannot be read as an image \(.*\); restore or remove it"
+    ):
         score(folder, folder / "samples.npz", root)
     (root / "class1/001.JPEG").write_bytes(b"no image")
     with pytest.raises(UserError, match=r"001\.JPEG: cannot be decoded"):
@@ -155,7 +214,10 @@ def test_what_real_images_cannot_be(folder, tmp_path):
 
 
 def test_places_that_hold_no_images(folder, tmp_path):
-    for samples, complaint in ((tmp_path / "absent", "no such file or folder"), (tmp_path / "0.png", "is neither .h5 nor .npz; give samples as")):
+    for samples, complaint in (
+        (tmp_path / "absent", "no such file or folder"),
+        (tmp_path / "0.png", "is neither .h5 nor .npz; give samples as"),
+    ):
         if samples.suffix:
             Image.fromarray(make_images(1)[0]).save(samples)
         with pytest.raises(UserError, match=complaint):
@@ -165,15 +227,25 @@ def test_places_that_hold_no_images(folder, tmp_path):
 
 
 def test_too_few_images_are_refused_before_the_others_are_looked_at(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("vrpo.metrics.reference.extract", lambda *arguments, **named: pytest.fail("images went through the network"))
-    monkeypatch.setattr("vrpo.metrics.evaluate.extract", lambda *arguments, **named: pytest.fail("images went through the network"))
+    monkeypatch.setattr(
+        "vrpo.metrics.reference.extract",
+        lambda *arguments, **named: pytest.fail("images went through the network"),
+    )
+    monkeypatch.setattr(
+        "vrpo.metrics.evaluate.extract",
+        lambda *arguments, **named: pytest.fail("images went through the network"),
+    )
     few = write_pngs(tmp_path / "few", make_images(3))
     for samples, reference in ((few, folder / "images.h5"), (folder / "samples.npz", few)):
-        with pytest.raises(UserError, match="few: 3 images are too few for neighbour 3 of precision and recall"):
+        with pytest.raises(
+            UserError, match="few: 3 images are too few for neighbour 3 of precision and recall"
+        ):
             score(folder, samples, reference)
 
 
-@pytest.mark.parametrize("name", ["9.jpg", "9.JPEG", "deeper/9.webp", "9.bmp", "9.gif", "9", "9.png.1"])
+@pytest.mark.parametrize(
+    "name", ["9.jpg", "9.JPEG", "deeper/9.webp", "9.bmp", "9.gif", "9", "9.png.1"]
+)
 def test_other_images_among_the_samples_are_refused(folder, tmp_path, name):
     """They would be left out of the scores, or bring lossy compression into them."""
     samples = write_pngs(tmp_path / "samples", make_images(20))
@@ -181,7 +253,10 @@ def test_other_images_among_the_samples_are_refused(folder, tmp_path, name):
     kind = None if name[-1].isalpha() else "PNG"
     Image.fromarray(make_images(1)[0]).save(samples / name, kind)
     (samples / "notes.txt").touch()  # no image
-    with pytest.raises(UserError, match=rf"samples: 1 of its 21 images are no .png files, first {name}; .*save all as .png, or move the others"):
+    with pytest.raises(
+        UserError,
+        match=rf"samples: 1 of its 21 images are no .png files, first {name}; .*save all as .png, or move the others",
+    ):
         score(folder, samples)
     (samples / name).unlink()
     assert open_images(samples).count == 20
@@ -199,7 +274,9 @@ def test_a_faulty_sample_is_named_before_anything_is_computed(folder, tmp_path):
         "mode RGBA": lambda file: image.convert("RGBA").save(file),
         "mode I;16": lambda file: Image.fromarray(np.zeros((32, 32), np.uint16)).save(file),
         "40 x 40 pixels, while 0.png has 32 x 32": lambda file: image.resize((40, 40)).save(file),
-        "32 x 40 pixels; scores are defined on square": lambda file: image.resize((32, 40)).save(file),
+        "32 x 40 pixels; scores are defined on square": lambda file: image.resize((32, 40)).save(
+            file
+        ),
         "cannot be decoded": lambda file: file.write_bytes(b"\x89PNG broken"),
     }
     samples = write_pngs(tmp_path / "samples", make_images(20))
@@ -216,7 +293,9 @@ def test_damaged_pngs_are_refused_by_name(tmp_path):
     whole = np.frombuffer(file.read_bytes(), np.uint8)
     for trial in range(400):
         damaged = whole.copy()
-        damaged[rng.integers(60 if trial % 2 else len(whole), size=3)] ^= rng.integers(1, 256, 3, dtype=np.uint8)
+        damaged[rng.integers(60 if trial % 2 else len(whole), size=3)] ^= rng.integers(
+            1, 256, 3, dtype=np.uint8
+        )
         content = damaged.tobytes()[: rng.integers(len(whole)) if trial % 5 == 0 else None]
         file.write_bytes(with_checksums(content) if trial % 3 else content)
         try:

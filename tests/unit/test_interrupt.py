@@ -20,7 +20,10 @@ def test_time_is_left_for_what_precedes_and_follows(limit: float, budget: float)
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
     """The time in minutes, to be set; signal handlers are put back afterwards."""
-    now, handlers = [0.0], {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    now, handlers = (
+        [0.0],
+        {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)},
+    )
     monkeypatch.setattr(interrupt.time, "monotonic", lambda: 60 * now[0])
     yield now
     for number, handler in handlers.items():

@@ -55,11 +55,21 @@ def a_forbidden_file(path):
     path.chmod(0)
 
 
-NO_FILES = [a_link_to_nothing, a_link_to_itself, a_pipe, a_device, a_socket, an_empty_file, a_forbidden_file]
+NO_FILES = [
+    a_link_to_nothing,
+    a_link_to_itself,
+    a_pipe,
+    a_device,
+    a_socket,
+    an_empty_file,
+    a_forbidden_file,
+]
 
 
 def small_options(root, **other):
-    return DataOptions(source="folder", root=str(root), resolution=SIDE, num_classes=len(CLASSES), **other)
+    return DataOptions(
+        source="folder", root=str(root), resolution=SIDE, num_classes=len(CLASSES), **other
+    )
 
 
 @pytest.mark.timeout(60)
@@ -68,14 +78,19 @@ def test_what_is_no_file_is_listed_as_unreadable(make):
     with unprivileged() as folder:
         root = write_folder(folder / "train")
         make(root / CLASSES[1] / "x.png")
-        with pytest.raises(UserError, match=rf"lists 1 of {len(FILES) + 1} images that cannot be read, first .*{CLASSES[1]}/x\.png \(.+\); restore") as error:
+        with pytest.raises(
+            UserError,
+            match=rf"lists 1 of {len(FILES) + 1} images that cannot be read, first .*{CLASSES[1]}/x\.png \(.+\); restore",
+        ) as error:
             write_images(small_options(root), folder / "images.h5")
         assert "\n" not in str(error.value)
         skipping = small_options(root, skip_unreadable=True)
         write_images(skipping, folder / "images.h5")
         write_manifest(skipping, folder / "images.h5", folder / "images.json")
         manifest = json.loads((folder / "images.json").read_text())
-        assert manifest["count"] == len(FILES) and [image["path"] for image in manifest["unreadable"]] == [str(root / CLASSES[1] / "x.png")]
+        assert manifest["count"] == len(FILES) and [
+            image["path"] for image in manifest["unreadable"]
+        ] == [str(root / CLASSES[1] / "x.png")]
 
 
 @pytest.mark.parametrize("name", ["two\nlines.png", os.fsdecode(b"latin-\xe9.png"), "tab\t.png"])
@@ -131,7 +146,9 @@ def test_links_in_a_circle_are_refused(tmp_path, place, target):
         (root / place).symlink_to(target)
     else:
         (root / place).symlink_to("../train")
-    with pytest.raises(UserError, match=r"loop.*: is a link to a folder that holds it, .*; remove the link"):
+    with pytest.raises(
+        UserError, match=r"loop.*: is a link to a folder that holds it, .*; remove the link"
+    ):
         open_source(small_options(root))
 
 
@@ -140,7 +157,9 @@ def test_links_in_a_circle_are_refused(tmp_path, place, target):
 def test_links_to_missing_folders_are_refused(tmp_path, place, target):
     root = write_folder(tmp_path / "train")
     (root / place).symlink_to((root / place).name if target == "self" else target)
-    with pytest.raises(UserError, match=rf"{place}: is a link to nothing that can be reached; restore"):
+    with pytest.raises(
+        UserError, match=rf"{place}: is a link to nothing that can be reached; restore"
+    ):
         open_source(small_options(root))
     (root / place).unlink()
     (root / f"{place}.txt").symlink_to("/nowhere")  # no folder, by its name
@@ -153,7 +172,9 @@ def test_folders_that_cannot_be_listed_are_refused(place):
         root = write_folder(folder / "train")
         (root / CLASSES[1] / "deep").mkdir()
         (root / place).chmod(0)
-        with pytest.raises(UserError, match=r"train.*: cannot be listed \(Permission denied\); make it readable") as error:
+        with pytest.raises(
+            UserError, match=r"train.*: cannot be listed \(Permission denied\); make it readable"
+        ) as error:
             open_source(small_options(root))
         assert str(root / place) in str(error.value)
 

@@ -12,7 +12,14 @@ import pytest
 
 import vrpo.launch
 from vrpo.errors import UserError
-from vrpo.launch import locked_gpus, requested_gpus, require_gpus, run_check, take_gpus, use_environment_of
+from vrpo.launch import (
+    locked_gpus,
+    requested_gpus,
+    require_gpus,
+    run_check,
+    take_gpus,
+    use_environment_of,
+)
 from vrpo.runtime.gpus import CUDA, HIP, Gpu, Gpus
 
 FAKE = Path(__file__).with_name("fake_driver")
@@ -40,11 +47,18 @@ def test_a_gpu_is_the_same_whatever_it_is_called(tmp_path: Path) -> None:
 
 
 def test_a_killed_job_frees_its_gpu(tmp_path: Path) -> None:
-    holders = [subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    holders = [
+        subprocess.Popen(
+            [sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
+    ]
     try:
         assert sorted(holder.stdout.readline().strip() for holder in holders) == ["0", "1"]
         taken: list[Gpu] = []
-        waiting = threading.Thread(target=lambda: taken.extend(locked_gpus([Gpu("0", "a"), Gpu("1", "b")], 1, tmp_path)))
+        waiting = threading.Thread(
+            target=lambda: taken.extend(locked_gpus([Gpu("0", "a"), Gpu("1", "b")], 1, tmp_path))
+        )
         waiting.start()
         waiting.join(2)
         assert waiting.is_alive(), "both are held, so the third job waits"
@@ -68,13 +82,28 @@ def launch(tmp_path: Path) -> Iterator[Launch]:
     (tmp_path / "vrpo").mkdir()
     (tmp_path / "vrpo/__init__.py").write_text(f"__path__.append({str(module.parent)!r})")
     (tmp_path / "vrpo/__main__.py").write_text(STAGE)
-    plain = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_") and name not in (CUDA, HIP)}
-    plain |= {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(FAKE)]), "TMPDIR": str(tmp_path), "FAKE_GPUS": "2"}
+    plain = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("SLURM_") and name not in (CUDA, HIP)
+    }
+    plain |= {
+        "PYTHONPATH": os.pathsep.join([str(tmp_path), str(FAKE)]),
+        "TMPDIR": str(tmp_path),
+        "FAKE_GPUS": "2",
+    }
     started = []
 
     def start(*arguments: str, **variables: str) -> subprocess.Popen:
         command = [sys.executable, str(module), *arguments]
-        process = subprocess.Popen(command, env={**plain, **variables}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+        process = subprocess.Popen(
+            command,
+            env={**plain, **variables},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=tmp_path,
+        )
         started.append(process)
         return process
 
@@ -84,15 +113,28 @@ def launch(tmp_path: Path) -> Iterator[Launch]:
         process.communicate()
 
 
-@pytest.mark.parametrize("slurm", [{}, {"SLURM_JOB_ID": "3", "SLURM_JOB_GPUS": "0,1"}], ids=["a machine", "an allocation"])
+@pytest.mark.parametrize(
+    "slurm",
+    [{}, {"SLURM_JOB_ID": "3", "SLURM_JOB_GPUS": "0,1"}],
+    ids=["a machine", "an allocation"],
+)
 def test_jobs_beside_each_other_see_one_gpu_each(launch: Launch, slurm: dict[str, str]) -> None:
-    jobs = [launch("1", "train", "wait", "--device", "cuda", **slurm, CUDA_VISIBLE_DEVICES="0,1") for _ in range(2)]
-    assert sorted(job.stdout.readline() for job in jobs) == [f"{number} train wait --device cuda\n" for number in range(2)]
+    jobs = [
+        launch("1", "train", "wait", "--device", "cuda", **slurm, CUDA_VISIBLE_DEVICES="0,1")
+        for _ in range(2)
+    ]
+    assert sorted(job.stdout.readline() for job in jobs) == [
+        f"{number} train wait --device cuda\n" for number in range(2)
+    ]
 
 
 def test_the_stage_sees_its_gpus_only(launch: Launch) -> None:
     for variables, seen in (({}, "0"), ({CUDA: "1"}, "1"), ({CUDA: "1,0"}, "1")):
-        assert launch("1", "sample", "--x", **variables).communicate()[0].split() == [seen, "sample", "--x"]
+        assert launch("1", "sample", "--x", **variables).communicate()[0].split() == [
+            seen,
+            "sample",
+            "--x",
+        ]
     assert launch("0", "sample", **{CUDA: "0,1"}).communicate()[0].split() == ["0,1", "sample"]
     assert launch("1", "sample", "--device", "cpu").communicate()[0].split()[0] == "None"
 
@@ -103,23 +145,44 @@ SLURM = {"SLURM_JOB_ID": "3", "SLURM_JOB_GPUS": "0"}
 @pytest.mark.parametrize(
     ("count", "device", "variables", "words"),
     [
-        ("3", "auto", {}, "3 GPUs are asked for, this machine offers 2; set --config resources='{gpus: 2}'"),
+        (
+            "3",
+            "auto",
+            {},
+            "3 GPUs are asked for, this machine offers 2; set --config resources='{gpus: 2}'",
+        ),
         ("3", "cuda", {"SLURM_JOB_ID": "3"}, "3 GPUs are asked for, this machine offers 2"),
-        ("1", "cuda", {"FAKE_GPUS": "0"}, "a GPU is asked for, this machine offers none (CUDA sees no device); set `resources: {device: cpu}`"),
-        ("1", "cuda", {CUDA: "-1"}, "offers none (CUDA sees no device with CUDA_VISIBLE_DEVICES='-1')"),
+        (
+            "1",
+            "cuda",
+            {"FAKE_GPUS": "0"},
+            "a GPU is asked for, this machine offers none (CUDA sees no device); set `resources: {device: cpu}`",
+        ),
+        (
+            "1",
+            "cuda",
+            {CUDA: "-1"},
+            "offers none (CUDA sees no device with CUDA_VISIBLE_DEVICES='-1')",
+        ),
         ("2", "auto", {"FAKE_GPUS": "0"}, "2 GPUs are asked for, this machine offers none"),
         ("1", "auto", {"FAKE_GPUS": "0", **SLURM}, "a GPU is asked for, this machine offers none"),
     ],
 )
-def test_gpus_that_are_missing_are_one_line(launch: Launch, count: str, device: str, variables: dict[str, str], words: str) -> None:
+def test_gpus_that_are_missing_are_one_line(
+    launch: Launch, count: str, device: str, variables: dict[str, str], words: str
+) -> None:
     job = launch(count, "train", "--device", device, **variables)
     out, err = job.communicate()
     assert job.returncode == 2 and not out
     assert err.startswith("vrpo: error: resources.gpus: ") and words in err and err.count("\n") == 1
 
 
-@pytest.mark.parametrize("variables", [{"FAKE_GPUS": "0"}, {CUDA: ""}, {"FAKE_GPUS": "0", "SLURM_JOB_ID": "3"}])
-def test_auto_on_a_machine_without_gpus_computes_on_the_cpu_and_says_so(launch: Launch, variables: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    "variables", [{"FAKE_GPUS": "0"}, {CUDA: ""}, {"FAKE_GPUS": "0", "SLURM_JOB_ID": "3"}]
+)
+def test_auto_on_a_machine_without_gpus_computes_on_the_cpu_and_says_so(
+    launch: Launch, variables: dict[str, str]
+) -> None:
     job = launch("1", "train", "--device", "auto", **variables)
     out, err = job.communicate()
     assert job.returncode == 0 and out.endswith(" train --device auto\n")
@@ -138,12 +201,16 @@ def test_auto_on_a_machine_without_gpus_computes_on_the_cpu_and_says_so(launch: 
         ("cpu", 8, True, (0, "cpu")),
     ],
 )
-def test_gpus_that_a_config_states_are_not_optional(device: str, gpus: int, stated: bool, request_of_jobs: tuple[int, str]) -> None:
+def test_gpus_that_a_config_states_are_not_optional(
+    device: str, gpus: int, stated: bool, request_of_jobs: tuple[int, str]
+) -> None:
     assert requested_gpus(device, gpus, stated=stated) == request_of_jobs
 
 
 def test_cuda_without_a_gpu_is_a_contradiction() -> None:
-    with pytest.raises(UserError, match=r"^resources\.gpus: 0 does not go with `resources\.device: cuda`; "):
+    with pytest.raises(
+        UserError, match=r"^resources\.gpus: 0 does not go with `resources\.device: cuda`; "
+    ):
         requested_gpus("cuda", 0, stated=True)
 
 
@@ -151,9 +218,13 @@ def test_what_a_machine_cannot_give(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vrpo.launch, "visible_gpus", lambda: Gpus(THREE))
     require_gpus(3, limit=3)
     require_gpus(0, limit=0)
-    with pytest.raises(UserError, match=r"3 GPUs are asked for, but `--resources gpu=2` allows fewer"):
+    with pytest.raises(
+        UserError, match=r"3 GPUs are asked for, but `--resources gpu=2` allows fewer"
+    ):
         require_gpus(3, limit=2)
-    monkeypatch.setattr(vrpo.launch, "visible_gpus", lambda: Gpus((Gpu("MIG-1", "MIG-1"), Gpu("MIG-2", "MIG-2"))))
+    monkeypatch.setattr(
+        vrpo.launch, "visible_gpus", lambda: Gpus((Gpu("MIG-1", "MIG-1"), Gpu("MIG-2", "MIG-2")))
+    )
     require_gpus(1)
     with pytest.raises(UserError, match=r"of MIG instances a process sees one only"):
         require_gpus(2)
@@ -161,7 +232,11 @@ def test_what_a_machine_cannot_give(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_variables_of_the_gpus_are_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(vrpo.launch.tempfile, "gettempdir", lambda: str(tmp_path))
-    monkeypatch.setattr(vrpo.launch, "visible_gpus", lambda: Gpus((Gpu("3", "amd-3"), Gpu("2", "amd-2")), "", (HIP, CUDA)))
+    monkeypatch.setattr(
+        vrpo.launch,
+        "visible_gpus",
+        lambda: Gpus((Gpu("3", "amd-3"), Gpu("2", "amd-2")), "", (HIP, CUDA)),
+    )
     monkeypatch.setenv(HIP, "3,2")
     monkeypatch.setenv(CUDA, "1")
     take_gpus(2, "cuda")
@@ -178,7 +253,9 @@ def test_a_check_of_the_machine_finds_the_package(monkeypatch: pytest.MonkeyPatc
     """Where it is not installed, as the workflow itself does."""
     seen = {}
 
-    def run(command: list[str], env: dict[str, str], **_: object) -> subprocess.CompletedProcess[str]:
+    def run(
+        command: list[str], env: dict[str, str], **_: object
+    ) -> subprocess.CompletedProcess[str]:
         seen.update(env)
         return subprocess.CompletedProcess(command, 0, "", "")
 

@@ -74,22 +74,32 @@ def test_imports_only_from_rooms_before(path: Path) -> None:
             continue
         imported = parts[1]
         if room in BELOW_ALL:
-            assert imported in BELOW_ALL, f"{path}:{line}: `{room}` lies below all rooms and imports `{imported}`"
+            assert imported in BELOW_ALL, (
+                f"{path}:{line}: `{room}` lies below all rooms and imports `{imported}`"
+            )
         elif imported not in BELOW_ALL:
             assert imported in ROOMS, f"{path}:{line}: `{imported}` is no room"
-            assert ROOMS.index(imported) <= ROOMS.index(room), f"{path}:{line}: `{room}` imports `{imported}`, which comes after it"
+            assert ROOMS.index(imported) <= ROOMS.index(room), (
+                f"{path}:{line}: `{room}` imports `{imported}`, which comes after it"
+            )
 
 
 def test_processes_and_alignment_do_not_know_each_other() -> None:
     for path in modules():
         if room_of(path) == "alignment":
-            assert not [module for _, module in imports(path) if module.startswith("vrpo.processes")], path
+            assert not [
+                module for _, module in imports(path) if module.startswith("vrpo.processes")
+            ], path
 
 
 @pytest.mark.parametrize("room", ["config", "report", "benchmark"])
 def test_no_torch(room: str) -> None:
     for path in (PACKAGE / room).rglob("*.py"):
-        assert not [module for _, module in imports(path) if module.split(".")[0] in ("torch", "torchvision", "timm")], path
+        assert not [
+            module
+            for _, module in imports(path)
+            if module.split(".")[0] in ("torch", "torchvision", "timm")
+        ], path
 
 
 def test_importing_config_and_report_loads_no_torch() -> None:
@@ -103,17 +113,30 @@ def test_importing_config_and_report_loads_no_torch() -> None:
 
 
 def test_the_catalogue_is_read_without_loading_what_draws() -> None:
-    assert not loaded_by(["vrpo.report.catalogue"]) & {"matplotlib", "pandas", "numpy", "torch", "pydantic"}
+    assert not loaded_by(["vrpo.report.catalogue"]) & {
+        "matplotlib",
+        "pandas",
+        "numpy",
+        "torch",
+        "pydantic",
+    }
 
 
 def loaded_by(names: list[str]) -> set[str]:
     """Top-level packages that importing `names` loads, in a fresh process."""
     code = f"import importlib, sys\nfor name in {names!r}: importlib.import_module(name)\nprint(*{{name.split('.')[0] for name in sys.modules}})"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=PACKAGE.parent)
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=PACKAGE.parent
+    )
     return set(result.stdout.split())
 
 
 def test_the_command_vrpo_is_the_package_called_as_a_module() -> None:
-    scripts = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
+    scripts = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8"))[
+        "project"
+    ]["scripts"]
     module, _, name = scripts["vrpo"].partition(":")
-    assert getattr(importlib.import_module(module), name) is importlib.import_module("vrpo.__main__").main
+    assert (
+        getattr(importlib.import_module(module), name)
+        is importlib.import_module("vrpo.__main__").main
+    )

@@ -57,7 +57,12 @@ def without_flock(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def holder(tmp_path: Path) -> Iterator[subprocess.Popen]:
     """Another process that holds the lock without `flock`."""
-    process = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path / "lock")], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(tmp_path / "lock")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
     assert process.stdout.readline() == "held\n"
     yield process
     process.kill()
@@ -66,7 +71,9 @@ def holder(tmp_path: Path) -> Iterator[subprocess.Popen]:
 
 
 @pytest.mark.parametrize("answer", ANSWERS, ids=errno.errorcode.get)
-def test_work_goes_on_without_flock_with_one_warning(answer: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_work_goes_on_without_flock_with_one_warning(
+    answer: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     answer_flock(monkeypatch, answer)
     for name in ("first", "second"):
         with exclusive_lock(tmp_path / name, "a workflow"):
@@ -76,16 +83,21 @@ def test_work_goes_on_without_flock_with_one_warning(answer: int, tmp_path: Path
     assert locked_gpus([Gpu("0", "a"), Gpu("1", "b")], 2, tmp_path / "devices")
     (said,) = [record.getMessage() for record in caplog.records]
     mount, kind = file_system(tmp_path)
-    assert said.startswith(f"{mount}: this file system ({kind}) has no file locks ({os.strerror(answer)})")
+    assert said.startswith(
+        f"{mount}: this file system ({kind}) has no file locks ({os.strerror(answer)})"
+    )
     left = sorted(path.name for path in tmp_path.rglob("*.held"))
-    assert left == ["a.lock.held", "b.lock.held"], "devices are held until the process ends, all else was given back"
+    assert left == ["a.lock.held", "b.lock.held"], (
+        "devices are held until the process ends, all else was given back"
+    )
 
 
 @pytest.mark.usefixtures("without_flock")
 def test_a_second_writer_is_refused_without_flock(tmp_path: Path) -> None:
     with exclusive_lock(tmp_path / "lock", "a training"):
         with pytest.raises(
-            UserError, match=rf"lock: a training is already running \(host .*, pid {os.getpid()}, SLURM job none\); wait .* delete .*lock\.held$"
+            UserError,
+            match=rf"lock: a training is already running \(host .*, pid {os.getpid()}, SLURM job none\); wait .* delete .*lock\.held$",
         ):
             exclusive_lock(tmp_path / "lock", "a training").__enter__()
         with pytest.raises(LockedError):
@@ -94,7 +106,10 @@ def test_a_second_writer_is_refused_without_flock(tmp_path: Path) -> None:
         pass
     with (
         ArrayWriter(tmp_path / "arrays.h5", SHAPES, {}),
-        pytest.raises(UserError, match=rf"arrays\.h5: another process is writing it \(host .*pid {os.getpid()}"),
+        pytest.raises(
+            UserError,
+            match=rf"arrays\.h5: another process is writing it \(host .*pid {os.getpid()}",
+        ),
     ):
         ArrayWriter(tmp_path / "arrays.h5", SHAPES, {}).__enter__()
 
@@ -105,7 +120,9 @@ def test_a_killed_holder_is_known_to_be_gone(holder: subprocess.Popen, tmp_path:
     with pytest.raises(LockedError, match=f"pid {holder.pid},"):
         FileLock(lock)
     holder.send_signal(signal.SIGKILL)
-    os.waitid(os.P_PID, holder.pid, os.WEXITED | os.WNOWAIT)  # a zombie: its parent has not asked for its status
+    os.waitid(
+        os.P_PID, holder.pid, os.WEXITED | os.WNOWAIT
+    )  # a zombie: its parent has not asked for its status
     FileLock(lock).release()
     assert not list(tmp_path.glob("*held*"))
 
@@ -116,16 +133,30 @@ def test_the_process_number_of_a_dead_holder_may_be_another_process_by_now(tmp_p
     FileLock(tmp_path / "lock").release()
 
 
-OTHER_HOST = {"host": "node17", "boot": "of another machine", "namespace": "pid:[1]", "started": "1", "pid": 7, "job": None}
+OTHER_HOST = {
+    "host": "node17",
+    "boot": "of another machine",
+    "namespace": "pid:[1]",
+    "started": "1",
+    "pid": 7,
+    "job": None,
+}
 
 
 @pytest.mark.usefixtures("without_flock")
-@pytest.mark.parametrize("content", [json.dumps(OTHER_HOST), json.dumps({**OTHER_HOST, "host": "here"}), "", '{"host": "no'])
-def test_what_cannot_be_known_is_refused_and_says_how_to_go_on(content: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "content",
+    [json.dumps(OTHER_HOST), json.dumps({**OTHER_HOST, "host": "here"}), "", '{"host": "no'],
+)
+def test_what_cannot_be_known_is_refused_and_says_how_to_go_on(
+    content: str, tmp_path: Path
+) -> None:
     """A process of another host, one of another boot or container that has the same name, and a file that is not whole."""
     held = tmp_path / "lock.held"
     held.write_text(content)
-    with pytest.raises(UserError, match=r"already running \(.*\); .*, so if it no longer runs, delete ") as refused:
+    with pytest.raises(
+        UserError, match=r"already running \(.*\); .*, so if it no longer runs, delete "
+    ) as refused:
         exclusive_lock(tmp_path / "lock", "a training").__enter__()
     assert str(held) in str(refused.value) and "\n" not in str(refused.value)
     held.unlink()
@@ -133,14 +164,20 @@ def test_what_cannot_be_known_is_refused_and_says_how_to_go_on(content: str, tmp
 
 
 @pytest.mark.usefixtures("without_flock")
-def test_a_job_that_waits_for_a_device_says_for_what(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_job_that_waits_for_a_device_says_for_what(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     held = tmp_path / "a.lock.held"
     held.write_text(json.dumps(OTHER_HOST))
     rounds = iter([lambda: None, held.unlink])
     monkeypatch.setattr("vrpo.launch.time.sleep", lambda seconds: next(rounds)())
     assert locked_gpus([Gpu("0", "a")], 1, tmp_path) == [Gpu("0", "a")]
     (said,) = [record.getMessage() for record in caplog.records if "waiting" in record.getMessage()]
-    assert said.startswith("waiting for 1 of the GPUs 0") and "host node17, pid 7" in said and f"delete {held}" in said
+    assert (
+        said.startswith("waiting for 1 of the GPUs 0")
+        and "host node17, pid 7" in said
+        and f"delete {held}" in said
+    )
 
 
 @pytest.mark.usefixtures("without_flock")
@@ -154,7 +191,9 @@ def test_a_job_that_waits_for_a_device_says_for_what(tmp_path: Path, monkeypatch
         ("echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2; exit 1", False),
     ],
 )
-def test_slurm_knows_the_jobs_of_other_hosts(squeue: str, over: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slurm_knows_the_jobs_of_other_hosts(
+    squeue: str, over: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "squeue").write_text(f"#!/bin/sh\n{squeue}\n")
     (tmp_path / "squeue").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
@@ -169,8 +208,13 @@ def test_slurm_knows_the_jobs_of_other_hosts(squeue: str, over: bool, tmp_path: 
 
 def test_the_end_of_a_process_gives_back_what_it_held(tmp_path: Path) -> None:
     """Also where nothing else does, as in a Snakefile."""
-    source = HOLDER[: HOLDER.index("with")] + "lock = exclusive_lock(Path(sys.argv[1]), 'a workflow'); lock.__enter__()"
-    subprocess.run([sys.executable, "-c", source, str(tmp_path / "lock")], check=True, capture_output=True)
+    source = (
+        HOLDER[: HOLDER.index("with")]
+        + "lock = exclusive_lock(Path(sys.argv[1]), 'a workflow'); lock.__enter__()"
+    )
+    subprocess.run(
+        [sys.executable, "-c", source, str(tmp_path / "lock")], check=True, capture_output=True
+    )
     assert (tmp_path / "lock").read_text().startswith("host ")
     assert not (tmp_path / "lock.held").exists()
 
@@ -181,7 +225,9 @@ def test_a_device_stays_held_by_what_the_launcher_turns_into(tmp_path: Path) -> 
         "import os; from vrpo.runtime.gpus import Gpu; from vrpo.launch import locked_gpus; locked_gpus([Gpu('0', 'a')], 1, Path(sys.argv[1]))\n"
         "os.execv(sys.executable, [sys.executable, '-c', 'import time; print(1, flush=True); time.sleep(60)'])"
     )
-    process = subprocess.Popen([sys.executable, "-c", source, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", source, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
     try:
         assert process.stdout.readline() == "1\n"
         with pytest.raises(LockedError, match=f"pid {process.pid},"):
@@ -201,7 +247,9 @@ def test_other_errors_are_no_missing_locks(tmp_path: Path, monkeypatch: pytest.M
         FileLock(tmp_path / "lock")
 
 
-def test_a_folder_that_cannot_be_written_is_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_written_is_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def read_only(*_: Any) -> int:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 

@@ -63,7 +63,10 @@ def test_itself_is_no_neighbour():
 @pytest.mark.parametrize("distances", ["fp32", "adm_fp16"])
 def test_equal_and_disjoint_sets(distances):
     x = points(120, 8, 0)
-    same, far = precision_recall(x, x.clone(), distances=distances), precision_recall(x, x + 100.0, distances=distances)
+    same, far = (
+        precision_recall(x, x.clone(), distances=distances),
+        precision_recall(x, x + 100.0, distances=distances),
+    )
     assert (same.precision, same.recall) == (1.0, 1.0)
     assert (far.precision, far.recall) == (0.0, 0.0)
 
@@ -76,7 +79,9 @@ def adm_distances(u, v):
         norm_v = (v16 * v16).astype(np.float32).sum(1).astype(np.float16)[None]
         product = (u16.astype(np.float32) @ v16.astype(np.float32).T).astype(np.float16)
         half = np.maximum(norm_u - np.float16(2) * product + norm_v, np.float16(0))
-    return half.astype(np.float32) if np.isfinite(half).all() else distances64(u, v).astype(np.float32)
+    return (
+        half.astype(np.float32) if np.isfinite(half).all() else distances64(u, v).astype(np.float32)
+    )
 
 
 @pytest.mark.usefixtures("block")
@@ -85,7 +90,10 @@ def test_adm_fp16_is_adms_arithmetic(scale):
     reference, samples = scale * points(60, 12, 0), scale * points(64, 12, 1, 0.5)
     radii_r, radii_s = (np.sort(adm_distances(x, x), 1)[:, 3] for x in (reference, samples))
     between = adm_distances(reference, samples)
-    expected = ((between <= radii_r[:, None]).any(0).mean(), (between <= radii_s[None]).any(1).mean())
+    expected = (
+        (between <= radii_r[:, None]).any(0).mean(),
+        (between <= radii_s[None]).any(1).mean(),
+    )
     found = precision_recall(reference, samples, 3, "adm_fp16")
     assert (found.precision, found.recall) == expected
     np.testing.assert_allclose(radii(samples, 3, "adm_fp16").numpy(), radii_s, rtol=1e-5)
@@ -111,10 +119,15 @@ def test_squared_mmd_equals_loop():
 def test_kid_is_unbiased_on_equal_distributions():
     """The mean over independent pairs of equal sets is zero within its standard error, at any size; and it sees a shift."""
     for size in (10, 60):
-        estimates = torch.stack([squared_mmd(points(size, 16, 2 * i), points(size, 16, 2 * i + 1)) for i in range(400)])
+        estimates = torch.stack(
+            [squared_mmd(points(size, 16, 2 * i), points(size, 16, 2 * i + 1)) for i in range(400)]
+        )
         assert abs(estimates.mean()) < 3 * estimates.std() / 20
         assert (estimates < 0).any()
-    equal, shifted = (kernel_distance(points(500, 16, 0), points(700, 16, 1, shift), subset_size=200) for shift in (0.0, 0.5))
+    equal, shifted = (
+        kernel_distance(points(500, 16, 0), points(700, 16, 1, shift), subset_size=200)
+        for shift in (0.0, 0.5)
+    )
     assert abs(equal.value) < 5 * equal.std / 10
     assert shifted.value > 20 * abs(equal.value)
     assert (equal.subsets, equal.subset_size) == (100, 200)

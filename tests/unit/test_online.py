@@ -45,25 +45,49 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_images(DIGITS, folder / "images.h5")
     fit_tokenizer(TOKENIZER, folder / "images.h5", folder / "tokenizer.safetensors", "cpu")
     fit_classifier(ENCODER, folder / "images.h5", folder / "encoder.safetensors", "cpu")
-    encode_latents(TOKENIZER, folder / "images.h5", folder / "tokenizer.safetensors", folder / "latents.h5", "cpu")
-    for options, name in ((ENCODER, "toy.h5"), (ENCODER.model_copy(update={"features": "online"}), "toy.json")):
-        encode_features(options, "toy", folder / "images.h5", folder / "encoder.safetensors", folder / "features" / name, "cpu")
+    encode_latents(
+        TOKENIZER,
+        folder / "images.h5",
+        folder / "tokenizer.safetensors",
+        folder / "latents.h5",
+        "cpu",
+    )
+    for options, name in (
+        (ENCODER, "toy.h5"),
+        (ENCODER.model_copy(update={"features": "online"}), "toy.json"),
+    ):
+        encode_features(
+            options,
+            "toy",
+            folder / "images.h5",
+            folder / "encoder.safetensors",
+            folder / "features" / name,
+            "cpu",
+        )
     return folder
 
 
 def data_of(prepared: Path, name: str) -> TrainingData:
-    return TrainingData(prepared / "latents.h5", {"toy": open_features(prepared / "features" / name, "cpu")})
+    return TrainingData(
+        prepared / "latents.h5", {"toy": open_features(prepared / "features" / name, "cpu")}
+    )
 
 
 def test_batches(prepared: Path) -> None:
     cached, online = data_of(prepared, "toy.h5"), data_of(prepared, "toy.json")
     assert isinstance(online.features["toy"], OnlineFeatures)
-    assert online.feature_shapes == cached.feature_shapes == {"toy": (4, 8)} and online.attention_blocks == cached.attention_blocks == {"toy": 1}
+    assert online.feature_shapes == cached.feature_shapes == {
+        "toy": (4, 8)
+    } and online.attention_blocks == cached.attention_blocks == {"toy": 1}
     indices = np.array([5, 1796, 0, 5, 44, 3, 2, 1])
-    for ours, theirs in zip(*(_parts(data.gather(indices, attention=True)) for data in (online, cached)), strict=True):
+    for ours, theirs in zip(
+        *(_parts(data.gather(indices, attention=True)) for data in (online, cached)), strict=True
+    ):
         assert ours.dtype == theirs.dtype == torch.float32
         torch.testing.assert_close(ours, theirs, rtol=2e-3, atol=2e-3)  # of float16
-    assert not torch.equal(online.gather(indices).tokens["toy"], cached.gather(indices).tokens["toy"])
+    assert not torch.equal(
+        online.gather(indices).tokens["toy"], cached.gather(indices).tokens["toy"]
+    )
 
 
 def _parts(batch: Any) -> list[torch.Tensor]:
@@ -73,7 +97,9 @@ def _parts(batch: Any) -> list[torch.Tensor]:
 def test_a_training_has_the_losses_of_the_cached_one(prepared: Path, tmp_path: Path) -> None:
     toy = Toy(tmp_path / "toy")
     config = toy.config("repa")
-    config = config.model_copy(update={"model": config.model.model_copy(update={"num_classes": 10})})
+    config = config.model_copy(
+        update={"model": config.model.model_copy(update={"num_classes": 10})}
+    )
     rows = {}
     for name in ("toy.h5", "toy.json"):
         output = milestone_file(tmp_path / name, 10)
@@ -88,7 +114,10 @@ def test_a_training_has_the_losses_of_the_cached_one(prepared: Path, tmp_path: P
             device="cpu",
         )
         with open(output.parent / "train.csv") as file:
-            rows[name] = [{key: float(row[key]) for key in ("loss", "denoising", "alignment")} for row in csv.DictReader(file)]
+            rows[name] = [
+                {key: float(row[key]) for key in ("loss", "denoising", "alignment")}
+                for row in csv.DictReader(file)
+            ]
     assert len(rows["toy.h5"]) == 10
     for cached, online in zip(*rows.values(), strict=True):
         assert online == pytest.approx(cached, rel=1e-4, abs=5e-5)  # cosines start near 0
@@ -100,14 +129,33 @@ def test_a_critic_is_distilled_from_computed_tokens(prepared: Path, tmp_path: Pa
     from vrpo.models.critic import load_critic
 
     options = CriticOptions(width=8, depth=0, training=FitOptions(steps=2, batch_size=8))
-    fit_critic(options, prepared / "latents.h5", prepared / "features" / "toy.json", tmp_path / "critic.safetensors", "cpu")
-    assert load_critic(tmp_path / "critic.safetensors", "cpu").description["features"] == data_of(prepared, "toy.json").features["toy"].fingerprint
+    fit_critic(
+        options,
+        prepared / "latents.h5",
+        prepared / "features" / "toy.json",
+        tmp_path / "critic.safetensors",
+        "cpu",
+    )
+    assert (
+        load_critic(tmp_path / "critic.safetensors", "cpu").description["features"]
+        == data_of(prepared, "toy.json").features["toy"].fingerprint
+    )
 
 
 def test_features_of_another_encoder_are_refused(prepared: Path, tmp_path: Path) -> None:
-    encode_features(ENCODER, "clip", prepared / "images.h5", prepared / "encoder.safetensors", tmp_path / "clip.h5", "cpu")
+    encode_features(
+        ENCODER,
+        "clip",
+        prepared / "images.h5",
+        prepared / "encoder.safetensors",
+        tmp_path / "clip.h5",
+        "cpu",
+    )
     config = Toy(tmp_path / "toy").config("repa")
-    with pytest.raises(UserError, match=r"--features toy: .*clip\.h5 holds the tokens of encoder `clip`; give those of `toy`"):
+    with pytest.raises(
+        UserError,
+        match=r"--features toy: .*clip\.h5 holds the tokens of encoder `clip`; give those of `toy`",
+    ):
         train(
             config,
             latents=prepared / "latents.h5",
@@ -120,7 +168,9 @@ def test_features_of_another_encoder_are_refused(prepared: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize("name", ["latents.h5", "features/toy.h5"])
-def test_flipped_bits_are_named_before_the_training_starts(prepared: Path, tmp_path: Path, name: str) -> None:
+def test_flipped_bits_are_named_before_the_training_starts(
+    prepared: Path, tmp_path: Path, name: str
+) -> None:
     files = {file: tmp_path / Path(file).name for file in ("latents.h5", "features/toy.h5")}
     for file, copy in files.items():
         copy.write_bytes((prepared / file).read_bytes())
@@ -132,7 +182,15 @@ def test_flipped_bits_are_named_before_the_training_starts(prepared: Path, tmp_p
     config = Toy(tmp_path / "toy").config("repa")
     output = milestone_file(tmp_path / "run", 1)
     with pytest.raises(UserError, match=rf"{Path(name).name}: row \d+ is damaged"):
-        train(config, latents=files["latents.h5"], features={"toy": files["features/toy.h5"]}, critics={}, milestone=1, output=output, device="cpu")
+        train(
+            config,
+            latents=files["latents.h5"],
+            features={"toy": files["features/toy.h5"]},
+            critics={},
+            milestone=1,
+            output=output,
+            device="cpu",
+        )
     assert not list(output.parent.glob("*.csv"))
 
 

@@ -15,20 +15,34 @@ from vrpo.config.reading import deep_merge
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize(("name", "text"), [("options.md", option_reference()), ("options.schema.json", schema_text())])
+@pytest.mark.parametrize(
+    ("name", "text"), [("options.md", option_reference()), ("options.schema.json", schema_text())]
+)
 def test_docs_are_up_to_date(name: str, text: str) -> None:
-    assert (ROOT / "docs" / name).read_text(encoding="utf-8") == text, "the options changed: run `make docs`"
+    assert (ROOT / "docs" / name).read_text(encoding="utf-8") == text, (
+        "the options changed: run `make docs`"
+    )
 
 
 def test_every_option_is_documented() -> None:
-    undocumented = [line for line in option_reference().splitlines() if line.startswith("| `") and line.endswith("|  |")]
+    undocumented = [
+        line
+        for line in option_reference().splitlines()
+        if line.startswith("| `") and line.endswith("|  |")
+    ]
     assert not undocumented
 
 
-@pytest.mark.parametrize("path", [*sorted((ROOT / "config").glob("*.yaml")), ROOT / "tests/workflow/tiny.yaml"], ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path",
+    [*sorted((ROOT / "config").glob("*.yaml")), ROOT / "tests/workflow/tiny.yaml"],
+    ids=lambda path: path.name,
+)
 def test_configs_fit_the_schema(path: Path) -> None:
     whole = [*(path.with_name(name) for name in OVER.get(path.name, [])), path]
-    content = functools.reduce(deep_merge, (yaml.safe_load(part.read_text(encoding="utf-8")) for part in whole))
+    content = functools.reduce(
+        deep_merge, (yaml.safe_load(part.read_text(encoding="utf-8")) for part in whole)
+    )
     jsonschema.validate(content, json.loads(schema_text()))
 
 

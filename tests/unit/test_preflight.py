@@ -64,16 +64,24 @@ def test_what_the_paper_needs_is_named_with_its_remedy(tmp_path: Path) -> None:
         assert any(re.match(f"missing +{row}", line) for line in rows), result.stdout
     assert "`--fetch` downloads weights" in result.stdout
     assert result.returncode == 2
-    assert result.stderr.splitlines()[-1].startswith("vrpo: error: data.root: data/imagenet/train does not exist; ")
+    assert result.stderr.splitlines()[-1].startswith(
+        "vrpo: error: data.root: data/imagenet/train does not exist; "
+    )
 
 
 def test_a_full_disk_is_missing_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1_000_000))
     row = found(MINI)["disk"]
-    assert row.is_missing and row.found.startswith("results: ") and "0.0 GB free; free space or set it to another disk" in row.found
+    assert (
+        row.is_missing
+        and row.found.startswith("results: ")
+        and "0.0 GB free; free space or set it to another disk" in row.found
+    )
 
 
-def test_an_experiment_that_is_finished_needs_no_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_experiment_that_is_finished_needs_no_disk(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     (tmp_path / "results/mini").mkdir(parents=True)
     with open(tmp_path / "results/mini/all", "wb") as file:
         file.truncate(10**12)
@@ -104,7 +112,9 @@ def test_local_weights_are_loaded_and_damaged_ones_named(tmp_path: Path) -> None
 
 def test_checkpoints_must_be_there(tmp_path: Path) -> None:
     row = "checkpoints={theirs: {file: theirs.pt, family: sit, model: mini/2}}"
-    assert found(MINI, row)["checkpoint theirs"].found.startswith("checkpoints.theirs.file: theirs.pt does not exist; ")
+    assert found(MINI, row)["checkpoint theirs"].found.startswith(
+        "checkpoints.theirs.file: theirs.pt does not exist; "
+    )
     (tmp_path / "theirs.pt").touch()
     assert not found(MINI, row)["checkpoint theirs"].is_missing
 
@@ -117,9 +127,21 @@ def test_the_table_and_the_last_line() -> None:
     assert table([Finding("disk", "9 GB free"), Finding("file locks", "results: x; y", True)]) == (
         "ok       disk        9 GB free\nmissing  file locks  results: x; y"
     )
-    result = CliRunner().invoke(app, ["check", "--config", str(MINI), "--set", "checkpoints={a: {file: a.pt, family: sit, model: mini/2}}"])
+    result = CliRunner().invoke(
+        app,
+        [
+            "check",
+            "--config",
+            str(MINI),
+            "--set",
+            "checkpoints={a: {file: a.pt, family: sit, model: mini/2}}",
+        ],
+    )
     assert isinstance(result.exception, UserError)
-    assert str(result.exception) == "checkpoints.a.file: a.pt does not exist; put the file there, or name its place"
+    assert (
+        str(result.exception)
+        == "checkpoints.a.file: a.pt does not exist; put the file there, or name its place"
+    )
     assert "missing  checkpoint a" in result.output and "ok       images" in result.output
     whole = CliRunner().invoke(app, ["check", "--config", str(MINI)])
     assert whole.exit_code == 0 and "missing" not in whole.output

@@ -18,14 +18,31 @@ from vrpo.config.scoring import SamplerOptions
 )
 def test_sampler_presets_are_the_papers(preset, kind, labels, rounding, channels):
     sampler = SamplerOptions(preset=preset)
-    assert (sampler.kind, sampler.steps, sampler.images, sampler.labels, sampler.rounding) == (kind, 250, 50_000, labels, rounding)
-    assert (sampler.guidance.scale, sampler.guidance.channels, sampler.decoder) == (1.0, channels, "stabilityai/sd-vae-ft-ema")
+    assert (sampler.kind, sampler.steps, sampler.images, sampler.labels, sampler.rounding) == (
+        kind,
+        250,
+        50_000,
+        labels,
+        rounding,
+    )
+    assert (sampler.guidance.scale, sampler.guidance.channels, sampler.decoder) == (
+        1.0,
+        channels,
+        "stabilityai/sd-vae-ft-ema",
+    )
     assert SamplerOptions.model_validate(sampler.model_dump(mode="json")) == sampler
 
 
 def test_what_is_given_beside_a_preset_wins():
-    sampler = SamplerOptions(preset="dit", kind="ddim", steps=50, decoder=None, guidance={"scale": 1.5})
-    assert (sampler.kind, sampler.steps, sampler.decoder, sampler.rounding) == ("ddim", 50, None, "round")
+    sampler = SamplerOptions(
+        preset="dit", kind="ddim", steps=50, decoder=None, guidance={"scale": 1.5}
+    )
+    assert (sampler.kind, sampler.steps, sampler.decoder, sampler.rounding) == (
+        "ddim",
+        50,
+        None,
+        "round",
+    )
     assert (sampler.guidance.scale, sampler.guidance.channels) == (1.5, 3)
     assert SamplerOptions(preset="sit", guidance={"channels": None}).guidance.channels is None
     with pytest.raises(ValidationError, match="preset"):
@@ -34,4 +51,7 @@ def test_what_is_given_beside_a_preset_wins():
 
 def test_a_foreign_decoder_is_refused_for_a_trained_tokenizer():
     text = refusal(changed(samplers={"ode": {"preset": "repa"}}))
-    assert "samplers.ode.decoder: `stabilityai/sd-vae-ft-ema` does not decode latents of a trained tokenizer; set `decoder: null`" in text
+    assert (
+        "samplers.ode.decoder: `stabilityai/sd-vae-ft-ema` does not decode latents of a trained tokenizer; set `decoder: null`"
+        in text
+    )

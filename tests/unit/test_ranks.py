@@ -38,7 +38,13 @@ UNIMPORTANT = ("information", "a caution", "a library's caution", "deprecated", 
 
 
 def said_by(rank: str) -> str:
-    result = subprocess.run([sys.executable, "-c", SPEAKING], env={**os.environ, "RANK": rank, "WORLD_SIZE": "2"}, capture_output=True, text=True, check=True)
+    result = subprocess.run(
+        [sys.executable, "-c", SPEAKING],
+        env={**os.environ, "RANK": rank, "WORLD_SIZE": "2"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     return result.stdout + result.stderr
 
 
@@ -51,8 +57,12 @@ def test_the_first_rank_speaks_for_all_and_errors_of_any_are_shown() -> None:
     assert "rank 1: an error" in second and "a library's error" in second and "bar" not in second
 
 
-@pytest.mark.parametrize(("threads", "ranks", "each"), [(16, 8, 2), (16, 3, 5), (16, 1, 16), (1, 2, 1), (4, 8, 1)])
-def test_ranks_share_the_threads_of_the_job(threads: int, ranks: int, each: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("threads", "ranks", "each"), [(16, 8, 2), (16, 3, 5), (16, 1, 16), (1, 2, 1), (4, 8, 1)]
+)
+def test_ranks_share_the_threads_of_the_job(
+    threads: int, ranks: int, each: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In PyTorch, and in what other libraries read from the environment; never more than the job has, but one each."""
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(ranks))
     assert own_threads(threads) == each and each * ranks <= max(threads, ranks)
@@ -76,7 +86,10 @@ def test_threads_without_a_number_in_the_environment(monkeypatch: pytest.MonkeyP
 
 
 REFUSED, OTHER = ("vrpo: error: no such file", 2), ("vrpo: error: the disk is full", 2)
-STOPPED, GONE = ("vrpo: training: ended by SIGTERM", 75), ("vrpo: ended because another rank is gone", 75)
+STOPPED, GONE = (
+    ("vrpo: training: ended by SIGTERM", 75),
+    ("vrpo: ended because another rank is gone", 75),
+)
 
 
 @pytest.mark.parametrize(
@@ -84,14 +97,30 @@ STOPPED, GONE = ("vrpo: training: ended by SIGTERM", 75), ("vrpo: ended because 
     [
         ({0: (2, REFUSED), 1: (2, REFUSED)}, 2, []),  # the first rank has shown it
         ({0: (-signal.SIGTERM, None), 1: (2, REFUSED)}, 2, [REFUSED[0]]),
-        ({0: (-signal.SIGTERM, REFUSED), 1: (75, GONE)}, 2, []),  # ended between its message and its end
+        (
+            {0: (-signal.SIGTERM, REFUSED), 1: (75, GONE)},
+            2,
+            [],
+        ),  # ended between its message and its end
         ({0: (75, GONE), 1: (2, OTHER)}, 2, [OTHER[0]]),
         ({0: (-signal.SIGKILL, None), 1: (2, OTHER), 2: (2, OTHER)}, 2, [OTHER[0]]),
         ({0: (75, STOPPED), 1: (75, STOPPED)}, 75, []),
         ({0: (-signal.SIGTERM, None), 1: (75, STOPPED)}, 75, [STOPPED[0]]),
-        ({0: (75, GONE), 1: (1, None)}, 1, ["vrpo: error: rank 1 ended with exit status 1; what it said is above"]),
-        ({0: (75, GONE), 2: (-signal.SIGKILL, None)}, 1, ["vrpo: error: rank 2 was ended by SIGKILL"]),
-        ({0: (-signal.SIGTERM, None), 1: (1, None)}, 1, ["vrpo: error: rank 1 ended with exit status 1; what it said is above"]),
+        (
+            {0: (75, GONE), 1: (1, None)},
+            1,
+            ["vrpo: error: rank 1 ended with exit status 1; what it said is above"],
+        ),
+        (
+            {0: (75, GONE), 2: (-signal.SIGKILL, None)},
+            1,
+            ["vrpo: error: rank 2 was ended by SIGKILL"],
+        ),
+        (
+            {0: (-signal.SIGTERM, None), 1: (1, None)},
+            1,
+            ["vrpo: error: rank 1 ended with exit status 1; what it said is above"],
+        ),
         ({0: (-signal.SIGTERM, None)}, 1, ["vrpo: error: rank 0 was ended by SIGTERM"]),
     ],
 )
@@ -119,8 +148,16 @@ vrpo.cli.main()
 """
 
 
-@pytest.mark.parametrize(("where", "status"), [("all", 2), ("0", 2), ("1", 2), ("crash", 1), ("nowhere", 0)])
-def test_errors_of_ranks(where: str, status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> None:
+@pytest.mark.parametrize(
+    ("where", "status"), [("all", 2), ("0", 2), ("1", 2), ("crash", 1), ("nowhere", 0)]
+)
+def test_errors_of_ranks(
+    where: str,
+    status: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture,
+) -> None:
     """Bad input is one line, whichever ranks it stops; a crash shows its traceback and its rank."""
     (tmp_path / "failing.py").write_text(FAILING)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
@@ -137,7 +174,9 @@ def test_errors_of_ranks(where: str, status: int, tmp_path: Path, monkeypatch: p
     assert set(out.split()) <= {"threads", "3"}, out
 
 
-def test_what_a_rank_reports_is_what_torchrun_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_rank_reports_is_what_torchrun_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
     from vrpo.runtime.ranks import report_error, reported_error
@@ -148,5 +187,7 @@ def test_what_a_rank_reports_is_what_torchrun_reads(tmp_path: Path, monkeypatch:
     failure = ProcessFailure(local_rank=0, pid=1, exitcode=2, error_file=str(file))
     assert reported_error(failure.error_file_data) == ("vrpo: error: here", 2)
     assert "vrpo: error: here" in str(ChildFailedError("vrpo", {0: failure}))
-    crash = {"message": {"message": "ValueError", "extraInfo": {"py_callstack": "", "timestamp": "1"}}}
+    crash = {
+        "message": {"message": "ValueError", "extraInfo": {"py_callstack": "", "timestamp": "1"}}
+    }
     assert reported_error(json.loads(json.dumps(crash))) is None

@@ -32,12 +32,21 @@ def dit_state(seed: str = "") -> State:
 
 
 def repa_state() -> State:
-    state = golden.fill(build_transformer(golden.MODEL, golden.LATENT, 4)).state_dict() | {"pos_embed": position_embedding(48, 4)}
-    state |= {f"projectors.0.{name}": value for name, value in golden.fill(Projector(48, 40, 24), "projectors.0.").state_dict().items()}
-    return {name.replace("blocks.2.", "decoder_blocks.0."): value for name, value in state.items()}  # as early files have it
+    state = golden.fill(build_transformer(golden.MODEL, golden.LATENT, 4)).state_dict() | {
+        "pos_embed": position_embedding(48, 4)
+    }
+    state |= {
+        f"projectors.0.{name}": value
+        for name, value in golden.fill(Projector(48, 40, 24), "projectors.0.").state_dict().items()
+    }
+    return {
+        name.replace("blocks.2.", "decoder_blocks.0."): value for name, value in state.items()
+    }  # as early files have it
 
 
-def imported(folder: Path, content: Any, name: str = "DiT-x.pt", **options: Any) -> tuple[State, State, dict[str, Any]]:
+def imported(
+    folder: Path, content: Any, name: str = "DiT-x.pt", **options: Any
+) -> tuple[State, State, dict[str, Any]]:
     torch.save(content, folder / name)
     import_checkpoint(folder / name, folder / "out.safetensors", **{"heads": 4, **options})
     return read_milestone(folder / "out.safetensors")
@@ -65,10 +74,16 @@ NAMINGS: dict[str, Callable[[str], str]] = {
     "compiled around distributed": lambda name: f"_orig_mod.module.{name}",
     "distributed around compiled": lambda name: f"module._orig_mod.{name}",
     "three deep": lambda name: f"module._orig_mod.module.{name}",
-    "sharded": lambda name: f"_fsdp_wrapped_module.{name}".replace(".attn.", "._fsdp_wrapped_module.attn."),
-    "blocks checkpointed": lambda name: re.sub(r"blocks\.(\d+)\.", r"blocks.\1._checkpoint_wrapped_module.", name),
+    "sharded": lambda name: f"_fsdp_wrapped_module.{name}".replace(
+        ".attn.", "._fsdp_wrapped_module.attn."
+    ),
+    "blocks checkpointed": lambda name: re.sub(
+        r"blocks\.(\d+)\.", r"blocks.\1._checkpoint_wrapped_module.", name
+    ),
     "blocks sharded, checkpointed and compiled": lambda name: re.sub(
-        r"blocks\.(\d+)\.", r"blocks.\1._fsdp_wrapped_module._checkpoint_wrapped_module._orig_mod.", name
+        r"blocks\.(\d+)\.",
+        r"blocks.\1._fsdp_wrapped_module._checkpoint_wrapped_module._orig_mod.",
+        name,
     ),
     "layers compiled": lambda name: name.replace(".mlp.", ".mlp._orig_mod."),
 }
@@ -76,7 +91,9 @@ NAMINGS: dict[str, Callable[[str], str]] = {
 
 @pytest.mark.parametrize("naming", NAMINGS)
 @pytest.mark.parametrize("state", [dit_state, repa_state])
-def test_wrappers_anywhere_in_the_names(tmp_path: Path, naming: str, state: Callable[[], State]) -> None:
+def test_wrappers_anywhere_in_the_names(
+    tmp_path: Path, naming: str, state: Callable[[], State]
+) -> None:
     plain = imported(tmp_path, state())
     wrapped = {NAMINGS[naming](name): value for name, value in state().items()}
     assert wrapped.keys() != state().keys()
@@ -89,7 +106,9 @@ def test_wrappers_anywhere_in_the_names(tmp_path: Path, naming: str, state: Call
 def test_any_wrappers_in_any_order_and_depth(tmp_path: Path, seed: int) -> None:
     generator = random.Random(seed)
     plain = imported(tmp_path, repa_state())
-    found = imported(tmp_path, {scattered(name, generator): value for name, value in repa_state().items()})
+    found = imported(
+        tmp_path, {scattered(name, generator): value for name, value in repa_state().items()}
+    )
     assert_equal(found[0], plain[0])
     assert_equal(found[1], plain[1])
     assert found[1]
@@ -101,21 +120,56 @@ def headed(head: str, state: State) -> State:
 
 AVERAGED, PLAIN = dit_state("ema"), dit_state("plain")
 CONTENTS: dict[str, Any] = {
-    "ours": {"ema": AVERAGED, "model": PLAIN, "opt": {"state": {0: {"exp_avg": torch.zeros(1)}}}, "args": argparse.Namespace(), "steps": 7},
+    "ours": {
+        "ema": AVERAGED,
+        "model": PLAIN,
+        "opt": {"state": {0: {"exp_avg": torch.zeros(1)}}},
+        "args": argparse.Namespace(),
+        "steps": 7,
+    },
     "ordered": {"ema": OrderedDict(AVERAGED), "model": OrderedDict(PLAIN), "step": 7},
-    "timm": {"state_dict_ema": AVERAGED, "state_dict": PLAIN, "step": torch.tensor(7), "optimizer": {}},
-    "other names": {"model_ema": AVERAGED, "model_state_dict": PLAIN, "train_steps": 7, "scheduler": None, "delete_me": [1]},
-    "Lightning": {"state_dict": {**headed("ema_model", AVERAGED), **headed("model", PLAIN)}, "global_step": 7, "pytorch-lightning_version": "2"},
+    "timm": {
+        "state_dict_ema": AVERAGED,
+        "state_dict": PLAIN,
+        "step": torch.tensor(7),
+        "optimizer": {},
+    },
+    "other names": {
+        "model_ema": AVERAGED,
+        "model_state_dict": PLAIN,
+        "train_steps": 7,
+        "scheduler": None,
+        "delete_me": [1],
+    },
+    "Lightning": {
+        "state_dict": {**headed("ema_model", AVERAGED), **headed("model", PLAIN)},
+        "global_step": 7,
+        "pytorch-lightning_version": "2",
+    },
     "one dict": {**headed("ema.module", AVERAGED), **headed("_orig_mod.net", PLAIN), "step": 7},
-    "average of PyTorch": {"ema": {"n_averaged": torch.tensor(3), **headed("module", AVERAGED)}, "model": {"module": PLAIN}, "steps": 7},
-    "dicts within dicts": {"ema": {"decay": 0.999, "state_dict": AVERAGED}, "generator": {"model": PLAIN}, "steps": 7},
-    "counters": {"ema": {**AVERAGED, "epoch": 3, "num_updates": torch.tensor(3)}, "model": PLAIN, "steps": 7},
+    "average of PyTorch": {
+        "ema": {"n_averaged": torch.tensor(3), **headed("module", AVERAGED)},
+        "model": {"module": PLAIN},
+        "steps": 7,
+    },
+    "dicts within dicts": {
+        "ema": {"decay": 0.999, "state_dict": AVERAGED},
+        "generator": {"model": PLAIN},
+        "steps": 7,
+    },
+    "counters": {
+        "ema": {**AVERAGED, "epoch": 3, "num_updates": torch.tensor(3)},
+        "model": PLAIN,
+        "steps": 7,
+    },
 }
 
 
 @pytest.mark.parametrize("content", CONTENTS)
 def test_averaged_and_plain_weights_wherever_they_are(tmp_path: Path, content: str) -> None:
-    averaged, plain = (imported(tmp_path, CONTENTS[content], weights=weights) for weights in ("ema", "model"))
+    averaged, plain = (
+        imported(tmp_path, CONTENTS[content], weights=weights) for weights in ("ema", "model")
+    )
     for (state, _, description), wanted in ((averaged, AVERAGED), (plain, PLAIN)):
         assert_equal(state, {name: value for name, value in wanted.items() if name != "pos_embed"})
         assert description["step"] == 7
@@ -123,24 +177,44 @@ def test_averaged_and_plain_weights_wherever_they_are(tmp_path: Path, content: s
 
 def test_the_only_network_of_a_file_is_taken_or_asked_for(tmp_path: Path) -> None:
     for weights in ("ema", "model"):
-        assert_equal(imported(tmp_path, {"module": headed("_orig_mod", PLAIN)}, weights=weights)[0], imported(tmp_path, PLAIN)[0])
-    with pytest.raises(UserError, match=r"has no weights `ema`, only state_dict; choose those \(`--weights model`\)"):
+        assert_equal(
+            imported(tmp_path, {"module": headed("_orig_mod", PLAIN)}, weights=weights)[0],
+            imported(tmp_path, PLAIN)[0],
+        )
+    with pytest.raises(
+        UserError,
+        match=r"has no weights `ema`, only state_dict; choose those \(`--weights model`\)",
+    ):
         imported(tmp_path, {"state_dict": PLAIN})
-    with pytest.raises(UserError, match=r"has no weights `model`, only ema; choose those \(`--weights ema`\)"):
+    with pytest.raises(
+        UserError, match=r"has no weights `model`, only ema; choose those \(`--weights ema`\)"
+    ):
         imported(tmp_path, {"ema": PLAIN}, weights="model")
-    with pytest.raises(UserError, match=r"has several networks of weights `ema` \(ema_fast, ema_slow\); save the one that is meant alone"):
+    with pytest.raises(
+        UserError,
+        match=r"has several networks of weights `ema` \(ema_fast, ema_slow\); save the one that is meant alone",
+    ):
         imported(tmp_path, {"ema_fast": AVERAGED, "ema_slow": PLAIN})
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2])
+@pytest.mark.parametrize(
+    "dtype", [torch.float64, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2]
+)
 @pytest.mark.parametrize("suffix", ["pt", "safetensors"])
-def test_every_floating_type_becomes_float32(tmp_path: Path, dtype: torch.dtype, suffix: str) -> None:
-    state = {name: value if name == "pos_embed" else value.to(dtype) for name, value in dit_state().items()}
+def test_every_floating_type_becomes_float32(
+    tmp_path: Path, dtype: torch.dtype, suffix: str
+) -> None:
+    state = {
+        name: value if name == "pos_embed" else value.to(dtype)
+        for name, value in dit_state().items()
+    }
     path = tmp_path / f"DiT-x.{suffix}"
     (save_file if suffix == "safetensors" else torch.save)(state, path)
     import_checkpoint(path, tmp_path / "out.safetensors", heads=4)
     network, _, _ = read_milestone(tmp_path / "out.safetensors")
-    assert_equal(network, {name: value.float() for name, value in state.items() if name != "pos_embed"})
+    assert_equal(
+        network, {name: value.float() for name, value in state.items() if name != "pos_embed"}
+    )
 
 
 LAYER = "blocks.1.attn.qkv.weight"
@@ -149,8 +223,14 @@ LAYER = "blocks.1.attn.qkv.weight"
 @pytest.mark.parametrize(
     ("value", "words"),
     [
-        (torch.zeros(144, 48, dtype=torch.int8), "is int8; give weights in floating point, neither quantised nor sparse"),
-        (torch.zeros(144, 48, dtype=torch.complex64), "is complex64; give weights in floating point"),
+        (
+            torch.zeros(144, 48, dtype=torch.int8),
+            "is int8; give weights in floating point, neither quantised nor sparse",
+        ),
+        (
+            torch.zeros(144, 48, dtype=torch.complex64),
+            "is complex64; give weights in floating point",
+        ),
         (torch.zeros(144, 48).to_sparse(), "is sparse_coo; give weights in floating point"),
         (torch.zeros(144, 48, device="meta"), "is without values; give weights in floating point"),
         (torch.full((144, 48), 1e300, dtype=torch.float64), "holds NaN or infinite values"),
@@ -161,7 +241,10 @@ LAYER = "blocks.1.attn.qkv.weight"
     ids=["int8", "complex", "sparse", "meta", "overflow", "list", "none", "transposed"],
 )
 def test_values_that_are_no_weights_are_refused(tmp_path: Path, value: Any, words: str) -> None:
-    with pytest.raises(UserError, match=rf"^{tmp_path}/DiT-x.pt: [^\n]*{LAYER} {words}|^{tmp_path}/DiT-x.pt: {LAYER} [^\n]*{words}"):
+    with pytest.raises(
+        UserError,
+        match=rf"^{tmp_path}/DiT-x.pt: [^\n]*{LAYER} {words}|^{tmp_path}/DiT-x.pt: {LAYER} [^\n]*{words}",
+    ):
         imported(tmp_path, {**dit_state(), LAYER: value})
     assert not (tmp_path / "out.safetensors").exists()
 
@@ -200,18 +283,34 @@ def test_wrong_shapes_and_names_end_in_a_line(tmp_path: Path, change: State, fam
 @pytest.mark.parametrize(
     ("content", "family", "words"),
     [
-        (repa_state(), "sit", "--family sit: .* has projectors, or arguments, of REPA's code; say `--family repa`"),
-        ({"ema": dit_state(), "args": argparse.Namespace(model="DiT-XL/2")}, "sit", "has `DiT-XL/2` among its arguments; say `--family dit`"),
-        ({"ema": dit_state(), "args": {"model": "SiT-XL/2"}}, "dit", "has `SiT-XL/2` among its arguments; say `--family sit`"),
+        (
+            repa_state(),
+            "sit",
+            "--family sit: .* has projectors, or arguments, of REPA's code; say `--family repa`",
+        ),
+        (
+            {"ema": dit_state(), "args": argparse.Namespace(model="DiT-XL/2")},
+            "sit",
+            "has `DiT-XL/2` among its arguments; say `--family dit`",
+        ),
+        (
+            {"ema": dit_state(), "args": {"model": "SiT-XL/2"}},
+            "dit",
+            "has `SiT-XL/2` among its arguments; say `--family sit`",
+        ),
     ],
 )
-def test_a_family_that_the_file_contradicts_is_refused(tmp_path: Path, content: Any, family: str, words: str) -> None:
+def test_a_family_that_the_file_contradicts_is_refused(
+    tmp_path: Path, content: Any, family: str, words: str
+) -> None:
     with pytest.raises(UserError, match=words):
         imported(tmp_path, content, "x.pt", family=family)
 
 
 def test_what_is_one_of_several_files_or_none_is_called_so(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"is one of 3 files that hold one set of weights; save them as one file"):
+    with pytest.raises(
+        UserError, match=r"is one of 3 files that hold one set of weights; save them as one file"
+    ):
         imported(tmp_path, dit_state(), "DiT-00001-of-00003.pt")
     assert imported(tmp_path, dit_state(), "DiT-00001-of-00001.pt")[0]
     (tmp_path / "index.json").write_text('{"metadata": {}, "weight_map": {}}')
@@ -219,9 +318,16 @@ def test_what_is_one_of_several_files_or_none_is_called_so(tmp_path: Path) -> No
         import_checkpoint(tmp_path / "index.json", tmp_path / "a.safetensors")
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / ".metadata").write_bytes(b"")
-    with pytest.raises(UserError, match=r"is a distributed checkpoint \(`python -m torch.distributed.checkpoint.format_utils dcp_to_torch"):
+    with pytest.raises(
+        UserError,
+        match=r"is a distributed checkpoint \(`python -m torch.distributed.checkpoint.format_utils dcp_to_torch",
+    ):
         import_checkpoint(tmp_path / "folder", tmp_path / "a.safetensors")
-    import_checkpoint(tmp_path / "DiT-00001-of-00001.pt", tmp_path / "milestone.safetensors", heads=4)
-    with pytest.raises(UserError, match="was written by this pipeline; give it to `sample` as it is"):
+    import_checkpoint(
+        tmp_path / "DiT-00001-of-00001.pt", tmp_path / "milestone.safetensors", heads=4
+    )
+    with pytest.raises(
+        UserError, match="was written by this pipeline; give it to `sample` as it is"
+    ):
         import_checkpoint(tmp_path / "milestone.safetensors", tmp_path / "a.safetensors", heads=4)
     assert not (tmp_path / "a.safetensors").exists()

@@ -25,26 +25,63 @@ from vrpo.report.results import last_milestone, main_sampler, read_diagnostics, 
 
 ROOT = Path(__file__).parents[2]
 MINIATURE = ReportOptions(metric_space="miniature: made up")
-IMAGENET = ReportOptions(metric_space="ImageNet 256x256, Inception features", published=str(ROOT / "config/published.csv"))
+IMAGENET = ReportOptions(
+    metric_space="ImageNet 256x256, Inception features",
+    published=str(ROOT / "config/published.csv"),
+)
 STEPS = (500, 1000, 1500)
 FIDS = {"none": (40.0, 20.0, 12.0), "repa": (30.0, 15.0, 10.0), "vrpo": (26.0, 12.0, 8.0)}
 FIGURES, TABLES = ([entry.name for entry in report_entries(kind)] for kind in ("figure", "table"))
 RUN = {"SiT-B/2": ("sit", "interpolant", "ode"), "DiT-XL/2": ("dit", "ddpm", "ddpm")}
 
 
-def metrics_frame(seeds: tuple[int, ...] = (0,), kinds: tuple[str, ...] = ("none", "repa", "vrpo")) -> pd.DataFrame:
+def metrics_frame(
+    seeds: tuple[int, ...] = (0,), kinds: tuple[str, ...] = ("none", "repa", "vrpo")
+) -> pd.DataFrame:
     """Seed k adds k to every FID, and VRPO's gain over REPA falls by 0.1 k."""
     rows = []
     for model, (short, process, sampler) in RUN.items():
         for kind in kinds:
             for seed in seeds:
                 for step, fid in zip(STEPS, FIDS[kind], strict=True):
-                    names = {"run": f"{short}-{kind}", "model": model, "process": process, "alignment": kind, "kind": kind}
-                    score = {"fid": fid + seed + (0.1 * seed if kind == "vrpo" else 0), "sfid": np.nan, "is": 9.0, "precision": 0.5, "recall": 0.4}
-                    hashes = dict.fromkeys(("metrics_sha256", "milestone_sha256", "samples_sha256"), "0123456789abcdef")
-                    rows.append({**names, "seed": seed, "step": step, "sampler": sampler, **score, "images": 100, "guidance": 1.0, **hashes})
+                    names = {
+                        "run": f"{short}-{kind}",
+                        "model": model,
+                        "process": process,
+                        "alignment": kind,
+                        "kind": kind,
+                    }
+                    score = {
+                        "fid": fid + seed + (0.1 * seed if kind == "vrpo" else 0),
+                        "sfid": np.nan,
+                        "is": 9.0,
+                        "precision": 0.5,
+                        "recall": 0.4,
+                    }
+                    hashes = dict.fromkeys(
+                        ("metrics_sha256", "milestone_sha256", "samples_sha256"), "0123456789abcdef"
+                    )
+                    rows.append(
+                        {
+                            **names,
+                            "seed": seed,
+                            "step": step,
+                            "sampler": sampler,
+                            **score,
+                            "images": 100,
+                            "guidance": 1.0,
+                            **hashes,
+                        }
+                    )
                     if step == STEPS[-1]:
-                        rows.append({**rows[-1], "sampler": f"{sampler}-guided", "fid": 1.0, "guidance": 1.8})
+                        rows.append(
+                            {
+                                **rows[-1],
+                                "sampler": f"{sampler}-guided",
+                                "fid": 1.0,
+                                "guidance": 1.8,
+                            }
+                        )
     return pd.DataFrame(rows)
 
 
@@ -56,10 +93,17 @@ def collected(folder: Path, metrics: pd.DataFrame) -> Path:
     for row in runs.to_dict("records"):
         for step in range(100, 1501, 100):
             more = {"alignment_loss": -step / 2000} if row["kind"] != "none" else {}
-            more |= {"reward_fidelity": -1.0, "reward_perceptual": 0.5, "reward_semantic": step / 2000} if row["kind"] == "vrpo" else {}
+            more |= (
+                {"reward_fidelity": -1.0, "reward_perceptual": 0.5, "reward_semantic": step / 2000}
+                if row["kind"] == "vrpo"
+                else {}
+            )
             history.append(
                 {
-                    **{key: row[key] for key in ("run", "model", "process", "alignment", "kind", "seed")},
+                    **{
+                        key: row[key]
+                        for key in ("run", "model", "process", "alignment", "kind", "seed")
+                    },
                     "step": step,
                     "loss": 1.0,
                     "denoising": 100 / step,
@@ -69,10 +113,23 @@ def collected(folder: Path, metrics: pd.DataFrame) -> Path:
     pd.DataFrame(history).to_csv(folder / "training.csv", index=False)
     logged = [
         {
-            **{key: row[key] for key in ("run", "model", "process", "alignment", "kind", "seed", "step")},
-            **{"noise_level": level, "fidelity": -level / row["step"], "semantic": row["step"] / 2000},
+            **{
+                key: row[key]
+                for key in ("run", "model", "process", "alignment", "kind", "seed", "step")
+            },
+            **{
+                "noise_level": level,
+                "fidelity": -level / row["step"],
+                "semantic": row["step"] / 2000,
+            },
             **(
-                {"perceptual": 0.5, "weight": 1 + level, **{f"advantage_{part}": 1 / 6 for part in range(1, 7)}, "kl": 0.5, "clipped": 0.0}
+                {
+                    "perceptual": 0.5,
+                    "weight": 1 + level,
+                    **{f"advantage_{part}": 1 / 6 for part in range(1, 7)},
+                    "kl": 0.5,
+                    "clipped": 0.0,
+                }
                 if row["kind"] == "vrpo"
                 else {"weight": 1.0}
                 if row["kind"] == "repa"
@@ -90,14 +147,34 @@ def collected(folder: Path, metrics: pd.DataFrame) -> Path:
         for name in ("probe_accuracy", "cknna_vit")
     ]
     keys = ("run", "model", "process", "alignment", "kind", "seed")
-    measured = [{**{key: row[key] for key in keys}, "step": 1500, **more} for row in runs.to_dict("records") for more in blocks]
+    measured = [
+        {**{key: row[key] for key in keys}, "step": 1500, **more}
+        for row in runs.to_dict("records")
+        for more in blocks
+    ]
     pd.DataFrame(measured).to_csv(folder / "representation.csv", index=False)
     names = list(dict.fromkeys(metrics["run"]))
-    images = np.arange(len(names) * 3 * 8 * 8 * 3, dtype=np.int64).reshape(len(names), 3, 8, 8, 3).astype(np.uint8)
+    images = (
+        np.arange(len(names) * 3 * 8 * 8 * 3, dtype=np.int64)
+        .reshape(len(names), 3, 8, 8, 3)
+        .astype(np.uint8)
+    )
     columns = {"seeds": 0, "steps": 1500, "samplers": "ode"}
     arrays = {name: np.full(len(names), value) for name, value in columns.items()}
-    np.savez(folder / "samples.npz", runs=np.array(names), images=images, labels=np.tile([3, 1, 2], (len(names), 1)), real=images[0], **arrays)
-    protocol = {"samplers": {"ode": {"images": 100, "guidance": {"scale": 1.0, "channels": None}, "decoder": None}}, "warnings": ["fid: few samples"]}
+    np.savez(
+        folder / "samples.npz",
+        runs=np.array(names),
+        images=images,
+        labels=np.tile([3, 1, 2], (len(names), 1)),
+        real=images[0],
+        **arrays,
+    )
+    protocol = {
+        "samplers": {
+            "ode": {"images": 100, "guidance": {"scale": 1.0, "channels": None}, "decoder": None}
+        },
+        "warnings": ["fid: few samples"],
+    }
     (folder / "protocol.json").write_text(json.dumps({**protocol, "versions": {"torch": ["2.15"]}}))
     return folder
 
@@ -119,7 +196,9 @@ def test_gains_are_paired_by_seed(three_seeds: Path) -> None:
     table = gains(read_metrics(three_seeds))
     row = table[(table["run"] == "sit-vrpo") & (table["base"] == "sit-repa")].iloc[0]
     assert row["gain"] == pytest.approx(1.9)  # 2.0, 1.9, 1.8
-    assert row["gain_high"] - row["gain"] == pytest.approx(4.302652729749464 * 0.1 / np.sqrt(3))  # seeds' common shift is gone
+    assert row["gain_high"] - row["gain"] == pytest.approx(
+        4.302652729749464 * 0.1 / np.sqrt(3)
+    )  # seeds' common shift is gone
     assert row["seeds"] == 3
     assert len(table) == 6
 
@@ -132,13 +211,25 @@ def test_seeds_without_a_partner_are_left_out() -> None:
 
 
 def test_verdicts(one_seed: Path, three_seeds: Path, tmp_path: Path) -> None:
-    assert set(judge(read_metrics(one_seed), comparable=True)["verdict"]) == {"one seed proves nothing"}
+    assert set(judge(read_metrics(one_seed), comparable=True)["verdict"]) == {
+        "one seed proves nothing"
+    }
     judged = judge(read_metrics(three_seeds), comparable=True)
-    assert set(judged.loc[judged["claim"].str.startswith("FID"), "verdict"]) == {"reproduced"}  # [1.65, 2.15] reaches 1.8
-    assert set(judged.loc[judged["claim"].str.startswith("training"), "verdict"]) == {"not reproduced"}
+    assert set(judged.loc[judged["claim"].str.startswith("FID"), "verdict"]) == {
+        "reproduced"
+    }  # [1.65, 2.15] reaches 1.8
+    assert set(judged.loc[judged["claim"].str.startswith("training"), "verdict"]) == {
+        "not reproduced"
+    }
     assert set(judged["finding"]) == {"VRPO better"}
-    assert judge(read_metrics(three_seeds), comparable=False)["verdict"].str.startswith("not run").all()
-    without = read_metrics(collected(tmp_path / "collected", metrics_frame((0, 1), ("none", "repa"))))
+    assert (
+        judge(read_metrics(three_seeds), comparable=False)["verdict"]
+        .str.startswith("not run")
+        .all()
+    )
+    without = read_metrics(
+        collected(tmp_path / "collected", metrics_frame((0, 1), ("none", "repa")))
+    )
     assert set(judge(without, comparable=True)["verdict"]) == {"not run"}
 
 
@@ -157,7 +248,9 @@ def test_main_sampler_and_last_milestone(one_seed: Path) -> None:
 
 def test_rivals_of_one_kind_keep_their_own_names(tmp_path: Path) -> None:
     metrics = metrics_frame()
-    other = metrics[metrics["kind"] == "vrpo"].assign(run=lambda frame: frame["run"] + "-2", alignment="vrpo-eta1")
+    other = metrics[metrics["kind"] == "vrpo"].assign(
+        run=lambda frame: frame["run"] + "-2", alignment="vrpo-eta1"
+    )
     labels = read_metrics(collected(tmp_path / "collected", pd.concat([metrics, other])))["label"]
     assert set(labels) == {"none", "REPA", "vrpo", "vrpo-eta1"}
 
@@ -166,11 +259,15 @@ def test_rivals_of_one_kind_keep_their_own_names(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_figures_are_deterministic_and_not_blank(name: str, three_seeds: Path, tmp_path: Path) -> None:
+def test_figures_are_deterministic_and_not_blank(
+    name: str, three_seeds: Path, tmp_path: Path
+) -> None:
     for place in ("a", "b"):
         draw("figure", name, MINIATURE, three_seeds, tmp_path / place / f"{name}.pdf")
     for ending in ("pdf", "png", "csv"):
-        first, second = ((tmp_path / place / f"{name}.{ending}").read_bytes() for place in ("a", "b"))
+        first, second = (
+            (tmp_path / place / f"{name}.{ending}").read_bytes() for place in ("a", "b")
+        )
         assert first == second
     assert np.asarray(Image.open(tmp_path / "a" / f"{name}.png").convert("L")).std() > 5
 
@@ -192,33 +289,68 @@ def test_rewards_without_vrpo_say_so(tmp_path: Path) -> None:
 def test_diagnostics_figure_sets_vrpo_beside_repa(three_seeds: Path, tmp_path: Path) -> None:
     draw("figure", "diagnostics", MINIATURE, three_seeds, tmp_path / "a.pdf")
     data = pd.read_csv(tmp_path / "a.csv").set_index(["run", "quantity", "step"])
-    assert set(data["label"]) == {"REPA", "VRPO"} and set(data.index.get_level_values("run")) == {"sit-repa", "sit-vrpo"}
+    assert set(data["label"]) == {"REPA", "VRPO"} and set(data.index.get_level_values("run")) == {
+        "sit-repa",
+        "sit-vrpo",
+    }
     overall, by_level = data[data["noise_level"].isna()], data[data["noise_level"].notna()]
     assert overall.loc[("sit-vrpo", "weight", 1500), "mean"] == pytest.approx(1.5)  # 1.25 and 1.75
     assert overall.loc[("sit-repa", "weight", 1500), "mean"] == 1.0
     assert overall.loc[("sit-repa", "kl", 1500), "mean"] == pytest.approx(0.25)  # 1 - cos
-    assert [overall.loc[("sit-vrpo", f"advantage_{part}", 1500), "mean"] for part in range(1, 7)] == pytest.approx([1 / 6] * 6)
-    assert by_level.loc[("sit-vrpo", "error", 500), "mean"].tolist() == pytest.approx([0.25 / 500, 0.75 / 500])
+    assert [
+        overall.loc[("sit-vrpo", f"advantage_{part}", 1500), "mean"] for part in range(1, 7)
+    ] == pytest.approx([1 / 6] * 6)
+    assert by_level.loc[("sit-vrpo", "error", 500), "mean"].tolist() == pytest.approx(
+        [0.25 / 500, 0.75 / 500]
+    )
     logged = read_diagnostics(three_seeds)
     logged = logged[logged["run"].isin(["sit-repa", "sit-vrpo"])]
-    critic_free = logged.drop(columns=[name for name in logged if name.startswith("advantage_") or name == "perceptual"])
+    critic_free = logged.drop(
+        columns=[name for name in logged if name.startswith("advantage_") or name == "perceptual"]
+    )
     for rows, shown in (
-        (logged, ["denoising error", "perceptual reward", "semantic reward", "weight of the alignment", "rollouts by advantage"]),
+        (
+            logged,
+            [
+                "denoising error",
+                "perceptual reward",
+                "semantic reward",
+                "weight of the alignment",
+                "rollouts by advantage",
+            ],
+        ),
         (
             critic_free.assign(pathwise_fidelity=10 ** critic_free["noise_level"]),
-            ["denoising error", "semantic reward", "weight of the alignment", "pathwise weight, fidelity"],
+            [
+                "denoising error",
+                "semantic reward",
+                "weight of the alignment",
+                "pathwise weight, fidelity",
+            ],
         ),
     ):
         figure, _ = compare(rows.assign(label=rows["kind"]), "SiT-mini/2")
-        titles = [axis.get_title(loc="left") or axis.get_title() for axis in figure.axes if axis.axison]
-        assert titles == [*shown, "KL to encoder's policy / κ", "share of clipped ratios"]  # no panel for what nobody logged
+        titles = [
+            axis.get_title(loc="left") or axis.get_title() for axis in figure.axes if axis.axison
+        ]
+        assert titles == [
+            *shown,
+            "KL to encoder's policy / κ",
+            "share of clipped ratios",
+        ]  # no panel for what nobody logged
     folder = collected(tmp_path / "collected", metrics_frame(kinds=("none", "repa")))
     draw("figure", "diagnostics", MINIATURE, folder, tmp_path / "b.pdf")
     assert (tmp_path / "b.png").stat().st_size > 0
 
 
 def test_long_logs_are_averaged_over_stretches_of_steps() -> None:
-    rows = pd.DataFrame([{"step": step, "noise_level": level, "value": step + level} for step in range(10, 130, 10) for level in (0.25, 0.75)])
+    rows = pd.DataFrame(
+        [
+            {"step": step, "noise_level": level, "value": step + level}
+            for step in range(10, 130, 10)
+            for level in (0.25, 0.75)
+        ]
+    )
     short = over_stretches(rows, stretches=4)
     assert short["step"].tolist() == [30, 30, 60, 60, 90, 90, 120, 120]
     assert short["value"].tolist() == [20.25, 20.75, 50.25, 50.75, 80.25, 80.75, 110.25, 110.75]
@@ -226,12 +358,20 @@ def test_long_logs_are_averaged_over_stretches_of_steps() -> None:
     assert over_stretches(rows[:0]).empty
 
 
-def test_representation_figure_holds_all_levels_and_may_be_empty(one_seed: Path, tmp_path: Path) -> None:
+def test_representation_figure_holds_all_levels_and_may_be_empty(
+    one_seed: Path, tmp_path: Path
+) -> None:
     draw("figure", "representation", MINIATURE, one_seed, tmp_path / "a.pdf")
     data = pd.read_csv(tmp_path / "a.csv")
-    assert set(data["noise_level"]) == {0.2, 0.5, 0.8} and set(data["label"]) == {"none", "REPA", "VRPO"}
+    assert set(data["noise_level"]) == {0.2, 0.5, 0.8} and set(data["label"]) == {
+        "none",
+        "REPA",
+        "VRPO",
+    }
     folder = collected(tmp_path / "collected", metrics_frame())
-    (folder / "representation.csv").write_text((folder / "representation.csv").read_text().splitlines()[0] + "\n")
+    (folder / "representation.csv").write_text(
+        (folder / "representation.csv").read_text().splitlines()[0] + "\n"
+    )
     draw("figure", "representation", MINIATURE, folder, tmp_path / "b.pdf")
     assert (tmp_path / "b.png").stat().st_size > 0
 
@@ -250,7 +390,9 @@ def test_colours_are_the_same_everywhere() -> None:
 
 @pytest.mark.parametrize("name", TABLES)
 @pytest.mark.parametrize("options", [MINIATURE, IMAGENET], ids=["miniature", "imagenet"])
-def test_tables_in_three_formats(name: str, options: ReportOptions, three_seeds: Path, tmp_path: Path) -> None:
+def test_tables_in_three_formats(
+    name: str, options: ReportOptions, three_seeds: Path, tmp_path: Path
+) -> None:
     draw("table", name, options, three_seeds, tmp_path / f"{name}.csv")
     data = pd.read_csv(tmp_path / f"{name}.csv")
     markdown, latex = (tmp_path / f"{name}.md").read_text(), (tmp_path / f"{name}.tex").read_text()
@@ -269,13 +411,18 @@ def test_published_numbers_stand_only_beside_imagenet(three_seeds: Path, tmp_pat
     assert set(pd.read_csv(tmp_path / "mini.csv")["source"]) == {"this pipeline"}
     published = pd.read_csv(tmp_path / "imagenet.csv")
     assert 24.4 in set(published.loc[published["source"] != "this pipeline", "fid"])
-    assert set(published["model"]) == {"SiT-B/2", "DiT-XL/2"}  # what is not compared here does not appear
+    assert set(published["model"]) == {
+        "SiT-B/2",
+        "DiT-XL/2",
+    }  # what is not compared here does not appear
 
 
 def test_best_is_bold_only_where_there_is_a_rival(three_seeds: Path, tmp_path: Path) -> None:
     draw("table", "comparison", MINIATURE, three_seeds, tmp_path / "t.csv")
     lines = (tmp_path / "t.md").read_text().splitlines()
-    assert [line for line in lines if "VRPO" in line and "| ode |" in line and "**9.10 ± 1.10**" in line]
+    assert [
+        line for line in lines if "VRPO" in line and "| ode |" in line and "**9.10 ± 1.10**" in line
+    ]
     assert not [line for line in lines if "guided" in line and "**" in line]  # all equal
 
 
@@ -286,10 +433,14 @@ def test_report_is_whole(three_seeds: Path) -> None:
     write_report(MINIATURE, folder, folder / "report.html")
     html = (folder / "report.html").read_text()
     assert html.count("data:image/png;base64,") == len(FIGURES)
-    assert "http" not in html.replace("https://", "http://").split("<body>")[1].replace("http://www.w3.org", "")
+    assert "http" not in html.replace("https://", "http://").split("<body>")[1].replace(
+        "http://www.w3.org", ""
+    )
     assert "miniature: made up" in html and "Nothing on this page is comparable" in html
     readme = (folder / "README.md").read_text()
-    assert all(f"`figures/{name}." in readme for name in FIGURES) and all(f"`tables/{name}." in readme for name in TABLES)
+    assert all(f"`figures/{name}." in readme for name in FIGURES) and all(
+        f"`tables/{name}." in readme for name in TABLES
+    )
     first = (folder / "report.html").read_bytes()
     write_report(MINIATURE, folder, folder / "report.html")
     assert (folder / "report.html").read_bytes() == first
@@ -306,7 +457,9 @@ def test_entries_of_the_catalogue_are_whole() -> None:
 
 
 @pytest.mark.parametrize("entry", CATALOGUE, ids=lambda entry: entry.name)
-def test_an_entry_reads_what_it_needs_and_nothing_else(entry: Entry, three_seeds: Path, tmp_path: Path) -> None:
+def test_an_entry_reads_what_it_needs_and_nothing_else(
+    entry: Entry, three_seeds: Path, tmp_path: Path
+) -> None:
     for file in entry.needs:
         shutil.copy(three_seeds / file, tmp_path)
     assert entry.make(MINIATURE, tmp_path)
@@ -316,13 +469,18 @@ def test_the_makefile_asks_the_catalogue() -> None:
     words = [sys.executable, "-m", "vrpo.report.catalogue"]
     printed = subprocess.run(words, capture_output=True, text=True, check=True, cwd=ROOT).stdout
     assert printed.split() == [*FIGURES, *TABLES]
-    assert "FIGURE ?= $$(python -m vrpo.report.catalogue) report\n" in (ROOT / "Makefile").read_text()
+    assert (
+        "FIGURE ?= $$(python -m vrpo.report.catalogue) report\n" in (ROOT / "Makefile").read_text()
+    )
 
 
 def test_bad_input_is_named(one_seed: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"figure `fidd`.*known: fid"):
         draw("figure", "fidd", MINIATURE, one_seed, tmp_path / "x.pdf")
-    with pytest.raises(UserError, match=r"^table `claim`: not in the catalogue; known: comparison, convergence, gains, claims$"):
+    with pytest.raises(
+        UserError,
+        match=r"^table `claim`: not in the catalogue; known: comparison, convergence, gains, claims$",
+    ):
         draw("table", "claim", MINIATURE, one_seed, tmp_path / "x.csv")
     with pytest.raises(UserError, match=r"metrics.csv: is missing"):
         draw("figure", "fid", MINIATURE, tmp_path, tmp_path / "x.pdf")
@@ -333,5 +491,11 @@ def test_bad_input_is_named(one_seed: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"samples.npz: not a .npz, truncated or damaged"):
         draw("figure", "samples", MINIATURE, tmp_path, tmp_path / "x.pdf")
     with pytest.raises(UserError, match="published numbers"):
-        draw("table", "comparison", ReportOptions(published=str(tmp_path / "absent.csv")), one_seed, tmp_path / "x.csv")
+        draw(
+            "table",
+            "comparison",
+            ReportOptions(published=str(tmp_path / "absent.csv")),
+            one_seed,
+            tmp_path / "x.csv",
+        )
     assert not list(tmp_path.glob("x.*"))

@@ -36,12 +36,19 @@ def plain_cknna(first, second, k):
     def independence(x, y):
         a, b = np.zeros((n, n)), np.zeros((n, n))
         for i in range(n):
-            near = [set(sorted((j for j in range(n) if j != i), key=lambda j: -float(z[i] @ z[j]))[:k]) for z in (x, y)]
+            near = [
+                set(sorted((j for j in range(n) if j != i), key=lambda j: -float(z[i] @ z[j]))[:k])
+                for z in (x, y)
+            ]
             for j in near[0] & near[1]:
                 a[i, j], b[i, j] = float(x[i] @ x[j]), float(y[i] @ y[j])
-        crossed = sum(a[i, j] * b[j, m] for i in range(n) for j in range(n) for m in range(n) if a[i, j])
+        crossed = sum(
+            a[i, j] * b[j, m] for i in range(n) for j in range(n) for m in range(n) if a[i, j]
+        )
         diagonal = sum(a[i, j] * b[j, i] for i in range(n) for j in range(n))
-        return (diagonal + a.sum() * b.sum() / ((n - 1) * (n - 2)) - 2 * crossed / (n - 2)) / (n * (n - 3))
+        return (diagonal + a.sum() * b.sum() / ((n - 1) * (n - 2)) - 2 * crossed / (n - 2)) / (
+            n * (n - 3)
+        )
 
     x, y = (F.normalize(rows.double(), dim=1).numpy() for rows in (first, second))
     return independence(x, y) / math.sqrt(independence(x, x) * independence(y, y))
@@ -85,8 +92,12 @@ def test_probe_is_logistic_regression():
     features = drawn(300, 5, 3) + 0.8 * F.one_hot(labels, 5)
     train, test = features[:200].double(), features[200:].double()
     scaled = [(rows - train.mean(0)) / train.std(0) for rows in (train, test)]
-    other = linear_model.LogisticRegression(C=1 / (200 * 1e-2), max_iter=1000, tol=1e-8).fit(scaled[0].numpy(), labels[:200].numpy())
-    accuracy = probe_accuracy(features[:200], labels[:200], features[200:], labels[200:], weight_decay=1e-2)
+    other = linear_model.LogisticRegression(C=1 / (200 * 1e-2), max_iter=1000, tol=1e-8).fit(
+        scaled[0].numpy(), labels[:200].numpy()
+    )
+    accuracy = probe_accuracy(
+        features[:200], labels[:200], features[200:], labels[200:], weight_decay=1e-2
+    )
     assert accuracy == other.score(scaled[1].numpy(), labels[200:].numpy())
 
 
@@ -96,7 +107,11 @@ def folder(tmp_path_factory):
     labels = np.arange(COUNT) % 5
     mean = drawn(COUNT, 4 * 64, 5).reshape(COUNT, 4, 8, 8).numpy()
     mean[:, 0] += labels[:, None, None]
-    write(folder / "latents.h5", {"mean": mean, "std": np.full_like(mean, 0.1), "labels": labels}, {"images": "f" * 64, "scale": 1.0})
+    write(
+        folder / "latents.h5",
+        {"mean": mean, "std": np.full_like(mean, 0.1), "labels": labels},
+        {"images": "f" * 64, "scale": 1.0},
+    )
     tokens = drawn(COUNT, 16 * 6, 6).reshape(COUNT, 16, 6).numpy().astype(np.float16)
     tokens[..., 0] += labels[:, None]
     write(folder / "vit.h5", {"tokens": tokens}, {"images": "f" * 64, "encoder": "vit"})
@@ -106,13 +121,25 @@ def folder(tmp_path_factory):
     }.items():
         out_channels = 4 if name == "sit" else 8
         network = golden.fill(build_transformer(SimpleNamespace(**MODEL), (4, 8, 8), out_channels))
-        description = {"run": name, "seed": 0, "step": 7, "model": MODEL, "process": process, "latent_shape": [4, 8, 8], "out_channels": out_channels}
-        save_milestone(folder / f"{name}.safetensors", dict(network.named_parameters()), {}, description)
+        description = {
+            "run": name,
+            "seed": 0,
+            "step": 7,
+            "model": MODEL,
+            "process": process,
+            "latent_shape": [4, 8, 8],
+            "out_channels": out_channels,
+        }
+        save_milestone(
+            folder / f"{name}.safetensors", dict(network.named_parameters()), {}, description
+        )
     return folder
 
 
 def write(path, arrays, attributes):
-    with ArrayWriter(path, {name: (values.shape, values.dtype) for name, values in arrays.items()}, attributes) as writer:
+    with ArrayWriter(
+        path, {name: (values.shape, values.dtype) for name, values in arrays.items()}, attributes
+    ) as writer:
         writer.write(0, arrays)
         writer.finish()
 
@@ -125,13 +152,24 @@ def test_record(folder, tmp_path, run):
     assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
     assert json.loads((tmp_path / "a.json").read_text()) == record
     assert (record["run"], record["seed"], record["step"]) == (run, 0, 7)
-    assert [(row["noise_level"], row["block"]) for row in record["rows"]] == [(level, block) for level in (0.2, 0.8) for block in (1, 2, 3)]
-    assert all(0 <= row["probe_accuracy"] <= 1 and -1 <= row["cknna"]["vit"] <= 1 for row in record["rows"])
+    assert [(row["noise_level"], row["block"]) for row in record["rows"]] == [
+        (level, block) for level in (0.2, 0.8) for block in (1, 2, 3)
+    ]
+    assert all(
+        0 <= row["probe_accuracy"] <= 1 and -1 <= row["cknna"]["vit"] <= 1 for row in record["rows"]
+    )
     assert record["encoders"]["vit"] > 0.9
     assert record["protocol"]["test_images"] == 24
     # another batch size: the same images with the same noise
-    other = measure_representation(OPTIONS.model_copy(update={"batch_size": 120, "blocks": [2]}), *arguments, tmp_path / "c.json", "cpu")
-    assert other["rows"][0]["cknna"]["vit"] == pytest.approx(record["rows"][1]["cknna"]["vit"], abs=1e-3)
+    other = measure_representation(
+        OPTIONS.model_copy(update={"batch_size": 120, "blocks": [2]}),
+        *arguments,
+        tmp_path / "c.json",
+        "cpu",
+    )
+    assert other["rows"][0]["cknna"]["vit"] == pytest.approx(
+        record["rows"][1]["cknna"]["vit"], abs=1e-3
+    )
 
 
 def test_noise_levels_are_times_of_the_process():
@@ -143,8 +181,16 @@ def test_noise_levels_are_times_of_the_process():
 
 def test_bad_input(folder, tmp_path):
     arguments = (folder / "latents.h5", {"vit": folder / "vit.h5"}, tmp_path / "a.json", "cpu")
-    with pytest.raises(UserError, match=r"representation.blocks: \[4\], but this network has blocks 1 to 3"):
-        measure_representation(OPTIONS.model_copy(update={"blocks": [4]}), folder / "sit.safetensors", *arguments)
+    with pytest.raises(
+        UserError, match=r"representation.blocks: \[4\], but this network has blocks 1 to 3"
+    ):
+        measure_representation(
+            OPTIONS.model_copy(update={"blocks": [4]}), folder / "sit.safetensors", *arguments
+        )
     with pytest.raises(UserError, match="leaves none to fit"):
-        measure_representation(OPTIONS.model_copy(update={"test_fraction": 1e-4}), folder / "sit.safetensors", *arguments)
+        measure_representation(
+            OPTIONS.model_copy(update={"test_fraction": 1e-4}),
+            folder / "sit.safetensors",
+            *arguments,
+        )
     assert not (tmp_path / "a.json").exists()

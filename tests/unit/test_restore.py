@@ -13,7 +13,17 @@ import pytest
 from vrpo.data.arrays import ArrayWriter
 from vrpo.errors import UserError
 from vrpo.files import short_hash
-from vrpo.restore import KEEP, inputs_of, keep_results, kept_path, note_result, read_note, release_results, restore, take_planned
+from vrpo.restore import (
+    KEEP,
+    inputs_of,
+    keep_results,
+    kept_path,
+    note_result,
+    read_note,
+    release_results,
+    restore,
+    take_planned,
+)
 
 CONFIG = "training: {learning_rate: 0.1, latents: auto}\nweights: WEIGHTS\n"
 
@@ -33,12 +43,31 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list
         if not folder.exists():
             (folder / "latents").mkdir(parents=True)
             (folder / "vae.safetensors").write_bytes(b"weights")
-            (folder / "config.yaml").write_text(CONFIG.replace("WEIGHTS", str(folder / "vae.safetensors")))
+            (folder / "config.yaml").write_text(
+                CONFIG.replace("WEIGHTS", str(folder / "vae.safetensors"))
+            )
             for shard in (0, 1):
                 write_arrays(folder / f"latents/shard-{shard:05d}-of-00002.h5", shard)
             (folder / "vit.h5").write_bytes(b"features")
-        places = ["--config", f"{folder}/config.yaml", "--latents", f"{folder}/latents", "--features", f"vit={folder}/vit.h5"]
-        return ["train", *places, "--milestone", "8", "--output", f"{folder}/step8.safetensors", "--threads", "1", *more]
+        places = [
+            "--config",
+            f"{folder}/config.yaml",
+            "--latents",
+            f"{folder}/latents",
+            "--features",
+            f"vit={folder}/vit.h5",
+        ]
+        return [
+            "train",
+            *places,
+            "--milestone",
+            "8",
+            "--output",
+            f"{folder}/step8.safetensors",
+            "--threads",
+            "1",
+            *more,
+        ]
 
     return arguments
 
@@ -53,7 +82,9 @@ def made(arguments: list[str], folder: Path) -> Path:
     return output
 
 
-def test_what_was_deleted_is_restored(stage: Callable[..., list[str]], tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_was_deleted_is_restored(
+    stage: Callable[..., list[str]], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     output = made(stage(), tmp_path / "first")
     with caplog.at_level(logging.INFO):
         assert restore(stage())
@@ -71,7 +102,9 @@ def test_moved_results_are_restored(stage: Callable[..., list[str]], tmp_path: P
 
 
 CHANGES = {
-    "--config": lambda folder: (folder / "config.yaml").write_text((folder / "config.yaml").read_text().replace("0.1", "0.2")),
+    "--config": lambda folder: (folder / "config.yaml").write_text(
+        (folder / "config.yaml").read_text().replace("0.1", "0.2")
+    ),
     "--latents": lambda folder: write_arrays(folder / "latents/shard-00001-of-00002.h5", 7),
     "--features vit": lambda folder: (folder / "vit.h5").write_bytes(b"other"),
 }
@@ -89,7 +122,9 @@ def test_what_was_made_from_something_else_is_made_again(
     assert f"made from something else: {changed}" in caplog.text
 
 
-def test_other_arguments_make_another_result(stage: Callable[..., list[str]], tmp_path: Path) -> None:
+def test_other_arguments_make_another_result(
+    stage: Callable[..., list[str]], tmp_path: Path
+) -> None:
     made(stage(), tmp_path / "first")
     other = [value if value != "8" else "16" for value in stage()]
     assert not restore(other)
@@ -102,21 +137,27 @@ def test_weights_that_a_config_names_count(stage: Callable[..., list[str]], tmp_
     assert not restore(stage())
 
 
-def test_what_changes_no_result_does_not_count(stage: Callable[..., list[str]], tmp_path: Path) -> None:
+def test_what_changes_no_result_does_not_count(
+    stage: Callable[..., list[str]], tmp_path: Path
+) -> None:
     made(stage(), tmp_path / "first")
     config = tmp_path / "first/config.yaml"
     config.write_text(config.read_text().replace("latents: auto", "latents: mapped"))
     assert restore(stage(tmp_path / "first", "--device", "cuda", "--save-minutes", "3"))
 
 
-def test_a_damaged_copy_is_not_restored(stage: Callable[..., list[str]], tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_damaged_copy_is_not_restored(
+    stage: Callable[..., list[str]], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     output = made(stage(), tmp_path / "first")
     kept_path(output).write_bytes(b"trainee")
     assert not restore(stage())
     assert "damaged" in caplog.text
 
 
-def test_without_a_note_nothing_is_restored(stage: Callable[..., list[str]], tmp_path: Path) -> None:
+def test_without_a_note_nothing_is_restored(
+    stage: Callable[..., list[str]], tmp_path: Path
+) -> None:
     output = made(stage(), tmp_path / "first")
     for text in ("", "[]", "{"):
         (output.parent / ".step8.safetensors.made-from").write_text(text)
@@ -131,10 +172,14 @@ def test_stages_of_no_lasting_result_are_left_alone(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["fid.pdf"]
     assert not restore(arguments)
     assert not restore([])
-    assert inputs_of(["evaluate", "a.npz", "b.npz"]) == {}, "without --output there is nothing to restore"
+    assert inputs_of(["evaluate", "a.npz", "b.npz"]) == {}, (
+        "without --output there is nothing to restore"
+    )
 
 
-def test_files_from_the_future_become_of_now(stage: Callable[..., list[str]], tmp_path: Path) -> None:
+def test_files_from_the_future_become_of_now(
+    stage: Callable[..., list[str]], tmp_path: Path
+) -> None:
     output = made(stage(), tmp_path / "first")
     assert restore(stage())
     os.utime(output, (2**32, 2**32))
@@ -145,7 +190,9 @@ def test_files_from_the_future_become_of_now(stage: Callable[..., list[str]], tm
 
 
 @pytest.mark.parametrize("forced", ["train", "step8.safetensors"], ids=["rule", "file"])
-def test_forced_results_are_made_anew(forced: str, stage: Callable[..., list[str]], tmp_path: Path) -> None:
+def test_forced_results_are_made_anew(
+    forced: str, stage: Callable[..., list[str]], tmp_path: Path
+) -> None:
     folder = tmp_path / "first"
     output = made(stage(), folder)
     assert restore(stage())
@@ -157,7 +204,9 @@ def test_forced_results_are_made_anew(forced: str, stage: Callable[..., list[str
     assert (folder / "state-before-1/abc").is_dir(), "and its states are not lost"
 
 
-def test_second_names_end_with_the_workflow(stage: Callable[..., list[str]], tmp_path: Path) -> None:
+def test_second_names_end_with_the_workflow(
+    stage: Callable[..., list[str]], tmp_path: Path
+) -> None:
     output = made(stage(), tmp_path / "first")
     release_results(tmp_path)
     assert kept_path(output).is_file(), "the only name is not taken away"
@@ -168,7 +217,9 @@ def test_second_names_end_with_the_workflow(stage: Callable[..., list[str]], tmp
     assert not kept_path(output).exists()
 
 
-def test_in_a_workflow_a_new_result_replaces_what_was_kept(stage: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_in_a_workflow_a_new_result_replaces_what_was_kept(
+    stage: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     output = made(stage(), tmp_path / "first")
     monkeypatch.setenv(KEEP, "1")
     output.write_bytes(b"better")
@@ -179,7 +230,10 @@ def test_in_a_workflow_a_new_result_replaces_what_was_kept(stage: Callable[..., 
 
 
 def test_a_disk_without_hard_links_keeps_nothing(
-    stage: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    stage: Callable[..., list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     def refuse(*_: object) -> None:
         raise OSError(errno.EPERM, os.strerror(errno.EPERM))
@@ -194,9 +248,15 @@ def test_a_config_must_be_the_planned_one(tmp_path: Path) -> None:
     config = tmp_path / "a=b.yaml"
     config.write_text("training: {}\n")
     planned = ["--planned", f"{config}={short_hash(config.read_bytes())}"]
-    assert take_planned([*planned, *planned, "train", "--planned", "x"]) == ["train", "--planned", "x"]
+    assert take_planned([*planned, *planned, "train", "--planned", "x"]) == [
+        "train",
+        "--planned",
+        "x",
+    ]
     config.write_text("training: {learning_rate: 0.5}\n")
-    with pytest.raises(UserError, match=r"a=b\.yaml: changed since this job was planned; start the workflow again"):
+    with pytest.raises(
+        UserError, match=r"a=b\.yaml: changed since this job was planned; start the workflow again"
+    ):
         take_planned([*planned, "train"])
     config.unlink()
     with pytest.raises(UserError, match=r"a=b\.yaml: no such file"):
@@ -213,4 +273,7 @@ def test_collected_results_come_back_when_collecting_failed(tmp_path: Path) -> N
         (collected / name).unlink()  # as Snakemake does before the job
     (collected / "metrics.csv").write_text("after")
     release_results(tmp_path)
-    assert {path.name: path.read_text() for path in collected.iterdir()} == {"metrics.csv": "after", "training.csv": "before"}
+    assert {path.name: path.read_text() for path in collected.iterdir()} == {
+        "metrics.csv": "after",
+        "training.csv": "before",
+    }

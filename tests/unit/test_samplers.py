@@ -54,11 +54,19 @@ DIT = {
 def test_trajectory_equals_the_original(name):
     values = golden.load("trajectories")
     kind, steps, guidance = (REPA | DIT)[name]
-    process = interpolant("cosine" if "cosine" in name else "linear") if name in REPA else ddpm("linear", 1000)
+    process = (
+        interpolant("cosine" if "cosine" in name else "linear")
+        if name in REPA
+        else ddpm("linear", 1000)
+    )
     net = Mixed(process, process.prediction_channels(4))
     noise = golden.Draws(7, 2, *golden.LATENT)
     latents = sample(
-        process, SimpleNamespace(kind=kind, steps=steps), Guided(net, process, golden.LABELS, **guidance), golden.draw(6, 2, *golden.LATENT), noise
+        process,
+        SimpleNamespace(kind=kind, steps=steps),
+        Guided(net, process, golden.LABELS, **guidance),
+        golden.draw(6, 2, *golden.LATENT),
+        noise,
     )
     every = 50 if steps == 250 else 10
     states = torch.stack(net.states[::every])
@@ -74,11 +82,18 @@ def gaussian(process, mean, std):
         if isinstance(process, Interpolant):
             alpha, sigma, d_alpha, d_sigma = (float(value) for value in process.coefficients(t[0]))
         else:
-            alpha, sigma = float(process.alpha_bars[t[0]].sqrt()), float((1 - process.alpha_bars[t[0]]).sqrt())
+            alpha, sigma = (
+                float(process.alpha_bars[t[0]].sqrt()),
+                float((1 - process.alpha_bars[t[0]]).sqrt()),
+            )
         variance = alpha**2 * std**2 + sigma**2
         x0 = mean + alpha * std**2 / variance * (x - alpha * mean)
         noise = sigma / variance * (x - alpha * mean)
-        return d_alpha * x0 + d_sigma * noise if isinstance(process, Interpolant) else torch.cat([noise, torch.full_like(noise, -1.0)], dim=1)
+        return (
+            d_alpha * x0 + d_sigma * noise
+            if isinstance(process, Interpolant)
+            else torch.cat([noise, torch.full_like(noise, -1.0)], dim=1)
+        )
 
     return denoiser
 
@@ -86,7 +101,16 @@ def gaussian(process, mean, std):
 def errors(process, kind, steps_list, mean=0.3, std=0.5):
     x = golden.draw(1, 4, *golden.LATENT)
     exact = mean + std * x
-    run = [sample(process, SimpleNamespace(kind=kind, steps=steps), gaussian(process, mean, std), x, golden.Draws(1, 1)) for steps in steps_list]
+    run = [
+        sample(
+            process,
+            SimpleNamespace(kind=kind, steps=steps),
+            gaussian(process, mean, std),
+            x,
+            golden.Draws(1, 1),
+        )
+        for steps in steps_list
+    ]
     return [float((latents - exact).abs().max()) for latents in run]
 
 
@@ -105,7 +129,14 @@ def test_ddim_converges_to_the_exact_solution():
     assert fine < 0.01 < coarse
 
 
-@pytest.mark.parametrize(("process", "kind"), [(interpolant("linear"), "sde"), (interpolant("cosine"), "sde"), (ddpm("linear", 1000), "ddpm")])
+@pytest.mark.parametrize(
+    ("process", "kind"),
+    [
+        (interpolant("linear"), "sde"),
+        (interpolant("cosine"), "sde"),
+        (ddpm("linear", 1000), "ddpm"),
+    ],
+)
 def test_stochastic_samplers_give_the_data_distribution(process, kind):
     mean, std = 0.3, 0.5
     generator = torch.Generator().manual_seed(0)
@@ -114,14 +145,18 @@ def test_stochastic_samplers_give_the_data_distribution(process, kind):
     def draws():
         return torch.randn(shape, generator=generator)
 
-    latents = sample(process, SimpleNamespace(kind=kind, steps=250), gaussian(process, mean, std), draws(), draws)
+    latents = sample(
+        process, SimpleNamespace(kind=kind, steps=250), gaussian(process, mean, std), draws(), draws
+    )
     assert latents.mean() == pytest.approx(mean, abs=0.01)
     assert latents.std() == pytest.approx(std, rel=0.03)
 
 
 def test_table_of_samplers_is_the_configs():
     names = {"interpolant": Interpolant, "ddpm": DDPM}
-    assert {kind: owner for kind, (owner, _) in SAMPLERS.items()} == {kind: names[owner] for kind, owner in SAMPLER_PROCESS.items()}
+    assert {kind: owner for kind, (owner, _) in SAMPLERS.items()} == {
+        kind: names[owner] for kind, owner in SAMPLER_PROCESS.items()
+    }
 
 
 @pytest.mark.parametrize(
@@ -134,12 +169,22 @@ def test_table_of_samplers_is_the_configs():
 )
 def test_sampler_that_does_not_fit_is_refused(process, kind, steps, message):
     with pytest.raises(UserError, match=message):
-        sample(process, SimpleNamespace(kind=kind, steps=steps), None, torch.zeros(1, 4, 2, 2), None)
+        sample(
+            process, SimpleNamespace(kind=kind, steps=steps), None, torch.zeros(1, 4, 2, 2), None
+        )
 
 
-@pytest.mark.parametrize("kind", [kind for kind in SAMPLERS if kind != "ode-dopri5"])  # which chooses its own steps: test_dopri5
+@pytest.mark.parametrize(
+    "kind", [kind for kind in SAMPLERS if kind != "ode-dopri5"]
+)  # which chooses its own steps: test_dopri5
 def test_one_step_is_possible(kind):
     process = interpolant() if SAMPLER_PROCESS[kind] == "interpolant" else ddpm("linear", 1000)
     x = golden.draw(1, 2, 4, 2, 2)
-    latents = sample(process, SimpleNamespace(kind=kind, steps=1), gaussian(process, 0.3, 0.5), x, golden.Draws(1, 2, 4, 2, 2))
+    latents = sample(
+        process,
+        SimpleNamespace(kind=kind, steps=1),
+        gaussian(process, 0.3, 0.5),
+        x,
+        golden.Draws(1, 2, 4, 2, 2),
+    )
     assert latents.isfinite().all()

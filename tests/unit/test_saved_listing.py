@@ -43,7 +43,10 @@ def write_shards(given, folder, listing=None, shards=range(SHARDS)):
 
 
 def same(first, second):
-    return all((first / name).read_bytes() == (second / name).read_bytes() for name in (shard_name(index, SHARDS) for index in range(SHARDS)))
+    return all(
+        (first / name).read_bytes() == (second / name).read_bytes()
+        for name in (shard_name(index, SHARDS) for index in range(SHARDS))
+    )
 
 
 @pytest.mark.parametrize("kind", WRITERS)
@@ -57,7 +60,9 @@ def test_shards_from_the_listing_are_those_from_the_data(kind, tmp_path, listed_
     write_manifest(given, found, tmp_path / "images.json")
     assert json.loads((tmp_path / "images.json").read_text())["count"] == len(FILES)
     loaded = load_listing(given, tmp_path / "listing.npz")
-    assert [loaded.name_of(index) for index in range(len(loaded))] == [open_source(given).name_of(index) for index in range(len(loaded))]
+    assert [loaded.name_of(index) for index in range(len(loaded))] == [
+        open_source(given).name_of(index) for index in range(len(loaded))
+    ]
 
 
 def test_workers_read_by_the_listing(tmp_path, listed_anew):
@@ -81,11 +86,19 @@ def test_a_shard_looks_at_its_own_files_alone(tmp_path, monkeypatch):
 CHANGES = {
     "an image more": lambda root: (root / CLASSES[0] / "more.png").write_bytes(encoded(99)),
     "an image less": lambda root: (root / CLASSES[0] / f"{CLASSES[0]}_0.JPEG").unlink(),
-    "an image replaced in its place": lambda root: (root / CLASSES[0] / f"{CLASSES[0]}_0.JPEG").write_bytes(encoded(99, "BMP")),
-    "a deep image": lambda root: ((root / CLASSES[0] / "deep").mkdir(), (root / CLASSES[0] / "deep" / "x.png").write_bytes(encoded(99))),
+    "an image replaced in its place": lambda root: (
+        root / CLASSES[0] / f"{CLASSES[0]}_0.JPEG"
+    ).write_bytes(encoded(99, "BMP")),
+    "a deep image": lambda root: (
+        (root / CLASSES[0] / "deep").mkdir(),
+        (root / CLASSES[0] / "deep" / "x.png").write_bytes(encoded(99)),
+    ),
     "a class renamed": lambda root: (root / CLASSES[0]).rename(root / "a00000000"),
     "a class emptied into another": lambda root: [
-        (file.rename(root / CLASSES[0] / f"moved-{file.name}"), (root / CLASSES[1] / file.name).write_bytes(encoded(7)))
+        (
+            file.rename(root / CLASSES[0] / f"moved-{file.name}"),
+            (root / CLASSES[1] / file.name).write_bytes(encoded(7)),
+        )
         for file in sorted((root / CLASSES[1]).iterdir())[:1]
     ],
 }
@@ -102,7 +115,9 @@ def test_changed_folders_are_listed_again(change, tmp_path, listed_anew):
     del listed_anew[:]
     write_shards(given, tmp_path / "found", tmp_path / "listing.npz", [0])
     assert len(listed_anew) == 1
-    assert (tmp_path / "found" / shard_name(0, SHARDS)).read_bytes() == (wanted / shard_name(0, SHARDS)).read_bytes()
+    assert (tmp_path / "found" / shard_name(0, SHARDS)).read_bytes() == (
+        wanted / shard_name(0, SHARDS)
+    ).read_bytes()
     list_images(given, tmp_path / "listing.npz")
     assert same(write_shards(given, tmp_path / "again", tmp_path / "listing.npz"), wanted)
 
@@ -125,13 +140,20 @@ def test_changed_archives_are_listed_again(kind, tmp_path, listed_anew):
         assert len(listed_anew) == 1
 
 
-@pytest.mark.parametrize("change", ["resolution", "class_index", "content of the class index", "num_classes", "root"])
+@pytest.mark.parametrize(
+    "change", ["resolution", "class_index", "content of the class index", "num_classes", "root"]
+)
 def test_a_listing_of_other_options_is_not_used(change, tmp_path, listed_anew):
     root, index = write_folder(tmp_path / "train"), tmp_path / "index.json"
     index.write_text(json.dumps(CLASSES))
     given = options("folder", root, class_index=str(index))
     list_images(given, tmp_path / "listing.npz")
-    other = {"resolution": {"resolution": 16}, "class_index": {"class_index": None}, "num_classes": {"num_classes": 4}, "root": {"root": str(tmp_path / "b")}}
+    other = {
+        "resolution": {"resolution": 16},
+        "class_index": {"class_index": None},
+        "num_classes": {"num_classes": 4},
+        "root": {"root": str(tmp_path / "b")},
+    }
     if change == "root":
         (tmp_path / "b").symlink_to(root)
     if change == "content of the class index":
@@ -152,7 +174,11 @@ def test_options_without_effect_on_the_listing(tmp_path, listed_anew):
     given = options("folder", write_folder(tmp_path / "train"))
     list_images(given, tmp_path / "listing.npz")
     del listed_anew[:]
-    write_images(given.model_copy(update={"skip_unreadable": True, "shards": 7}), tmp_path / "images.h5", tmp_path / "listing.npz")
+    write_images(
+        given.model_copy(update={"skip_unreadable": True, "shards": 7}),
+        tmp_path / "images.h5",
+        tmp_path / "listing.npz",
+    )
     assert not listed_anew
 
 
@@ -165,10 +191,14 @@ def test_a_damaged_or_missing_listing_is_not_used(tmp_path, listed_anew):
         content = bytearray(whole)
         for place in rng.integers(len(whole), size=3):
             content[place] ^= int(rng.integers(1, 256))
-        (tmp_path / "listing.npz").write_bytes(content[: rng.integers(len(whole))] if trial % 5 == 0 else content)
+        (tmp_path / "listing.npz").write_bytes(
+            content[: rng.integers(len(whole))] if trial % 5 == 0 else content
+        )
         source = load_listing(given, tmp_path / "listing.npz")
         used += source is not None
-        assert source is None or (source.describe() == wanted and source.read(0).any() and source.is_current(slice(0, 12)))
+        assert source is None or (
+            source.describe() == wanted and source.read(0).any() and source.is_current(slice(0, 12))
+        )
     assert used < 150
     (tmp_path / "listing.npz").unlink()
     write_images(given, tmp_path / "images.h5", tmp_path / "listing.npz")
@@ -195,7 +225,12 @@ def test_restored_images_are_read_again(tmp_path):
 
 def test_digits_need_no_listing(tmp_path):
     with pytest.raises(UserError, match=r"data\.source: `digits` has no files to be listed"):
-        list_images(options("zip", write_zip(tmp_path / "a.zip")).model_copy(update={"source": "digits", "num_classes": 10}), tmp_path / "listing.npz")
+        list_images(
+            options("zip", write_zip(tmp_path / "a.zip")).model_copy(
+                update={"source": "digits", "num_classes": 10}
+            ),
+            tmp_path / "listing.npz",
+        )
 
 
 def test_commands(tmp_path):
@@ -204,11 +239,23 @@ def test_commands(tmp_path):
 
     def call(*arguments):
         command = [sys.executable, "-m", "vrpo", *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(vrpo.__file__).parents[1]).stderr
+        return subprocess.run(
+            command, capture_output=True, text=True, check=True, cwd=Path(vrpo.__file__).parents[1]
+        ).stderr
 
-    assert "12 images of 3 classes" in call("list-images", "--config", tmp_path / "images.yaml", "--output", tmp_path / "listing.npz")
+    assert "12 images of 3 classes" in call(
+        "list-images", "--config", tmp_path / "images.yaml", "--output", tmp_path / "listing.npz"
+    )
     output = tmp_path / "images" / shard_name(1, 2)
-    log = call("images", "--config", tmp_path / "images.yaml", "--listing", tmp_path / "listing.npz", "--output", output)
+    log = call(
+        "images",
+        "--config",
+        tmp_path / "images.yaml",
+        "--listing",
+        tmp_path / "listing.npz",
+        "--output",
+        output,
+    )
     assert "listed again" not in log and "12 images of 3 classes" not in log
     write_images(given, tmp_path / "wanted" / output.name)
     assert output.read_bytes() == (tmp_path / "wanted" / output.name).read_bytes()

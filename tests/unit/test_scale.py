@@ -42,12 +42,26 @@ print(json.dumps({"count": data.count, "bytes": size, "read": opening, "grown": 
 
 
 def test_imagenets_size_is_opened_without_reading_it_and_stays_out_of_memory(tmp_path):
-    environment = {**os.environ, "PYTHONPATH": str(Path(vrpo.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
-    run = subprocess.run([sys.executable, "-c", CHILD, str(tmp_path)], capture_output=True, text=True, check=False, env=environment)
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(Path(vrpo.__file__).parents[1]),
+        "OMP_NUM_THREADS": "1",
+    }
+    run = subprocess.run(
+        [sys.executable, "-c", CHILD, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+    )
     assert run.returncode == 0, run.stderr
     found = json.loads(run.stdout.splitlines()[-1])
     print(found)
-    assert found["count"] == 1_281_167 and found["bytes"] > 270e9 and found["tokens"] == [256, 256, 768]
+    assert (
+        found["count"] == 1_281_167
+        and found["bytes"] > 270e9
+        and found["tokens"] == [256, 256, 768]
+    )
     assert sum(path.stat().st_blocks * 512 for path in tmp_path.rglob("*.h5")) < 100e6
     assert found["grown"] < found["bytes"] / 100
     assert found["read"] < found["bytes"] / 100

@@ -11,7 +11,14 @@ import pytest
 from vrpo.data import checksums as checksums_module
 from vrpo.data.arrays import Arrays, ArrayWriter
 from vrpo.data.checksums import is_remembered, stamp_path
-from vrpo.data.shards import ShardedArrays, is_sharded, open_arrays, shard_attributes, shard_name, shard_rows
+from vrpo.data.shards import (
+    ShardedArrays,
+    is_sharded,
+    open_arrays,
+    shard_attributes,
+    shard_name,
+    shard_rows,
+)
 from vrpo.errors import UserError
 
 COUNT = 50
@@ -26,7 +33,11 @@ ATTRIBUTES = {"images": "abc", "encoder": "vit"}
 
 def write(path, rows=slice(0, COUNT), attributes=ATTRIBUTES, own=None):
     part = {name: values[rows] for name, values in CONTENT.items()}
-    with ArrayWriter(path, {name: (values.shape, values.dtype) for name, values in part.items()}, shard_attributes(path, attributes, own or {})) as writer:
+    with ArrayWriter(
+        path,
+        {name: (values.shape, values.dtype) for name, values in part.items()},
+        shard_attributes(path, attributes, own or {}),
+    ) as writer:
         writer.write(0, part)
         writer.finish()
     return path
@@ -73,11 +84,19 @@ def indices():
 
 def test_rows_are_those_of_one_file(whole, shards):
     one, many = open_arrays(whole), open_arrays(shards)
-    assert isinstance(one, Arrays) and isinstance(many, ShardedArrays) and is_sharded(shards) and not is_sharded(whole)
+    assert (
+        isinstance(one, Arrays)
+        and isinstance(many, ShardedArrays)
+        and is_sharded(shards)
+        and not is_sharded(whole)
+    )
     assert one.keys() == many.keys() == sorted(CONTENT) and "tokens" in many and "mean" not in many
     assert one.attributes == many.attributes == ATTRIBUTES and one.fingerprint == many.fingerprint
     for name, values in CONTENT.items():
-        assert one.shape(name) == many.shape(name) == values.shape and one.dtype(name) == many.dtype(name) == values.dtype
+        assert (
+            one.shape(name) == many.shape(name) == values.shape
+            and one.dtype(name) == many.dtype(name) == values.dtype
+        )
         for wanted in [*indices(), slice(3, 30), slice(None), slice(45, 99), slice(0, 0)]:
             for arrays in (one, many):
                 rows = arrays.rows(name, wanted)
@@ -90,13 +109,19 @@ def test_reading_into_a_given_array(shards):
     out = np.zeros((3, 7, 900), np.int8)
     assert arrays.rows("tokens", wanted, out) is out
     np.testing.assert_array_equal(out, CONTENT["tokens"][wanted])
-    for wrong in (np.zeros((2, 7, 900), np.int8), np.zeros((3, 7, 900), np.uint8), np.zeros((3, 900, 7), np.int8).transpose(0, 2, 1)):
+    for wrong in (
+        np.zeros((2, 7, 900), np.int8),
+        np.zeros((3, 7, 900), np.uint8),
+        np.zeros((3, 900, 7), np.int8).transpose(0, 2, 1),
+    ):
         with pytest.raises(ValueError, match="`out` must be"):
             arrays.rows("tokens", wanted, wrong)
 
 
 def test_indices_out_of_range(whole, shards):
-    for arrays, wrong in itertools.product((open_arrays(whole), open_arrays(shards)), ([COUNT], [-1], [[0]])):
+    for arrays, wrong in itertools.product(
+        (open_arrays(whole), open_arrays(shards)), ([COUNT], [-1], [[0]])
+    ):
         with pytest.raises(IndexError):
             arrays.rows("labels", np.array(wrong))
     with pytest.raises(ValueError, match="step 1"):
@@ -108,9 +133,13 @@ def test_after_a_fork_and_after_pickling(shards):
     arrays.rows("tokens", wanted)
     child = os.fork()
     if child == 0:
-        os._exit(0 if np.array_equal(arrays.rows("tokens", wanted), CONTENT["tokens"][wanted]) else 1)
+        os._exit(
+            0 if np.array_equal(arrays.rows("tokens", wanted), CONTENT["tokens"][wanted]) else 1
+        )
     assert os.waitpid(child, 0)[1] == 0
-    np.testing.assert_array_equal(pickle.loads(pickle.dumps(arrays)).rows("tokens", wanted), CONTENT["tokens"][wanted])
+    np.testing.assert_array_equal(
+        pickle.loads(pickle.dumps(arrays)).rows("tokens", wanted), CONTENT["tokens"][wanted]
+    )
 
 
 def test_many_threads_open_a_file_at_once(whole):
@@ -122,13 +151,20 @@ def test_many_threads_open_a_file_at_once(whole):
 
 
 def test_errors_and_skipped_images_are_gathered(tmp_path):
-    own = [{"error": {"mean": 1e-4, "worst": 2e-4}, "skipped": []}, {"error": {"mean": 3e-4, "worst": 9e-4}, "skipped": [41]}]
+    own = [
+        {"error": {"mean": 1e-4, "worst": 2e-4}, "skipped": []},
+        {"error": {"mean": 3e-4, "worst": 9e-4}, "skipped": [41]},
+    ]
     images = {"fingerprint": "f", "count": COUNT + 1}
     for index, part in enumerate(own):
         write(path := tmp_path / "s" / shard_name(index, 2), shard_rows(COUNT, path), images, part)
     arrays = open_arrays(tmp_path / "s")
     assert arrays.attributes["error"] == {"mean": pytest.approx(2e-4), "worst": 9e-4}
-    assert arrays.attributes["count"] == COUNT and arrays.attributes["skipped"] == 1 and arrays.attributes["fingerprint"] != "f"
+    assert (
+        arrays.attributes["count"] == COUNT
+        and arrays.attributes["skipped"] == 1
+        and arrays.attributes["fingerprint"] != "f"
+    )
 
 
 # ---- what is refused ---------------------------------------------------------------------------------------------------
@@ -151,7 +187,10 @@ def test_a_shard_of_another_encoder_or_image_set(shards, key, value):
     path = shards / shard_name(2, 3)
     path.unlink()
     write(path, shard_rows(COUNT, path), {**ATTRIBUTES, key: value})
-    with pytest.raises(UserError, match=rf"shard-00002-of-00003\.h5: not made as shard-00000-of-00003\.h5 is: `{key}` {value}"):
+    with pytest.raises(
+        UserError,
+        match=rf"shard-00002-of-00003\.h5: not made as shard-00000-of-00003\.h5 is: `{key}` {value}",
+    ):
         open_arrays(shards)
 
 
@@ -162,10 +201,15 @@ def test_a_renamed_shard_and_one_of_other_shapes(shards):
     write(shards / shard_name(1, 3), slice(16, 33))
     with pytest.raises(UserError, match=r"shard-00002-of-00003\.h5: is shard 1 of 3"):
         open_arrays(shards)
-    with ArrayWriter(path, {"tokens": ((5, 7, 8), np.int8)}, shard_attributes(path, ATTRIBUTES, {})) as writer:
+    with ArrayWriter(
+        path, {"tokens": ((5, 7, 8), np.int8)}, shard_attributes(path, ATTRIBUTES, {})
+    ) as writer:
         writer.write(0, {"tokens": np.zeros((5, 7, 8))})
         writer.finish()
-    with pytest.raises(UserError, match=r"shard-00002-of-00003\.h5: its array `(tokens|labels|scale)` is not as that"):
+    with pytest.raises(
+        UserError,
+        match=r"shard-00002-of-00003\.h5: its array `(tokens|labels|scale)` is not as that",
+    ):
         open_arrays(shards)
 
 
@@ -176,12 +220,16 @@ def test_truncated(shards):
         open_arrays(shards)
 
 
-@pytest.mark.parametrize(("array", "row"), [("tokens", 0), ("tokens", 13), ("scale", 5), ("labels", 16)])
+@pytest.mark.parametrize(
+    ("array", "row"), [("tokens", 0), ("tokens", 13), ("scale", 5), ("labels", 16)]
+)
 def test_a_flipped_bit_is_named(shards, array, row):
     path = shards / shard_name(1, 3)
     entry = Arrays(path).entry(array)
     flip(path, entry.offset + row * entry.row_bytes)
-    with pytest.raises(UserError, match=rf"shard-00001-of-00003\.h5: row {row} is damaged") as error:
+    with pytest.raises(
+        UserError, match=rf"shard-00001-of-00003\.h5: row {row} is damaged"
+    ) as error:
         open_arrays(shards)
     assert "\n" not in str(error.value)
     open_arrays(shards, check=False)

@@ -28,7 +28,11 @@ def encoded(seed, kind="PNG"):
     return file.getvalue()
 
 
-FILES = {f"{name}/{name}_{number}.JPEG": encoded(10 * label + number) for label, name in enumerate(CLASSES) for number in (0, 1, 10, 2)}
+FILES = {
+    f"{name}/{name}_{number}.JPEG": encoded(10 * label + number)
+    for label, name in enumerate(CLASSES)
+    for number in (0, 1, 10, 2)
+}
 
 
 def write_folder(root):
@@ -51,9 +55,15 @@ def write_tars(root, shards=2, kind="w"):
     rows = list(enumerate(sorted(FILES)))
     for shard in range(shards):
         with tarfile.open(root / f"{shard:06d}.tar", kind) as archive:
-            for number, name in rows[shard * len(rows) // shards : (shard + 1) * len(rows) // shards]:
+            for number, name in rows[
+                shard * len(rows) // shards : (shard + 1) * len(rows) // shards
+            ]:
                 label = CLASSES.index(name.partition("/")[0])
-                for extension, content in (("cls", str(label).encode()), ("json", b"{}"), ("jpg", FILES[name])):
+                for extension, content in (
+                    ("cls", str(label).encode()),
+                    ("json", b"{}"),
+                    ("jpg", FILES[name]),
+                ):
                     member = tarfile.TarInfo(f"{number:08d}.{extension}")
                     member.size = len(content)
                     archive.addfile(member, io.BytesIO(content))
@@ -69,18 +79,29 @@ def write_parquet(root, described=True, rows_in_group=5):
         table = pyarrow.table(
             {
                 "image": [{"bytes": FILES[name], "path": name} for name in chosen],
-                "label": pyarrow.array([CLASSES.index(name.partition("/")[0]) for name in chosen], pyarrow.int64()),
+                "label": pyarrow.array(
+                    [CLASSES.index(name.partition("/")[0]) for name in chosen], pyarrow.int64()
+                ),
             }
         )
         if described:
-            features = {"image": {"_type": "Image"}, "label": {"names": NAMES, "_type": "ClassLabel"}}
-            table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
-        parquet.write_table(table, root / f"train-{part:05d}-of-00002.parquet", row_group_size=rows_in_group)
+            features = {
+                "image": {"_type": "Image"},
+                "label": {"names": NAMES, "_type": "ClassLabel"},
+            }
+            table = table.replace_schema_metadata(
+                {"huggingface": json.dumps({"info": {"features": features}})}
+            )
+        parquet.write_table(
+            table, root / f"train-{part:05d}-of-00002.parquet", row_group_size=rows_in_group
+        )
     return root
 
 
 def options(source, root, **other):
-    return DataOptions(source=source, root=str(root), resolution=SIDE, num_classes=len(CLASSES), **other)
+    return DataOptions(
+        source=source, root=str(root), resolution=SIDE, num_classes=len(CLASSES), **other
+    )
 
 
 @pytest.fixture
@@ -101,13 +122,21 @@ WRITERS = {
 def test_every_container_gives_the_images_of_the_folder(kind, tmp_path, folder):
     root = WRITERS[kind](tmp_path)
     source = open_source(options(kind, root))
-    assert len(source) == len(FILES) and source.labels.dtype == np.int64 and source.labels.tolist() == folder.labels.tolist()
+    assert (
+        len(source) == len(FILES)
+        and source.labels.dtype == np.int64
+        and source.labels.tolist() == folder.labels.tolist()
+    )
     sent = pickle.loads(pickle.dumps(source))  # as it goes to worker processes
     for index in (0, 11, 5, 6, 1, 5):
         np.testing.assert_array_equal(source.read(index), folder.read(index))
         np.testing.assert_array_equal(sent.read(index), folder.read(index))
     described = source.describe()
-    assert described["count"] == 12 and described["classes"] == 3 and len(described["fingerprint"]) == 64
+    assert (
+        described["count"] == 12
+        and described["classes"] == 3
+        and len(described["fingerprint"]) == 64
+    )
     assert open_source(options(kind, root)).describe() == described
     finer = options(kind, root).model_copy(update={"resolution": 16})
     assert open_source(finer).describe()["fingerprint"] != described["fingerprint"]
@@ -117,7 +146,9 @@ def test_every_container_gives_the_images_of_the_folder(kind, tmp_path, folder):
 @pytest.mark.parametrize("inside", ["", "train/", "a/b/"])
 def test_zips(tmp_path, folder, kind, inside):
     source = ZipSource(write_zip(tmp_path / "a.zip", inside, kind), SIDE)
-    assert source.classes == CLASSES and [file.removeprefix(inside) for file in source.files] == list(folder.files)
+    assert source.classes == CLASSES and [
+        file.removeprefix(inside) for file in source.files
+    ] == list(folder.files)
     np.testing.assert_array_equal(source.read(7), folder.read(7))
 
 
@@ -131,21 +162,35 @@ def test_class_index_files(tmp_path, folder):
     }
     for name, content in contents.items():
         (tmp_path / name).write_text(content)
-        assert read_class_index(tmp_path / name) == ([CLASSES[place] for place in order], [NAMES[place] for place in order])
+        assert read_class_index(tmp_path / name) == (
+            [CLASSES[place] for place in order],
+            [NAMES[place] for place in order],
+        )
     for kind, root in (("folder", folder.root), ("zip", write_zip(tmp_path / "a.zip"))):
         source = open_source(options(kind, root, class_index=str(tmp_path / "keras.json")))
-        assert source.classes == ["Shih-Tzu", "tench", "goldfish"] and source.labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
+        assert (
+            source.classes == ["Shih-Tzu", "tench", "goldfish"]
+            and source.labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
+        )
         np.testing.assert_array_equal(source.read(0), folder.read(8))
-        assert source.describe()["fingerprint"] != open_source(options(kind, root)).describe()["fingerprint"]
+        assert (
+            source.describe()["fingerprint"]
+            != open_source(options(kind, root)).describe()["fingerprint"]
+        )
 
 
 def test_names_of_numbered_classes(tmp_path):
     (tmp_path / "names.json").write_text(json.dumps(NAMES))
     tars = write_tars(tmp_path / "t")
     assert open_source(options("webdataset", tars)).classes == ["0", "1", "2"]
-    assert open_source(options("webdataset", tars, class_index=str(tmp_path / "names.json"))).classes == NAMES
+    assert (
+        open_source(options("webdataset", tars, class_index=str(tmp_path / "names.json"))).classes
+        == NAMES
+    )
     assert open_source(options("parquet", write_parquet(tmp_path / "p"))).classes == NAMES
-    assert open_source(options("parquet", write_parquet(tmp_path / "q", described=False))).classes == ["0", "1", "2"]
+    assert open_source(
+        options("parquet", write_parquet(tmp_path / "q", described=False))
+    ).classes == ["0", "1", "2"]
     (tmp_path / "names.json").write_text(json.dumps(NAMES[:2]))
     with pytest.raises(UserError, match=r"data\.class_index: has 2 classes, but .* label 2"):
         open_source(options("webdataset", tars, class_index=str(tmp_path / "names.json")))
@@ -154,13 +199,20 @@ def test_names_of_numbered_classes(tmp_path):
 def test_ilsvrc_names_its_classes(tmp_path):
     root = WRITERS["ilsvrc"](tmp_path)
     assert open_source(options("ilsvrc", root)).classes == CLASSES
-    (root / "imagenet_class_index.json").write_text(json.dumps({str(label): [CLASSES[label], NAMES[label]] for label in range(3)}))
+    (root / "imagenet_class_index.json").write_text(
+        json.dumps({str(label): [CLASSES[label], NAMES[label]] for label in range(3)})
+    )
     assert open_source(options("ilsvrc", root)).classes == NAMES
 
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [('{"1": ["a", "b"]}', "is not of the form"), ("{", "is not of the form"), ("[]", "names a class twice, or none"), ('["a", "a"]', "names a class twice")],
+    [
+        ('{"1": ["a", "b"]}', "is not of the form"),
+        ("{", "is not of the form"),
+        ("[]", "names a class twice, or none"),
+        ('["a", "a"]', "names a class twice"),
+    ],
 )
 def test_bad_class_indices(tmp_path, content, words):
     (tmp_path / "index.json").write_text(content)
@@ -172,7 +224,9 @@ def test_bad_class_indices(tmp_path, content, words):
 
 def test_an_index_of_another_data_set(tmp_path, folder):
     (tmp_path / "index.json").write_text(json.dumps([*CLASSES[:2], "n99999999"]))
-    with pytest.raises(UserError, match=r"class `n02086240` of .* is not in it \(1 are surplus, 1 missing\)"):
+    with pytest.raises(
+        UserError, match=r"class `n02086240` of .* is not in it \(1 are surplus, 1 missing\)"
+    ):
         open_source(options("folder", folder.root, class_index=str(tmp_path / "index.json")))
 
 
@@ -192,7 +246,10 @@ def test_damaged_zips(tmp_path):
     source = ZipSource(path, SIDE)
     content[int(source._places[3, 0]) + 100] ^= 1
     path.write_bytes(content)
-    with pytest.raises(UnreadableImageError, match=r"a\.zip/n01440764/n01440764_2\.JPEG: cannot be read .*(packing is damaged|checksum differs)"):
+    with pytest.raises(
+        UnreadableImageError,
+        match=r"a\.zip/n01440764/n01440764_2\.JPEG: cannot be read .*(packing is damaged|checksum differs)",
+    ):
         source.read(3)
     path.write_bytes(content[:2000])
     with pytest.raises(UserError, match=r"not a readable \.zip"):
@@ -204,7 +261,10 @@ def test_damaged_tars(tmp_path):
     first = root / "000000.tar"
     content = first.read_bytes()
     first.write_bytes(content[:5000])
-    with pytest.raises(UserError, match=r"000000\.tar: not a readable, uncompressed tar|000000\.tar: image .* has no"):
+    with pytest.raises(
+        UserError,
+        match=r"000000\.tar: not a readable, uncompressed tar|000000\.tar: image .* has no",
+    ):
         WebDatasetSource(root, SIDE)
     write_tars(tmp_path / "packed", kind="w:gz")
     with pytest.raises(UserError, match=r"000000\.tar: not a readable, uncompressed tar"):
@@ -219,10 +279,14 @@ def test_damaged_tars(tmp_path):
 def test_damaged_parquet(tmp_path):
     pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     path = tmp_path / "a.parquet"
-    parquet.write_table(pyarrow.table({"image": [{"bytes": None, "path": "x"}], "label": [0]}), path)
+    parquet.write_table(
+        pyarrow.table({"image": [{"bytes": None, "path": "x"}], "label": [0]}), path
+    )
     with pytest.raises(UnreadableImageError, match=r"a\.parquet row 0: cannot be read"):
         ParquetSource(path, SIDE).read(0)
-    parquet.write_table(pyarrow.table({"image": [{"bytes": b"", "path": "x"}], "label": [-1]}), path)
+    parquet.write_table(
+        pyarrow.table({"image": [{"bytes": b"", "path": "x"}], "label": [-1]}), path
+    )
     with pytest.raises(UserError, match=r"label -1; .* test set"):
         ParquetSource(path, SIDE)
     parquet.write_table(pyarrow.table({"pixels": [1]}), path)

@@ -7,7 +7,16 @@ import tarfile
 import zipfile
 
 import pytest
-from test_sources import CLASSES, FILES, WRITERS, encoded, options, write_folder, write_parquet, write_tars
+from test_sources import (
+    CLASSES,
+    FILES,
+    WRITERS,
+    encoded,
+    options,
+    write_folder,
+    write_parquet,
+    write_tars,
+)
 
 from vrpo.data.sources import open_source
 from vrpo.errors import UserError
@@ -32,9 +41,17 @@ def rename(root, ending, names):
         (root / f"_{number}").unlink()
 
 
-ARCHIVES = {"webdataset": (lambda path: write_tars(path / "t"), ".tar"), "parquet": (lambda path: write_parquet(path / "p"), ".parquet")}
+ARCHIVES = {
+    "webdataset": (lambda path: write_tars(path / "t"), ".tar"),
+    "parquet": (lambda path: write_parquet(path / "p"), ".parquet"),
+}
 NAMES = [
-    ["train-00000-of-00002", "train-00001-of-00002", "validation-00000-of-00001", "test-00000-of-00001"],
+    [
+        "train-00000-of-00002",
+        "train-00001-of-00002",
+        "validation-00000-of-00001",
+        "test-00000-of-00001",
+    ],
     ["imagenet1k-train-0000", "imagenet1k-train-0001", "imagenet1k-validation-00"],
     ["Train_0", "Train_1", "Val_0"],
     ["train2017.0", "train2017.1", "val2017.0"],
@@ -50,7 +67,10 @@ def test_only_the_training_files_are_used(kind, names, tmp_path, logged):
     rename(root, ending, [f"{name}{ending}" for name in names])
     source = open_source(options(kind, root))
     assert len(source) == len(FILES) and source.labels.tolist() == sorted(source.labels.tolist())
-    assert f"of the {len(names)} files in {root} the 2 of the training split are used; left out: " in logged.text
+    assert (
+        f"of the {len(names)} files in {root} the 2 of the training split are used; left out: "
+        in logged.text
+    )
     assert f"{len(FILES)} images of 3 classes" in logged.text
     both = source.describe()["fingerprint"]
     for name in names[2:]:
@@ -59,7 +79,15 @@ def test_only_the_training_files_are_used(kind, names, tmp_path, logged):
 
 
 @pytest.mark.parametrize("kind", ARCHIVES)
-@pytest.mark.parametrize("names", [["part-0", "part-1"], ["validation-0", "validation-1"], ["latest-0", "trained-1"], ["train-val-0", "train-val-1"]])
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["part-0", "part-1"],
+        ["validation-0", "validation-1"],
+        ["latest-0", "trained-1"],
+        ["train-val-0", "train-val-1"],
+    ],
+)
 def test_files_of_one_kind_are_all_used(kind, names, tmp_path):
     write, ending = ARCHIVES[kind]
     root = write(tmp_path)
@@ -81,7 +109,10 @@ def test_files_whose_split_is_not_clear_are_refused(kind, names, said, tmp_path)
     write, ending = ARCHIVES[kind]
     root = write(tmp_path)
     rename(root, ending, [f"{name}{ending}" for name in names])
-    with pytest.raises(UserError, match=rf"data\.root: .* holds files of several splits: {said}.*; put those to train on into a folder") as error:
+    with pytest.raises(
+        UserError,
+        match=rf"data\.root: .* holds files of several splits: {said}.*; put those to train on into a folder",
+    ) as error:
         open_source(options(kind, root))
     assert "\n" not in str(error.value)
 
@@ -89,7 +120,13 @@ def test_files_whose_split_is_not_clear_are_refused(kind, names, said, tmp_path)
 # ---- folders ---------------------------------------------------------------------------------------------------------------------
 
 
-SPLITS = [("train", ["val"]), ("train", ["test"]), ("Training", ["validation", "testing"]), ("train2017", ["val2017"]), ("train_256", ["val_256", "test_256"])]
+SPLITS = [
+    ("train", ["val"]),
+    ("train", ["test"]),
+    ("Training", ["validation", "testing"]),
+    ("train2017", ["val2017"]),
+    ("train_256", ["val_256", "test_256"]),
+]
 
 
 def write_splits(root, train, others):
@@ -114,7 +151,10 @@ def packed(root, kind):
     with tarfile.open(root.parent / "tars" / "0.tar", "w") as archive:
         for file in sorted(root.rglob("*.JPEG")):
             name = f"./{file.relative_to(root).as_posix()}"
-            for packed_name, content in ((name, file.read_bytes()), (name.replace(".JPEG", ".cls"), str(CLASSES.index(file.parent.name)).encode())):
+            for packed_name, content in (
+                (name, file.read_bytes()),
+                (name.replace(".JPEG", ".cls"), str(CLASSES.index(file.parent.name)).encode()),
+            ):
                 member = tarfile.TarInfo(packed_name)
                 member.size = len(content)
                 archive.addfile(member, io.BytesIO(content))
@@ -122,13 +162,23 @@ def packed(root, kind):
 
 
 @pytest.mark.parametrize("kind", ["folder", "zip", "webdataset"])
-@pytest.mark.parametrize(("train", "others"), SPLITS, ids=lambda value: "-".join(value) if isinstance(value, list) else value)
+@pytest.mark.parametrize(
+    ("train", "others"),
+    SPLITS,
+    ids=lambda value: "-".join(value) if isinstance(value, list) else value,
+)
 def test_only_the_training_folder_is_used(kind, train, others, tmp_path, logged):
     root = packed(write_splits(tmp_path / "imagenet", train, others), kind)
     source = open_source(options(kind, root))
     assert len(source) == len(FILES) and len(source.classes) == 3
-    assert all(source.name_of(index).endswith(sorted(FILES)[index]) and f"/{train}/" in source.name_of(index) for index in range(len(FILES)))
-    assert f"`{train}` is used; left out: " in logged.text and all(f"`{name}`" in logged.text for name in others)
+    assert all(
+        source.name_of(index).endswith(sorted(FILES)[index])
+        and f"/{train}/" in source.name_of(index)
+        for index in range(len(FILES))
+    )
+    assert f"`{train}` is used; left out: " in logged.text and all(
+        f"`{name}`" in logged.text for name in others
+    )
     assert f"{len(FILES)} images of 3 classes" in logged.text
 
 
@@ -146,18 +196,29 @@ def test_two_splits_are_not_two_classes(kind, others, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["folder", "zip"])
-@pytest.mark.parametrize("names", [["train", "val", "annotations"], ["train", "training", "val"], ["val", "test"]], ids=str)
+@pytest.mark.parametrize(
+    "names",
+    [["train", "val", "annotations"], ["train", "training", "val"], ["val", "test"]],
+    ids=str,
+)
 def test_folders_of_which_none_is_clearly_for_training_are_refused(kind, names, tmp_path):
     root = tmp_path / "imagenet"
     for name in names:
         (root / name / "deeper").mkdir(parents=True)
         (root / name / "deeper" / "x.JPEG").write_bytes(OTHER)
-    with pytest.raises(UserError, match=r"data\.root: .* holds splits of a data set, not classes: .*; name the folder of the training split") as error:
+    with pytest.raises(
+        UserError,
+        match=r"data\.root: .* holds splits of a data set, not classes: .*; name the folder of the training split",
+    ) as error:
         open_source(options(kind, packed(root, kind)))
     assert all(f"`{name}`" in str(error.value) for name in names)
 
 
-@pytest.mark.parametrize("names", [["train", "bus", "car"], ["test", "apple", "pear"], ["valley", "training shoe", "train"]], ids=str)
+@pytest.mark.parametrize(
+    "names",
+    [["train", "bus", "car"], ["test", "apple", "pear"], ["valley", "training shoe", "train"]],
+    ids=str,
+)
 def test_words_among_the_classes_are_classes(names, tmp_path):
     root = tmp_path / "train"
     for name in names:

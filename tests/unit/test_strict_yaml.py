@@ -28,7 +28,10 @@ def refusal(text: str) -> str:
     ("text", "words"),
     [
         ("seeds: [0]\nresults: a\nseeds: [1]", ["line 3: `seeds` is given twice, first in line 1"]),
-        ("training:\n  batch_size: 8\n  learning_rate: 1.0\n  batch_size: 16", ["line 4: `batch_size` is given twice, first in line 2"]),
+        (
+            "training:\n  batch_size: 8\n  learning_rate: 1.0\n  batch_size: 16",
+            ["line 4: `batch_size` is given twice, first in line 2"],
+        ),
         ("a:\n- {x: 1, x: 2}", ["line 2: `x` is given twice"]),
         ("1: a\n'1': b", ["line 2: `1` is given twice"]),
         ("no: a\n'no': b", ["line 2: `no` is given twice"]),
@@ -71,14 +74,29 @@ def test_what_is_ambiguous_or_malformed_is_refused(text: str, words: list[str]) 
     ("text", "value"),
     [
         ("", None),
-        ("a: 1e-4\nb: 1E5\nc: 1.5e3\nd: .5\ne: 5.\nf: -1e3", {"a": 1e-4, "b": 1e5, "c": 1500.0, "d": 0.5, "e": 5.0, "f": -1000.0}),
+        (
+            "a: 1e-4\nb: 1E5\nc: 1.5e3\nd: .5\ne: 5.\nf: -1e3",
+            {"a": 1e-4, "b": 1e5, "c": 1500.0, "d": 0.5, "e": 5.0, "f": -1000.0},
+        ),
         ("[0, -3, +3, 50_000, 0x1f, 0o17, 0b101]", [0, -3, 3, 50_000, 31, 15, 5]),
         ("[yes, No, ON, off, true, False]", [True, False, True, False, True, False]),
-        ("[~, null, '~', \"null\", none, 'on', '1', '1e-4', '010', '2024-01-31']", [None, None, "~", "null", "none", "on", "1", "1e-4", "010", "2024-01-31"]),
-        ("{no: 1, on: 2, 1: 3, 2.5: 4, 010: 5, 2024-01-31: 6, ~: 7}", {"no": 1, "on": 2, "1": 3, "2.5": 4, "010": 5, "2024-01-31": 6, "~": 7}),
+        (
+            "[~, null, '~', \"null\", none, 'on', '1', '1e-4', '010', '2024-01-31']",
+            [None, None, "~", "null", "none", "on", "1", "1e-4", "010", "2024-01-31"],
+        ),
+        (
+            "{no: 1, on: 2, 1: 3, 2.5: 4, 010: 5, 2024-01-31: 6, ~: 7}",
+            {"no": 1, "on": 2, "1": 3, "2.5": 4, "010": 5, "2024-01-31": 6, "~": 7},
+        ),
         ("[12:30:00, 1.2.3, =, '<<', 1-2, e5]", ["12:30:00", "1.2.3", "=", "<<", "1-2", "e5"]),
-        ("base: &base {x: 1, y: 2}\nmore: {<<: *base, y: 3}", {"base": {"x": 1, "y": 2}, "more": {"x": 1, "y": 3}}),
-        ("[&a {x: 1}, &b {x: 2, y: 2}, {<<: [*a, *b], z: 3}]", [{"x": 1}, {"x": 2, "y": 2}, {"x": 1, "y": 2, "z": 3}]),
+        (
+            "base: &base {x: 1, y: 2}\nmore: {<<: *base, y: 3}",
+            {"base": {"x": 1, "y": 2}, "more": {"x": 1, "y": 3}},
+        ),
+        (
+            "[&a {x: 1}, &b {x: 2, y: 2}, {<<: [*a, *b], z: 3}]",
+            [{"x": 1}, {"x": 2, "y": 2}, {"x": 1, "y": 2, "z": 3}],
+        ),
         ("a: &list [1, 2]\nb: *list", {"a": [1, 2], "b": [1, 2]}),
         ("a: !!str 12", {"a": "12"}),
         ("\ufeffa: 1", {"a": 1}),
@@ -93,13 +111,28 @@ def test_numbers_that_are_not_finite() -> None:
     assert low == -math.inf and high == math.inf and math.isnan(nothing)
 
 
-@pytest.mark.parametrize("path", [*(ROOT / "config").glob("*.yaml"), ROOT / "tests/workflow/tiny.yaml"], ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path",
+    [*(ROOT / "config").glob("*.yaml"), ROOT / "tests/workflow/tiny.yaml"],
+    ids=lambda path: path.name,
+)
 def test_shipped_configs_mean_the_same_to_other_readers(path: Path) -> None:
     assert read_yaml(path) == yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
-SCALARS = st.none() | st.booleans() | st.integers(-(2**200), 2**200) | st.floats(allow_nan=False) | st.text() | st.from_regex(r"[-+0-9._eExo:TZ ]{1,12}")
-CONTENT = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3), max_leaves=8)
+SCALARS = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**200), 2**200)
+    | st.floats(allow_nan=False)
+    | st.text()
+    | st.from_regex(r"[-+0-9._eExo:TZ ]{1,12}")
+)
+CONTENT = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
 
 
 @given(CONTENT)
@@ -155,7 +188,9 @@ def test_a_byte_order_mark_is_no_part_of_the_first_name(tmp_path: Path) -> None:
 def test_assignments_lie_over_files(tmp_path: Path) -> None:
     path = tmp_path / "my.yaml"
     path.write_text("seeds: [0]\ntraining: {batch_size: 8, learning_rate: 0.1}\n")
-    assert merge_configs([path], ["seeds=[1, 2]", "training={batch_size: 16}", 'results="7"', "report="]) == {
+    assert merge_configs(
+        [path], ["seeds=[1, 2]", "training={batch_size: 16}", 'results="7"', "report="]
+    ) == {
         "seeds": [1, 2],
         "training": {"batch_size": 16, "learning_rate": 0.1},
         "results": "7",
@@ -168,7 +203,10 @@ def test_assignments_lie_over_files(tmp_path: Path) -> None:
     [
         (["fid"], ["--config fid", "NAME=VALUE", "`--`"]),
         (["seeds=[0]", "seeds=[1]"], ["--config seeds", "twice"]),
-        (["training={batch_size: 8, batch_size: 16}"], ["--config training", "`batch_size` is given twice"]),
+        (
+            ["training={batch_size: 8, batch_size: 16}"],
+            ["--config training", "`batch_size` is given twice"],
+        ),
         (["training={batch_size: 8"], ["--config training", "not valid YAML"]),
         (["seeds=[010]"], ["--config seeds", "octal"]),
     ],

@@ -35,7 +35,15 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Toy:
 
 def train_to(toy: Toy, config: RunConfig, run: Path, milestone: int, **options: Any) -> bytes:
     output = milestone_file(run, milestone)
-    train(config, **toy.inputs(config), milestone=milestone, output=output, device="cpu", log_every=5, **options)
+    train(
+        config,
+        **toy.inputs(config),
+        milestone=milestone,
+        output=output,
+        device="cpu",
+        log_every=5,
+        **options,
+    )
     return output.read_bytes()
 
 
@@ -62,19 +70,29 @@ def test_four_ranks_give_the_losses_of_one(toy: Toy, tmp_path: Path) -> None:
     config = toy.config("vrpo", batch_size=16)
     train_to(toy, config, tmp_path / "one", 20)
     result = subprocess.run(
-        toy.command(config, tmp_path / "four", 20, ranks=4), env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300
+        toy.command(config, tmp_path / "four", 20, ranks=4),
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert result.returncode == 0, result.stderr
     assert "batch 16 global = 4 ranks x 1 accumulation x 4" in result.stderr
-    np.testing.assert_allclose(losses(tmp_path / "four"), losses(tmp_path / "one"), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        losses(tmp_path / "four"), losses(tmp_path / "one"), rtol=1e-5, atol=1e-5
+    )
 
 
 def test_two_ranks_and_one_is_killed(toy: Toy, tmp_path: Path) -> None:
     """Both end, with a message; started again they end in the bytes of two undisturbed ranks."""
     config, milestone = toy.config("vrpo"), 200
     run = tmp_path / "killed"
-    command = toy.command(config, run, 100_000, "--save-minutes", "0.000001", ranks=2)  # which does not end before it is killed
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    command = toy.command(
+        config, run, 100_000, "--save-minutes", "0.000001", ranks=2
+    )  # which does not end before it is killed
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
     wait_for(lambda: len(list((run / "state").glob("*/step*.pt"))) == 2, process)
     ranks = {rank_of(pid): pid for pid in children_of(process.pid)}
     os.kill(ranks[1], signal.SIGKILL)
@@ -84,26 +102,40 @@ def test_two_ranks_and_one_is_killed(toy: Toy, tmp_path: Path) -> None:
     assert "another rank is gone" in stderr or "SIGTERM" in stderr, stderr
     assert not list(run.glob("*.safetensors"))
     assert toy.drive(milestone, "ranks", 2, run, tmp_path / "whole") == [0, 0, 0, 0]
-    assert milestone_file(run, milestone).read_bytes() == milestone_file(tmp_path / "whole", milestone).read_bytes()
+    assert (
+        milestone_file(run, milestone).read_bytes()
+        == milestone_file(tmp_path / "whole", milestone).read_bytes()
+    )
 
 
-def test_ranks_that_stop_between_two_rows_give_the_rows_of_undisturbed_ones(toy: Toy, tmp_path: Path) -> None:
+def test_ranks_that_stop_between_two_rows_give_the_rows_of_undisturbed_ones(
+    toy: Toy, tmp_path: Path
+) -> None:
     """Rows come every five steps, the stop after seven: on two ranks the bytes are equal; on another number of ranks the rows are, up to rounding."""
-    config, folder = toy.config("vrpo"), {name: tmp_path / name for name in ("whole", "parts", "two, one", "one, two")}
+    config, folder = (
+        toy.config("vrpo"),
+        {name: tmp_path / name for name in ("whole", "parts", "two, one", "one, two")},
+    )
     train_to(toy, config, folder["one, two"], 7)
     assert toy.drive(7, "ranks", 2, folder["parts"], folder["two, one"]) == [0] * 4
-    assert toy.drive(15, "ranks", 2, folder["whole"], folder["parts"], folder["one, two"]) == [0] * 6
+    assert (
+        toy.drive(15, "ranks", 2, folder["whole"], folder["parts"], folder["one, two"]) == [0] * 6
+    )
     train_to(toy, config, folder["two, one"], 15)
     for file in ("train.csv", "diagnostics.csv", milestone_file(folder["whole"], 15).name):
         assert (folder["parts"] / file).read_bytes() == (folder["whole"] / file).read_bytes()
     for name in ("two, one", "one, two"):
-        np.testing.assert_allclose(losses(folder[name]), losses(folder["whole"]), rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(
+            losses(folder[name]), losses(folder["whole"]), rtol=1e-5, atol=1e-5
+        )
 
 
 def test_the_saved_state_is_equal_on_all_ranks(toy: Toy, tmp_path: Path) -> None:
     """The first rank saves for all: sums of metrics, statistics of rewards, diagnostics and agreement must not be its own alone."""
     assert toy.drive(7, "states", 2, tmp_path / "run") == [0, 0]
-    first, second = (torch.load(tmp_path / f"run/rank{rank}.pt", weights_only=True) for rank in range(2))
+    first, second = (
+        torch.load(tmp_path / f"run/rank{rank}.pt", weights_only=True) for rank in range(2)
+    )
     assert first["totals"] and any(name.endswith("statistics.sums") for name in first["objective"])
     assert second["data"] == first["data"]
     for part in first.keys() - {"tables", "data"}:  # rows, which the first rank alone writes; text
@@ -119,11 +151,17 @@ def wait_for(condition: Any, process: subprocess.Popen, seconds: float = 300) ->
 
 
 def children_of(pid: int) -> list[int]:
-    return [int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()]
+    return [
+        int(child)
+        for task in Path(f"/proc/{pid}/task").iterdir()
+        for child in (task / "children").read_text().split()
+    ]
 
 
 def rank_of(pid: int) -> int | None:
-    variables = dict(pair.partition("=")[::2] for pair in Path(f"/proc/{pid}/environ").read_text().split("\0"))
+    variables = dict(
+        pair.partition("=")[::2] for pair in Path(f"/proc/{pid}/environ").read_text().split("\0")
+    )
     return int(variables["RANK"]) if "RANK" in variables else None
 
 
@@ -134,7 +172,9 @@ def is_running(pid: int) -> bool:
         return False
 
 
-def test_a_flipped_bit_in_the_newest_state_falls_back_to_the_one_before(toy: Toy, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_flipped_bit_in_the_newest_state_falls_back_to_the_one_before(
+    toy: Toy, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     config = toy.config("repa")
     whole = train_to(toy, config, tmp_path / "whole", 15)
     for milestone in (5, 10):
@@ -148,7 +188,9 @@ def test_a_flipped_bit_in_the_newest_state_falls_back_to_the_one_before(toy: Toy
 
 
 @pytest.mark.parametrize("part", ["objective", "ema", "optimizer"])
-def test_a_training_state_that_is_not_finite_is_passed_over(toy: Toy, tmp_path: Path, caplog: pytest.LogCaptureFixture, part: str) -> None:
+def test_a_training_state_that_is_not_finite_is_passed_over(
+    toy: Toy, tmp_path: Path, caplog: pytest.LogCaptureFixture, part: str
+) -> None:
     config = toy.config("repa")
     whole = train_to(toy, config, tmp_path / "whole", 15)
     for step in (5, 10):
@@ -156,18 +198,31 @@ def test_a_training_state_that_is_not_finite_is_passed_over(toy: Toy, tmp_path: 
     store = StateStore(tmp_path / "spoiled", config.model_dump(mode="json"))
     state = store.load(10)
     assert state is not None and state["step"] == 10
-    tensor = state["optimizer"]["state"][3]["exp_avg"] if part == "optimizer" else state[part]["network.blocks.0.mlp.fc1.weight"]
+    tensor = (
+        state["optimizer"]["state"][3]["exp_avg"]
+        if part == "optimizer"
+        else state[part]["network.blocks.0.mlp.fc1.weight"]
+    )
     tensor.view(-1)[5] = torch.nan
     store.save(10, state)
     store.wait()
     store.close()
     assert train_to(toy, config, tmp_path / "spoiled", 15) == whole
-    name = "optimizer.state.3.exp_avg" if part == "optimizer" else f"{part}.network.blocks.0.mlp.fc1.weight"
+    name = (
+        "optimizer.state.3.exp_avg"
+        if part == "optimizer"
+        else f"{part}.network.blocks.0.mlp.fc1.weight"
+    )
     assert f"{name} [" in caplog.text and "falling back to the state before it" in caplog.text
 
 
-@pytest.mark.parametrize(("file", "change"), [("latents", {"scale": 2.0}), ("latents", {"sha256": "b"}), ("features", {"sha256": "b"})])
-def test_a_training_does_not_go_on_with_other_latents_or_features(tmp_path: Path, file: str, change: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("file", "change"),
+    [("latents", {"scale": 2.0}), ("latents", {"sha256": "b"}), ("features", {"sha256": "b"})],
+)
+def test_a_training_does_not_go_on_with_other_latents_or_features(
+    tmp_path: Path, file: str, change: dict[str, Any]
+) -> None:
     """Of the same images and shapes, made by another network or normalised otherwise: the config of the run is the same."""
     toy = Toy(tmp_path)
     config, place = toy.config("repa"), {"latents": toy.latents, "features": toy.features}[file]
@@ -189,13 +244,17 @@ def rewrite(path: Path, attributes: dict[str, Any]) -> None:
     """Write the arrays of `path` anew, with other attributes."""
     arrays = Arrays(path)
     rows = {name: np.array(arrays[name]) for name in sorted(arrays.keys())}
-    with ArrayWriter(path, {name: (values.shape, values.dtype) for name, values in rows.items()}, attributes) as writer:
+    with ArrayWriter(
+        path, {name: (values.shape, values.dtype) for name, values in rows.items()}, attributes
+    ) as writer:
         writer.write(0, rows)
         writer.finish()
 
 
 @pytest.mark.parametrize("laid_out", ["fewer diagnostics", "no tables"])
-def test_a_state_of_another_version_is_refused_with_a_line(toy: Toy, tmp_path: Path, laid_out: str) -> None:
+def test_a_state_of_another_version_is_refused_with_a_line(
+    toy: Toy, tmp_path: Path, laid_out: str
+) -> None:
     config = toy.config("vrpo")
     train_to(toy, config, tmp_path, 5)
     (file,) = (tmp_path / "state").glob("*/*.pt")
@@ -208,7 +267,10 @@ def test_a_state_of_another_version_is_refused_with_a_line(toy: Toy, tmp_path: P
     store = StateStore(tmp_path, config.model_dump(mode="json"))
     store.save(5, state)
     store.wait()
-    with pytest.raises(UserError, match=r"written by another version of vrpo \(.*(log\.sums|tables).*\); .* or remove the folder") as refused:
+    with pytest.raises(
+        UserError,
+        match=r"written by another version of vrpo \(.*(log\.sums|tables).*\); .* or remove the folder",
+    ) as refused:
         train_to(toy, config, tmp_path, 10)
     assert str(file.parent) in str(refused.value) and "\n" not in str(refused.value)
 
@@ -239,7 +301,9 @@ def test_states_are_written_while_the_training_goes_on(tmp_path: Path) -> None:
     assert torch.equal(store.load(2)["weights"], torch.ones(3)) and store.load(2)["rows"] == [1, 2]
 
 
-def test_a_state_that_cannot_be_written_ends_the_training_with_a_line(toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_state_that_cannot_be_written_ends_the_training_with_a_line(
+    toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(state: Any, path: Path) -> None:
         raise RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed")
 
@@ -249,19 +313,33 @@ def test_a_state_that_cannot_be_written_ends_the_training_with_a_line(toy: Toy, 
     assert not list(tmp_path.rglob("*.partial"))
 
 
-def test_a_disk_that_is_too_small_is_refused_first(toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_is_too_small_is_refused_first(
+    toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Room is wanted for three states (two kept, one being written) and the weights, and the message gives the bytes."""
     config = toy.config("none")
     parameters = 16_000
-    monkeypatch.setattr("vrpo.files.shutil.disk_usage", lambda folder: type("Usage", (), {"free": parameters})())
-    with pytest.raises(UserError, match=r"training state and weights needs [\d,]+ bytes but the disk has 16,000 free"):
+    monkeypatch.setattr(
+        "vrpo.files.shutil.disk_usage", lambda folder: type("Usage", (), {"free": parameters})()
+    )
+    with pytest.raises(
+        UserError,
+        match=r"training state and weights needs [\d,]+ bytes but the disk has 16,000 free",
+    ):
         train_to(toy, config, tmp_path, 5)
     assert not (tmp_path / "train.csv").exists()
 
 
-def test_options_without_effect_on_results_go_on_with_the_state(toy: Toy, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_options_without_effect_on_results_go_on_with_the_state(
+    toy: Toy, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     train_to(toy, toy.config("repa"), tmp_path, 5)
-    train_to(toy, toy.config("repa", activation_checkpointing=True, latents="resident", attention="math"), tmp_path, 10)
+    train_to(
+        toy,
+        toy.config("repa", activation_checkpointing=True, latents="resident", attention="math"),
+        tmp_path,
+        10,
+    )
     assert "earlier state of another config" not in caplog.text
     assert len(list((tmp_path / "state").glob("*/config.json"))) == 1
 
@@ -273,4 +351,6 @@ def test_a_snapshot_does_not_follow_what_it_copied() -> None:
     weights += 1
     assert torch.equal(first["a"]["weights"], torch.zeros(2)) and first["n"] == 1
     second, _ = snapshot.take({"a": {"weights": weights}, "n": 2})
-    assert second["a"]["weights"].data_ptr() == first["a"]["weights"].data_ptr()  # the memory is used again
+    assert (
+        second["a"]["weights"].data_ptr() == first["a"]["weights"].data_ptr()
+    )  # the memory is used again

@@ -18,7 +18,9 @@ def vae():
 
 
 def images(count=3, side=16):
-    return torch.randint(0, 256, (count, 3, side, side), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    return torch.randint(
+        0, 256, (count, 3, side, side), generator=torch.Generator().manual_seed(0)
+    ).to(torch.uint8)
 
 
 def test_latents_are_scaled_moments(vae):
@@ -35,14 +37,28 @@ def test_latents_are_scaled_moments(vae):
 
 def test_trained_file(vae, tmp_path):
     path = tmp_path / "tokenizer.safetensors"
-    save_network(path, vae.state_dict(), {"kind": "tokenizer", "arguments": vae_arguments(OPTIONS, 16), "scale": 0.7})
+    save_network(
+        path,
+        vae.state_dict(),
+        {"kind": "tokenizer", "arguments": vae_arguments(OPTIONS, 16), "scale": 0.7},
+    )
     before = torch.random.get_rng_state()
     tokenizer = load_tokenizer(OPTIONS, path, "cpu")
-    assert torch.equal(torch.random.get_rng_state(), before)  # loading draws nothing from the global generator
-    assert tokenizer.scale == 0.7 and not tokenizer.training and not any(p.requires_grad for p in tokenizer.parameters())
+    assert torch.equal(
+        torch.random.get_rng_state(), before
+    )  # loading draws nothing from the global generator
+    assert (
+        tokenizer.scale == 0.7
+        and not tokenizer.training
+        and not any(p.requires_grad for p in tokenizer.parameters())
+    )
     assert tokenizer.sha256 == state_sha256(vae)
-    torch.testing.assert_close(tokenizer.encode(images())[0], Tokenizer(vae, 0.7).encode(images())[0], rtol=0, atol=0)
-    assert load_tokenizer(OPTIONS.model_copy(update={"scale": 0.18215}), path, "cpu").scale == 0.18215
+    torch.testing.assert_close(
+        tokenizer.encode(images())[0], Tokenizer(vae, 0.7).encode(images())[0], rtol=0, atol=0
+    )
+    assert (
+        load_tokenizer(OPTIONS.model_copy(update={"scale": 0.18215}), path, "cpu").scale == 0.18215
+    )
 
 
 def test_pretrained_local_folder(vae, tmp_path):
@@ -68,7 +84,9 @@ def test_missing_and_wrong_weights(vae, tmp_path):
         load_tokenizer(OPTIONS, path, "cpu")
     state = vae.state_dict()
     state.pop("quant_conv.bias")
-    save_network(path, state, {"kind": "tokenizer", "arguments": vae_arguments(OPTIONS, 16), "scale": 1.0})
+    save_network(
+        path, state, {"kind": "tokenizer", "arguments": vae_arguments(OPTIONS, 16), "scale": 1.0}
+    )
     with pytest.raises(UserError, match=r"quant_conv\.bias"):
         load_tokenizer(OPTIONS, path, "cpu")
 

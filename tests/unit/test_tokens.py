@@ -30,12 +30,25 @@ def folder(tmp_path_factory):
     write_h5(folder / "images.h5", make_images(120), {"fingerprint": "f" * 64, "resolution": 32})
     write_h5(folder / "samples.h5", make_images(110, seed=5) // 2, ATTRIBUTES)
     write_classifier(folder / "classifier.safetensors")
-    compute_reference(options(folder), folder / "images.h5", folder / "classifier.safetensors", folder / "reference.npz", "cpu")
+    compute_reference(
+        options(folder),
+        folder / "images.h5",
+        folder / "classifier.safetensors",
+        folder / "reference.npz",
+        "cpu",
+    )
     return folder
 
 
 def network_options(folder, **others):
-    return NetworkOptions(**{"architecture": ARCHITECTURE, "weights": str(folder / "vit.safetensors"), "image_size": 64, **others})
+    return NetworkOptions(
+        **{
+            "architecture": ARCHITECTURE,
+            "weights": str(folder / "vit.safetensors"),
+            "image_size": 64,
+            **others,
+        }
+    )
 
 
 def options(folder, **others):
@@ -43,14 +56,28 @@ def options(folder, **others):
 
 
 def score(folder, chosen, reference="reference.npz"):
-    return evaluate(chosen, folder / "samples.h5", folder / reference, folder / "classifier.safetensors", None, "cpu")
+    return evaluate(
+        chosen,
+        folder / "samples.h5",
+        folder / reference,
+        folder / "classifier.safetensors",
+        None,
+        "cpu",
+    )
 
 
 def test_at_its_own_size_it_is_timms_network(folder):
     extractor = ClassTokenNetwork("vit", network_options(folder, image_size=160), "cpu")
-    network = timm.create_model(ARCHITECTURE, num_classes=0, pretrained=True, pretrained_cfg_overlay={"file": str(folder / "vit.safetensors")}).eval()
+    network = timm.create_model(
+        ARCHITECTURE,
+        num_classes=0,
+        pretrained=True,
+        pretrained_cfg_overlay={"file": str(folder / "vit.safetensors")},
+    ).eval()
     images = torch.from_numpy(make_images(4, side=160)).permute(0, 3, 1, 2)
-    mean, std = (torch.tensor(network.pretrained_cfg[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
+    mean, std = (
+        torch.tensor(network.pretrained_cfg[key]).view(1, 3, 1, 1) for key in ("mean", "std")
+    )
     with torch.no_grad():
         expected = network((images / 255 - mean) / std)
     torch.testing.assert_close(extractor.features(images).pool, expected, rtol=1e-4, atol=1e-5)
@@ -59,12 +86,16 @@ def test_at_its_own_size_it_is_timms_network(folder):
 def test_positions_are_resampled_with_the_official_scale():
     """A plane that rises by one a patch: DINOv2 samples it at (i + 1/2) / scale - 1/2 with scale = (new + 0.1) / old, and keeps the class token's."""
     network = timm.create_model(ARCHITECTURE)
-    plane = torch.arange(10.0).repeat(10, 1).reshape(1, 100, 1).expand(-1, -1, network.embed_dim)  # (1, 10 * 10, D), rises with the column
+    plane = (
+        torch.arange(10.0).repeat(10, 1).reshape(1, 100, 1).expand(-1, -1, network.embed_dim)
+    )  # (1, 10 * 10, D), rises with the column
     network.pos_embed.data = torch.cat([torch.full((1, 1, network.embed_dim), -3.0), plane], 1)
     resize_positions(network, 96)
     assert network.pos_embed.shape[1] == 1 + 6 * 6
     assert (network.pos_embed[0, 0] == -3).all()
-    columns = network.pos_embed[0, 1:, 0].reshape(6, 6)[2, 1:-1]  # bicubic keeps a slope up to 0.05; a scale of 6 / 10 would be off by 0.12
+    columns = network.pos_embed[0, 1:, 0].reshape(6, 6)[
+        2, 1:-1
+    ]  # bicubic keeps a slope up to 0.05; a scale of 6 / 10 would be off by 0.12
     expected = (torch.arange(1, 5) + 0.5) * 10 / 6.1 - 0.5
     torch.testing.assert_close(columns, expected, rtol=0, atol=0.06)
 
@@ -72,8 +103,13 @@ def test_positions_are_resampled_with_the_official_scale():
 def test_distance_in_the_record(folder):
     record = score(folder, options(folder))
     extractor = ClassTokenNetwork("vit", network_options(folder), "cpu")
-    real, made = (extractor.features(torch.from_numpy(images).permute(0, 3, 1, 2)).pool for images in (make_images(120), make_images(110, seed=5) // 2))
-    assert record["scores"]["fd_vit"] == pytest.approx(frechet_distance(gaussian_of(real), gaussian_of(made)), rel=1e-3)
+    real, made = (
+        extractor.features(torch.from_numpy(images).permute(0, 3, 1, 2)).pool
+        for images in (make_images(120), make_images(110, seed=5) // 2)
+    )
+    assert record["scores"]["fd_vit"] == pytest.approx(
+        frechet_distance(gaussian_of(real), gaussian_of(made)), rel=1e-3
+    )
     assert record["protocol"]["extra_networks"]["vit"] | {"sha256": ""} == {
         "architecture": ARCHITECTURE, "arguments": {}, "image_size": 64, "sha256": "", "dim": 64,
     }  # fmt: skip
@@ -85,12 +121,30 @@ def test_distance_in_the_record(folder):
 def test_what_does_not_fit(folder, tmp_path):
     with pytest.raises(UserError, match="compute the reference again"):
         score(folder, options(folder, image_size=96))
-    compute_reference(OPTIONS, folder / "images.h5", folder / "classifier.safetensors", folder / "plain.npz", "cpu")
+    compute_reference(
+        OPTIONS,
+        folder / "images.h5",
+        folder / "classifier.safetensors",
+        folder / "plain.npz",
+        "cpu",
+    )
     record = score(folder, options(folder), "plain.npz")
     assert record["scores"]["fd_vit"] is None
-    assert any("fd_vit: not given, the reference has no statistics" in warning for warning in record["protocol"]["warnings"])
+    assert any(
+        "fd_vit: not given, the reference has no statistics" in warning
+        for warning in record["protocol"]["warnings"]
+    )
     with pytest.raises(UserError, match="gives no class token"):
-        ClassTokenNetwork("vit", network_options(folder, architecture="test_convnext.r160_in1k", weights=str(write_convnext(tmp_path)), image_size=64), "cpu")
+        ClassTokenNetwork(
+            "vit",
+            network_options(
+                folder,
+                architecture="test_convnext.r160_in1k",
+                weights=str(write_convnext(tmp_path)),
+                image_size=64,
+            ),
+            "cpu",
+        )
 
 
 def write_convnext(folder):

@@ -39,7 +39,9 @@ def test_equals_repa_with_its_projected_tokens():
     values = golden.load("networks")
     projector = golden.fill(Projector(48, 40, 24), prefix="projectors.0.")
     with torch.no_grad():
-        prediction, (hidden,) = network(4)(values["x"], values["t_sit"], golden.LABELS, hidden_after=(2,))
+        prediction, (hidden,) = network(4)(
+            values["x"], values["t_sit"], golden.LABELS, hidden_after=(2,)
+        )
         tokens = projector(hidden)
     assert (prediction - values["repa"]).abs().max() < 1e-5
     assert (tokens - values["repa_tokens"]).abs().max() < 1e-5
@@ -48,8 +50,12 @@ def test_equals_repa_with_its_projected_tokens():
 @pytest.mark.parametrize("name", PARAMETERS["counts"])
 def test_parameter_count_equals_the_original(name):
     size, patch = name.split("-")[-1].split("/")
-    out_channels = 4 if name.startswith("REPA") else 8  # the official SiT keeps DiT's variance channels and drops them
-    model = SimpleNamespace(name=name, **PAPER_SIZES[size].model_dump(), patch_size=int(patch), num_classes=1000)
+    out_channels = (
+        4 if name.startswith("REPA") else 8
+    )  # the official SiT keeps DiT's variance channels and drops them
+    model = SimpleNamespace(
+        name=name, **PAPER_SIZES[size].model_dump(), patch_size=int(patch), num_classes=1000
+    )
     with torch.device("meta"):
         ours = build_transformer(model, (4, 32, 32), out_channels)
     assert sum(parameter.numel() for parameter in ours.parameters()) == PARAMETERS["counts"][name]
@@ -63,7 +69,10 @@ def test_initial_weights_are_distributed_as_in_the_original():
 
 def test_initial_projector_is_distributed_as_in_repa():
     torch.manual_seed(1)
-    expected = {name.removeprefix("projectors.0."): value for name, value in PARAMETERS["projector_std_max_mean"].items()}
+    expected = {
+        name.removeprefix("projectors.0."): value
+        for name, value in PARAMETERS["projector_std_max_mean"].items()
+    }
     check_distribution(Projector(192, 256, 96), expected)
 
 
@@ -116,13 +125,19 @@ def test_compiles_without_graph_break_and_without_recompilation(kind):
         x_t = process.corrupt(x0, noise, t)
         prediction, (hidden,) = net(x_t, process.network_time(t), labels, (1,))
         loss, error = process.losses(prediction, x0, noise, x_t, t)
-        return loss.mean() + process.x0_hat(prediction, x_t, t).mean() + hidden.mean() + 0 * process.noise_level(t).mean(), error
+        return loss.mean() + process.x0_hat(
+            prediction, x_t, t
+        ).mean() + hidden.mean() + 0 * process.noise_level(t).mean(), error
 
     torch._dynamo.reset()
     compiled = torch.compile(step, fullgraph=True, backend="aot_eager", dynamic=False)
     with torch._dynamo.config.patch(error_on_recompile=True):
         for seed in range(3):
-            x0, noise, labels = golden.draw(seed, 6, 4, 8, 8), golden.draw(9, 6, 4, 8, 8), torch.tensor([0, 1, 2, 3, 4, 10])
+            x0, noise, labels = (
+                golden.draw(seed, 6, 4, 8, 8),
+                golden.draw(9, 6, 4, 8, 8),
+                torch.tensor([0, 1, 2, 3, 4, 10]),
+            )
             t = process.sample_times(6, torch.Generator().manual_seed(seed))
             net.zero_grad()
             loss, error = compiled(x0, noise, t, labels)

@@ -28,14 +28,26 @@ from vrpo.models.transformer import build_transformer, position_embedding
 from vrpo.models.weights import is_finite, read_weights
 
 TOKENIZER = TokenizerOptions(block_channels=[4, 8])
-ENCODER = EncoderOptions(architecture="test_vit", weights="trained", image_size=32, arguments={"patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2})
-CLASSIFIER = {"architecture": ENCODER.architecture, "arguments": ENCODER.arguments, "image_size": ENCODER.image_size, "num_classes": 10}
+ENCODER = EncoderOptions(
+    architecture="test_vit",
+    weights="trained",
+    image_size=32,
+    arguments={"patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2},
+)
+CLASSIFIER = {
+    "architecture": ENCODER.architecture,
+    "arguments": ENCODER.arguments,
+    "image_size": ENCODER.image_size,
+    "num_classes": 10,
+}
 State = dict[str, Tensor]
 Spoil = Callable[[State], object]
 
 
 def official_state() -> State:
-    return golden.fill(build_transformer(golden.MODEL, golden.LATENT, 8)).state_dict() | {"pos_embed": position_embedding(48, 4)}
+    return golden.fill(build_transformer(golden.MODEL, golden.LATENT, 8)).state_dict() | {
+        "pos_embed": position_embedding(48, 4)
+    }
 
 
 def saved_milestone(folder: Path, spoil: Spoil) -> Path:
@@ -58,7 +70,11 @@ def trained_tokenizer(folder: Path, spoil: Spoil) -> None:
     arguments = vae_arguments(TOKENIZER, 16)
     state = build_vae(arguments).state_dict()
     spoil(state)
-    save_network(folder / "tokenizer.safetensors", state, {"kind": "tokenizer", "arguments": arguments, "scale": 1.0})
+    save_network(
+        folder / "tokenizer.safetensors",
+        state,
+        {"kind": "tokenizer", "arguments": arguments, "scale": 1.0},
+    )
     load_tokenizer(TOKENIZER, folder / "tokenizer.safetensors", "cpu")
 
 
@@ -89,13 +105,19 @@ def local_encoder(folder: Path, spoil: Spoil) -> None:
     state = create_network(ENCODER, 10).state_dict()
     spoil(state)
     save_file(state, folder / "model.safetensors")
-    load_encoder(ENCODER.model_copy(update={"weights": str(folder / "model.safetensors")}), None, "cpu")
+    load_encoder(
+        ENCODER.model_copy(update={"weights": str(folder / "model.safetensors")}), None, "cpu"
+    )
 
 
 def critic(folder: Path, spoil: Spoil) -> None:
     state = LatentCritic((4, 8, 8), (16, 6), 8, 1).state_dict()
     spoil(state)
-    save_network(folder / "critic.safetensors", state, {"kind": "critic", "latent_shape": [4, 8, 8], "tokens": [16, 6], "width": 8, "depth": 1})
+    save_network(
+        folder / "critic.safetensors",
+        state,
+        {"kind": "critic", "latent_shape": [4, 8, 8], "tokens": [16, 6], "width": 8, "depth": 1},
+    )
     load_critic(folder / "critic.safetensors", "cpu")
 
 
@@ -129,19 +151,27 @@ LOADERS = {
 
 @pytest.mark.parametrize("value", [torch.nan, -torch.inf])
 @pytest.mark.parametrize(("load", "name"), LOADERS.items(), ids=[load.__name__ for load in LOADERS])
-def test_every_loader_refuses_what_is_not_finite_and_names_the_tensor(tmp_path: Path, load: Callable[[Path, Spoil], None], name: str, value: float) -> None:
+def test_every_loader_refuses_what_is_not_finite_and_names_the_tensor(
+    tmp_path: Path, load: Callable[[Path, Spoil], None], name: str, value: float
+) -> None:
     load(tmp_path, lambda state: state[name])  # as it is, it is taken
     for output in tmp_path.glob("out.*"):
         output.unlink()
     with pytest.raises(UserError) as error:
         load(tmp_path, lambda state: state[name].view(-1)[-1:].fill_(value))
     message = str(error.value)
-    assert f": {name} [" in message and "holds NaN or infinite values (1 of " in message and "\n" not in message
+    assert (
+        f": {name} [" in message
+        and "holds NaN or infinite values (1 of " in message
+        and "\n" not in message
+    )
     assert str(tmp_path) in message.split(": ")[0] or str(tmp_path) in message.split(": ")[1]
     assert not list(tmp_path.glob("out.*"))
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2])
+@pytest.mark.parametrize(
+    "dtype", [torch.float64, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2]
+)
 def test_finiteness_in_every_type(dtype: torch.dtype) -> None:
     values = torch.linspace(-2, 2, 100).to(dtype)
     assert is_finite(values) and is_finite(values[:0])
@@ -163,25 +193,54 @@ FOREIGN: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (lambda path: None, "no such file"),
     "folder": (write_folder, "is a folder, not a file"),
     "empty": (lambda path: path.write_bytes(b""), "not a file of weights"),
-    "pointer": (lambda path: path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"), "Git LFS pointer"),
-    "page": (lambda path: path.write_text("\n<!DOCTYPE html><html><title>Sign in</title></html>"), "web page"),
+    "pointer": (
+        lambda path: path.write_text(
+            "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+        ),
+        "Git LFS pointer",
+    ),
+    "page": (
+        lambda path: path.write_text("\n<!DOCTYPE html><html><title>Sign in</title></html>"),
+        "web page",
+    ),
     "hdf5": (lambda path: path.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100)), "HDF5 file"),
-    "image": (lambda path: path.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100)), "not a file of weights"),
+    "image": (
+        lambda path: path.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100)),
+        "not a file of weights",
+    ),
     "archive": (write_archive, "not a file of weights"),
-    "list": (lambda path: torch.save([torch.zeros(1)], path), "holds a list, not a dict of tensors"),
-    "tensor": (lambda path: torch.save(torch.zeros(1), path), "holds a Tensor, not a dict of tensors"),
-    "module": (lambda path: torch.save(torch.nn.Linear(1, 1), path), r"holds objects of type torch\.nn\.modules\.linear\.Linear, which could run code"),
-    "path": (lambda path: torch.save({"args": argparse.Namespace(out=Path("x"))}, path), r"holds objects of type pathlib\.\w+, which could run code"),
+    "list": (
+        lambda path: torch.save([torch.zeros(1)], path),
+        "holds a list, not a dict of tensors",
+    ),
+    "tensor": (
+        lambda path: torch.save(torch.zeros(1), path),
+        "holds a Tensor, not a dict of tensors",
+    ),
+    "module": (
+        lambda path: torch.save(torch.nn.Linear(1, 1), path),
+        r"holds objects of type torch\.nn\.modules\.linear\.Linear, which could run code",
+    ),
+    "path": (
+        lambda path: torch.save({"args": argparse.Namespace(out=Path("x"))}, path),
+        r"holds objects of type pathlib\.\w+, which could run code",
+    ),
 }
 
 
 @pytest.mark.parametrize("suffix", ["pt", "safetensors"])
 @pytest.mark.parametrize("kind", FOREIGN)
-def test_what_is_no_file_of_weights_is_called_what_it_is(tmp_path: Path, kind: str, suffix: str) -> None:
+def test_what_is_no_file_of_weights_is_called_what_it_is(
+    tmp_path: Path, kind: str, suffix: str
+) -> None:
     write, words = FOREIGN[kind]
     path = tmp_path / f"weights.{suffix}"
     write(path)
-    for load in (lambda: import_checkpoint(path, tmp_path / "out"), lambda: load_critic(path, "cpu"), lambda: read_weights(path, "fetch it")):
+    for load in (
+        lambda: import_checkpoint(path, tmp_path / "out"),
+        lambda: load_critic(path, "cpu"),
+        lambda: read_weights(path, "fetch it"),
+    ):
         with pytest.raises(UserError, match=rf"^{path}: [^\n]*{words}[^\n]*; [^\n]+$"):
             load()
     assert not (tmp_path / "out").exists()
@@ -194,19 +253,35 @@ def test_the_content_says_the_format_not_the_name(tmp_path: Path) -> None:
     torch.save(state, tmp_path / "c.bin", _use_new_zipfile_serialization=False)
     for name in ("a.pt", "b.safetensors", "c.bin"):
         content, metadata = read_weights(tmp_path / name, "")
-        assert content.keys() == state.keys() and torch.equal(content["a"], state["a"]) and metadata == {}
+        assert (
+            content.keys() == state.keys()
+            and torch.equal(content["a"], state["a"])
+            and metadata == {}
+        )
 
 
-@pytest.mark.parametrize("write", [lambda state, path: torch.save(state, path), save_file], ids=["torch", "safetensors"])
-def test_an_encoder_in_either_format_and_all_of_it(tmp_path: Path, write: Callable[[State, Path], None]) -> None:
+@pytest.mark.parametrize(
+    "write", [lambda state, path: torch.save(state, path), save_file], ids=["torch", "safetensors"]
+)
+def test_an_encoder_in_either_format_and_all_of_it(
+    tmp_path: Path, write: Callable[[State, Path], None]
+) -> None:
     state = create_network(ENCODER, 10).state_dict()
     write(state, tmp_path / "model.bin")
     options = ENCODER.model_copy(update={"weights": str(tmp_path / "model.bin")})
     encoder = load_encoder(options, None, "cpu")
-    assert encoder.network.state_dict().keys() == {name for name in state if not name.startswith("head.")}
-    assert all(torch.equal(value, state[name]) for name, value in encoder.network.state_dict().items())
+    assert encoder.network.state_dict().keys() == {
+        name for name in state if not name.startswith("head.")
+    }
+    assert all(
+        torch.equal(value, state[name]) for name, value in encoder.network.state_dict().items()
+    )
     missing = {name: value for name, value in state.items() if name != "blocks.0.norm1.bias"}
-    for wrong, words in ((missing, r"blocks\.0\.norm1\.bias"), ({"a": torch.zeros(2)}, "does not fit"), ({}, "holds no tensors")):
+    for wrong, words in (
+        (missing, r"blocks\.0\.norm1\.bias"),
+        ({"a": torch.zeros(2)}, "does not fit"),
+        ({}, "holds no tensors"),
+    ):
         write(wrong, tmp_path / "model.bin")
         with pytest.raises(UserError, match=rf"model\.bin: [^\n]*{words}"):
             load_encoder(options, None, "cpu")

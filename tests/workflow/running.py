@@ -16,11 +16,27 @@ TINY = ROOT / "tests/workflow/tiny.yaml"
 DRAWN = [*(entry.name for entry in CATALOGUE), "report"]
 
 
-def command(*arguments: str, config: Path | tuple[Path, ...] = TINY, checkout: Path = ROOT) -> list[str]:
+def command(
+    *arguments: str, config: Path | tuple[Path, ...] = TINY, checkout: Path = ROOT
+) -> list[str]:
     """A snakemake command line that uses a checkout, this one if no other is named."""
     configs = (config,) if isinstance(config, Path) else config
-    profile = [] if "--workflow-profile" in arguments else ["--workflow-profile", str(checkout / "profiles/default")]
-    return [sys.executable, "-m", "snakemake", "--snakefile", str(checkout / "Snakefile"), "--configfile", *map(str, configs), *profile, *arguments]
+    profile = (
+        []
+        if "--workflow-profile" in arguments
+        else ["--workflow-profile", str(checkout / "profiles/default")]
+    )
+    return [
+        sys.executable,
+        "-m",
+        "snakemake",
+        "--snakefile",
+        str(checkout / "Snakefile"),
+        "--configfile",
+        *map(str, configs),
+        *profile,
+        *arguments,
+    ]
 
 
 def clone(folder: Path) -> Path:
@@ -37,7 +53,9 @@ def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
 
 
-def snakemake(folder: Path, *arguments: str, config: Path | tuple[Path, ...] = TINY, checkout: Path = ROOT) -> subprocess.CompletedProcess[str]:
+def snakemake(
+    folder: Path, *arguments: str, config: Path | tuple[Path, ...] = TINY, checkout: Path = ROOT
+) -> subprocess.CompletedProcess[str]:
     """Run snakemake with `folder` as working directory, where also its results lie.
 
     With this checkout it runs in a fork of this process: importing snakemake takes longer than planning.
@@ -45,7 +63,9 @@ def snakemake(folder: Path, *arguments: str, config: Path | tuple[Path, ...] = T
     folder.mkdir(parents=True, exist_ok=True)
     words = command(*arguments, config=config, checkout=checkout)
     if checkout != ROOT:  # whose package is another one than this process has imported
-        return subprocess.run(words, cwd=folder, env=environment(), capture_output=True, text=True, timeout=900)
+        return subprocess.run(
+            words, cwd=folder, env=environment(), capture_output=True, text=True, timeout=900
+        )
     import snakemake.cli  # noqa: F401
 
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
@@ -57,7 +77,9 @@ def snakemake(folder: Path, *arguments: str, config: Path | tuple[Path, ...] = T
     return subprocess.CompletedProcess(words, os.waitstatus_to_exitcode(status), *texts)
 
 
-def plan(folder: Path, *arguments: str, config: Path | tuple[Path, ...] = TINY) -> subprocess.CompletedProcess[str]:
+def plan(
+    folder: Path, *arguments: str, config: Path | tuple[Path, ...] = TINY
+) -> subprocess.CompletedProcess[str]:
     """The same with `--dry-run`."""
     return snakemake(folder, "--dry-run", *arguments, config=config)
 
@@ -72,7 +94,10 @@ def _become_snakemake(folder: Path, arguments: list[str], output: int, errors: i
         os.environ.update(environment())
         os.dup2(output, 1)
         os.dup2(errors, 2)
-        sys.stdout, sys.stderr = (os.fdopen(file, "w", buffering=1, errors="backslashreplace", closefd=False) for file in (1, 2))
+        sys.stdout, sys.stderr = (
+            os.fdopen(file, "w", buffering=1, errors="backslashreplace", closefd=False)
+            for file in (1, 2)
+        )
         sys.argv = arguments
         main()
     except SystemExit as leaving:

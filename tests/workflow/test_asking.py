@@ -26,17 +26,41 @@ def refusal(folder: Path, *arguments: str) -> str:
 @pytest.mark.parametrize(
     ("target", "words"),
     [
-        ("runs/sit-vrpo/seed5/step0000008.safetensors", ["seed 5 of `sit-vrpo` is not in `seeds` [0]"]),
-        ("runs/sit-vrp/seed0/step0000008.safetensors", ["`sit-vrp` is not in `runs` or `checkpoints`", "did you mean `sit-vrpo`?"]),
-        ("runs/theirs/seed1/step0000007.safetensors", ["seed 1 of `theirs` is not in `checkpoints.theirs.seed`"]),
-        ("samples/sit-vrpo/seed0/step0000008/oed.h5", ["sampler: `oed` is not in `samplers`", "did you mean `ode`?"]),
-        ("metrics/sit-vrpo/seed0/step0000009/ode.json", ["step 0000009 of `sit-vrpo` is not in `milestones` [8, 16]"]),
-        ("representation/sit-vrpo/seed0/step0000008.json", ["representation of `sit-vrpo` is not measured at step 0000008"]),
-        ("features/vti/shard-00000-of-00001.h5", ["encoder: `vti` is not in `encoders`", "did you mean `vit`?"]),
+        (
+            "runs/sit-vrpo/seed5/step0000008.safetensors",
+            ["seed 5 of `sit-vrpo` is not in `seeds` [0]"],
+        ),
+        (
+            "runs/sit-vrp/seed0/step0000008.safetensors",
+            ["`sit-vrp` is not in `runs` or `checkpoints`", "did you mean `sit-vrpo`?"],
+        ),
+        (
+            "runs/theirs/seed1/step0000007.safetensors",
+            ["seed 1 of `theirs` is not in `checkpoints.theirs.seed`"],
+        ),
+        (
+            "samples/sit-vrpo/seed0/step0000008/oed.h5",
+            ["sampler: `oed` is not in `samplers`", "did you mean `ode`?"],
+        ),
+        (
+            "metrics/sit-vrpo/seed0/step0000009/ode.json",
+            ["step 0000009 of `sit-vrpo` is not in `milestones` [8, 16]"],
+        ),
+        (
+            "representation/sit-vrpo/seed0/step0000008.json",
+            ["representation of `sit-vrpo` is not measured at step 0000008"],
+        ),
+        (
+            "features/vti/shard-00000-of-00001.h5",
+            ["encoder: `vti` is not in `encoders`", "did you mean `vit`?"],
+        ),
         ("features/vti.json", ["encoder: `vti` is not in `encoders`"]),
         ("networks/encoder-vti.safetensors", ["encoder: `vti` is not in `encoders`"]),
         ("networks/critic-vti.safetensors", ["encoder: `vti` is not in `encoders`"]),
-        ("networks/evaluation-other.safetensors", ["`other` is not in `evaluation.extra_networks`"]),
+        (
+            "networks/evaluation-other.safetensors",
+            ["`other` is not in `evaluation.extra_networks`"],
+        ),
     ],
 )
 def test_files_that_are_not_made(target: str, words: list[str], tmp_path: Path) -> None:
@@ -57,7 +81,10 @@ def test_files_that_are_made(tmp_path: Path) -> None:
     result = plan(tmp_path, "--config", THEIRS, "--", *(f"results/tiny/{file}" for file in files))
     assert result.returncode == 0, whole(result)[-4000:]
     planned = stats(whole(result))
-    assert {name: planned[name] for name in ("import_checkpoint", "train", "sample", "evaluate", "representation_of_run")} == {
+    assert {
+        name: planned[name]
+        for name in ("import_checkpoint", "train", "sample", "evaluate", "representation_of_run")
+    } == {
         "import_checkpoint": 1,
         "train": 3,
         "sample": 2,
@@ -85,10 +112,17 @@ def test_command_lines(arguments: list[str], words: list[str], tmp_path: Path) -
 def test_files_that_snakemake_itself_cannot_read(profile: str, tmp_path: Path) -> None:
     latin = tmp_path / "latin.yaml"
     latin.write_bytes("experiment: café".encode("latin-1"))
-    for file, words in ((latin, "latin.yaml: line 1: not UTF-8 text"), (tmp_path / "fid", "fid: no such file; correct its name, or, if it is a target")):
-        result = plan(tmp_path, "--workflow-profile", str(ROOT / "profiles" / profile), config=(TINY, file))
+    for file, words in (
+        (latin, "latin.yaml: line 1: not UTF-8 text"),
+        (tmp_path / "fid", "fid: no such file; correct its name, or, if it is a target"),
+    ):
+        result = plan(
+            tmp_path, "--workflow-profile", str(ROOT / "profiles" / profile), config=(TINY, file)
+        )
         text = whole(result)
-        assert result.returncode == 2 and words in text.splitlines()[-1] and "Traceback" not in text, text[-4000:]
+        assert (
+            result.returncode == 2 and words in text.splitlines()[-1] and "Traceback" not in text
+        ), text[-4000:]
 
 
 def test_damaged_files_are_planned_or_refused(tmp_path: Path) -> None:
@@ -96,14 +130,22 @@ def test_damaged_files_are_planned_or_refused(tmp_path: Path) -> None:
     dice, whole_text, outcomes = random.Random(1), TINY.read_bytes(), set()
     for number in range(10):
         path, at = tmp_path / f"{number}.yaml", dice.randrange(len(whole_text))
-        path.write_bytes(whole_text[:at] + bytes([whole_text[at] ^ (1 << dice.randrange(7))]) + whole_text[at + 1 :])
+        path.write_bytes(
+            whole_text[:at]
+            + bytes([whole_text[at] ^ (1 << dice.randrange(7))])
+            + whole_text[at + 1 :]
+        )
         result = plan(tmp_path, "--quiet", "rules", "--", "collect", config=path)
         text = whole(result)
         outcomes.add(result.returncode)
         try:
             load_experiment(path)
         except UserError:
-            assert result.returncode == 2 and f"vrpo: error: {path}: " in text and "Traceback" not in text, text[-4000:]
+            assert (
+                result.returncode == 2
+                and f"vrpo: error: {path}: " in text
+                and "Traceback" not in text
+            ), text[-4000:]
         else:
             assert result.returncode == 0 and "This was a dry-run" in text, text[-4000:]
     assert outcomes == {0, 2}
@@ -127,4 +169,6 @@ rule mine:
     assert stats(whole(plan(tmp_path, *asked, config=tmp_path / "asked.yaml")))["vrpo_train"] == 2
     (tmp_path / "asked.yaml").write_text("asked: 5\n")
     result = plan(tmp_path, *asked, config=tmp_path / "asked.yaml")
-    assert result.returncode == 2 and whole(result).splitlines()[-1].startswith("vrpo: error: target: seed 5 of `sit-vrpo` is not in `seeds` [0]")
+    assert result.returncode == 2 and whole(result).splitlines()[-1].startswith(
+        "vrpo: error: target: seed 5 of `sit-vrpo` is not in `seeds` [0]"
+    )

@@ -23,13 +23,21 @@ TEXTS = [
     *sorted((ROOT / "config").glob("*.yaml")),
     ROOT / "profiles/slurm/config.yaml",
 ]
-COMMAND = re.compile(r"(?:^ {4}|^#[ :\w]* |`)((?:snakemake|python -m vrpo) [^`\n]*?)(?=`| {2}|\n|$)", re.MULTILINE)
+COMMAND = re.compile(
+    r"(?:^ {4}|^#[ :\w]* |`)((?:snakemake|python -m vrpo) [^`\n]*?)(?=`| {2}|\n|$)", re.MULTILINE
+)
 READERS_OWN = {"mine.yaml"}
 
 
 def commands(program: str) -> list[str]:
-    found = {command for text in TEXTS for command in COMMAND.findall(text.read_text(encoding="utf-8").replace("\\\n", " "))}
-    return sorted(command for command in found if command.startswith(program) and "..." not in command)
+    found = {
+        command
+        for text in TEXTS
+        for command in COMMAND.findall(text.read_text(encoding="utf-8").replace("\\\n", " "))
+    }
+    return sorted(
+        command for command in found if command.startswith(program) and "..." not in command
+    )
 
 
 @pytest.fixture(scope="module")
@@ -41,26 +49,44 @@ def faults(command: str, rules: set[str]) -> list[str]:
     """What is wrong with a snakemake command: Snakemake's parser ends the process for unknown options."""
     arguments = get_argument_parser().parse_args(shlex.split(command)[1:])
     files = [ROOT / file for file in arguments.configfile if file.name not in READERS_OWN]
-    config = parse_experiment(merge_configs(files or [ROOT / "config/mini.yaml"], arguments.config or []), command)
-    milestones = {f"{Paths.of(config).folder}/runs/{run}/seed{seed}/step{step:07d}.safetensors" for run, seed, step, _ in evaluations(config)}
-    return [str(name) for name in [*arguments.targets, *arguments.forcerun] if name not in rules | milestones]
+    config = parse_experiment(
+        merge_configs(files or [ROOT / "config/mini.yaml"], arguments.config or []), command
+    )
+    milestones = {
+        f"{Paths.of(config).folder}/runs/{run}/seed{seed}/step{step:07d}.safetensors"
+        for run, seed, step, _ in evaluations(config)
+    }
+    return [
+        str(name)
+        for name in [*arguments.targets, *arguments.forcerun]
+        if name not in rules | milestones
+    ]
 
 
 def test_snakemake_commands(rules: set[str]) -> None:
     found = commands("snakemake")
     assert len(found) > 15 and any(" -- results/" in command for command in found)
-    assert {command: faults(command, rules) for command in found if " | " not in command and faults(command, rules)} == {}
+    assert {
+        command: faults(command, rules)
+        for command in found
+        if " | " not in command and faults(command, rules)
+    } == {}
 
 
 def test_a_target_behind_config_is_a_fault(rules: set[str]) -> None:
     assert faults("snakemake --cores 1 -- fidd", rules) == ["fidd"]
-    for command in ("snakemake --cores 1 --config seeds=[1] fid", "snakemake --cores 1 --configfile config/mini.yaml fid"):
+    for command in (
+        "snakemake --cores 1 --config seeds=[1] fid",
+        "snakemake --cores 1 --configfile config/mini.yaml fid",
+    ):
         with pytest.raises(Exception, match="fid"):
             faults(command, rules)
 
 
 def test_vrpo_commands() -> None:
-    found = [command for command in commands("python -m vrpo") if " bench " not in command]  # which read their options themselves
+    found = [
+        command for command in commands("python -m vrpo") if " bench " not in command
+    ]  # which read their options themselves
     assert len(found) > 8
     for command in found:
         group, words = typer.main.get_command(app), shlex.split(command)[3:]
@@ -71,7 +97,11 @@ def test_vrpo_commands() -> None:
 
 
 def test_make_says_where_the_report_is() -> None:
-    (program,) = re.findall(r"^\t@(python -c .*)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    (program,) = re.findall(
+        r"^\t@(python -c .*)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE
+    )
     words = shlex.split(program.replace("$(CONFIG)", str(ROOT / "tests/workflow/tiny.yaml")))
     result = subprocess.run([sys.executable, *words[1:]], cwd=ROOT, capture_output=True, text=True)
-    assert result.stdout.split(maxsplit=2)[2].strip() == str(ROOT / "results/tiny/report.html"), result.stderr
+    assert result.stdout.split(maxsplit=2)[2].strip() == str(ROOT / "results/tiny/report.html"), (
+        result.stderr
+    )

@@ -19,35 +19,67 @@ TRAINED = "results/tiny/runs/sit-vrpo/seed0/step0000008.safetensors"
         ("{device: cuda, gpus: 1}", "resources.gpus: a GPU is asked for, this machine offers none"),
     ],
 )
-def test_gpus_that_are_missing_are_refused_before_the_first_job(resources: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpus_that_are_missing_are_refused_before_the_first_job(
+    resources: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    result = snakemake(tmp_path, "--cores", "1", "--config", f"resources={resources}", "--", TRAINED)
+    result = snakemake(
+        tmp_path, "--cores", "1", "--config", f"resources={resources}", "--", TRAINED
+    )
     text = whole(result)
     assert result.returncode != 0
     assert words in text and "Traceback" not in text
     assert not list(tmp_path.rglob("images/*.h5")), "no job was started"
 
 
-def test_stages_without_gpus_run_where_there_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stages_without_gpus_run_where_there_are_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With a config that states GPUs, which nothing that is due needs."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    result = snakemake(tmp_path, "--cores", "1", "--config", "resources={device: cuda, gpus: 2}", "--", "results/tiny/images/shard-00000-of-00001.h5")
+    result = snakemake(
+        tmp_path,
+        "--cores",
+        "1",
+        "--config",
+        "resources={device: cuda, gpus: 2}",
+        "--",
+        "results/tiny/images/shard-00000-of-00001.h5",
+    )
     assert result.returncode == 0, whole(result)[-4000:]
 
 
 def test_compiling_is_tried_before_the_first_job(tmp_path: Path) -> None:
     options = ["--config", "training={compile: true}", "--", TRAINED]
-    variables = {**environment(), "CXX": "/bin/false", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
-    result = subprocess.run(command("--cores", "1", *options), cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=300, check=False)
+    variables = {
+        **environment(),
+        "CXX": "/bin/false",
+        "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache"),
+    }
+    result = subprocess.run(
+        command("--cores", "1", *options),
+        cwd=tmp_path,
+        env=variables,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
     text = whole(result)
     assert result.returncode != 0
-    assert "torch.compile does not work on this machine, there is no working C++ compiler; install one" in text and "Traceback" not in text
+    assert (
+        "torch.compile does not work on this machine, there is no working C++ compiler; install one"
+        in text
+        and "Traceback" not in text
+    )
     assert not list(tmp_path.rglob("images/*.h5"))
 
 
 def resources_of(text: str, rule: str) -> dict[str, str]:
     """Resources of the first job of a rule in a plan."""
-    (line,) = re.findall(rf"^(?:local)?rule {rule}:\n(?:    .*\n)*?    resources: (.*)$", text, re.MULTILINE)[:1]
+    (line,) = re.findall(
+        rf"^(?:local)?rule {rule}:\n(?:    .*\n)*?    resources: (.*)$", text, re.MULTILINE
+    )[:1]
     return dict(pair.split("=", 1) for pair in line.split(", "))
 
 
@@ -58,7 +90,9 @@ def requested(resources: dict[str, str]) -> str:
     class Resources(dict):
         __getattr__ = dict.__getitem__
 
-    plain = Resources({name: int(value) if value.isdecimal() else value for name, value in resources.items()})
+    plain = Resources(
+        {name: int(value) if value.isdecimal() else value for name, value in resources.items()}
+    )
     return set_gres_string(SimpleNamespace(resources=plain)).strip()
 
 
@@ -66,9 +100,18 @@ def requested(resources: dict[str, str]) -> str:
     ("name", "train", "encode"),
     [("", "--gpus=2", "--gpus=1"), ("gpu:h100", "--gres=gpu:h100:2", "--gres=gpu:h100:1")],
 )
-def test_the_queue_is_asked_as_the_cluster_knows_it(name: str, train: str, encode: str, tmp_path: Path) -> None:
+def test_the_queue_is_asked_as_the_cluster_knows_it(
+    name: str, train: str, encode: str, tmp_path: Path
+) -> None:
     """One way or the other, never both; the launcher is given its number in either case, and a plan needs no GPU."""
-    options = ["-n", "-p", "--resources", "gpu=2", "--config", f"resources={{device: cuda, gpus: 2, gres: '{name}'}}"]
+    options = [
+        "-n",
+        "-p",
+        "--resources",
+        "gpu=2",
+        "--config",
+        f"resources={{device: cuda, gpus: 2, gres: '{name}'}}",
+    ]
     text = whole(snakemake(tmp_path, *options, "--", TRAINED))
     for rule, asked, count in (("train", train, 2), ("encode_latents", encode, 1)):
         assert requested(resources_of(text, rule)) == asked

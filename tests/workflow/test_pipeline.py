@@ -18,17 +18,48 @@ from vrpo.report.catalogue import report_entries
 
 pytestmark = [pytest.mark.workflow, pytest.mark.timeout(900)]
 
-FINAL = {".h5", ".safetensors", ".csv", ".npz", ".json", ".yaml", ".md", ".tex", ".pdf", ".png", ".html"}
-CHAIN = ("--config", "results='my results'", "--", "my results/tiny/metrics/sit-vrpo/seed0/step0000016/ode.json")
+FINAL = {
+    ".h5",
+    ".safetensors",
+    ".csv",
+    ".npz",
+    ".json",
+    ".yaml",
+    ".md",
+    ".tex",
+    ".pdf",
+    ".png",
+    ".html",
+}
+CHAIN = (
+    "--config",
+    "results='my results'",
+    "--",
+    "my results/tiny/metrics/sit-vrpo/seed0/step0000016/ode.json",
+)
 SCORED = "results/tiny/metrics/sit-vrpo/seed0/step0000008/ode.json"
-RECOMPUTED = {"manifest", "evaluate", "resolved_config", "all", "prepare", "milestones"}  # jobs of seconds
+RECOMPUTED = {
+    "manifest",
+    "evaluate",
+    "resolved_config",
+    "all",
+    "prepare",
+    "milestones",
+}  # jobs of seconds
 
 
 def final_bytes(results: Path) -> dict[str, str]:
     """Hash of every final file, by its path: all but logs, resume states and clock times."""
     files = (path for path in results.rglob("*") if path.is_file() and path.suffix in FINAL)
-    kept = (path for path in files if path.name != "speed.csv" and not {"state", "logs"} & set(path.relative_to(results).parts))
-    return {str(path.relative_to(results)): hashlib.sha256(path.read_bytes()).hexdigest() for path in kept}
+    kept = (
+        path
+        for path in files
+        if path.name != "speed.csv" and not {"state", "logs"} & set(path.relative_to(results).parts)
+    )
+    return {
+        str(path.relative_to(results)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in kept
+    }
 
 
 @pytest.fixture(scope="module")
@@ -47,14 +78,22 @@ def test_everything_is_there(finished: Path) -> None:
     for kind in ("figure", "table"):
         wanted = {file for entry in report_entries(kind) for file in entry.files}
         assert {path.name for path in (results / f"{kind}s").iterdir()} == wanted
-    assert sorted(path.name for path in (results / "runs/sit-vrpo/seed0").glob("*.safetensors")) == ["step0000008.safetensors", "step0000016.safetensors"]
+    assert sorted(
+        path.name for path in (results / "runs/sit-vrpo/seed0").glob("*.safetensors")
+    ) == ["step0000008.safetensors", "step0000016.safetensors"]
     states = [path.name for path in (results / "runs/sit-vrpo/seed0/state").glob("*/step*.pt")]
-    assert states and "step0000008.pt" not in states, "a milestone outlives the state that it was taken from"
-    assert not [path for path in results.rglob("*") if "partial" in path.name], "something half-written was left"
+    assert states and "step0000008.pt" not in states, (
+        "a milestone outlives the state that it was taken from"
+    )
+    assert not [path for path in results.rglob("*") if "partial" in path.name], (
+        "something half-written was left"
+    )
     plain = finished / "plain"
     plain.touch()
     modes = {path: path.stat().st_mode for path in results.rglob("*") if path.suffix in FINAL}
-    assert {path for path, mode in modes.items() if mode != plain.stat().st_mode} == set(), "colleagues cannot read it"
+    assert {path for path, mode in modes.items() if mode != plain.stat().st_mode} == set(), (
+        "colleagues cannot read it"
+    )
 
 
 def test_run_again_does_nothing(finished: Path) -> None:
@@ -67,7 +106,12 @@ def test_run_again_does_nothing(finished: Path) -> None:
 @pytest.fixture
 def copied(finished: Path, tmp_path: Path) -> Path:
     """A copy of the undisturbed run, to be changed."""
-    return shutil.copytree(finished, tmp_path / "copy", symlinks=True, ignore=shutil.ignore_patterns("workflow", "vrpo"))
+    return shutil.copytree(
+        finished,
+        tmp_path / "copy",
+        symlinks=True,
+        ignore=shutil.ignore_patterns("workflow", "vrpo"),
+    )
 
 
 def test_a_plots_look_retrains_nothing(copied: Path) -> None:
@@ -78,7 +122,13 @@ def test_a_plots_look_retrains_nothing(copied: Path) -> None:
 
 def test_another_seed_trains_only_that_seed(copied: Path) -> None:
     text = whole(snakemake(copied, "-n", "--config", "seeds=[0,1]"))
-    assert not planned(text) & {"images", "fit_tokenizer", "encode_latents", "encode_features", "reference"}
+    assert not planned(text) & {
+        "images",
+        "fit_tokenizer",
+        "encode_latents",
+        "encode_features",
+        "reference",
+    }
     assert "total" in text and re.search(r"^train +3$", text, re.MULTILINE)
 
 
@@ -89,14 +139,36 @@ def test_removed_samples_are_not_drawn_again(copied: Path) -> None:
 
 def test_redraw_without_intermediates(copied: Path) -> None:
     results = copied / "results/tiny"
-    before = {name: content for name, content in final_bytes(results).items() if name.startswith(("figures", "tables"))}
-    for gone in ("runs", "samples", "metrics", "representation", "features", "networks", "images", "latents", "reference.npz", "figures", "tables"):
+    before = {
+        name: content
+        for name, content in final_bytes(results).items()
+        if name.startswith(("figures", "tables"))
+    }
+    for gone in (
+        "runs",
+        "samples",
+        "metrics",
+        "representation",
+        "features",
+        "networks",
+        "images",
+        "latents",
+        "reference.npz",
+        "figures",
+        "tables",
+    ):
         path = results / gone
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-    result = snakemake(copied, "--cores", "2", "--allowed-rules", *DRAWN, "--forcerun", *DRAWN, "--", *DRAWN)
+    result = snakemake(
+        copied, "--cores", "2", "--allowed-rules", *DRAWN, "--forcerun", *DRAWN, "--", *DRAWN
+    )
     assert result.returncode == 0, whole(result)[-8000:]
     assert planned(whole(result)) == set(DRAWN)
-    assert {name: content for name, content in final_bytes(results).items() if name.startswith(("figures", "tables"))} == before
+    assert {
+        name: content
+        for name, content in final_bytes(results).items()
+        if name.startswith(("figures", "tables"))
+    } == before
     assert not (results / "samples").exists()
 
 
@@ -134,18 +206,28 @@ def skewed(finished: Path, folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("move", [copy_of, copy_of_results, moved, cloned_beside, skewed])
-def test_nothing_is_computed_again(move: Callable[[Path, Path], Path], finished: Path, tmp_path: Path) -> None:
+def test_nothing_is_computed_again(
+    move: Callable[[Path, Path], Path], finished: Path, tmp_path: Path
+) -> None:
     folder = move(finished, tmp_path / "second")
     before = final_bytes(finished / "results/tiny")
     shutil.rmtree(folder / "results/tiny/logs")
     result = snakemake(folder, "--cores", "2", "--", SCORED, checkout=folder)
     assert result.returncode == 0, whole(result)[-8000:]
     assert final_bytes(folder / "results/tiny") == before
-    logs = [path for path in (folder / "results/tiny/logs").rglob("*.log") if path.name != "manifest.log"]
-    assert all("restored" in path.read_text() for path in logs), [(path, path.read_text()) for path in logs]
+    logs = [
+        path
+        for path in (folder / "results/tiny/logs").rglob("*.log")
+        if path.name != "manifest.log"
+    ]
+    assert all("restored" in path.read_text() for path in logs), [
+        (path, path.read_text()) for path in logs
+    ]
     assert len(logs) >= len(planned(whole(result)) - RECOMPUTED)
     assert not list(folder.rglob(".*.kept")), "second names are gone when the workflow ends"
-    assert "Nothing to be done" in whole(snakemake(folder, "--cores", "2", "--", SCORED, checkout=folder))
+    assert "Nothing to be done" in whole(
+        snakemake(folder, "--cores", "2", "--", SCORED, checkout=folder)
+    )
 
 
 def test_killed_and_started_again_gives_the_same_bytes(finished: Path, tmp_path: Path) -> None:
@@ -154,7 +236,9 @@ def test_killed_and_started_again_gives_the_same_bytes(finished: Path, tmp_path:
     moments = {
         "a network is fitted": lambda: any((results / "logs").glob("fit-tokenizer.log")),
         "a run is trained": lambda: any(results.glob("runs/*/*/state/**/*.pt")),
-        "images are sampled": lambda: any(results.glob("samples/**/.*.partial*")) or any(results.glob("logs/sample/**/*.log")),
+        "images are sampled": lambda: (
+            any(results.glob("samples/**/.*.partial*")) or any(results.glob("logs/sample/**/*.log"))
+        ),
     }
     for reached in moments.values():
         run_and_kill(tmp_path, reached)
@@ -162,8 +246,14 @@ def test_killed_and_started_again_gives_the_same_bytes(finished: Path, tmp_path:
     assert result.returncode == 0, whole(result)[-8000:]
     undisturbed, disturbed = final_bytes(finished / "results/tiny"), final_bytes(results)
     del disturbed[".plan.yaml"]  # names the folder
-    assert disturbed == {name: content for name, content in undisturbed.items() if name in disturbed}
-    assert {"images/shard-00000-of-00001.h5", "networks/tokenizer.safetensors", "samples/sit-vrpo/seed0/step0000016/ode.h5"} <= disturbed.keys()
+    assert disturbed == {
+        name: content for name, content in undisturbed.items() if name in disturbed
+    }
+    assert {
+        "images/shard-00000-of-00001.h5",
+        "networks/tokenizer.safetensors",
+        "samples/sit-vrpo/seed0/step0000016/ode.h5",
+    } <= disturbed.keys()
 
 
 def test_two_workflows_do_not_write_the_same_results(finished: Path) -> None:

@@ -17,20 +17,30 @@ IMAGENET = ROOT / "config/imagenet256.yaml"
 
 def stats(text: str) -> dict[str, int]:
     table = text.split("Job stats:")[1].split("Job stats:")[0].split("\n\n")[0]
-    return {line.split()[0]: int(line.split()[1]) for line in table.splitlines()[3:] if len(line.split()) == 2}
+    return {
+        line.split()[0]: int(line.split()[1])
+        for line in table.splitlines()[3:]
+        if len(line.split()) == 2
+    }
 
 
 def test_the_paper_is_planned_without_imagenet(tmp_path: Path) -> None:
-    result = plan(ROOT, "--workflow-profile", "slurm", "--config", f"results={tmp_path}", config=IMAGENET)
+    result = plan(
+        ROOT, "--workflow-profile", "slurm", "--config", f"results={tmp_path}", config=IMAGENET
+    )
     text = whole(result)
     assert result.returncode == 0, text[-4000:]
-    assert {name: stats(text)[name] for name in ("train", "sample", "evaluate", "encode_features")} == {
+    assert {
+        name: stats(text)[name] for name in ("train", "sample", "evaluate", "encode_features")
+    } == {
         "train": 60,
         "sample": 75,
         "evaluate": 75,
         "encode_features": 16,
     }
-    said = [line for line in text.splitlines() if "no training images at data/imagenet/train" in line]
+    said = [
+        line for line in text.splitlines() if "no training images at data/imagenet/train" in line
+    ]
     assert len(said) == 1
     assert "gpu=8" in text and "nodes=1" in text and "runtime=720" in text
 
@@ -46,7 +56,17 @@ def test_shards_are_jobs_of_their_own(tmp_path: Path) -> None:
     text = whole(result)
     assert result.returncode == 0, text[-4000:]
     jobs = stats(text)
-    assert {name: jobs[name] for name in ("images", "manifest", "encode_latents", "encode_features", "fit_tokenizer", "fit_critic")} == {
+    assert {
+        name: jobs[name]
+        for name in (
+            "images",
+            "manifest",
+            "encode_latents",
+            "encode_features",
+            "fit_tokenizer",
+            "fit_critic",
+        )
+    } == {
         "images": 4,
         "manifest": 1,
         "encode_latents": 4,
@@ -54,7 +74,10 @@ def test_shards_are_jobs_of_their_own(tmp_path: Path) -> None:
         "fit_tokenizer": 1,
         "fit_critic": 1,
     }
-    assert "--images results/tiny/images --weights" in text and "--output results/tiny/latents/shard-00003-of-00004.h5" in text
+    assert (
+        "--images results/tiny/images --weights" in text
+        and "--output results/tiny/latents/shard-00003-of-00004.h5" in text
+    )
     assert "--latents results/tiny/latents --features results/tiny/features/vit " in text
 
 
@@ -95,28 +118,50 @@ LIMITED = "processes={dit-3: {kind: ddpm, loss_weight_limit: 3.0}, dit-10: {kind
 
 @pytest.mark.parametrize(
     ("changes", "processes"),
-    [([], 1), (["benchmark={processes: [dit]}"], 1), ([LIMITED, "benchmark={processes: [dit, dit-3, dit-10]}"], 3)],
+    [
+        ([], 1),
+        (["benchmark={processes: [dit]}"], 1),
+        ([LIMITED, "benchmark={processes: [dit, dit-3, dit-10]}"], 3),
+    ],
     ids=["sit", "dit", "weighted"],
 )
-def test_ablations_at_the_papers_scale_are_planned(changes: list[str], processes: int, tmp_path: Path) -> None:
+def test_ablations_at_the_papers_scale_are_planned(
+    changes: list[str], processes: int, tmp_path: Path
+) -> None:
     configs = ROOT / "config/imagenet256.yaml", ROOT / "config/ablations.yaml"
-    options = ["--quiet", "rules", "--workflow-profile", "slurm", "--config", f"results={tmp_path}", *changes]
+    options = [
+        "--quiet",
+        "rules",
+        "--workflow-profile",
+        "slurm",
+        "--config",
+        f"results={tmp_path}",
+        *changes,
+    ]
     result = plan(ROOT, *options, "--", "benchmark", config=configs)
     assert result.returncode == 0, whole(result)[-4000:]
     planned = stats(whole(result))
     benchmark = load_experiment(*configs).benchmark
-    assert planned["train"] == processes * 5 * (3 * len(benchmark.compared) + len(benchmark.ablations))
+    assert planned["train"] == processes * 5 * (
+        3 * len(benchmark.compared) + len(benchmark.ablations)
+    )
     assert planned["encode_features"] == 16 * planned["fit_critic"] == 16 * 4
 
 
 def test_the_method_benchmark_is_refused_where_there_is_none(tmp_path: Path) -> None:
     result = plan(tmp_path, "--", "benchmark")
     assert result.returncode == 2
-    assert whole(result).splitlines()[-1].startswith("vrpo: error: benchmark: this config has no section `benchmark`")
+    assert (
+        whole(result)
+        .splitlines()[-1]
+        .startswith("vrpo: error: benchmark: this config has no section `benchmark`")
+    )
     assert "Traceback" not in whole(result)
 
 
-@pytest.mark.parametrize("target", ["fid", "claims", "figures", "tables", "report", "prepare", "milestones"])
+@pytest.mark.parametrize(
+    "target", ["fid", "claims", "figures", "tables", "report", "prepare", "milestones"]
+)
 def test_named_targets(target: str, tmp_path: Path) -> None:
     result = plan(tmp_path, "--quiet", "rules", "--", target)
     assert result.returncode == 0, whole(result)[-4000:]
@@ -128,7 +173,10 @@ def test_named_targets(target: str, tmp_path: Path) -> None:
         ("trainig={batch_size: 8}", ["unknown option `trainig`", "did you mean `training`"]),
         ("training={batch_size: many}", ["training.batch_size", "'many'"]),
         ("milestones=[20, 10]", ["ascending"]),
-        ("training={batch_size: 8, batch_size: 16}", ["--config training: ", "`batch_size` is given twice"]),
+        (
+            "training={batch_size: 8, batch_size: 16}",
+            ["--config training: ", "`batch_size` is given twice"],
+        ),
         ("seeds=[010]", ["--config seeds: ", "octal"]),
     ],
 )
@@ -149,7 +197,9 @@ def test_duplicate_keys_are_refused_in_files_that_snakemake_reads(tmp_path: Path
     twice = tmp_path / "twice.yaml"
     twice.write_text("seeds: [0]\ntraining: {batch_size: 8}\nseeds: [1]\n")
     text = whole(plan(tmp_path, config=(TINY, twice)))
-    assert text.splitlines()[-1].endswith("twice.yaml: line 3: `seeds` is given twice, first in line 1; keep one of them")
+    assert text.splitlines()[-1].endswith(
+        "twice.yaml: line 3: `seeds` is given twice, first in line 1; keep one of them"
+    )
     assert refusals(text) == 1 and not (tmp_path / "results").exists()
 
 
@@ -163,7 +213,12 @@ def test_extreme_but_accepted_options_are_planned(tmp_path: Path) -> None:
         "runs": {longest: {"model": "tiny/4", "process": "no", "alignment": "vrpo"}},
         "processes": {"no": {"kind": "interpolant"}},
         "samplers": {longest: {"kind": "ode-euler", "images": 2**63 - 1}},
-        "resources": {"memory_mb": 2**63 - 1, "runtime_minutes": 2**63 - 1, "threads": 2**40, "save_minutes": 1e300},
+        "resources": {
+            "memory_mb": 2**63 - 1,
+            "runtime_minutes": 2**63 - 1,
+            "threads": 2**40,
+            "save_minutes": 1e300,
+        },
     }
     config = tmp_path / "extreme.yaml"
     config.write_text(dump_yaml(content), encoding="utf-8")
@@ -175,22 +230,37 @@ def test_extreme_but_accepted_options_are_planned(tmp_path: Path) -> None:
 
 def test_files_that_are_not_there_are_named(tmp_path: Path) -> None:
     row = "checkpoints={theirs: {file: theirs.pt, family: sit, model: tiny/2}}"
-    for assignment, line in ((row, "checkpoints.theirs.file: there is no file theirs.pt; correct the path"),):
+    for assignment, line in (
+        (row, "checkpoints.theirs.file: there is no file theirs.pt; correct the path"),
+    ):
         result = plan(tmp_path, "--config", assignment)
-        assert result.returncode == 2 and whole(result).splitlines()[-1] == f"vrpo: error: {line}", whole(result)[-4000:]
+        assert (
+            result.returncode == 2 and whole(result).splitlines()[-1] == f"vrpo: error: {line}"
+        ), whole(result)[-4000:]
 
 
 def test_values_of_the_command_line_have_types(tmp_path: Path) -> None:
-    assignments = ["experiment='008'", "encoders={vit: {arguments: {drop_rate: 1e-1, no: yes}}}", "evaluation={reference: null}"]
-    result = plan(tmp_path, "--config", *assignments, "--", "results/008/images/shard-00000-of-00001.h5")
+    assignments = [
+        "experiment='008'",
+        "encoders={vit: {arguments: {drop_rate: 1e-1, no: yes}}}",
+        "evaluation={reference: null}",
+    ]
+    result = plan(
+        tmp_path, "--config", *assignments, "--", "results/008/images/shard-00000-of-00001.h5"
+    )
     assert result.returncode == 0, whole(result)[-4000:]
     experiment = parse_experiment(merge_configs([TINY], assignments), "test")
     assert experiment.experiment == "008" and experiment.evaluation.reference is None
-    assert experiment.encoders["vit"].arguments["drop_rate"] == 0.1 and experiment.encoders["vit"].arguments["no"] is True
+    assert (
+        experiment.encoders["vit"].arguments["drop_rate"] == 0.1
+        and experiment.encoders["vit"].arguments["no"] is True
+    )
 
 
 def test_an_online_encoder_is_described_and_not_encoded(tmp_path: Path) -> None:
-    result = plan(tmp_path, "-p", "--config", "encoders={vit: {features: online}}", "--", "milestones")
+    result = plan(
+        tmp_path, "-p", "--config", "encoders={vit: {features: online}}", "--", "milestones"
+    )
     text = whole(result)
     assert result.returncode == 0, text[-4000:]
     assert stats(text)["describe_features"] == 1 and "encode_features" not in stats(text)

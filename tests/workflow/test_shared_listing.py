@@ -27,8 +27,14 @@ def data(root: Path, **other: object) -> str:
     return f"data={json.dumps({'source': 'folder', 'root': str(root), 'num_classes': 2, 'resolution': 16, **other})}"
 
 
-@pytest.mark.parametrize(("options", "listings"), [({"shards": 3}, 1), ({}, 0), ({"shards": 3, "source": "digits", "num_classes": 10}, 0)], ids=str)
-def test_shards_alone_need_a_listing(options: dict[str, object], listings: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("options", "listings"),
+    [({"shards": 3}, 1), ({}, 0), ({"shards": 3, "source": "digits", "num_classes": 10}, 0)],
+    ids=str,
+)
+def test_shards_alone_need_a_listing(
+    options: dict[str, object], listings: int, tmp_path: Path
+) -> None:
     result = plan(tmp_path, "--config", data(tmp_path, **options), "--", MANIFEST)
     assert result.returncode == 0, whole(result)
     jobs = stats(whole(result))
@@ -44,7 +50,9 @@ def test_the_listing_serves_all_shards(tmp_path: Path) -> None:
     result = snakemake(tmp_path, *arguments)
     results = tmp_path / "results/tiny"
     assert result.returncode != 0 and "Traceback" not in whole(result)
-    assert "lists 1 of 2 images that cannot be read" in (results / "logs/images/00002.log").read_text()
+    assert (
+        "lists 1 of 2 images that cannot be read" in (results / "logs/images/00002.log").read_text()
+    )
 
     damaged.write_bytes(content)
     result = snakemake(tmp_path, *arguments)
@@ -52,7 +60,9 @@ def test_the_listing_serves_all_shards(tmp_path: Path) -> None:
     assert stats(whole(result))["images"] == 1 and "listing" not in stats(whole(result))
     assert json.loads((results / "images.json").read_text())["images_per_class"] == [3, 3]
     logs = {path.name: path.read_text() for path in (results / "logs/images").iterdir()}
-    assert len(logs) == 3 and not any("images of 2 classes" in log for log in logs.values()), "a shard listed the images by itself"
+    assert len(logs) == 3 and not any("images of 2 classes" in log for log in logs.values()), (
+        "a shard listed the images by itself"
+    )
     assert "6 images of 2 classes" in (results / "logs/listing.log").read_text()
 
     result = plan(tmp_path, *arguments[3:])

@@ -11,7 +11,9 @@ SHARES = tuple(f"advantage_{part}" for part in range(1, 7))
 """Shares of the rollouts, by the sixth of the range of advantages, from below."""
 
 
-def group_advantages(rewards: Tensor, group_size: int, max_advantage: float = MAX_ADVANTAGE, eps: float = 1e-6) -> Tensor:
+def group_advantages(
+    rewards: Tensor, group_size: int, max_advantage: float = MAX_ADVANTAGE, eps: float = 1e-6
+) -> Tensor:
     """`A = (R - mean_group) / (std_group + eps)`, clipped to `±max_advantage` (eq. 4).
 
     After GRPO (arXiv:2402.03300, section 4.1.2).
@@ -22,7 +24,9 @@ def group_advantages(rewards: Tensor, group_size: int, max_advantage: float = MA
         max_advantage: bound of the result; the mean of a group is exactly 0 only where it does not act.
         eps: keeps a group of equal rewards at advantage 0.
     """
-    grouped = rewards.double().view(-1, group_size)  # peers may be close to each other and far from 0
+    grouped = rewards.double().view(
+        -1, group_size
+    )  # peers may be close to each other and far from 0
     centred = grouped - grouped.mean(dim=1, keepdim=True)
     std = centred.square().mean(dim=1, keepdim=True).sqrt()
     return (centred / (std + eps)).clamp(-max_advantage, max_advantage).view(-1).to(rewards.dtype)
@@ -34,7 +38,9 @@ def advantage_shares(advantages: Tensor) -> Tensor:
     return (part == torch.arange(len(SHARES), device=part.device)[:, None]).float()
 
 
-def clipped_surrogate(log_prob: Tensor, old_log_prob: Tensor, advantages: Tensor, clip: float) -> tuple[Tensor, Tensor]:
+def clipped_surrogate(
+    log_prob: Tensor, old_log_prob: Tensor, advantages: Tensor, clip: float
+) -> tuple[Tensor, Tensor]:
     """`min(rho A, clip(rho, 1-eps, 1+eps) A)` [B] and which rollouts the clip holds [B] (PPO, arXiv:1707.06347, eq. 7)."""
     ratio = (log_prob - old_log_prob).exp()
     clipped = ratio.clamp(1 - clip, 1 + clip)

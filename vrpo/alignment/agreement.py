@@ -21,7 +21,9 @@ class _Gate(torch.autograd.Function):
     """h [B,N,W] -> (h for the blocks behind, h for the alignment)."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, found: Tensor, noise_level: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any, hidden: Tensor, found: Tensor, noise_level: Tensor
+    ) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(noise_level)
         ctx.bins = found.shape[-1]
         return hidden.view_as(hidden), hidden.view_as(hidden)

@@ -127,7 +127,9 @@ class ProjectedAlignment(Alignment):
     def __init__(self, options: AnyAlignment, context: AlignmentContext) -> None:
         """See the base class."""
         super().__init__(options, context)
-        self.projectors = nn.ModuleList(_projector(options, context.width, channels) for _, channels in context.tokens.values())
+        self.projectors = nn.ModuleList(
+            _projector(options, context.width, channels) for _, channels in context.tokens.values()
+        )
 
     def cosine(self, hidden: Tensor, tokens: dict[str, Tensor]) -> Tensor:
         """Mean cosine [B] over tokens and encoders between projected hidden and encoder tokens.
@@ -140,7 +142,10 @@ class ProjectedAlignment(Alignment):
         if self.options.convolution is not None:
             gamma = self.options.convolution.gamma
             targets = [spatial_normalisation(target, gamma) for target in targets]
-        cosines = [cosine_similarity(projector(hidden), target).mean(dim=1) for projector, target in zip(self.projectors, targets, strict=True)]
+        cosines = [
+            cosine_similarity(projector(hidden), target).mean(dim=1)
+            for projector, target in zip(self.projectors, targets, strict=True)
+        ]
         return torch.stack(cosines).mean(dim=0)
 
 

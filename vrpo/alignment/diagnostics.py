@@ -26,12 +26,16 @@ class NoiseLevelLog(nn.Module):
 
     def add(self, noise_level: Tensor, **values: Tensor) -> None:
         """Add quantities [B] of the rollouts of a micro-batch; values that are not finite are left out."""
-        first = torch.stack([self.first_bins[self.names.index(name)] for name in values])  # (V), without an upload
+        first = torch.stack(
+            [self.first_bins[self.names.index(name)] for name in values]
+        )  # (V), without an upload
         stacked = torch.stack([value.detach() for value in values.values()]).double()  # (V, B)
         finite = torch.isfinite(stacked)
         where = noise_level_bin(noise_level, self.bins).expand(len(values), -1) + first[:, None]
         summed = torch.stack([finite.double(), torch.where(finite, stacked, 0.0)])  # (2, V, B)
-        self.pending.view(2, -1).scatter_add_(1, where.reshape(1, -1).expand(2, -1), summed.view(2, -1))
+        self.pending.view(2, -1).scatter_add_(
+            1, where.reshape(1, -1).expand(2, -1), summed.view(2, -1)
+        )
 
     def add_sums(self, name: str, sums: Tensor) -> None:
         """Add a step's counts and sums [2,bins] over all ranks."""

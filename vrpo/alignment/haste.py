@@ -14,7 +14,9 @@ from torch.nn import functional as F
 from vrpo.alignment.base import AlignmentBatch, AlignmentResult, ProjectedAlignment
 
 
-def attention_cross_entropy(queries: Tensor, keys: Tensor, target_queries: Tensor, target_keys: Tensor) -> Tensor:
+def attention_cross_entropy(
+    queries: Tensor, keys: Tensor, target_queries: Tensor, target_keys: Tensor
+) -> Tensor:
     """Mean over images, heads and queries of `-sum_m P_nm log A_nm`, a scalar, in fp32.
 
     `A = softmax(q k^T / sqrt(d))` is the network's map, `P` the encoder's; each is [B,heads,N,d], with its own heads and d.
@@ -44,14 +46,21 @@ class HASTE(ProjectedAlignment):
         cosines = self.cosine(batch.hidden[0], batch.tokens)  # (B)
         self.log.add(batch.noise_level, fidelity=-batch.error, semantic=cosines)
         cosine = cosines.mean()
-        attention = torch.stack([self._attention_loss(batch, name) for name in self.options.encoders]).mean()
+        attention = torch.stack(
+            [self._attention_loss(batch, name) for name in self.options.encoders]
+        ).mean()
         active = (batch.step < self.options.stop_step).to(cosine.dtype)
         weight, attention_weight = self.options.weight, self.options.attention_weight
         loss = active * (attention_weight * attention - weight * cosine)
-        return AlignmentResult(loss, {"alignment": -cosine.detach(), "attention": attention.detach(), "active": active})
+        return AlignmentResult(
+            loss, {"alignment": -cosine.detach(), "attention": attention.detach(), "active": active}
+        )
 
     def _attention_loss(self, batch: AlignmentBatch, encoder: str) -> Tensor:
         """Mean over the pairs of blocks."""
         targets = batch.encoder_attention[encoder].unbind(dim=1)  # L of (B, 2, heads, N, d)
-        losses = [attention_cross_entropy(q, k, target[:, 0], target[:, 1]) for (q, k), target in zip(batch.attention, targets, strict=True)]
+        losses = [
+            attention_cross_entropy(q, k, target[:, 0], target[:, 1])
+            for (q, k), target in zip(batch.attention, targets, strict=True)
+        ]
         return torch.stack(losses).mean()

@@ -26,7 +26,9 @@ class NoiseLevelStatistics(nn.Module):
     standardised reward: nothing is known to be better than expected.
     """
 
-    def __init__(self, rewards: int, bins: int = NOISE_BINS, decay: float = 0.99, least: int = 0) -> None:
+    def __init__(
+        self, rewards: int, bins: int = NOISE_BINS, decay: float = 0.99, least: int = 0
+    ) -> None:
         """An empty record.
 
         Args:
@@ -59,7 +61,11 @@ class NoiseLevelStatistics(nn.Module):
         mean = total / count.clamp_min(1e-12)
         mean_square = squares / count.clamp_min(1e-12)
         variance = mean_square - mean.square()
-        return mean, variance, (count > 0) & (variance > 1e-12 * mean_square)  # below that, the difference is rounding of fp32 rewards
+        return (
+            mean,
+            variance,
+            (count > 0) & (variance > 1e-12 * mean_square),
+        )  # below that, the difference is rounding of fp32 rewards
 
     def observe(self, rewards: Tensor, noise_level: Tensor) -> None:
         """Add the rewards [K,B] of a micro-batch to the present step."""

@@ -13,7 +13,12 @@ import torch
 from torch import Tensor
 
 from vrpo.alignment.advantages import SHARES, advantage_shares, clipped_surrogate, group_advantages
-from vrpo.alignment.base import AlignmentBatch, AlignmentContext, AlignmentResult, ProjectedAlignment
+from vrpo.alignment.base import (
+    AlignmentBatch,
+    AlignmentContext,
+    AlignmentResult,
+    ProjectedAlignment,
+)
 from vrpo.alignment.diagnostics import Reduce
 from vrpo.alignment.rewards import REWARDS, NoiseLevelStatistics, perceptual_reward
 from vrpo.config.alignments.vrpo import RewardOptions, VRPOOptions
@@ -41,7 +46,9 @@ class VRPO(ProjectedAlignment):
         for name in ("score", "pathwise"):
             weights = torch.tensor([getattr(reward, name) for reward in rewards.values()])
             self.register_buffer(name, weights, persistent=False)
-        self.statistics = NoiseLevelStatistics(len(REWARDS), decay=options.statistics_decay, least=options.least_rollouts)
+        self.statistics = NoiseLevelStatistics(
+            len(REWARDS), decay=options.statistics_decay, least=options.least_rollouts
+        )
 
     def forward(self, batch: AlignmentBatch) -> AlignmentResult:
         """See the class."""
@@ -97,7 +104,11 @@ class VRPO(ProjectedAlignment):
                 for name, reward in constant
                 if eta * reward.score + reward.pathwise > 0
             ),
-            *(f"rewards.{name}.score changes nothing: `eta`, the weight of the policy term, is 0" for name, reward in weights if eta == 0 and reward.score > 0),
+            *(
+                f"rewards.{name}.score changes nothing: `eta`, the weight of the policy term, is 0"
+                for name, reward in weights
+                if eta == 0 and reward.score > 0
+            ),
         ]
 
     def finish_step(self, all_reduce: Reduce, valid: Tensor) -> None:
@@ -115,7 +126,10 @@ class VRPO(ProjectedAlignment):
         if critics:
             with torch.set_grad_enabled(pathwise[1] and torch.is_grad_enabled()):
                 x0_hat = batch.x0_hat()
-                per_encoder = [perceptual_reward(critic(x0_hat), critic(batch.x0).detach()) for critic in critics.values()]
+                per_encoder = [
+                    perceptual_reward(critic(x0_hat), critic(batch.x0).detach())
+                    for critic in critics.values()
+                ]
                 perceptual = torch.stack(per_encoder).mean(dim=0)
         rewards = zip((-batch.error, perceptual, cosine), pathwise, strict=True)
         return torch.stack([reward if kept else reward.detach() for reward, kept in rewards])

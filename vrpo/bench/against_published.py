@@ -62,11 +62,21 @@ def bench_against_published(
         (folder / "single").mkdir()
         write_single_files(folder / "single", samples)
         data = write_training_data(folder, samples)
-        published = PublishedLoop(model, folder / "single", batch_size=settings.batch_size, precision=published_precision, workers=workers, device=device)
+        published = PublishedLoop(
+            model,
+            folder / "single",
+            batch_size=settings.batch_size,
+            precision=published_precision,
+            workers=workers,
+            device=device,
+        )
         objective, ranks = model.build_objective("repa", settings, device), Ranks(0, 1, device)
         backend = configure_backend(settings, objective, ranks)
         ours = Trainer(objective, data, settings, seed=0, ranks=ranks)
-        clocks = {"published": _Clock(published.step, device), "ours": _Clock(_logging_step(ours), device)}
+        clocks = {
+            "published": _Clock(published.step, device),
+            "ours": _Clock(_logging_step(ours), device),
+        }
         for who, clock in clocks.items():
             log.info("warming up: %s", who)
             clock.run(WARM_UP)
@@ -75,8 +85,15 @@ def bench_against_published(
             for clock in clocks.values():
                 clock.run(steps)
         ours.feed.close()
-    seconds = {who: {"wall": statistics.median(clock.wall), "cpu": statistics.median(clock.cpu)} for who, clock in clocks.items()}
-    floor = settings.batch_size * sum(model.flops("repa").values()) / matrix_peak(settings.precision, device)
+    seconds = {
+        who: {"wall": statistics.median(clock.wall), "cpu": statistics.median(clock.cpu)}
+        for who, clock in clocks.items()
+    }
+    floor = (
+        settings.batch_size
+        * sum(model.flops("repa").values())
+        / matrix_peak(settings.precision, device)
+    )
     record = {
         "model": model.name,
         "batch_size": settings.batch_size,
@@ -89,7 +106,9 @@ def bench_against_published(
         "steps_a_round": steps,
         "seconds_a_step": seconds,
         "ratio": seconds["published"]["wall"] / seconds["ours"]["wall"],
-        "ratio_of_rounds": sorted(a / b for a, b in zip(clocks["published"].wall, clocks["ours"].wall, strict=True)),
+        "ratio_of_rounds": sorted(
+            a / b for a, b in zip(clocks["published"].wall, clocks["ours"].wall, strict=True)
+        ),
         "matrix_products_alone": floor,
         "load_after": os.getloadavg()[0],
     }

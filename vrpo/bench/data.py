@@ -40,13 +40,23 @@ CACHED_ROWS = 2048  # 0.4 GB of int8 tokens
 SECONDS = 4.0  # of each measurement of reads
 TOKENIZER = TokenizerOptions(block_channels=[16, 32, 32, 32], batch_size=8, storage="float16")
 ENCODER = EncoderOptions(
-    architecture="test_vit", weights="trained", arguments={"patch_size": 16, "embed_dim": 192, "depth": 6, "num_heads": 3}, image_size=SIDE, batch_size=16
+    architecture="test_vit",
+    weights="trained",
+    arguments={"patch_size": 16, "embed_dim": 192, "depth": 6, "num_heads": 3},
+    image_size=SIDE,
+    batch_size=16,
 )
 
 Row = dict[str, Any]
 
 
-def bench_data(images: int, gigabytes: float, device: torch.device, folder: Path | None = None, output: Path | None = None) -> dict[str, Any]:
+def bench_data(
+    images: int,
+    gigabytes: float,
+    device: torch.device,
+    folder: Path | None = None,
+    output: Path | None = None,
+) -> dict[str, Any]:
     """Measure and return `rows` {what, images_per_second, cpu_ms_per_image, bytes_per_image}, what training needs, and the machine.
 
     Args:
@@ -60,17 +70,35 @@ def bench_data(images: int, gigabytes: float, device: torch.device, folder: Path
     with tempfile.TemporaryDirectory(dir=folder) as name:
         place = Path(name)
         rows += _stages(place, images, device)
-        rows.append(_reads("read float16 moments, page-cached", _cached_moments(place / "moments.h5")))
+        rows.append(
+            _reads("read float16 moments, page-cached", _cached_moments(place / "moments.h5"))
+        )
         for storage in reversed(STORED_TYPES):
-            rows.append(_reads(f"read {storage} tokens, page-cached", _cached(place / f"{storage}.h5", storage)))
+            rows.append(
+                _reads(
+                    f"read {storage} tokens, page-cached", _cached(place / f"{storage}.h5", storage)
+                )
+            )
             (place / f"{storage}.h5").unlink()
         sparse = _sparse(place / "sparse.h5", gigabytes)
-        spread = numpy_generator("bench-spread").permutation(sparse.shape("tokens")[0])[:CACHED_ROWS]
+        spread = numpy_generator("bench-spread").permutation(sparse.shape("tokens")[0])[
+            :CACHED_ROWS
+        ]
         _touch(sparse, spread)
         rows.append(_reads(f"the same, of a file of {gigabytes:g} GB", sparse, spread))
         rows.append(_reads("the same, each row read for the first time", sparse))
-    results = {"rows": rows, "needed": NEEDED, "batch": BATCH, "images": images, "device": str(device)}
-    results |= {"cpus": os.cpu_count(), "threads": torch.get_num_threads(), "load_before": os.getloadavg()[0]}
+    results = {
+        "rows": rows,
+        "needed": NEEDED,
+        "batch": BATCH,
+        "images": images,
+        "device": str(device),
+    }
+    results |= {
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "load_before": os.getloadavg()[0],
+    }
     if output is not None:
         write_text(output, json.dumps(results, indent=1) + "\n")
     return results
@@ -78,14 +106,20 @@ def bench_data(images: int, gigabytes: float, device: torch.device, folder: Path
 
 def table(results: dict[str, Any]) -> str:
     """The results for people."""
-    head = f"{'':42}{'images/s':>10}{'CPU ms':>9}{'bytes':>11}" + "".join(f"{'x ' + name:>12}" for name in results["needed"])
+    head = f"{'':42}{'images/s':>10}{'CPU ms':>9}{'bytes':>11}" + "".join(
+        f"{'x ' + name:>12}" for name in results["needed"]
+    )
     lines = [head]
     for row in results["rows"]:
         rate = row["images_per_second"]
         ratios = "".join(f"{rate / needed:12.2f}" for needed in results["needed"].values())
-        lines.append(f"{row['what']:42}{rate:10.0f}{row['cpu_ms_per_image']:9.3f}{row['bytes_per_image']:11,}{ratios}")
+        lines.append(
+            f"{row['what']:42}{rate:10.0f}{row['cpu_ms_per_image']:9.3f}{row['bytes_per_image']:11,}{ratios}"
+        )
     needed = ", ".join(f"{name} {rate}" for name, rate in results["needed"].items())
-    lines.append(f"batch {results['batch']}, {results['cpus']} CPUs, {results['device']}; one GPU's training needs images/s: {needed}")
+    lines.append(
+        f"batch {results['batch']}, {results['cpus']} CPUs, {results['device']}; one GPU's training needs images/s: {needed}"
+    )
     return "\n".join(lines)
 
 
@@ -97,15 +131,32 @@ def _stages(place: Path, images: int, device: torch.device) -> Iterator[Row]:
         write_images(source, place / "images.h5")
     yield row
     vae = build_vae(vae_arguments(TOKENIZER, SIDE))
-    save_network(place / "vae.safetensors", vae.state_dict(), {"kind": "tokenizer", "arguments": vae_arguments(TOKENIZER, SIDE), "scale": 1.0})
+    save_network(
+        place / "vae.safetensors",
+        vae.state_dict(),
+        {"kind": "tokenizer", "arguments": vae_arguments(TOKENIZER, SIDE), "scale": 1.0},
+    )
     latent_bytes = 2 * 2 * int(np.prod(LATENT)) + 8
-    with _clocked(f"encode latents, VAE {'-'.join(map(str, TOKENIZER.block_channels))}", images, latent_bytes) as row:
-        encode_latents(TOKENIZER, place / "images.h5", place / "vae.safetensors", place / "latents.h5", device)
+    with _clocked(
+        f"encode latents, VAE {'-'.join(map(str, TOKENIZER.block_channels))}", images, latent_bytes
+    ) as row:
+        encode_latents(
+            TOKENIZER, place / "images.h5", place / "vae.safetensors", place / "latents.h5", device
+        )
     yield row
     _save_encoder(place / "vit.safetensors")
     width = ENCODER.arguments["embed_dim"]
-    with _clocked(f"encode features, ViT of width {width}, int8", images, (SIDE // 16) ** 2 * (width + 2)) as row:
-        encode_features(ENCODER, "vit", place / "images.h5", place / "vit.safetensors", place / "features.h5", device)
+    with _clocked(
+        f"encode features, ViT of width {width}, int8", images, (SIDE // 16) ** 2 * (width + 2)
+    ) as row:
+        encode_features(
+            ENCODER,
+            "vit",
+            place / "images.h5",
+            place / "vit.safetensors",
+            place / "features.h5",
+            device,
+        )
     yield row
 
 
@@ -122,7 +173,9 @@ def _reads(what: str, arrays: StoredArrays, among: np.ndarray | None = None) -> 
     """Random batches (of the rows `among`), read as training reads them: into the same memory each time."""
     names = arrays.keys()
     count = arrays.shape(names[0])[0] if among is None else len(among)
-    buffers = {name: np.empty((BATCH, *arrays.shape(name)[1:]), arrays.dtype(name)) for name in names}
+    buffers = {
+        name: np.empty((BATCH, *arrays.shape(name)[1:]), arrays.dtype(name)) for name in names
+    }
     random = numpy_generator("bench-reads")
 
     def read() -> None:
@@ -138,7 +191,12 @@ def _reads(what: str, arrays: StoredArrays, among: np.ndarray | None = None) -> 
         batches += 1
     rate, spent = batches * BATCH / (time.perf_counter() - start), _cpu_seconds() - cpu
     size = sum(buffer.nbytes for buffer in buffers.values()) // BATCH
-    return {"what": what, "images_per_second": rate, "cpu_ms_per_image": 1e3 * spent / (batches * BATCH), "bytes_per_image": size}
+    return {
+        "what": what,
+        "images_per_second": rate,
+        "cpu_ms_per_image": 1e3 * spent / (batches * BATCH),
+        "bytes_per_image": size,
+    }
 
 
 def _shapes(count: int, storage: str) -> dict[str, tuple[tuple[int, ...], str]]:
@@ -159,8 +217,17 @@ def _written(path: Path, shapes: dict[str, tuple[tuple[int, ...], str]]) -> Stor
     with ArrayWriter(path, shapes, {}) as writer:
         for rows in writer.batches(128):
             size = rows.stop - rows.start
-            content = {name: random.bytes(size * int(np.prod(shape[1:])) * np.dtype(kind).itemsize) for name, (shape, kind) in shapes.items()}
-            writer.write(rows.start, {name: np.frombuffer(content[name], kind).reshape(size, *shape[1:]) for name, (shape, kind) in shapes.items()})
+            content = {
+                name: random.bytes(size * int(np.prod(shape[1:])) * np.dtype(kind).itemsize)
+                for name, (shape, kind) in shapes.items()
+            }
+            writer.write(
+                rows.start,
+                {
+                    name: np.frombuffer(content[name], kind).reshape(size, *shape[1:])
+                    for name, (shape, kind) in shapes.items()
+                },
+            )
         writer.finish()
     arrays = open_arrays(path)
     _touch(arrays, np.arange(arrays.shape(arrays.keys()[0])[0]))
@@ -177,7 +244,9 @@ def _touch(arrays: StoredArrays, indices: np.ndarray) -> None:
 
 def _sparse(path: Path, gigabytes: float) -> StoredArrays:
     row = int(np.prod(TOKENS)) + 2 * TOKENS[0]
-    return open_arrays(write_sparse(path, _shapes(max(BATCH, int(gigabytes * 1e9 / row)), "int8"), {}))
+    return open_arrays(
+        write_sparse(path, _shapes(max(BATCH, int(gigabytes * 1e9 / row)), "int8"), {})
+    )
 
 
 def _write_jpegs(folder: Path, count: int) -> int:
@@ -185,17 +254,27 @@ def _write_jpegs(folder: Path, count: int) -> int:
     (folder / "class").mkdir(parents=True)
     random, total = numpy_generator("bench-jpeg"), 0
     for number in range(count):
-        coarse = Image.fromarray(random.integers(0, 256, (40, 32, 3), dtype=np.uint8)).resize((SIDE + 64, SIDE), Image.Resampling.BICUBIC)
+        coarse = Image.fromarray(random.integers(0, 256, (40, 32, 3), dtype=np.uint8)).resize(
+            (SIDE + 64, SIDE), Image.Resampling.BICUBIC
+        )
         grain = random.normal(0, 8, (SIDE, SIDE + 64, 1))
         path = folder / "class" / f"{number:06d}.JPEG"
-        Image.fromarray(np.clip(np.asarray(coarse) + grain, 0, 255).astype(np.uint8)).save(path, quality=92)
+        Image.fromarray(np.clip(np.asarray(coarse) + grain, 0, 255).astype(np.uint8)).save(
+            path, quality=92
+        )
         total += path.stat().st_size
     return total // count
 
 
 def _save_encoder(path: Path) -> None:
     network = create_network(ENCODER, 10)
-    description = {"kind": "classifier", "architecture": ENCODER.architecture, "arguments": ENCODER.arguments, "image_size": SIDE, "num_classes": 10}
+    description = {
+        "kind": "classifier",
+        "architecture": ENCODER.architecture,
+        "arguments": ENCODER.arguments,
+        "image_size": SIDE,
+        "num_classes": 10,
+    }
     save_network(path, network.state_dict(), description)
 
 

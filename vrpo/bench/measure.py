@@ -77,7 +77,15 @@ def matrix_peak(precision: str, device: torch.device) -> float:
     """FLOP/s of a large square matrix product in the type that `precision` computes in, the best of several."""
     side = MATRIX_SIDE[device.type]
     kind = torch.bfloat16 if precision == "bf16" else torch.float32
-    a, b = (torch.randn(side, side, device=device, generator=torch_generator("bench-matrix", index, device=device)).to(kind) for index in range(2))
+    a, b = (
+        torch.randn(
+            side,
+            side,
+            device=device,
+            generator=torch_generator("bench-matrix", index, device=device),
+        ).to(kind)
+        for index in range(2)
+    )
     return 2 * side**3 / min(seconds_of(lambda: a @ b, device, 12)[2:])
 
 
@@ -110,7 +118,11 @@ def peak_of(work: Callable[[], object], device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device) - before
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         work()
-    changes = (event.nbytes() for event in profiled.profiler.kineto_results.events() if event.name() == "[memory]")
+    changes = (
+        event.nbytes()
+        for event in profiled.profiler.kineto_results.events()
+        if event.name() == "[memory]"
+    )
     return max(itertools.accumulate(changes, initial=0))
 
 

@@ -35,7 +35,9 @@ BATCH = 50
 FEATURES, REFERENCES, DIM = 50_000, 10_000, 2_048
 
 
-def bench_metrics(images: int, threads: int, at_scale: bool, output: Path | None = None) -> dict[str, Any]:
+def bench_metrics(
+    images: int, threads: int, at_scale: bool, output: Path | None = None
+) -> dict[str, Any]:
     """Measure and return {name: {seconds, cpu_seconds, peak_mb, scores}}; `output` (.json) gets the same.
 
     Args:
@@ -44,16 +46,36 @@ def bench_metrics(images: int, threads: int, at_scale: bool, output: Path | None
         at_scale: also FID of 50,000 and precision and recall of 50,000 against 10,000 random features.
         output: file to write, or None.
     """
-    results: dict[str, Any] = {"images": images, "threads": threads, "load_before": list(os.getloadavg())}
+    results: dict[str, Any] = {
+        "images": images,
+        "threads": threads,
+        "load_before": list(os.getloadavg()),
+    }
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for part, seed in (("samples", 0), ("reference", 1)):
             _write_images(folder / part, images, seed)
-        write_random_inception(folder / "inception.pth", numpy_generator("bench", 2).integers(0, 256, (8, SIDE, SIDE, 3), dtype=np.uint8))
+        write_random_inception(
+            folder / "inception.pth",
+            numpy_generator("bench", 2).integers(0, 256, (8, SIDE, SIDE, 3), dtype=np.uint8),
+        )
         contenders = ["vrpo", "torch-fidelity", *(["fid", "precision-recall"] if at_scale else [])]
         for contender in contenders:
-            command = [sys.executable, "-m", "vrpo.bench.metrics", contender, str(folder), str(threads)]
-            run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env={**os.environ, "OMP_NUM_THREADS": str(threads)})
+            command = [
+                sys.executable,
+                "-m",
+                "vrpo.bench.metrics",
+                contender,
+                str(folder),
+                str(threads),
+            ]
+            run = subprocess.run(
+                command,
+                stdout=subprocess.PIPE,
+                text=True,
+                check=True,
+                env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+            )
             results[contender] = json.loads(run.stdout.splitlines()[-1])
     if output is not None:
         write_text(output, json.dumps(results, indent=2) + "\n")
@@ -66,13 +88,23 @@ def table(results: dict[str, Any]) -> str:
     rows = [f"{'':18}{'wall s':>10}{'CPU s':>10}{'peak MB':>10}"]
     for name, row in results.items():
         if isinstance(row, dict):
-            rows.append(f"{name:18}{row['seconds']:10.1f}{row['cpu_seconds']:10.1f}{row['peak_mb']:10.0f}")
+            rows.append(
+                f"{name:18}{row['seconds']:10.1f}{row['cpu_seconds']:10.1f}{row['peak_mb']:10.0f}"
+            )
     return "\n".join([head, *rows])
 
 
 def _ours(folder: Path) -> dict[str, float]:
     options = EvaluationOptions(network="inception", batch_size=BATCH)
-    return evaluate(options, folder / "samples", folder / "reference", folder / "inception.pth", None, "cpu", force_sfid=True)["scores"]
+    return evaluate(
+        options,
+        folder / "samples",
+        folder / "reference",
+        folder / "inception.pth",
+        None,
+        "cpu",
+        force_sfid=True,
+    )["scores"]
 
 
 def _torch_fidelity(folder: Path) -> dict[str, float]:
@@ -99,7 +131,11 @@ def _fid(folder: Path) -> dict[str, float]:
     samples = _features(FEATURES, 1)
     start, cpu_start = time.perf_counter(), time.process_time()
     distance = frechet_distance(_gaussian(samples), reference)
-    return {"fid": distance, "samples_seconds": time.perf_counter() - start, "samples_cpu_seconds": time.process_time() - cpu_start}
+    return {
+        "fid": distance,
+        "samples_seconds": time.perf_counter() - start,
+        "samples_cpu_seconds": time.process_time() - cpu_start,
+    }
 
 
 def _gaussian(features: torch.Tensor) -> Gaussian:
@@ -131,7 +167,9 @@ def _write_images(folder: Path, count: int, seed: int) -> None:
     rng = numpy_generator("bench", seed)
     for number in range(count):
         coarse = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
-        Image.fromarray(coarse).resize((SIDE, SIDE), Image.Resampling.BICUBIC).save(folder / f"{number:05d}.png")
+        Image.fromarray(coarse).resize((SIDE, SIDE), Image.Resampling.BICUBIC).save(
+            folder / f"{number:05d}.png"
+        )
 
 
 def main() -> None:

@@ -61,7 +61,9 @@ class PaperModel:
             return VRPOOptions(kind="vrpo", **shared)
         if name == "vrpo-perceptual":
             return VRPOOptions(kind="vrpo", **shared, rewards={"perceptual": {"pathwise": 0.05}})
-        raise UserError(f"--alignment: `{name}` is none of {', '.join(ALIGNMENTS)}; name one or more of them")
+        raise UserError(
+            f"--alignment: `{name}` is none of {', '.join(ALIGNMENTS)}; name one or more of them"
+        )
 
     def build_process(self) -> Process:
         """SiT's or DiT's."""
@@ -71,13 +73,19 @@ class PaperModel:
         """With random weights, the same in every process."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed("bench", self.name))
-            network = build_transformer(self.options, LATENT, self.build_process().prediction_channels(LATENT[0]))
-            with torch.no_grad():  # gates and output begin at zero: an untrained network would be easier arithmetic
+            network = build_transformer(
+                self.options, LATENT, self.build_process().prediction_channels(LATENT[0])
+            )
+            with (
+                torch.no_grad()
+            ):  # gates and output begin at zero: an untrained network would be easier arithmetic
                 for parameter in network.parameters():
                     parameter.add_(torch.randn_like(parameter), alpha=0.01)
         return network
 
-    def build_objective(self, alignment: str, training: TrainingOptions, device: torch.device) -> Objective:
+    def build_objective(
+        self, alignment: str, training: TrainingOptions, device: torch.device
+    ) -> Objective:
         """Network and one of `ALIGNMENTS`.
 
         Raises:
@@ -103,11 +111,18 @@ class PaperModel:
         tokens = (LATENT[1] // self.options.patch_size) ** 2
         model, options = self.options, self.alignment(alignment)
         size = {"depth": model.depth, "width": model.width, "patch_size": model.patch_size}
-        channels = {"channels": LATENT[0], "out_channels": self.build_process().prediction_channels(LATENT[0])}
+        channels = {
+            "channels": LATENT[0],
+            "out_channels": self.build_process().prediction_channels(LATENT[0]),
+        }
         network = transformer_flops(**size, **channels, side=LATENT[1])
         counted = {"network": 3 * network, "projector": 0.0, "critic": 0.0}
         if options.encoders:
-            sizes = {"width_in": model.width, "width_hidden": options.projector_width, "width_out": TOKENS[1]}
+            sizes = {
+                "width_in": model.width,
+                "width_hidden": options.projector_width,
+                "width_out": TOKENS[1],
+            }
             counted["projector"] = 3 * projector_flops(tokens=tokens, **sizes)
         if options.needs_critic:
             width, depth = self.critic
@@ -124,8 +139,16 @@ def paper_model(name: str, critic: tuple[int, int] = (128, 4)) -> PaperModel:
     """
     family, _, size = name.partition("-")
     letters, _, patch = size.partition("/")
-    if family not in PROCESSES or letters not in PAPER_SIZES or not patch.isdigit() or int(patch) < 1 or LATENT[1] % int(patch):
-        raise UserError(f"--model: `{name}` is none of SiT or DiT in {', '.join(PAPER_SIZES)} with patch 1, 2, 4 or 8; write it as SiT-XL/2")
+    if (
+        family not in PROCESSES
+        or letters not in PAPER_SIZES
+        or not patch.isdigit()
+        or int(patch) < 1
+        or LATENT[1] % int(patch)
+    ):
+        raise UserError(
+            f"--model: `{name}` is none of SiT or DiT in {', '.join(PAPER_SIZES)} with patch 1, 2, 4 or 8; write it as SiT-XL/2"
+        )
     size = PAPER_SIZES[letters].model_dump()
     options = ModelOptions(name=name, **size, patch_size=int(patch), num_classes=CLASSES)
     return PaperModel(name, PROCESSES[family], options, critic)

@@ -36,13 +36,18 @@ def write_single_files(folder: Path, count: int) -> None:
         (folder / name).mkdir()
     labels = {}
     for number in range(count):
-        coarse = Image.fromarray(generator.integers(0, 256, (SIDE // 8, SIDE // 8, 3), dtype=np.uint8))
+        coarse = Image.fromarray(
+            generator.integers(0, 256, (SIDE // 8, SIDE // 8, 3), dtype=np.uint8)
+        )
         smooth = np.asarray(coarse.resize((SIDE, SIDE), Image.Resampling.BICUBIC), dtype=np.int16)
         image = (smooth + generator.integers(-8, 9, smooth.shape)).clip(0, 255).astype(np.uint8)
         Image.fromarray(image).save(folder / "images" / f"{number:06d}.png")
         moments = generator.standard_normal((1, 2 * LATENT[0], *LATENT[1:]), dtype=np.float32)
         np.save(folder / "latents" / f"{number:06d}.npy", moments)
-        np.save(folder / "features" / f"{number:06d}.npy", generator.standard_normal(TOKENS, dtype=np.float32))
+        np.save(
+            folder / "features" / f"{number:06d}.npy",
+            generator.standard_normal(TOKENS, dtype=np.float32),
+        )
         labels[f"{number:06d}.npy"] = int(generator.integers(0, CLASSES))
     (folder / "labels.json").write_text(json.dumps(labels), encoding="utf-8")
 
@@ -62,24 +67,50 @@ class SingleFiles(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
         name = self.names[index]
         with Image.open((self.folder / "images" / name).with_suffix(".png")) as file:
             image = np.array(file).transpose(2, 0, 1)
-        moments, tokens = np.load(self.folder / "latents" / name), np.load(self.folder / "features" / name)
-        return torch.from_numpy(image), torch.from_numpy(moments), torch.from_numpy(tokens), torch.tensor(self.labels[name])
+        moments, tokens = (
+            np.load(self.folder / "latents" / name),
+            np.load(self.folder / "features" / name),
+        )
+        return (
+            torch.from_numpy(image),
+            torch.from_numpy(moments),
+            torch.from_numpy(tokens),
+            torch.tensor(self.labels[name]),
+        )
 
 
 class PublishedLoop:
     """REPA on the linear path, trained as published; `step` is one step."""
 
-    def __init__(self, model: PaperModel, folder: Path, *, batch_size: int, precision: str, workers: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        model: PaperModel,
+        folder: Path,
+        *,
+        batch_size: int,
+        precision: str,
+        workers: int,
+        device: torch.device,
+    ) -> None:
         """`precision`: `fp32`, or `bf16` (there: `--mixed-precision no` or `bf16`); `workers`: processes that read."""
-        objective = model.build_objective("repa", TrainingOptions(precision=precision), device).to(device)
+        objective = model.build_objective("repa", TrainingOptions(precision=precision), device).to(
+            device
+        )
         self.device, self.precision, self.depth = device, precision, model.aligned_after
         self.network = objective.network.train()
         self.projector = objective.alignment.projectors[0]
         self.model = nn.ModuleDict({"network": self.network, "projector": self.projector})
         self.ema = copy.deepcopy(self.model).requires_grad_(False)
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, betas=(0.9, 0.999), weight_decay=0.0, eps=1e-8)
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=1e-4, betas=(0.9, 0.999), weight_decay=0.0, eps=1e-8
+        )
         self.loader = DataLoader(
-            SingleFiles(folder), batch_size=batch_size, shuffle=True, num_workers=workers, pin_memory=device.type == "cuda", drop_last=True
+            SingleFiles(folder),
+            batch_size=batch_size,
+            shuffle=True,
+            num_workers=workers,
+            pin_memory=device.type == "cuda",
+            drop_last=True,
         )
         self.batches = self._endless()
         self.logged: dict[str, float] = {}
@@ -100,7 +131,11 @@ class PublishedLoop:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self._average()
-        self.logged = {"loss": denoising.detach().item(), "projection": projection.detach().item(), "grad_norm": grad_norm.detach().item()}
+        self.logged = {
+            "loss": denoising.detach().item(),
+            "projection": projection.detach().item(),
+            "grad_norm": grad_norm.detach().item(),
+        }
 
     def _losses(self, x: Tensor, labels: Tensor, encoded: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Denoising loss [B] and projection loss, the latter sample by sample."""

@@ -48,7 +48,9 @@ class SampleSettings:
     decode: bool = True
 
 
-def bench_sample(model: PaperModel, settings: SampleSettings, device: torch.device, output: Path | None = None) -> dict[str, Any]:
+def bench_sample(
+    model: PaperModel, settings: SampleSettings, device: torch.device, output: Path | None = None
+) -> dict[str, Any]:
     """Time `timed_steps` steps of the sampler, as they are of `steps`, and the decoding of their latents.
 
     Args:
@@ -63,13 +65,22 @@ def bench_sample(model: PaperModel, settings: SampleSettings, device: torch.devi
     Raises:
         UserError: the sampler does not belong to the model's process.
     """
-    process, network = model.build_process(), model.build_network().to(device).eval().requires_grad_(False)
+    process, network = (
+        model.build_process(),
+        model.build_network().to(device).eval().requires_grad_(False),
+    )
     options = SamplerOptions(kind=settings.sampler, steps=settings.timed_steps)
     check_sampler(process, options)
     batch = settings.batch_size * (2 if settings.guidance != 1 else 1)
     heads, width = model.options.heads, model.options.width
     kind = torch.bfloat16 if settings.precision == "bf16" else torch.float32
-    attention = choose_attention(settings.attention, (batch, heads, network.grid**2, width // heads), kind, device, backward=False)
+    attention = choose_attention(
+        settings.attention,
+        (batch, heads, network.grid**2, width // heads),
+        kind,
+        device,
+        backward=False,
+    )
     calls = _Counted(SamplingNetwork(network, settings.precision, settings.compile))
     draws = ImageDraws(0, range(settings.batch_size), LATENT, device)
     denoiser = Guided(calls, process, draws.labels("balanced", CLASSES), settings.guidance)
@@ -128,7 +139,9 @@ def table(record: dict[str, Any]) -> str:
     return "\n".join(rows)
 
 
-def _decoding(settings: SampleSettings, latents: torch.Tensor, device: torch.device) -> float | None:
+def _decoding(
+    settings: SampleSettings, latents: torch.Tensor, device: torch.device
+) -> float | None:
     """Seconds that the decoder takes for an image; None where it is not asked for or diffusers is missing."""
     if not settings.decode or importlib.util.find_spec("diffusers") is None:
         return None

@@ -105,25 +105,74 @@ def table(record: dict[str, Any]) -> str:
     names = list(record["alignments"])
     parts = list(record["alignments"][names[-1]]["parts"])
     rows = [
-        ("images/s", [f"{each['images_per_second']:.2f}" for each in record["alignments"].values()]),
+        (
+            "images/s",
+            [f"{each['images_per_second']:.2f}" for each in record["alignments"].values()],
+        ),
         ("step, ms", [f"{1e3 * each['seconds']:.1f}" for each in record["alignments"].values()]),
-        *((f"  {part}, ms", [f"{1e3 * each['parts'].get(part, 0):.1f}" for each in record["alignments"].values()]) for part in parts),
-        ("slower than the one before", [f"{each['overhead_percent']:+.1f}%" if "overhead_percent" in each else "" for each in record["alignments"].values()]),
-        ("  of that, FLOPs", [f"{each['flops_overhead_percent']:+.1f}%" if "overhead_percent" in each else "" for each in record["alignments"].values()]),
-        ("GFLOP an image", [f"{sum(each['flops'].values()) / 1e9:.1f}" for each in record["alignments"].values()]),
-        ("share of the matrix peak", [f"{each['utilisation']:.1%}" for each in record["alignments"].values()]),
-        ("memory, GB", [f"{(each['state_bytes'] + each['step_bytes']) / 1e9:.2f}" for each in record["alignments"].values()]),
-        ("  of that, weights and states", [f"{each['state_bytes'] / 1e9:.2f}" for each in record["alignments"].values()]),
+        *(
+            (
+                f"  {part}, ms",
+                [
+                    f"{1e3 * each['parts'].get(part, 0):.1f}"
+                    for each in record["alignments"].values()
+                ],
+            )
+            for part in parts
+        ),
+        (
+            "slower than the one before",
+            [
+                f"{each['overhead_percent']:+.1f}%" if "overhead_percent" in each else ""
+                for each in record["alignments"].values()
+            ],
+        ),
+        (
+            "  of that, FLOPs",
+            [
+                f"{each['flops_overhead_percent']:+.1f}%" if "overhead_percent" in each else ""
+                for each in record["alignments"].values()
+            ],
+        ),
+        (
+            "GFLOP an image",
+            [f"{sum(each['flops'].values()) / 1e9:.1f}" for each in record["alignments"].values()],
+        ),
+        (
+            "share of the matrix peak",
+            [f"{each['utilisation']:.1%}" for each in record["alignments"].values()],
+        ),
+        (
+            "memory, GB",
+            [
+                f"{(each['state_bytes'] + each['step_bytes']) / 1e9:.2f}"
+                for each in record["alignments"].values()
+            ],
+        ),
+        (
+            "  of that, weights and states",
+            [f"{each['state_bytes'] / 1e9:.2f}" for each in record["alignments"].values()],
+        ),
     ]
     width = 2 + max(10, *map(len, names))
-    lines += [f"{label:30}" + "".join(f"{value:>{width}}" for value in values) for label, values in [("", names), *rows]]
+    lines += [
+        f"{label:30}" + "".join(f"{value:>{width}}" for value in values)
+        for label, values in [("", names), *rows]
+    ]
     return "\n".join(lines)
 
 
 class _Contender:
     """One alignment's trainer under the clock."""
 
-    def __init__(self, model: PaperModel, alignment: str, settings: TrainingOptions, data: TrainingData, device: torch.device) -> None:
+    def __init__(
+        self,
+        model: PaperModel,
+        alignment: str,
+        settings: TrainingOptions,
+        data: TrainingData,
+        device: torch.device,
+    ) -> None:
         self.model, self.alignment, self.settings, self.device = model, alignment, settings, device
         ranks, objective = Ranks(0, 1, device), model.build_objective(alignment, settings, device)
         self.backend = configure_backend(settings, objective, ranks)
@@ -176,4 +225,8 @@ def _add_overheads(alignments: dict[str, dict[str, Any]]) -> None:
     for before, after in zip(list(alignments), list(alignments)[1:], strict=False):
         ratio = alignments[after]["seconds"] / alignments[before]["seconds"]
         flops = sum(alignments[after]["flops"].values()) / sum(alignments[before]["flops"].values())
-        alignments[after] |= {"over": before, "overhead_percent": 100 * (ratio - 1), "flops_overhead_percent": 100 * (flops - 1)}
+        alignments[after] |= {
+            "over": before,
+            "overhead_percent": 100 * (ratio - 1),
+            "flops_overhead_percent": 100 * (flops - 1),
+        }

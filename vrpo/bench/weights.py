@@ -33,5 +33,12 @@ def write_random_inception(path: Path, images: np.ndarray, seed: int = 0) -> Pat
         network = Drawn("drawn", ["2048"], feature_extractor_weights_path=nothing)
     with torch.no_grad():
         network.train()(torch.from_numpy(images).permute(0, 3, 1, 2))
-    torch.save({name: tensor for name, tensor in network.state_dict().items() if "num_batches_tracked" not in name}, path)
+    torch.save(
+        {
+            name: tensor
+            for name, tensor in network.state_dict().items()
+            if "num_batches_tracked" not in name
+        },
+        path,
+    )
     return path

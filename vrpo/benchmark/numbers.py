@@ -99,7 +99,9 @@ class Benchmark:
             taken = rows.loc[rows["rule"], "candidate"].iloc[0]
             named = getattr(self.options.chosen, method, None)
             if named is None:
-                sentences.append(f"`benchmark.chosen.{method}` is not set; the rule gives `{taken}`.")
+                sentences.append(
+                    f"`benchmark.chosen.{method}` is not set; the rule gives `{taken}`."
+                )
             elif named != taken:
                 which = f"`benchmark.chosen.{method}` is `{named}`, the rule gives `{taken}`"
                 end = f"What follows is for `{named}`."

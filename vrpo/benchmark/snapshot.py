@@ -30,7 +30,10 @@ from vrpo.report.results import read_protocol, read_speed
 from vrpo.runtime.machine import processor
 
 COMMITTED = {"table": (".md", ".csv"), "figure": (".png",)}
-ELSEWHERE = ("results", "resources")  # options that say where and with what a job runs, not what it computes
+ELSEWHERE = (
+    "results",
+    "resources",
+)  # options that say where and with what a job runs, not what it computes
 
 
 def write_snapshot(config: ExperimentConfig, output_folder: Path) -> None:
@@ -44,7 +47,9 @@ def write_snapshot(config: ExperimentConfig, output_folder: Path) -> None:
         UserError: the config has no `benchmark`, or the benchmark has not run to its end.
     """
     if config.benchmark is None:
-        raise UserError("benchmark: this config has no method benchmark; add config/benchmark.yaml to --configfile")
+        raise UserError(
+            "benchmark: this config has no method benchmark; add config/benchmark.yaml to --configfile"
+        )
     paths, entries = Paths.of(config), benchmark_entries(config.benchmark)
     source = paths.benchmark
     copied = {name: source / name for name in ["README.md", *snapshot_files(entries)]}
@@ -52,7 +57,9 @@ def write_snapshot(config: ExperimentConfig, output_folder: Path) -> None:
     diagnosed = [f"{entry.name}.csv" for entry in entries if "diagnostics.csv" in entry.needs]
     for path in [*copied.values(), *(source / name for name in diagnosed)]:
         if not path.is_file():
-            raise UserError(f"{path}: is missing; run the benchmark to its end (`snakemake benchmark`)")
+            raise UserError(
+                f"{path}: is missing; run the benchmark to its end (`snakemake benchmark`)"
+            )
     for name, path in copied.items():
         _copy(path, output_folder / name)
     for name in diagnosed:
@@ -95,7 +102,11 @@ def snapshot_files(entries: Iterable[Entry]) -> list[str]:
 
 def provenance(config: ExperimentConfig) -> dict[str, Any]:
     """Config, seeds and versions."""
-    content = {name: value for name, value in config.model_dump(mode="json").items() if name not in ELSEWHERE}
+    content = {
+        name: value
+        for name, value in config.model_dump(mode="json").items()
+        if name not in ELSEWHERE
+    }
     return {
         "experiment": config.experiment,
         "config_sha256": hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest(),
@@ -109,8 +120,18 @@ def provenance(config: ExperimentConfig) -> dict[str, Any]:
 def machine(config: ExperimentConfig) -> dict[str, Any]:
     """Where this snapshot was taken, and the time that the trainings took."""
     speed = read_speed(Paths.of(config).collected)
-    files = [path.stat().st_mtime for path in (Paths.of(config).folder / "runs").rglob("step*.safetensors")]
-    times = [datetime.fromtimestamp(moment, UTC).isoformat(timespec="seconds") for moment in (min(files), max(files))] if files else None
+    files = [
+        path.stat().st_mtime
+        for path in (Paths.of(config).folder / "runs").rglob("step*.safetensors")
+    ]
+    times = (
+        [
+            datetime.fromtimestamp(moment, UTC).isoformat(timespec="seconds")
+            for moment in (min(files), max(files))
+        ]
+        if files
+        else None
+    )
     return {
         "processor": processor(),
         "cores": os.cpu_count(),
@@ -118,7 +139,10 @@ def machine(config: ExperimentConfig) -> dict[str, Any]:
         "python": platform.python_version(),
         "trainings": len(speed),
         "training_seconds": round(float(speed["seconds"].sum())),
-        "images_per_second": {run: float(rows.median()) for run, rows in speed.groupby("run", sort=False)["images_per_second"]},
+        "images_per_second": {
+            run: float(rows.median())
+            for run, rows in speed.groupby("run", sort=False)["images_per_second"]
+        },
         "first_and_last_milestone": times,
     }
 

@@ -17,7 +17,9 @@ from vrpo.errors import BAD_INPUT, INTERRUPTED, InterruptionError, UserError
 from vrpo.restore import inputs_of, note_result, take_planned
 from vrpo.runtime.ranks import is_first, report_error, set_up_logging
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__
+)
 for commands in (prepare, runs, scores, results, machine):
     app.add_typer(commands.app)
 app.add_typer(bench.app, name="bench")

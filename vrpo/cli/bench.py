@@ -14,8 +14,15 @@ app = typer.Typer(no_args_is_help=True, help="Measure speed and memory.")
 
 @app.command("metrics")
 def bench_metrics(
-    images: Annotated[int, typer.Option(help="images in each of the two compared sets", min=8)] = 200,
-    at_scale: Annotated[bool, typer.Option("--at-scale", help="also FID and precision and recall of 50,000 random features")] = False,
+    images: Annotated[
+        int, typer.Option(help="images in each of the two compared sets", min=8)
+    ] = 200,
+    at_scale: Annotated[
+        bool,
+        typer.Option(
+            "--at-scale", help="also FID and precision and recall of 50,000 random features"
+        ),
+    ] = False,
     output: Annotated[Path | None, typer.Option("--output", help="JSON file to write")] = None,
     threads: Threads = 1,
 ) -> None:
@@ -28,8 +35,18 @@ def bench_metrics(
 @app.command("data")
 def bench_data(
     images: Annotated[int, typer.Option(help="images that are decoded and encoded", min=8)] = 256,
-    gigabytes: Annotated[float, typer.Option(help="size of the sparse file that is read at random; it takes no disk", min=0.1)] = 30.0,
-    folder: Annotated[Path | None, typer.Option(help="folder on the disk to be measured; without it the system's temporary one")] = None,
+    gigabytes: Annotated[
+        float,
+        typer.Option(
+            help="size of the sparse file that is read at random; it takes no disk", min=0.1
+        ),
+    ] = 30.0,
+    folder: Annotated[
+        Path | None,
+        typer.Option(
+            help="folder on the disk to be measured; without it the system's temporary one"
+        ),
+    ] = None,
     output: Annotated[Path | None, typer.Option("--output", help="JSON file to write")] = None,
     device: Device = "auto",
     threads: Threads = 1,
@@ -37,7 +54,11 @@ def bench_data(
     """Decoding, encoding and random reads, against the images/s that training needs; on generated files."""
     from vrpo.bench import data
 
-    typer.echo(data.table(data.bench_data(images, gigabytes, chosen_device(device, threads), folder, output)))
+    typer.echo(
+        data.table(
+            data.bench_data(images, gigabytes, chosen_device(device, threads), folder, output)
+        )
+    )
 
 
 PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}

@@ -15,27 +15,58 @@ app = typer.Typer()
 
 @app.command("check")
 def check(
-    config: Annotated[list[Path], typer.Option(help="the experiment's config file; several are merged, later ones win")],
-    settings: Annotated[list[str] | None, typer.Option("--set", help="OPTION=VALUE as after snakemake's --config, e.g. data='{root: /data}'")] = None,
-    fetch: Annotated[bool, typer.Option("--fetch", help="download the weights that the config names and that are not here yet")] = False,
-    weights_only: Annotated[bool, typer.Option("--weights-only", help="check the weights alone, as the workflow does before its first job")] = False,
+    config: Annotated[
+        list[Path],
+        typer.Option(help="the experiment's config file; several are merged, later ones win"),
+    ],
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", help="OPTION=VALUE as after snakemake's --config, e.g. data='{root: /data}'"
+        ),
+    ] = None,
+    fetch: Annotated[
+        bool,
+        typer.Option(
+            "--fetch", help="download the weights that the config names and that are not here yet"
+        ),
+    ] = False,
+    weights_only: Annotated[
+        bool,
+        typer.Option(
+            "--weights-only",
+            help="check the weights alone, as the workflow does before its first job",
+        ),
+    ] = False,
 ) -> None:
     """Check what an experiment needs before it starts: images, weights, disk, locks, GPUs, compiler."""
     from vrpo import preflight
     from vrpo.config import merge_configs, parse_experiment
 
-    experiment = parse_experiment(merge_configs(config, settings or []), " + ".join(map(str, config)))
+    experiment = parse_experiment(
+        merge_configs(config, settings or []), " + ".join(map(str, config))
+    )
     if not fetch:
         preflight.forbid_downloads()
-    checks = preflight.weight_checks(experiment, fetch=fetch) if weights_only else preflight.all_checks(experiment, fetch=fetch)
+    checks = (
+        preflight.weight_checks(experiment, fetch=fetch)
+        if weights_only
+        else preflight.all_checks(experiment, fetch=fetch)
+    )
     rows = preflight.findings(checks)
     if rows:
         typer.echo(preflight.table(rows))
     missing = [row for row in rows if row.is_missing]
     if missing:
         if not fetch and any("weights" in row.found for row in missing):
-            typer.echo("`--fetch` downloads weights that the config names, where there is a network.")
-        more = f" ({len(missing) - 1} more are missing: `python -m vrpo check` lists them)" if len(missing) > 1 else ""
+            typer.echo(
+                "`--fetch` downloads weights that the config names, where there is a network."
+            )
+        more = (
+            f" ({len(missing) - 1} more are missing: `python -m vrpo check` lists them)"
+            if len(missing) > 1
+            else ""
+        )
         raise UserError(f"{missing[0].found}{more}")
 
 

@@ -7,7 +7,16 @@ from typing import Annotated
 
 import typer
 
-from vrpo.cli.arguments import Config, Device, Images, Latents, Output, Threads, Weights, chosen_device
+from vrpo.cli.arguments import (
+    Config,
+    Device,
+    Images,
+    Latents,
+    Output,
+    Threads,
+    Weights,
+    chosen_device,
+)
 
 app = typer.Typer()
 
@@ -26,7 +35,12 @@ def list_images(config: Config, output: Output) -> None:
 def images(
     config: Config,
     output: Output,
-    listing: Annotated[Path | None, typer.Option(help="output of list-images; without it, or where the data have changed since, the source is listed")] = None,
+    listing: Annotated[
+        Path | None,
+        typer.Option(
+            help="output of list-images; without it, or where the data have changed since, the source is listed"
+        ),
+    ] = None,
 ) -> None:
     """Read the image source into HDF5, centre-cropped to the resolution; --output shard-00003-of-00016.h5 means that part of it."""
     from vrpo.config import load_resolved
@@ -47,23 +61,34 @@ def manifest(config: Config, images: Images, output: Output) -> None:
 
 
 @app.command("verify")
-def verify(places: Annotated[list[Path], typer.Argument(help="files of images, latents, features or samples, or folders of shards")]) -> None:
+def verify(
+    places: Annotated[
+        list[Path],
+        typer.Argument(help="files of images, latents, features or samples, or folders of shards"),
+    ],
+) -> None:
     """Compare all rows with their checksums; stages do so by themselves before they first use a file."""
     from vrpo.data.shards import open_arrays
 
     for place in places:
         arrays = open_arrays(place)
-        typer.echo(f"{place}: {arrays.shape(arrays.keys()[0])[0]:,} rows of {', '.join(arrays.keys())}, whole")
+        typer.echo(
+            f"{place}: {arrays.shape(arrays.keys()[0])[0]:,} rows of {', '.join(arrays.keys())}, whole"
+        )
 
 
 @app.command("fit-tokenizer")
-def fit_tokenizer(config: Config, images: Images, output: Output, device: Device = "auto", threads: Threads = 1) -> None:
+def fit_tokenizer(
+    config: Config, images: Images, output: Output, device: Device = "auto", threads: Threads = 1
+) -> None:
     """Train the miniature's VAE."""
     from vrpo.config import load_resolved
     from vrpo.config.options import TokenizerOptions
     from vrpo.prepare import tokenizer
 
-    tokenizer.fit_tokenizer(load_resolved(TokenizerOptions, config), images, output, chosen_device(device, threads))
+    tokenizer.fit_tokenizer(
+        load_resolved(TokenizerOptions, config), images, output, chosen_device(device, threads)
+    )
 
 
 @app.command("fit-classifier")
@@ -72,7 +97,10 @@ def fit_classifier(
     images: Images,
     output: Output,
     section: Annotated[
-        str, typer.Option(help="`encoder`: --config is an encoder's; `trained` or `extra_networks.NAME`: it is the evaluation's, and this section of it")
+        str,
+        typer.Option(
+            help="`encoder`: --config is an encoder's; `trained` or `extra_networks.NAME`: it is the evaluation's, and this section of it"
+        ),
     ] = "encoder",
     device: Device = "auto",
     threads: Threads = 1,
@@ -83,18 +111,35 @@ def fit_classifier(
     from vrpo.config.scoring import EvaluationOptions
     from vrpo.prepare import classifier
 
-    options = load_resolved(EncoderOptions, config) if section == "encoder" else load_resolved(EvaluationOptions, config).network_of(section)
+    options = (
+        load_resolved(EncoderOptions, config)
+        if section == "encoder"
+        else load_resolved(EvaluationOptions, config).network_of(section)
+    )
     classifier.fit_classifier(options, images, output, chosen_device(device, threads))
 
 
 @app.command("encode-latents")
-def encode_latents(config: Config, images: Images, output: Output, weights: Weights = None, device: Device = "auto", threads: Threads = 1) -> None:
+def encode_latents(
+    config: Config,
+    images: Images,
+    output: Output,
+    weights: Weights = None,
+    device: Device = "auto",
+    threads: Threads = 1,
+) -> None:
     """Encode all images into latent means and standard deviations."""
     from vrpo.config import load_resolved
     from vrpo.config.options import TokenizerOptions
     from vrpo.prepare import latents
 
-    latents.encode_latents(load_resolved(TokenizerOptions, config), images, weights, output, chosen_device(device, threads))
+    latents.encode_latents(
+        load_resolved(TokenizerOptions, config),
+        images,
+        weights,
+        output,
+        chosen_device(device, threads),
+    )
 
 
 @app.command("encode-features")
@@ -112,14 +157,23 @@ def encode_features(
     from vrpo.config.options import EncoderOptions
     from vrpo.prepare import features
 
-    features.encode_features(load_resolved(EncoderOptions, config), name, images, weights, output, chosen_device(device, threads))
+    features.encode_features(
+        load_resolved(EncoderOptions, config),
+        name,
+        images,
+        weights,
+        output,
+        chosen_device(device, threads),
+    )
 
 
 @app.command("fit-critic")
 def fit_critic(
     config: Config,
     latents: Latents,
-    features: Annotated[Path, typer.Option(help="features of one encoder: a file, or the folder of its shards")],
+    features: Annotated[
+        Path, typer.Option(help="features of one encoder: a file, or the folder of its shards")
+    ],
     output: Output,
     device: Device = "auto",
     threads: Threads = 1,
@@ -129,4 +183,10 @@ def fit_critic(
     from vrpo.config.options import CriticOptions
     from vrpo.prepare import critic
 
-    critic.fit_critic(load_resolved(CriticOptions, config), latents, features, output, chosen_device(device, threads))
+    critic.fit_critic(
+        load_resolved(CriticOptions, config),
+        latents,
+        features,
+        output,
+        chosen_device(device, threads),
+    )

@@ -14,7 +14,10 @@ app = typer.Typer()
 
 @app.command("collect")
 def collect(
-    config: Annotated[list[Path], typer.Option(help="the experiment's config file; several are merged, later ones win")],
+    config: Annotated[
+        list[Path],
+        typer.Option(help="the experiment's config file; several are merged, later ones win"),
+    ],
     output_folder: Annotated[Path, typer.Option(help="folder of the collected results")],
 ) -> None:
     """Gather scores, training histories and sample grids: all that figures and tables read."""
@@ -25,7 +28,12 @@ def collect(
 
 
 @app.command("figure")
-def figure(name: Annotated[str, typer.Argument(help="which figure")], config: Config, collected: Collected, output: Output) -> None:
+def figure(
+    name: Annotated[str, typer.Argument(help="which figure")],
+    config: Config,
+    collected: Collected,
+    output: Output,
+) -> None:
     """Draw a figure from collected results (.pdf, .png and the .csv behind it)."""
     from vrpo.config import load_resolved
     from vrpo.config.options import ReportOptions
@@ -35,7 +43,12 @@ def figure(name: Annotated[str, typer.Argument(help="which figure")], config: Co
 
 
 @app.command("table")
-def table(name: Annotated[str, typer.Argument(help="which table")], config: Config, collected: Collected, output: Output) -> None:
+def table(
+    name: Annotated[str, typer.Argument(help="which table")],
+    config: Config,
+    collected: Collected,
+    output: Output,
+) -> None:
     """Write a table from collected results (.csv, .md and .tex)."""
     from vrpo.config import load_resolved
     from vrpo.config.options import ReportOptions
@@ -45,7 +58,11 @@ def table(name: Annotated[str, typer.Argument(help="which table")], config: Conf
 
 
 @app.command("report")
-def report(config: Config, folder: Annotated[Path, typer.Option(help="results of the experiment")], output: Output) -> None:
+def report(
+    config: Config,
+    folder: Annotated[Path, typer.Option(help="results of the experiment")],
+    output: Output,
+) -> None:
     """Write report.html: figures, tables and provenance in one file."""
     from vrpo.config import load_resolved
     from vrpo.config.options import ReportOptions
@@ -59,7 +76,9 @@ def benchmark(
     config: Config,
     report_config: Annotated[Path, typer.Option(help="resolved config of the report")],
     collected: Collected,
-    output_folder: Annotated[Path, typer.Option(help="folder of the benchmark's tables, figures and verdict")],
+    output_folder: Annotated[
+        Path, typer.Option(help="folder of the benchmark's tables, figures and verdict")
+    ],
 ) -> None:
     """Write the method benchmark's tables, figures and verdict from collected results."""
     from vrpo.benchmark.page import write_benchmark
@@ -67,13 +86,23 @@ def benchmark(
     from vrpo.config.benchmark import BenchmarkOptions
     from vrpo.config.options import ReportOptions
 
-    write_benchmark(load_resolved(BenchmarkOptions, config), load_resolved(ReportOptions, report_config), collected, output_folder)
+    write_benchmark(
+        load_resolved(BenchmarkOptions, config),
+        load_resolved(ReportOptions, report_config),
+        collected,
+        output_folder,
+    )
 
 
 @app.command("benchmark-snapshot")
 def benchmark_snapshot(
-    config: Annotated[list[Path], typer.Option(help="the experiment's config file; several are merged, later ones win")],
-    output_folder: Annotated[Path, typer.Option(help="folder that the small results are copied to, e.g. docs/benchmark")],
+    config: Annotated[
+        list[Path],
+        typer.Option(help="the experiment's config file; several are merged, later ones win"),
+    ],
+    output_folder: Annotated[
+        Path, typer.Option(help="folder that the small results are copied to, e.g. docs/benchmark")
+    ],
 ) -> None:
     """Copy the method benchmark's small results, with provenance and machine, where they can be committed."""
     from vrpo.benchmark.snapshot import write_snapshot
@@ -95,7 +124,13 @@ def benchmark_redraw(
 @app.command("cost")
 def cost(
     config: Annotated[list[Path], typer.Option(help="the experiment's config file")],
-    images: Annotated[int | None, typer.Option(help="training images; without it as counted by the stage `manifest`, or ImageNet's", min=1)] = None,
+    images: Annotated[
+        int | None,
+        typer.Option(
+            help="training images; without it as counted by the stage `manifest`, or ImageNet's",
+            min=1,
+        ),
+    ] = None,
 ) -> None:
     """Compute the GPU hours and the disk that an experiment takes."""
     from vrpo.config import load_experiment
@@ -105,7 +140,9 @@ def cost(
 
 
 @app.command("docs")
-def docs(folder: Annotated[Path, typer.Option(help="folder of the generated files")] = Path("docs")) -> None:
+def docs(
+    folder: Annotated[Path, typer.Option(help="folder of the generated files")] = Path("docs"),
+) -> None:
     """Generate the option reference, the JSON schema and the table of encoders."""
     from vrpo.config.docs import write_docs
     from vrpo.models.encoder_table import write_encoder_docs

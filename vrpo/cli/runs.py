@@ -7,7 +7,16 @@ from typing import Annotated
 
 import typer
 
-from vrpo.cli.arguments import Config, Device, Latents, Output, Threads, pairs_of, require_one_of, use_threads
+from vrpo.cli.arguments import (
+    Config,
+    Device,
+    Latents,
+    Output,
+    Threads,
+    pairs_of,
+    require_one_of,
+    use_threads,
+)
 
 app = typer.Typer()
 
@@ -18,14 +27,25 @@ def train(
     latents: Latents,
     output: Output,
     milestone: Annotated[int, typer.Option(help="steps at which this job ends", min=1)],
-    features: Annotated[list[str] | None, typer.Option(help="ENCODER=FILE, once for each encoder of the alignment")] = None,
-    critic: Annotated[list[str] | None, typer.Option(help="ENCODER=FILE, once for each latent critic")] = None,
+    features: Annotated[
+        list[str] | None, typer.Option(help="ENCODER=FILE, once for each encoder of the alignment")
+    ] = None,
+    critic: Annotated[
+        list[str] | None, typer.Option(help="ENCODER=FILE, once for each latent critic")
+    ] = None,
     save_minutes: Annotated[float, typer.Option(help="minutes between saved states")] = 10.0,
     max_minutes: Annotated[
-        float | None, typer.Option(help="minutes after which it must have ended, e.g. the job's limit; before, the state is saved, exit status 75")
+        float | None,
+        typer.Option(
+            help="minutes after which it must have ended, e.g. the job's limit; before, the state is saved, exit status 75"
+        ),
     ] = None,
-    log_every: Annotated[int, typer.Option(help="steps averaged in a row of train.csv", min=1)] = 100,
-    max_skipped: Annotated[int, typer.Option(help="non-finite steps in a row that are put up with", min=0)] = 10,
+    log_every: Annotated[
+        int, typer.Option(help="steps averaged in a row of train.csv", min=1)
+    ] = 100,
+    max_skipped: Annotated[
+        int, typer.Option(help="non-finite steps in a row that are put up with", min=0)
+    ] = 10,
     device: Device = "auto",
     threads: Threads = 1,
 ) -> None:
@@ -55,7 +75,9 @@ def sample(
     milestone: Annotated[Path, typer.Option(help="weights of a run at a milestone")],
     tokenizer_config: Annotated[Path, typer.Option(help="resolved config of the tokenizer")],
     output: Output,
-    tokenizer_weights: Annotated[Path | None, typer.Option(help="weights of a trained tokenizer")] = None,
+    tokenizer_weights: Annotated[
+        Path | None, typer.Option(help="weights of a trained tokenizer")
+    ] = None,
     device: Device = "auto",
     threads: Threads = 1,
 ) -> None:
@@ -67,22 +89,46 @@ def sample(
     from vrpo.sampling.generate import sample_images
 
     use_threads(threads)
-    options, tokenizer = load_resolved(SamplerOptions, config), load_resolved(TokenizerOptions, tokenizer_config)
+    options, tokenizer = (
+        load_resolved(SamplerOptions, config),
+        load_resolved(TokenizerOptions, tokenizer_config),
+    )
     with joined_ranks(device) as ranks:
         sample_images(options, milestone, tokenizer, tokenizer_weights, output, ranks.device, ranks)
 
 
 @app.command("import-checkpoint")
 def import_checkpoint(
-    file: Annotated[Path, typer.Argument(help="`.pt` or `.safetensors` file of the official DiT, SiT, REPA, iREPA or HASTE code")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="`.pt` or `.safetensors` file of the official DiT, SiT, REPA, iREPA or HASTE code"
+        ),
+    ],
     output: Output,
-    family: Annotated[str | None, typer.Option(help="dit, sit, repa, irepa or haste: whose code wrote it; without it, as the file says")] = None,
+    family: Annotated[
+        str | None,
+        typer.Option(
+            help="dit, sit, repa, irepa or haste: whose code wrote it; without it, as the file says"
+        ),
+    ] = None,
     weights: Annotated[str, typer.Option(help="ema or model: averaged or plain weights")] = "ema",
-    heads: Annotated[int | None, typer.Option(help="attention heads, for sizes that are none of the papers'", min=1)] = None,
-    run: Annotated[str | None, typer.Option(help="its name in tables; without it, the file's")] = None,
-    step: Annotated[int | None, typer.Option(help="training steps; without it, as the file says", min=0)] = None,
-    seed: Annotated[int | None, typer.Option(help="training seed; without it, as the file says", min=0)] = None,
-    model: Annotated[str | None, typer.Option(help="what it must be, e.g. SiT-XL/2; anything else is refused")] = None,
+    heads: Annotated[
+        int | None,
+        typer.Option(help="attention heads, for sizes that are none of the papers'", min=1),
+    ] = None,
+    run: Annotated[
+        str | None, typer.Option(help="its name in tables; without it, the file's")
+    ] = None,
+    step: Annotated[
+        int | None, typer.Option(help="training steps; without it, as the file says", min=0)
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="training seed; without it, as the file says", min=0)
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="what it must be, e.g. SiT-XL/2; anything else is refused")
+    ] = None,
 ) -> None:
     """Convert an official checkpoint to a milestone that `sample` takes."""
     from vrpo.config.options import FAMILIES
@@ -90,14 +136,29 @@ def import_checkpoint(
 
     require_one_of("--family", family, (None, *FAMILIES))
     require_one_of("--weights", weights, ("ema", "model"))
-    official.import_checkpoint(file, output, family=family, weights=weights, heads=heads, run=run, step=step, seed=seed, model=model)
+    official.import_checkpoint(
+        file,
+        output,
+        family=family,
+        weights=weights,
+        heads=heads,
+        run=run,
+        step=step,
+        seed=seed,
+        model=model,
+    )
 
 
 @app.command("export-checkpoint")
 def export_checkpoint(
     milestone: Annotated[Path, typer.Argument(help="weights of a run at a milestone")],
     output: Output,
-    family: Annotated[str | None, typer.Option(help="dit, sit, repa, irepa or haste: whose code is to read it; without it, as the milestone says")] = None,
+    family: Annotated[
+        str | None,
+        typer.Option(
+            help="dit, sit, repa, irepa or haste: whose code is to read it; without it, as the milestone says"
+        ),
+    ] = None,
 ) -> None:
     """Write a milestone as a `.pt` file that the scripts of the official code load."""
     from vrpo.config.options import FAMILIES

@@ -7,7 +7,17 @@ from typing import Annotated
 
 import typer
 
-from vrpo.cli.arguments import Config, Device, ExtraWeights, Latents, Output, Threads, Weights, chosen_device, pairs_of
+from vrpo.cli.arguments import (
+    Config,
+    Device,
+    ExtraWeights,
+    Latents,
+    Output,
+    Threads,
+    Weights,
+    chosen_device,
+    pairs_of,
+)
 
 app = typer.Typer()
 
@@ -15,9 +25,20 @@ app = typer.Typer()
 @app.command("reference")
 def reference(
     config: Config,
-    images: Annotated[Path, typer.Option(help="images.h5, the folder of its shards, or other real images: .h5, .npz with `arr_0`, or a folder")],
+    images: Annotated[
+        Path,
+        typer.Option(
+            help="images.h5, the folder of its shards, or other real images: .h5, .npz with `arr_0`, or a folder"
+        ),
+    ],
     output: Output,
-    resolution: Annotated[int | None, typer.Option(help="crop and resize the images of a folder to this side, as the images stage does", min=8)] = None,
+    resolution: Annotated[
+        int | None,
+        typer.Option(
+            help="crop and resize the images of a folder to this side, as the images stage does",
+            min=8,
+        ),
+    ] = None,
     weights: Weights = None,
     extra_weights: ExtraWeights = None,
     device: Device = "auto",
@@ -29,18 +50,44 @@ def reference(
     from vrpo.metrics.reference import compute_reference
 
     extra = pairs_of("--extra-weights", extra_weights or [])
-    compute_reference(load_resolved(EvaluationOptions, config), images, weights, output, chosen_device(device, threads), extra, resolution)
+    compute_reference(
+        load_resolved(EvaluationOptions, config),
+        images,
+        weights,
+        output,
+        chosen_device(device, threads),
+        extra,
+        resolution,
+    )
 
 
 @app.command("evaluate")
 def evaluate(
-    samples: Annotated[Path, typer.Argument(help="sampled images: our HDF5, an .npz with `arr_0`, or a folder of PNGs")],
-    reference: Annotated[Path, typer.Argument(help="what they are compared with: .npz of statistics, or real images, as .h5, .npz or a folder")],
-    config: Annotated[Path | None, typer.Option("--config", help="options of the evaluation; without it Inception and ADM's protocol")] = None,
-    output: Annotated[Path | None, typer.Option("--output", help="JSON file to write, with protocol and provenance")] = None,
+    samples: Annotated[
+        Path,
+        typer.Argument(help="sampled images: our HDF5, an .npz with `arr_0`, or a folder of PNGs"),
+    ],
+    reference: Annotated[
+        Path,
+        typer.Argument(
+            help="what they are compared with: .npz of statistics, or real images, as .h5, .npz or a folder"
+        ),
+    ],
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config", help="options of the evaluation; without it Inception and ADM's protocol"
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", help="JSON file to write, with protocol and provenance"),
+    ] = None,
     weights: Weights = None,
     extra_weights: ExtraWeights = None,
-    force_sfid: Annotated[bool, typer.Option("--force-sfid", help="give sFID also for fewer images than its features")] = False,
+    force_sfid: Annotated[
+        bool, typer.Option("--force-sfid", help="give sFID also for fewer images than its features")
+    ] = False,
     device: Device = "auto",
     threads: Threads = 1,
 ) -> None:
@@ -51,7 +98,16 @@ def evaluate(
 
     options = load_resolved(EvaluationOptions, config) if config else ADM_PROTOCOL
     extra = pairs_of("--extra-weights", extra_weights or [])
-    record = scoring.evaluate(options, samples, reference, weights, output, chosen_device(device, threads), force_sfid, extra)
+    record = scoring.evaluate(
+        options,
+        samples,
+        reference,
+        weights,
+        output,
+        chosen_device(device, threads),
+        force_sfid,
+        extra,
+    )
     typer.echo(scoring.summary(record))
     for warning in record["protocol"]["warnings"]:
         typer.echo(f"  {warning}", err=True)
@@ -71,10 +127,14 @@ def export_npz(
 @app.command("representation")
 def representation(
     config: Config,
-    milestone: Annotated[Path, typer.Option(help="weights of a run at a milestone, ours or imported")],
+    milestone: Annotated[
+        Path, typer.Option(help="weights of a run at a milestone, ours or imported")
+    ],
     latents: Latents,
     output: Output,
-    features: Annotated[list[str] | None, typer.Option(help="ENCODER=FILE, once for each encoder to compare with")] = None,
+    features: Annotated[
+        list[str] | None, typer.Option(help="ENCODER=FILE, once for each encoder to compare with")
+    ] = None,
     device: Device = "auto",
     threads: Threads = 1,
 ) -> None:
@@ -84,4 +144,11 @@ def representation(
     from vrpo.metrics.representation import measure_representation
 
     pairs = pairs_of("--features", features or [])
-    measure_representation(load_resolved(RepresentationOptions, config), milestone, latents, pairs, output, chosen_device(device, threads))
+    measure_representation(
+        load_resolved(RepresentationOptions, config),
+        milestone,
+        latents,
+        pairs,
+        output,
+        chosen_device(device, threads),
+    )

@@ -22,7 +22,9 @@ def option(default: Any = ..., doc: str = "", unit: str | None = None, **constra
     """A field with its documentation and unit; `constraints` are pydantic's (`ge`, `gt`, `le`, `min_length`, ...)."""
     extra = {"unit": unit} if unit else None
     if callable(default):
-        return Field(default_factory=default, description=doc, json_schema_extra=extra, **constraints)
+        return Field(
+            default_factory=default, description=doc, json_schema_extra=extra, **constraints
+        )
     return Field(default, description=doc, json_schema_extra=extra, **constraints)
 
 
@@ -38,7 +40,10 @@ class Options(BaseModel):
         for name, field in cls.model_fields.items():
             value = content.get(name) if isinstance(content, dict) else None
             given = value if isinstance(value, list | tuple) else [value]
-            if any(isinstance(item, bool) for item in given) and set(_kinds(field.annotation)) & {int, float}:
+            if any(isinstance(item, bool) for item in given) and set(_kinds(field.annotation)) & {
+                int,
+                float,
+            }:
                 raise ValueError(f"`{name}` is {shown(value)}; give a number")
         return content
 
@@ -67,7 +72,9 @@ def _kinds(annotation: Any) -> Iterator[Any]:
 def _require_usable(value: Any) -> None:
     """Raise `ValueError` for what no file or computation can hold, also inside lists and mappings."""
     if isinstance(value, int) and abs(value) > GREATEST:
-        raise ValueError(f"{shown(value)} is beyond the largest number, {GREATEST}; give a smaller one")
+        raise ValueError(
+            f"{shown(value)} is beyond the largest number, {GREATEST}; give a smaller one"
+        )
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{value} is not finite; give a finite number")
     if isinstance(value, str) and CONTROL.search(value):
@@ -90,24 +97,34 @@ def _name(name: str) -> str:
             f"as they become file names; rename {shown(name)}"
         )
     if repeated := re.search(r"(.+?)\1{19}", name):
-        raise ValueError(f"{shown(name)} repeats `{repeated[1]}` twenty times, which Snakemake takes for an endless loop; give another name")
+        raise ValueError(
+            f"{shown(name)} repeats `{repeated[1]}` twenty times, which Snakemake takes for an endless loop; give another name"
+        )
     return name
 
 
 def _place(path: str) -> str:
     if not path.strip() or path.strip() != path:
-        raise ValueError(f"{shown(path)} is empty or begins or ends with a space; give a path or name")
+        raise ValueError(
+            f"{shown(path)} is empty or begins or ends with a space; give a path or name"
+        )
     if "\n" in path or "\t" in path:
         raise ValueError(f"{shown(path)} has line breaks or tabs; give a path or name")
     expanded = re.sub(r"^~(?=/|$)", lambda _: str(Path.home()), path)
-    if len(expanded.encode()) > LONGEST_PATH or any(len(part.encode()) > 255 for part in Path(expanded).parts):
-        raise ValueError(f"{shown(path)} is too long; file systems allow 255 bytes between slashes, and {LONGEST_PATH} in all are taken")
+    if len(expanded.encode()) > LONGEST_PATH or any(
+        len(part.encode()) > 255 for part in Path(expanded).parts
+    ):
+        raise ValueError(
+            f"{shown(path)} is too long; file systems allow 255 bytes between slashes, and {LONGEST_PATH} in all are taken"
+        )
     return expanded
 
 
 def _without_braces(path: str) -> str:
     if "{" in path or "}" in path:
-        raise ValueError(f"{shown(path)} has braces, which are wildcards to Snakemake; give another name")
+        raise ValueError(
+            f"{shown(path)} has braces, which are wildcards to Snakemake; give another name"
+        )
     return path
 
 

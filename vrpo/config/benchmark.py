@@ -16,14 +16,21 @@ SEARCH = "search-"  # how the names of the search's runs begin
 class CandidateOptions(Options):
     """Candidates of the search; REPA and VRPO get equally many."""
 
-    repa: list[Name] = option(..., "alignments (keys of `alignments`) of kind `repa`, the simplest first", min_length=1)
-    vrpo: list[Name] = option(..., "alignments of kind `vrpo`, as many, the simplest first", min_length=1)
+    repa: list[Name] = option(
+        ..., "alignments (keys of `alignments`) of kind `repa`, the simplest first", min_length=1
+    )
+    vrpo: list[Name] = option(
+        ..., "alignments of kind `vrpo`, as many, the simplest first", min_length=1
+    )
 
 
 class ChosenOptions(Options):
     """The alignments that stand for REPA and VRPO in the verdict."""
 
-    repa: str = option(..., "alignment of kind `repa`: what the rule gave, or, without `candidates`, what is to be compared")
+    repa: str = option(
+        ...,
+        "alignment of kind `repa`: what the rule gave, or, without `candidates`, what is to be compared",
+    )
     vrpo: str = option(..., "alignment of kind `vrpo`, the same; ablations are compared with it")
 
 
@@ -31,73 +38,134 @@ class BenchmarkOptions(Options):
     """The method benchmark (`make benchmark`, docs/benchmark.md). Its runs are generated and take the place of `runs`."""
 
     model: str = option(..., "size and patch of every run, as in `runs`")
-    processes: list[Name] = option(..., "keys of `processes` that methods are searched and compared on: one setting for all", min_length=1)
-    search_seeds: list[Seed] = option(list, "training seeds of the search")
-    verdict_seeds: list[Seed] = option(..., f"training seeds of the verdict: at least {LEAST_VERDICT_SEEDS}, none of them used in the search")
-    validation: str | None = option(None, "score that the search looks at, e.g. `fd_validation`, of one of `evaluation.extra_networks`; null: no search")
-    held_out: str = option("fid", "score that the verdict is about; the search never sees it")
-    candidates: CandidateOptions | None = option(None, "what the search chooses from; null: no search, `chosen` is given")
-    chosen: ChosenOptions | None = option(None, "what the search's rule gave, written down after it; null: only the search is run")
-    compared: list[Name] = option(..., "alignments in the comparison, both chosen ones among them", min_length=2)
-    ablations: list[Name] = option(list, "alignments that differ from the chosen VRPO in one thing")
-    ablation_processes: list[Name] | None = option(None, "keys of `processes` that ablations are run on; null: all of `processes`", min_length=1)
-    diagnosed: dict[str, str] | None = option(
-        None, "{label: alignment} of the figures `diagnostics_<process>`, of those in `compared` and `ablations`; null: the chosen REPA and VRPO"
+    processes: list[Name] = option(
+        ...,
+        "keys of `processes` that methods are searched and compared on: one setting for all",
+        min_length=1,
     )
-    ablation_milestones: Literal["all", "last"] = option("last", "score ablations at every milestone, or only at the last, which their table is about")
+    search_seeds: list[Seed] = option(list, "training seeds of the search")
+    verdict_seeds: list[Seed] = option(
+        ...,
+        f"training seeds of the verdict: at least {LEAST_VERDICT_SEEDS}, none of them used in the search",
+    )
+    validation: str | None = option(
+        None,
+        "score that the search looks at, e.g. `fd_validation`, of one of `evaluation.extra_networks`; null: no search",
+    )
+    held_out: str = option("fid", "score that the verdict is about; the search never sees it")
+    candidates: CandidateOptions | None = option(
+        None, "what the search chooses from; null: no search, `chosen` is given"
+    )
+    chosen: ChosenOptions | None = option(
+        None, "what the search's rule gave, written down after it; null: only the search is run"
+    )
+    compared: list[Name] = option(
+        ..., "alignments in the comparison, both chosen ones among them", min_length=2
+    )
+    ablations: list[Name] = option(list, "alignments that differ from the chosen VRPO in one thing")
+    ablation_processes: list[Name] | None = option(
+        None,
+        "keys of `processes` that ablations are run on; null: all of `processes`",
+        min_length=1,
+    )
+    diagnosed: dict[str, str] | None = option(
+        None,
+        "{label: alignment} of the figures `diagnostics_<process>`, of those in `compared` and `ablations`; null: the chosen REPA and VRPO",
+    )
+    ablation_milestones: Literal["all", "last"] = option(
+        "last",
+        "score ablations at every milestone, or only at the last, which their table is about",
+    )
 
     @model_validator(mode="after")
     def _fair(self) -> BenchmarkOptions:
         if len(set(self.verdict_seeds)) < max(LEAST_VERDICT_SEEDS, len(self.verdict_seeds)):
-            raise ValueError(f"`verdict_seeds` {self.verdict_seeds} must be {LEAST_VERDICT_SEEDS} or more, all different; correct them")
+            raise ValueError(
+                f"`verdict_seeds` {self.verdict_seeds} must be {LEAST_VERDICT_SEEDS} or more, all different; correct them"
+            )
         if len(set(self.search_seeds)) < len(self.search_seeds):
-            raise ValueError(f"`search_seeds` {self.search_seeds} must be different from each other; give each once")
+            raise ValueError(
+                f"`search_seeds` {self.search_seeds} must be different from each other; give each once"
+            )
         if both := sorted({*self.search_seeds} & {*self.verdict_seeds}):
-            raise ValueError(f"seed {both[0]} is in `search_seeds` and in `verdict_seeds`; the verdict needs fresh seeds")
+            raise ValueError(
+                f"seed {both[0]} is in `search_seeds` and in `verdict_seeds`; the verdict needs fresh seeds"
+            )
         if self.validation == self.held_out:
-            raise ValueError(f"`validation` and `held_out` are both `{self.held_out}`; the search must not see the score of the verdict")
+            raise ValueError(
+                f"`validation` and `held_out` are both `{self.held_out}`; the search must not see the score of the verdict"
+            )
         for option_name in ("processes", "compared", "ablations", "ablation_processes"):
             named = getattr(self, option_name) or []
             if len(set(named)) < len(named):
                 raise ValueError(f"`{option_name}` {named} names one of them twice; give each once")
         if stray := sorted({*(self.ablation_processes or [])} - {*self.processes}):
-            raise ValueError(f"`ablation_processes`: `{stray[0]}` is not in `processes` {self.processes} of the benchmark; name one that is")
+            raise ValueError(
+                f"`ablation_processes`: `{stray[0]}` is not in `processes` {self.processes} of the benchmark; name one that is"
+            )
         if stray := sorted({*(self.diagnosed or {}).values()} - {*self.compared, *self.ablations}):
-            raise ValueError(f"`diagnosed`: `{stray[0]}` is neither in `compared` nor in `ablations`; name one that is trained")
+            raise ValueError(
+                f"`diagnosed`: `{stray[0]}` is neither in `compared` nor in `ablations`; name one that is trained"
+            )
         for process in self.processes if self.diagnosed is not None and self.chosen else ():
-            if not {*self.diagnosed.values()} & {*self.compared_runs(process).values(), *self.ablation_runs(process).values()}:
-                raise ValueError(f"`diagnosed` names nothing that is trained on `{process}`; add one of `compared`, e.g. the chosen VRPO")
+            if not {*self.diagnosed.values()} & {
+                *self.compared_runs(process).values(),
+                *self.ablation_runs(process).values(),
+            }:
+                raise ValueError(
+                    f"`diagnosed` names nothing that is trained on `{process}`; add one of `compared`, e.g. the chosen VRPO"
+                )
         self._check_search()
         self._check_run_names()
         for method, name in self.chosen.model_dump().items() if self.chosen else ():
             if name not in self.compared:
-                raise ValueError(f"`chosen.{method}`: `{name}` is not in `compared` {self.compared}; add it")
+                raise ValueError(
+                    f"`chosen.{method}`: `{name}` is not in `compared` {self.compared}; add it"
+                )
         return self
 
     def _check_search(self) -> None:
         if self.candidates is None:
             if self.chosen is None:
-                raise ValueError("neither `candidates` nor `chosen` is given; name candidates for a search, or what is compared without one")
+                raise ValueError(
+                    "neither `candidates` nor `chosen` is given; name candidates for a search, or what is compared without one"
+                )
             return
         repa, vrpo = self.candidates.repa, self.candidates.vrpo
         if len(repa) != len(vrpo):
-            raise ValueError(f"`candidates`: REPA has {len(repa)}, VRPO {len(vrpo)}; give both equally many, or the comparison is not fair")
+            raise ValueError(
+                f"`candidates`: REPA has {len(repa)}, VRPO {len(vrpo)}; give both equally many, or the comparison is not fair"
+            )
         for method, names in (("repa", repa), ("vrpo", vrpo)):
             if len(set(names)) < len(names):
-                raise ValueError(f"`candidates.{method}` {names} names an alignment twice; give each once")
+                raise ValueError(
+                    f"`candidates.{method}` {names} names an alignment twice; give each once"
+                )
             if self.chosen and getattr(self.chosen, method) not in names:
-                raise ValueError(f"`chosen.{method}`: `{getattr(self.chosen, method)}` is not in `candidates.{method}`; name one of {', '.join(names)}")
+                raise ValueError(
+                    f"`chosen.{method}`: `{getattr(self.chosen, method)}` is not in `candidates.{method}`; name one of {', '.join(names)}"
+                )
         if not self.search_seeds or self.validation is None:
-            raise ValueError("`candidates` are given, so `search_seeds` and `validation` must be, too; give both")
+            raise ValueError(
+                "`candidates` are given, so `search_seeds` and `validation` must be, too; give both"
+            )
 
     def _check_run_names(self) -> None:
         owners: dict[str, tuple[str, str]] = {}
         for process in self.processes:
-            for run, name in {**self.search_runs(process), **self.compared_runs(process), **self.ablation_runs(process)}.items():
+            for run, name in {
+                **self.search_runs(process),
+                **self.compared_runs(process),
+                **self.ablation_runs(process),
+            }.items():
                 if len(run) > LONGEST_NAME:
-                    raise ValueError(f"`processes`: the run `{run}` would have a name of more than {LONGEST_NAME} characters; give shorter names")
+                    raise ValueError(
+                        f"`processes`: the run `{run}` would have a name of more than {LONGEST_NAME} characters; give shorter names"
+                    )
                 if owners.setdefault(run, (process, name)) != (process, name):
-                    raise ValueError(f"`processes`: two runs would have the name `{run}`; rename `{process}` or `{name}`")
+                    raise ValueError(
+                        f"`processes`: two runs would have the name `{run}`; rename `{process}` or `{name}`"
+                    )
 
     # ---- the runs, and who names what ----------------------------------------------------------------------------
 
@@ -130,15 +198,33 @@ class BenchmarkOptions(Options):
         """`runs` of the benchmark: the search, with its seeds, at the last of `milestones` alone; the comparison, with the verdict's, at all of them."""
         common, last = {"model": self.model}, milestones[-1:]
         rows = {
-            run: {**common, "process": process, "alignment": name, "seeds": self.search_seeds, "milestones": last}
+            run: {
+                **common,
+                "process": process,
+                "alignment": name,
+                "seeds": self.search_seeds,
+                "milestones": last,
+            }
             for process in self.processes
             for run, name in self.search_runs(process).items()
         }
         for process in self.processes:
-            parts = [(self.compared_runs(process), None), (self.ablation_runs(process), last if self.ablation_milestones == "last" else None)]
+            parts = [
+                (self.compared_runs(process), None),
+                (self.ablation_runs(process), last if self.ablation_milestones == "last" else None),
+            ]
             for runs, steps in parts:
                 for run, name in runs.items():
-                    rows.setdefault(run, {**common, "process": process, "alignment": name, "seeds": self.verdict_seeds, "milestones": steps})
+                    rows.setdefault(
+                        run,
+                        {
+                            **common,
+                            "process": process,
+                            "alignment": name,
+                            "seeds": self.verdict_seeds,
+                            "milestones": steps,
+                        },
+                    )
         return rows
 
 

@@ -18,7 +18,9 @@ from vrpo.errors import UserError
 REPEATED = {"--config": ("--config", "-C"), "--configfile": ("--configfile", "--configfiles")}
 
 
-def check_command_line(rules: Iterable[str] = (), makes: Callable[[str], bool] = lambda file: True) -> None:
+def check_command_line(
+    rules: Iterable[str] = (), makes: Callable[[str], bool] = lambda file: True
+) -> None:
     """End the process with one line, status 2, where its command line is wrong.
 
     Args:
@@ -41,10 +43,15 @@ def check_command_line(rules: Iterable[str] = (), makes: Callable[[str], bool] =
 
 
 def _require_single(arguments: list[str]) -> None:
-    given = [argument.partition("=")[0] for argument in arguments[: arguments.index("--") if "--" in arguments else None]]
+    given = [
+        argument.partition("=")[0]
+        for argument in arguments[: arguments.index("--") if "--" in arguments else None]
+    ]
     for option, spellings in REPEATED.items():
         if sum(argument in spellings for argument in given) > 1:
-            raise UserError(f"{option}: given twice, and Snakemake takes only the last; put all values behind one {option}")
+            raise UserError(
+                f"{option}: given twice, and Snakemake takes only the last; put all values behind one {option}"
+            )
 
 
 def _require_readable(arguments: argparse.Namespace) -> None:
@@ -52,25 +59,43 @@ def _require_readable(arguments: argparse.Namespace) -> None:
 
     for file in arguments.configfile:
         if not file.exists():
-            raise UserError(f"--configfile {file}: no such file; correct its name, or, if it is a target, put it behind `--`")
+            raise UserError(
+                f"--configfile {file}: no such file; correct its name, or, if it is a target, put it behind `--`"
+            )
     merge_configs(arguments.configfile, arguments.config or [])
     for file in arguments.configfile:
         try:
             load_configfile(file)
         except Exception as error:  # whatever its YAML reader raises
             reason = " ".join(str(error).split()) or type(error).__name__
-            raise UserError(f"{file}: Snakemake cannot read it ({reason}); put unusual text in quotes") from error
+            raise UserError(
+                f"{file}: Snakemake cannot read it ({reason}); put unusual text in quotes"
+            ) from error
 
 
-def _require_names(arguments: argparse.Namespace, rules: list[str], makes: Callable[[str], bool]) -> None:
-    files = [*arguments.targets, *(arguments.forcerun or []), *(arguments.until or []), *(arguments.omit_from or []), *(arguments.prioritize or [])]
+def _require_names(
+    arguments: argparse.Namespace, rules: list[str], makes: Callable[[str], bool]
+) -> None:
+    files = [
+        *arguments.targets,
+        *(arguments.forcerun or []),
+        *(arguments.until or []),
+        *(arguments.omit_from or []),
+        *(arguments.prioritize or []),
+    ]
     for name in files:
         if name in rules or makes(name):
             continue
         if makes(os.path.relpath(name)):
-            raise UserError(f"{name}: no rule makes a file of this name; name it `{os.path.relpath(name)}`")
-        raise UserError(f"{name}: neither a rule nor a file that a rule makes; {nearest(name, rules)}")
+            raise UserError(
+                f"{name}: no rule makes a file of this name; name it `{os.path.relpath(name)}`"
+            )
+        raise UserError(
+            f"{name}: neither a rule nor a file that a rule makes; {nearest(name, rules)}"
+        )
     for option in ("allowed_rules", "set_resources", "set_threads"):
         for name in getattr(arguments, option) or []:
             if name not in rules:
-                raise UserError(f"--{option.replace('_', '-')} {name}: there is no such rule; {nearest(name, rules)}")
+                raise UserError(
+                    f"--{option.replace('_', '-')} {name}: there is no such rule; {nearest(name, rules)}"
+                )

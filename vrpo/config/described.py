@@ -11,14 +11,20 @@ from vrpo.config.options import DataOptions, ReportOptions
 from vrpo.config.scoring import ADM_PROTOCOL
 
 PROCESS_NAMES = {"interpolant": "SiT", "ddpm": "DiT"}
-PROTOCOL = ("split_size", "neighbours", "distances")  # options that make the scores those of ADM's evaluator
+PROTOCOL = (
+    "split_size",
+    "neighbours",
+    "distances",
+)  # options that make the scores those of ADM's evaluator
 
 
 def described_report(config: ExperimentConfig) -> ReportOptions:
     """The options `report` with `title` and `metric_space` where they are null."""
     report = config.report
     words = {"title": title(config), "metric_space": metric_space(config)}
-    return report.model_copy(update={name: text for name, text in words.items() if getattr(report, name) is None})
+    return report.model_copy(
+        update={name: text for name, text in words.items() if getattr(report, name) is None}
+    )
 
 
 def title(config: ExperimentConfig) -> str:
@@ -33,7 +39,9 @@ def metric_space(config: ExperimentConfig) -> str:
     """The feature space of the scores: what the images are, comes first, up to a comma."""
     evaluation = config.evaluation
     if evaluation.network == "trained":
-        network = f"features of a classifier ({evaluation.trained.architecture}) fitted on these images"
+        network = (
+            f"features of a classifier ({evaluation.trained.architecture}) fitted on these images"
+        )
         return f"{images(config.data)}, {network}; not comparable with published numbers"
     parts = [images(config.data), "Inception features"]
     if all(getattr(evaluation, name) == getattr(ADM_PROTOCOL, name) for name in PROTOCOL):

@@ -29,7 +29,11 @@ Keys are text, also `1` and `no`; `1e-4` is a number; `<<: *anchor` merges.
 def write_docs(folder: Path | str) -> list[Path]:
     """Write `options.md` and `options.schema.json` into `folder`; returns those whose content changed."""
     texts = {"options.md": option_reference(), "options.schema.json": schema_text()}
-    return [Path(folder) / name for name, text in texts.items() if write_text_if_changed(Path(folder) / name, text)]
+    return [
+        Path(folder) / name
+        for name, text in texts.items()
+        if write_text_if_changed(Path(folder) / name, text)
+    ]
 
 
 def schema_text() -> str:
@@ -66,7 +70,13 @@ def _section(model: type[BaseModel]) -> str:
 
 def _row(name: str, field: FieldInfo) -> str:
     extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
-    cells = [f"`{name}`", _type_text(field.annotation), _default_text(field), str(extra.get("unit", "")), (field.description or "").replace("|", "\\|")]
+    cells = [
+        f"`{name}`",
+        _type_text(field.annotation),
+        _default_text(field),
+        str(extra.get("unit", "")),
+        (field.description or "").replace("|", "\\|"),
+    ]
     return f"| {' | '.join(cells)} |"
 
 
@@ -77,7 +87,9 @@ def _type_text(annotation: Any) -> str:
     if origin is Literal:
         return ", ".join(f"`{value}`" for value in arguments)
     if origin in (Union, UnionType):
-        return " or ".join("null" if argument is NoneType else _type_text(argument) for argument in arguments)
+        return " or ".join(
+            "null" if argument is NoneType else _type_text(argument) for argument in arguments
+        )
     if origin is dict:
         return f"mapping of names to {_type_text(arguments[1])}"
     if origin is list:
@@ -86,7 +98,9 @@ def _type_text(annotation: Any) -> str:
         return f"[{', '.join(_type_text(argument) for argument in arguments)}]"
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return f"[{annotation.__name__}](#{annotation.__name__.lower()})"
-    return {int: "integer", float: "number", str: "text", bool: "true or false", Any: "any"}[annotation]
+    return {int: "integer", float: "number", str: "text", bool: "true or false", Any: "any"}[
+        annotation
+    ]
 
 
 def _default_text(field: FieldInfo) -> str:

@@ -25,7 +25,11 @@ def validate(model: type[Model], content: Mapping[str, Any], where: str) -> Mode
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        raise UserError("\n".join(f"{where}: {_one_line(_explain(model, problem))}" for problem in error.errors())) from error
+        raise UserError(
+            "\n".join(
+                f"{where}: {_one_line(_explain(model, problem))}" for problem in error.errors()
+            )
+        ) from error
 
 
 def require_known(where: str, name: str, known: Mapping[str, Any], section: str) -> None:
@@ -114,4 +118,8 @@ def _is_options(annotation: Any) -> bool:
 def _tags(member: Any) -> tuple[Any, ...]:
     if get_origin(member) is Annotated:
         return tuple(item.tag for item in member.__metadata__ if isinstance(item, Tag))
-    return get_args(member.model_fields["kind"].annotation) if _is_options(member) and "kind" in member.model_fields else ()
+    return (
+        get_args(member.model_fields["kind"].annotation)
+        if _is_options(member) and "kind" in member.model_fields
+        else ()
+    )

@@ -20,20 +20,38 @@ class DataOptions(Options):
         "`digits`: scikit-learn's handwritten digits, inside the package; `folder`: one folder per class, sorted by name; `ilsvrc`: ImageNet as ILSVRC "
         "ships it; `zip`: class folders in a .zip; `webdataset`: tar shards of key.jpg and key.cls; `parquet`: Hugging Face's files (docs/data.md)",
     )
-    root: Place | None = option(None, "folder or file of the training images (all sources but `digits`), e.g. `/data/imagenet/train`")
-    class_index: Place | None = option(
-        None, "file that fixes the order and names of the classes, e.g. `imagenet_class_index.json`; null: sorted by name, or the numbers that the source has"
+    root: Place | None = option(
+        None,
+        "folder or file of the training images (all sources but `digits`), e.g. `/data/imagenet/train`",
     )
-    resolution: int = option(32, "side of the square training images, after ADM's centre crop", "pixels", ge=8)
+    class_index: Place | None = option(
+        None,
+        "file that fixes the order and names of the classes, e.g. `imagenet_class_index.json`; null: sorted by name, or the numbers that the source has",
+    )
+    resolution: int = option(
+        32, "side of the square training images, after ADM's centre crop", "pixels", ge=8
+    )
     num_classes: int = option(10, "number of classes the source must have", ge=1)
-    skip_unreadable: bool = option(False, "leave images that cannot be read out of everything; false: their list ends the stage with an error")
-    workers: int = option(0, "worker processes that decode images; 0 decodes in the main process", ge=0)
-    shards: int = option(1, "files that images, latents and features are each cut into, written by independent jobs", ge=1, le=10_000)
+    skip_unreadable: bool = option(
+        False,
+        "leave images that cannot be read out of everything; false: their list ends the stage with an error",
+    )
+    workers: int = option(
+        0, "worker processes that decode images; 0 decodes in the main process", ge=0
+    )
+    shards: int = option(
+        1,
+        "files that images, latents and features are each cut into, written by independent jobs",
+        ge=1,
+        le=10_000,
+    )
 
     @model_validator(mode="after")
     def _root_for_files(self) -> DataOptions:
         if self.source != "digits" and not self.root:
-            raise ValueError(f"`root` must name the folder or file of training images when `source` is `{self.source}`")
+            raise ValueError(
+                f"`root` must name the folder or file of training images when `source` is `{self.source}`"
+            )
         return self
 
 
@@ -49,7 +67,10 @@ class FitOptions(Options):
 class TokenizerOptions(Options):
     """The VAE between images and latents (diffusers AutoencoderKL)."""
 
-    weights: Place = option("trained", "`trained`: fit a small one on the images; else a hub name such as `stabilityai/sd-vae-ft-ema`, or a local folder")
+    weights: Place = option(
+        "trained",
+        "`trained`: fit a small one on the images; else a hub name such as `stabilityai/sd-vae-ft-ema`, or a local folder",
+    )
     scale: float | None = option(
         None,
         "latents are multiplied by this (0.18215 for Stable Diffusion's VAE), after a pretrained VAE's own shift, or after its own mean and standard "
@@ -57,7 +78,11 @@ class TokenizerOptions(Options):
         gt=0,
     )
     latent_channels: int = option(4, "channels of the latent", ge=1)
-    block_channels: list[Positive] = option(lambda: [32, 64, 64], "widths of a trained tokenizer's levels; all but the last halve the resolution", min_length=1)
+    block_channels: list[Positive] = option(
+        lambda: [32, 64, 64],
+        "widths of a trained tokenizer's levels; all but the last halve the resolution",
+        min_length=1,
+    )
     kl_weight: float = option(1e-4, "weight of the KL term when trained", ge=0)
     batch_size: int = option(64, "images encoded at once", "images", ge=1)
     storage: Literal["float32", "float16"] = option("float32", "type of the stored latent moments")
@@ -68,9 +93,14 @@ class NetworkOptions(Options):
     """A timm network, as a visual encoder or as an evaluation network."""
 
     architecture: Text = option(..., "timm model name, e.g. `vit_base_patch14_dinov2.lvd142m`")
-    weights: Place = option("timm", "`timm`: the pretrained weights of that name; `trained`: fit on the images; else a local .safetensors file")
+    weights: Place = option(
+        "timm",
+        "`timm`: the pretrained weights of that name; `trained`: fit on the images; else a local .safetensors file",
+    )
     arguments: dict[str, Any] = option(dict, "further keyword arguments of `timm.create_model`")
-    image_size: int = option(224, "side of the image fed to the network (REPA feeds DINOv2 224 for 256)", "pixels", ge=8)
+    image_size: int = option(
+        224, "side of the image fed to the network (REPA feeds DINOv2 224 for 256)", "pixels", ge=8
+    )
     training: FitOptions = option(FitOptions, "how a trained network is fitted, as a classifier")
 
 
@@ -78,10 +108,12 @@ class EncoderOptions(NetworkOptions):
     """A visual encoder whose patch tokens are the alignment targets."""
 
     features: Literal["cached", "online"] = option(
-        "cached", "`cached`: tokens of all images are stored once; `online`: computed from the images in every step, for those without the disk"
+        "cached",
+        "`cached`: tokens of all images are stored once; `online`: computed from the images in every step, for those without the disk",
     )
     storage: Literal["int8", "float8", "float16"] = option(
-        "int8", "type of the cached tokens; int8 and float8 (e4m3) keep one float16 scale per token; their errors are in docs/data.md"
+        "int8",
+        "type of the cached tokens; int8 and float8 (e4m3) keep one float16 scale per token; their errors are in docs/data.md",
     )
     attention: Ascending = option(
         list,
@@ -109,20 +141,30 @@ class ModelSize(Options):
     @model_validator(mode="after")
     def _divisible(self) -> ModelSize:
         if self.width % self.heads or self.width % 4:
-            raise ValueError(f"`width` {self.width} must be a multiple of `heads` ({self.heads}) and of 4")
+            raise ValueError(
+                f"`width` {self.width} must be a multiple of `heads` ({self.heads}) and of 4"
+            )
         return self
 
 
 class CustomSize(ModelSize):
     """A custom network in place of the transformer (docs/extending.md)."""
 
-    backbone: str = option(..., "`module:Class` in a module beside the Snakefile", pattern=r"^[\w.]+:\w+$")
+    backbone: str = option(
+        ..., "`module:Class` in a module beside the Snakefile", pattern=r"^[\w.]+:\w+$"
+    )
     arguments: dict[str, Any] = option(dict, "further keyword arguments of the class")
 
 
 AnySize = Annotated[
     Annotated[ModelSize, Tag("transformer")] | Annotated[CustomSize, Tag("custom")],
-    Discriminator(lambda size: "custom" if isinstance(size, CustomSize) or (isinstance(size, dict) and "backbone" in size) else "transformer"),
+    Discriminator(
+        lambda size: (
+            "custom"
+            if isinstance(size, CustomSize) or (isinstance(size, dict) and "backbone" in size)
+            else "transformer"
+        )
+    ),
 ]
 
 
@@ -130,8 +172,12 @@ class InterpolantOptions(Options):
     """SiT: a stochastic interpolant with velocity prediction (arXiv:2401.08740)."""
 
     kind: Literal["interpolant"] = option(..., "SiT's process")
-    path: Literal["linear", "cosine"] = option("linear", "`linear`: x_t = (1-t) x_0 + t eps; `cosine`: GVP, cos and sin of pi t / 2")
-    time: Literal["uniform", "logit-normal", "lognormal"] = option("uniform", "distribution of the training times")
+    path: Literal["linear", "cosine"] = option(
+        "linear", "`linear`: x_t = (1-t) x_0 + t eps; `cosine`: GVP, cos and sin of pi t / 2"
+    )
+    time: Literal["uniform", "logit-normal", "lognormal"] = option(
+        "uniform", "distribution of the training times"
+    )
 
 
 class DDPMOptions(Options):
@@ -156,21 +202,43 @@ Decay = Annotated[float, Field(ge=0, lt=1)]
 class TrainingOptions(Options):
     """The training of a diffusion transformer; equal for every run of an experiment."""
 
-    batch_size: int = option(256, "GLOBAL batch: rollouts in an optimiser step over all GPUs and accumulation steps", "samples", ge=1)
-    accumulation: int = option(1, "micro-batches that a step is split into on each GPU; changes memory, not results", ge=1)
+    batch_size: int = option(
+        256,
+        "GLOBAL batch: rollouts in an optimiser step over all GPUs and accumulation steps",
+        "samples",
+        ge=1,
+    )
+    accumulation: int = option(
+        1, "micro-batches that a step is split into on each GPU; changes memory, not results", ge=1
+    )
     learning_rate: float = option(1e-4, "constant learning rate of AdamW", gt=0)
     adam_betas: tuple[Decay, Decay] = option((0.9, 0.999), "AdamW's decay rates")
     weight_decay: float = option(0.0, "AdamW's weight decay", ge=0)
     max_grad_norm: float = option(1.0, "gradients are clipped to this global norm", gt=0)
-    ema_decay: float = option(0.9999, "decay per step of the averaged weights, which are what milestones hold", ge=0, lt=1)
-    label_dropout: float = option(0.1, "probability of the null class, for classifier-free guidance", ge=0, lt=1)
-    precision: Literal["fp32", "bf16"] = option("fp32", "autocast type of the network; losses, cosines and master weights are always fp32")
-    compile: bool = option(False, "`torch.compile` the network and loss (needs a C++ compiler on CPU)")
-    tf32: bool = option(True, "TensorFloat-32 for what a GPU computes in fp32: the critic, and with `precision: fp32` the network; no effect on a CPU")
-    attention: Literal["auto", "flash", "cudnn", "efficient", "math"] = option(
-        "auto", "PyTorch's attention kernel on a GPU; `auto`: the fastest in a measurement at the start, which the log shows"
+    ema_decay: float = option(
+        0.9999, "decay per step of the averaged weights, which are what milestones hold", ge=0, lt=1
     )
-    activation_checkpointing: bool = option(False, "compute the blocks' activations again in the backward pass: a quarter slower, a fraction of the memory")
+    label_dropout: float = option(
+        0.1, "probability of the null class, for classifier-free guidance", ge=0, lt=1
+    )
+    precision: Literal["fp32", "bf16"] = option(
+        "fp32", "autocast type of the network; losses, cosines and master weights are always fp32"
+    )
+    compile: bool = option(
+        False, "`torch.compile` the network and loss (needs a C++ compiler on CPU)"
+    )
+    tf32: bool = option(
+        True,
+        "TensorFloat-32 for what a GPU computes in fp32: the critic, and with `precision: fp32` the network; no effect on a CPU",
+    )
+    attention: Literal["auto", "flash", "cudnn", "efficient", "math"] = option(
+        "auto",
+        "PyTorch's attention kernel on a GPU; `auto`: the fastest in a measurement at the start, which the log shows",
+    )
+    activation_checkpointing: bool = option(
+        False,
+        "compute the blocks' activations again in the backward pass: a quarter slower, a fraction of the memory",
+    )
     latents: Literal["auto", "resident", "mapped"] = option(
         "auto",
         "`resident`: all latents lie in the GPU's memory; `mapped`: they are read for each step; `auto`: resident if they take at most a quarter of it",
@@ -202,24 +270,40 @@ class TrainingOptions(Options):
 class RunOptions(Options):
     """One row of the comparison."""
 
-    model: str = option(..., "size and patch, e.g. `XL/2`, `B/4`; sizes are S, B, L, XL and those under `sizes`")
+    model: str = option(
+        ..., "size and patch, e.g. `XL/2`, `B/4`; sizes are S, B, L, XL and those under `sizes`"
+    )
     process: str = option(..., "a key of `processes`")
     alignment: str = option(..., "a key of `alignments`")
     seeds: Seeds | None = option(None, "seeds of this run; null: the experiment's", min_length=1)
-    milestones: Ascending | None = option(None, "milestones of this run; null: the experiment's", "steps", min_length=1)
+    milestones: Ascending | None = option(
+        None, "milestones of this run; null: the experiment's", "steps", min_length=1
+    )
 
 
-FAMILIES = {"dit": "DiT", "sit": "SiT", "repa": "REPA", "irepa": "iREPA", "haste": "HASTE"}  # official code, as papers call it
+FAMILIES = {
+    "dit": "DiT",
+    "sit": "SiT",
+    "repa": "REPA",
+    "irepa": "iREPA",
+    "haste": "HASTE",
+}  # official code, as papers call it
 CHECKPOINT_PROCESS = {family: "ddpm" if family == "dit" else "interpolant" for family in FAMILIES}
 
 
 class CheckpointOptions(Options):
     """Weights of the official DiT, SiT, REPA, iREPA or HASTE code: sampled and scored as a run's, and shown beside the runs."""
 
-    file: WorkflowPlace = option(..., "the `.pt` or `.safetensors` file, e.g. `weights/SiT-XL-2-256.pt`")
-    family: Literal["dit", "sit", "repa", "irepa", "haste"] = option(..., "whose code wrote it; DiT's are sampled as `ddpm`, the others as `interpolant`")
+    file: WorkflowPlace = option(
+        ..., "the `.pt` or `.safetensors` file, e.g. `weights/SiT-XL-2-256.pt`"
+    )
+    family: Literal["dit", "sit", "repa", "irepa", "haste"] = option(
+        ..., "whose code wrote it; DiT's are sampled as `ddpm`, the others as `interpolant`"
+    )
     model: str = option(..., "size and patch, e.g. `XL/2`, as in `runs`")
-    weights: Literal["ema", "model"] = option("ema", "averaged or plain weights, where the file has both")
+    weights: Literal["ema", "model"] = option(
+        "ema", "averaged or plain weights, where the file has both"
+    )
     step: int = option(0, "training steps, for tables; 0: unknown", "steps", ge=0)
     seed: int = option(0, "training seed, for tables", ge=0)
 
@@ -228,17 +312,30 @@ class ResourceOptions(Options):
     """Requests of each job; on SLURM they go to the queue."""
 
     device: Literal["auto", "cpu", "cuda"] = option("auto", "`auto`: the GPU if there is one")
-    gpus: int = option(1, "GPUs of a training job; 0 where there are none; what a config states is never replaced by the CPU", ge=0)
+    gpus: int = option(
+        1,
+        "GPUs of a training job; 0 where there are none; what a config states is never replaced by the CPU",
+        ge=0,
+    )
     gres: str = option(
         "",
         "for clusters that know `--gres` only: name of the GPUs there, e.g. `gpu` or `gpu:h100`, asked for by `--gres=gpu:N`; empty: by `--gpus=N`",
         pattern=r"^([A-Za-z0-9_]+(:[A-Za-z0-9_.]+)?)?$",
     )
-    sample_gpus: int = option(1, "GPUs of a sampling job, at most `gpus`; the images do not depend on it", ge=1)
-    threads: int = option(1, "CPU threads of a job, shared among its ranks; equal numbers give equal bits on one kind of processor", ge=1)
+    sample_gpus: int = option(
+        1, "GPUs of a sampling job, at most `gpus`; the images do not depend on it", ge=1
+    )
+    threads: int = option(
+        1,
+        "CPU threads of a job, shared among its ranks; equal numbers give equal bits on one kind of processor",
+        ge=1,
+    )
     memory_mb: int = option(4_000, "memory of a job that runs networks", "MB", ge=1)
     cpu_memory_mb: int = option(
-        4_000, "memory of a job that runs none: listing, images, manifest, collected results, figures, tables, report; at most `memory_mb`", "MB", ge=1
+        4_000,
+        "memory of a job that runs none: listing, images, manifest, collected results, figures, tables, report; at most `memory_mb`",
+        "MB",
+        ge=1,
     )
     runtime_minutes: int = option(
         240,
@@ -254,21 +351,37 @@ class ResourceOptions(Options):
         "minutes",
         ge=1,
     )
-    save_minutes: float = option(10.0, "minutes between saved training states: what an accident costs at most", "minutes", gt=0)
+    save_minutes: float = option(
+        10.0,
+        "minutes between saved training states: what an accident costs at most",
+        "minutes",
+        gt=0,
+    )
     log_every: int = option(100, "steps averaged in a row of train.csv", "steps", ge=1)
-    max_skipped: int = option(10, "non-finite steps in a row after which a training stops", "steps", ge=0)
+    max_skipped: int = option(
+        10, "non-finite steps in a row after which a training stops", "steps", ge=0
+    )
 
     @model_validator(mode="after")
     def _later_tries_are_no_shorter(self) -> ResourceOptions:
         if self.max_runtime_minutes is not None and self.max_runtime_minutes < self.runtime_minutes:
-            raise ValueError(f"`max_runtime_minutes` {self.max_runtime_minutes} is below `runtime_minutes` {self.runtime_minutes}; change one of them")
+            raise ValueError(
+                f"`max_runtime_minutes` {self.max_runtime_minutes} is below `runtime_minutes` {self.runtime_minutes}; change one of them"
+            )
         return self
 
 
 class ReportOptions(Options):
     """Contents of figures and tables."""
 
-    title: str | None = option(None, "headline of the report; null: what is compared, on which images")
-    metric_space: str | None = option(None, "which feature space the scores live in; stands beside every score; null: as data and evaluation say")
+    title: str | None = option(
+        None, "headline of the report; null: what is compared, on which images"
+    )
+    metric_space: str | None = option(
+        None,
+        "which feature space the scores live in; stands beside every score; null: as data and evaluation say",
+    )
     grid_images: int = option(10, "images of each run in the grid of samples", "images", ge=1)
-    published: WorkflowPlace | None = option(None, "CSV of published numbers of ImageNet at 256x256, shown beside ours; null: none")
+    published: WorkflowPlace | None = option(
+        None, "CSV of published numbers of ImageNet at 256x256, shown beside ours; null: none"
+    )

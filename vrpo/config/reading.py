@@ -39,9 +39,13 @@ def merge_configs(paths: Iterable[Path | str], assignments: Iterable[str] = ()) 
     for assignment in assignments:
         name, equals, value = assignment.partition("=")
         if not equals or not re.fullmatch(r"[A-Za-z_][\w-]*\w", name):
-            raise UserError(f"--config {assignment}: not of the form NAME=VALUE; targets follow after `--`")
+            raise UserError(
+                f"--config {assignment}: not of the form NAME=VALUE; targets follow after `--`"
+            )
         if name in assigned:
-            raise UserError(f"--config {name}: given twice; write all of it into one, e.g. {name}='{{...}}'")
+            raise UserError(
+                f"--config {name}: given twice; write all of it into one, e.g. {name}='{{...}}'"
+            )
         assigned[name] = parse_yaml(value, f"--config {name}")
     return deep_merge(merged, assigned)
 
@@ -80,18 +84,32 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
         UserError: it is missing or is not one.
     """
     try:
-        if Path(path).exists() and not Path(path).is_file():  # also a pipe, which only one reader gets to see
+        if (
+            Path(path).exists() and not Path(path).is_file()
+        ):  # also a pipe, which only one reader gets to see
             raise UserError(f"{path}: not a regular file; name a YAML file")
         text = Path(path).read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise UserError(f"{path}: no such config file; correct the name") from None
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
-        raise UserError(f"{path}: line {line}: not UTF-8 text; save the file with the encoding UTF-8") from None
+        raise UserError(
+            f"{path}: line {line}: not UTF-8 text; save the file with the encoding UTF-8"
+        ) from None
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); name a file that can") from None
+        raise UserError(
+            f"{path}: cannot be read ({error.strerror}); name a file that can"
+        ) from None
     content = parse_yaml(text, str(path))
     if not isinstance(content, dict):
-        found = "empty" if content is None else "a list" if isinstance(content, list) else "a single value"
-        raise UserError(f"{path}: a config is a mapping of options, this is {found}; write lines `NAME: VALUE`")
+        found = (
+            "empty"
+            if content is None
+            else "a list"
+            if isinstance(content, list)
+            else "a single value"
+        )
+        raise UserError(
+            f"{path}: a config is a mapping of options, this is {found}; write lines `NAME: VALUE`"
+        )
     return content

@@ -85,7 +85,9 @@ class CollectedRun(Options):
 
     seeds: list[int] = option(..., "training seeds")
     milestones: list[int] = option(..., "steps", "steps")
-    samplers: dict[str, list[int]] = option(..., "samplers, each with the steps that it is evaluated at")
+    samplers: dict[str, list[int]] = option(
+        ..., "samplers, each with the steps that it is evaluated at"
+    )
 
 
 class CollectOptions(Options):
@@ -103,6 +105,8 @@ def split_model(where: str, name: str, sizes: Mapping[str, ModelSize]) -> tuple[
     """
     match = re.fullmatch(r"(.+)/([1-9][0-9]{0,5})", name)
     if not match:
-        raise ValueError(f"{where}: {shown(name)} is not of the form SIZE/PATCH, with a patch of 1 or more; give one such as `XL/2`")
+        raise ValueError(
+            f"{where}: {shown(name)} is not of the form SIZE/PATCH, with a patch of 1 or more; give one such as `XL/2`"
+        )
     require_known(where, match[1], sizes, "sizes")
     return sizes[match[1]], int(match[2])

@@ -15,20 +15,41 @@ class GuidanceOptions(Options):
     """Classifier-free guidance."""
 
     scale: float = option(1.0, "guidance scale; 1 is none", ge=0)
-    interval: tuple[float, float] = option((0.0, 1.0), "noise levels (0 is clean, 1 is noise) on which guidance acts")
-    channels: int | None = option(None, "guide only the first so many latent channels (DiT and SiT: 3); null: all (REPA)", ge=1)
+    interval: tuple[float, float] = option(
+        (0.0, 1.0), "noise levels (0 is clean, 1 is noise) on which guidance acts"
+    )
+    channels: int | None = option(
+        None,
+        "guide only the first so many latent channels (DiT and SiT: 3); null: all (REPA)",
+        ge=1,
+    )
 
     @model_validator(mode="after")
     def _inside(self) -> GuidanceOptions:
         low, high = self.interval
         if not 0 <= low <= high <= 1:
-            raise ValueError(f"guidance `interval` [{low}, {high}] must lie within [0, 1], low first; correct it")
+            raise ValueError(
+                f"guidance `interval` [{low}, {high}] must lie within [0, 1], low first; correct it"
+            )
         return self
 
 
 FT_EMA = "stabilityai/sd-vae-ft-ema"
-SAMPLER_PROCESS = {"ode-euler": "interpolant", "ode-heun": "interpolant", "ode-dopri5": "interpolant", "sde": "interpolant", "ddpm": "ddpm", "ddim": "ddpm"}
-PAPERS: dict[str, Any] = {"steps": 250, "images": 50_000, "labels": "random", "decoder": FT_EMA, "precision": "tf32"}
+SAMPLER_PROCESS = {
+    "ode-euler": "interpolant",
+    "ode-heun": "interpolant",
+    "ode-dopri5": "interpolant",
+    "sde": "interpolant",
+    "ddpm": "ddpm",
+    "ddim": "ddpm",
+}
+PAPERS: dict[str, Any] = {
+    "steps": 250,
+    "images": 50_000,
+    "labels": "random",
+    "decoder": FT_EMA,
+    "precision": "tf32",
+}
 PRESETS: dict[str, dict[str, Any]] = {
     "repa": {**PAPERS, "kind": "sde", "rounding": "truncate", "guidance": {"channels": None}},
     "sit": {**PAPERS, "kind": "sde", "rounding": "round", "guidance": {"channels": 3}},
@@ -46,16 +67,24 @@ class SamplerOptions(Options):
         "`guidance.scale` is given; `balanced` is `repa` with balanced labels; null: none",
     )
     kind: Literal["ode-euler", "ode-heun", "ode-dopri5", "sde", "ddpm", "ddim"] = option(
-        ..., "`ode-*` and `sde` (Euler-Maruyama, REPA's schedule) are for interpolants, `ddpm` and `ddim` (respaced) for DDPM"
+        ...,
+        "`ode-*` and `sde` (Euler-Maruyama, REPA's schedule) are for interpolants, `ddpm` and `ddim` (respaced) for DDPM",
     )
     steps: int = option(250, "sampling steps; `ode-dopri5` chooses its own", "steps", ge=1)
     rtol: float = option(1e-3, "relative tolerance of a step of `ode-dopri5`; SiT: 1e-3", gt=0)
     atol: float = option(1e-6, "absolute tolerance of a step of `ode-dopri5`; SiT: 1e-6", gt=0)
     guidance: GuidanceOptions = option(GuidanceOptions, "classifier-free guidance")
     images: int = option(50_000, "images to sample", "images", ge=1)
-    labels: Literal["random", "balanced"] = option("random", "`random`: uniform per image (DiT, SiT, REPA); `balanced`: equal counts, about 0.1 FID lower")
-    rounding: Literal["truncate", "round"] = option("truncate", "to uint8: `truncate` 255x (REPA) or `round` 127.5x + 128 (DiT, SiT)")
-    seed: int = option(0, "base of the seeds per image; runs with equal seed share noise and labels")
+    labels: Literal["random", "balanced"] = option(
+        "random",
+        "`random`: uniform per image (DiT, SiT, REPA); `balanced`: equal counts, about 0.1 FID lower",
+    )
+    rounding: Literal["truncate", "round"] = option(
+        "truncate", "to uint8: `truncate` 255x (REPA) or `round` 127.5x + 128 (DiT, SiT)"
+    )
+    seed: int = option(
+        0, "base of the seeds per image; runs with equal seed share noise and labels"
+    )
     batch_size: int = option(
         64,
         "images sampled at once on a GPU; the CPU always takes 64, as its kernels round differently for other shapes. The images do not depend on it",
@@ -68,9 +97,12 @@ class SamplerOptions(Options):
     )
     compile: bool = option(False, "`torch.compile` the network; images agree up to rounding")
     decoder: Place | None = option(
-        None, "VAE whose decoder makes the images, e.g. `stabilityai/sd-vae-ft-mse`, whose latents are those of `-ema`; null: the tokenizer's own"
+        None,
+        "VAE whose decoder makes the images, e.g. `stabilityai/sd-vae-ft-mse`, whose latents are those of `-ema`; null: the tokenizer's own",
     )
-    milestones: Literal["all", "last"] = option("all", "sample at every milestone, or only at a run's last")
+    milestones: Literal["all", "last"] = option(
+        "all", "sample at every milestone, or only at a run's last"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -81,35 +113,54 @@ class SamplerOptions(Options):
             return content
         preset = PRESETS[name]
         given = content.get("guidance") or {}
-        return {**preset, **content, "guidance": {**preset["guidance"], **given} if isinstance(given, dict) else given}
+        return {
+            **preset,
+            **content,
+            "guidance": {**preset["guidance"], **given} if isinstance(given, dict) else given,
+        }
 
 
 class EvaluationOptions(Options):
     """Scores, their network and their reference."""
 
     network: Literal["inception", "trained"] = option(
-        "trained", "`inception`: torch-fidelity's TensorFlow port, as in the papers; `trained`: a classifier fitted on the images"
+        "trained",
+        "`inception`: torch-fidelity's TensorFlow port, as in the papers; `trained`: a classifier fitted on the images",
     )
-    inception_weights: Place | None = option(None, "local Inception weights (pt_inception-2015-12-05-6726825d.pth); null: torch-fidelity's download")
-    trained: NetworkOptions | None = option(None, "architecture and training of the evaluation network that is fitted on the images")
+    inception_weights: Place | None = option(
+        None,
+        "local Inception weights (pt_inception-2015-12-05-6726825d.pth); null: torch-fidelity's download",
+    )
+    trained: NetworkOptions | None = option(
+        None, "architecture and training of the evaluation network that is fitted on the images"
+    )
     extra_networks: dict[Name, NetworkOptions] = option(
         dict,
         "further feature spaces by name, each giving the score `fd_<name>`: with pretrained weights on a timm ViT's class token (`dinov2` with ViT-L/14 is "
         "EDM2's FD-DINOv2); with `weights: trained` on what enters the last layer of a network that is fitted on the images",
     )
     reference: Place | None = option(
-        None, "what samples are compared with, as `evaluate` takes it, e.g. ADM's .npz (docs/evaluation.md); null: the training images"
+        None,
+        "what samples are compared with, as `evaluate` takes it, e.g. ADM's .npz (docs/evaluation.md); null: the training images",
     )
-    reference_images: int = option(10_000, "reference images for precision and recall, drawn with seed 0", "images", ge=1)
-    split_size: int = option(5_000, "images in a chunk of the Inception score; ADM: 5,000", "images", ge=1)
+    reference_images: int = option(
+        10_000, "reference images for precision and recall, drawn with seed 0", "images", ge=1
+    )
+    split_size: int = option(
+        5_000, "images in a chunk of the Inception score; ADM: 5,000", "images", ge=1
+    )
     neighbours: int = option(3, "k of precision and recall", ge=1)
-    distances: Literal["fp32", "adm_fp16"] = option("fp32", "precision of nearest-neighbour distances; `adm_fp16` is what ADM's evaluator does")
+    distances: Literal["fp32", "adm_fp16"] = option(
+        "fp32", "precision of nearest-neighbour distances; `adm_fp16` is what ADM's evaluator does"
+    )
     batch_size: int = option(64, "images evaluated at once", "images", ge=1)
 
     @model_validator(mode="after")
     def _network_described(self) -> EvaluationOptions:
         if self.network == "trained" and self.trained is None:
-            raise ValueError("`evaluation.trained` must describe the network when `evaluation.network` is `trained`; add it")
+            raise ValueError(
+                "`evaluation.trained` must describe the network when `evaluation.network` is `trained`; add it"
+            )
         return self
 
     def network_of(self, section: str) -> NetworkOptions:
@@ -118,31 +169,59 @@ class EvaluationOptions(Options):
         Raises:
             UserError: there is none.
         """
-        fitted = {"trained": self.trained, **{f"extra_networks.{name}": network for name, network in self.extra_networks.items()}}
-        known = [name for name, network in fitted.items() if network is not None and network.weights == "trained"]
+        fitted = {
+            "trained": self.trained,
+            **{f"extra_networks.{name}": network for name, network in self.extra_networks.items()},
+        }
+        known = [
+            name
+            for name, network in fitted.items()
+            if network is not None and network.weights == "trained"
+        ]
         if section not in known:
-            raise UserError(f"--section {section}: no network of this name is fitted on the images; known: encoder, {', '.join(known)}")
+            raise UserError(
+                f"--section {section}: no network of this name is fitted on the images; known: encoder, {', '.join(known)}"
+            )
         return fitted[section]
 
 
 class RepresentationOptions(Options):
     """How the hidden representations of each run's last milestone are measured: linear probe and CKNNA, over blocks and noise levels."""
 
-    images: int = option(10_000, "images, drawn with seed 0, or all if there are fewer; REPA's CKNNA is over 10,000", "images", ge=1)
-    noise_levels: list[float] = option(lambda: [0.25, 0.5, 0.75], "noise levels (0 is clean, 1 is noise) of the network's input", min_length=1)
+    images: int = option(
+        10_000,
+        "images, drawn with seed 0, or all if there are fewer; REPA's CKNNA is over 10,000",
+        "images",
+        ge=1,
+    )
+    noise_levels: list[float] = option(
+        lambda: [0.25, 0.5, 0.75],
+        "noise levels (0 is clean, 1 is noise) of the network's input",
+        min_length=1,
+    )
     blocks: Distinct | None = option(None, "blocks, counted from 1; null: all", min_length=1)
-    encoders: Names | None = option(None, "encoders (keys of `encoders`) that CKNNA compares with; null: all")
+    encoders: Names | None = option(
+        None, "encoders (keys of `encoders`) that CKNNA compares with; null: all"
+    )
     neighbours: int = option(10, "k of CKNNA; REPA: 10", ge=2)
-    test_fraction: float = option(0.2, "share of the images that the probe is tested on and not fitted on", gt=0, lt=1)
+    test_fraction: float = option(
+        0.2, "share of the images that the probe is tested on and not fitted on", gt=0, lt=1
+    )
     weight_decay: float = option(1e-4, "L2 penalty of the probe's weights", ge=0)
     probe_steps: int = option(100, "L-BFGS steps of the probe's fit", "steps", ge=1)
     batch_size: int = option(64, "images in the network at once", "images", ge=1)
 
     @model_validator(mode="after")
     def _levels(self) -> RepresentationOptions:
-        if not all(0 < level < 1 for level in self.noise_levels) or self.noise_levels != sorted(set(self.noise_levels)):
-            raise ValueError(f"`noise_levels` {self.noise_levels} must be ascending and between 0 and 1; correct them")
+        if not all(0 < level < 1 for level in self.noise_levels) or self.noise_levels != sorted(
+            set(self.noise_levels)
+        ):
+            raise ValueError(
+                f"`noise_levels` {self.noise_levels} must be ascending and between 0 and 1; correct them"
+            )
         return self
 
 
-ADM_PROTOCOL = EvaluationOptions(network="inception", distances="adm_fp16")  # what printed numbers come from (arXiv:2105.05233)
+ADM_PROTOCOL = EvaluationOptions(
+    network="inception", distances="adm_fp16"
+)  # what printed numbers come from (arXiv:2105.05233)

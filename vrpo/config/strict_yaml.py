@@ -17,7 +17,14 @@ PLAIN = "plain"  # tag of a scalar without quotes and without a tag of its own
 NULLS = {"", "~", "null", "Null", "NULL"}
 BOOLS = {
     spelling: value
-    for word, value in {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}.items()
+    for word, value in {
+        "true": True,
+        "yes": True,
+        "on": True,
+        "false": False,
+        "no": False,
+        "off": False,
+    }.items()
     for spelling in (word, word.capitalize(), word.upper())
 }
 INTEGER = re.compile(r"[-+]?(0|[1-9][0-9_]*|0x[0-9a-fA-F_]+|0o[0-7_]+|0b[01_]+)")
@@ -40,14 +47,22 @@ def parse_yaml(text: str, where: str) -> Any:
         raise UserError(f"{where}: line {refusal.node.start_mark.line + 1}: {refusal}") from None
     except yaml.reader.ReaderError as error:
         line = text[: error.position].count("\n") + 1
-        raise UserError(f"{where}: line {line}: the character {chr(error.character)!a} is not allowed in YAML; remove it") from None
+        raise UserError(
+            f"{where}: line {line}: the character {chr(error.character)!a} is not allowed in YAML; remove it"
+        ) from None
     except yaml.MarkedYAMLError as error:
         remedy = "indent with spaces" if "'\\t'" in str(error.problem) else "correct it"
-        raise UserError(f"{where}: line {error.problem_mark.line + 1}: not valid YAML: {' '.join(str(error.problem).split())}; {remedy}") from None
+        raise UserError(
+            f"{where}: line {error.problem_mark.line + 1}: not valid YAML: {' '.join(str(error.problem).split())}; {remedy}"
+        ) from None
     except (ValueError, OverflowError):  # a character escape beyond Unicode
-        raise UserError(f"{where}: not valid YAML: an escape sequence means no character; correct it") from None
+        raise UserError(
+            f"{where}: not valid YAML: an escape sequence means no character; correct it"
+        ) from None
     except RecursionError:
-        raise UserError(f"{where}: lists or mappings are nested too deeply; a config needs ten levels at most") from None
+        raise UserError(
+            f"{where}: lists or mappings are nested too deeply; a config needs ten levels at most"
+        ) from None
 
 
 def dump_yaml(content: Any) -> str:
@@ -68,7 +83,11 @@ class _Loader(yaml.BaseLoader):
 
     def resolve(self, kind: type[yaml.Node], value: str | None, implicit: Any) -> str:
         """Tag of a node that has none."""
-        return PLAIN if kind is yaml.ScalarNode and implicit[0] else super().resolve(kind, value, implicit)
+        return (
+            PLAIN
+            if kind is yaml.ScalarNode and implicit[0]
+            else super().resolve(kind, value, implicit)
+        )
 
 
 class _Builder:
@@ -86,9 +105,16 @@ class _Builder:
             raise _NodeError(node, "a list or mapping that contains itself; remove the alias")
         if id(node) not in self.built:
             self.open.add(id(node))
-            if node.tag not in (yaml.BaseLoader.DEFAULT_SEQUENCE_TAG, yaml.BaseLoader.DEFAULT_MAPPING_TAG):
+            if node.tag not in (
+                yaml.BaseLoader.DEFAULT_SEQUENCE_TAG,
+                yaml.BaseLoader.DEFAULT_MAPPING_TAG,
+            ):
                 raise _NodeError(node, f"the tag `{node.tag}` is not supported; remove it")
-            self.built[id(node)] = self._mapping(node) if isinstance(node, yaml.MappingNode) else [self.value(item) for item in node.value]
+            self.built[id(node)] = (
+                self._mapping(node)
+                if isinstance(node, yaml.MappingNode)
+                else [self.value(item) for item in node.value]
+            )
             self.open.discard(id(node))
         return self.built[id(node)]
 
@@ -100,7 +126,10 @@ class _Builder:
             if not isinstance(key, yaml.ScalarNode):
                 raise _NodeError(key, "a list or mapping cannot be a key; use a name")
             if key.value in lines:
-                raise _NodeError(key, f"`{key.value}` is given twice, first in line {lines[key.value]}; keep one of them")
+                raise _NodeError(
+                    key,
+                    f"`{key.value}` is given twice, first in line {lines[key.value]}; keep one of them",
+                )
             lines[key.value] = key.start_mark.line + 1
             if key.value == "<<" and key.tag == PLAIN:
                 merged = self._merged(value)
@@ -129,9 +158,14 @@ def _scalar(node: yaml.ScalarNode) -> Any:
     if text in BOOLS:
         return BOOLS[text]
     if OCTAL.fullmatch(text):
-        raise _NodeError(node, f"`{text}` is an octal number to some readers and not to others; write it without the leading 0, or in quotes if it is text")
+        raise _NodeError(
+            node,
+            f"`{text}` is an octal number to some readers and not to others; write it without the leading 0, or in quotes if it is text",
+        )
     if DATE.fullmatch(text):
-        raise _NodeError(node, f"`{text}` is a date to some readers and text to others; put it in quotes")
+        raise _NodeError(
+            node, f"`{text}` is a date to some readers and text to others; put it in quotes"
+        )
     if NOT_FINITE.fullmatch(text):
         return float(text.replace(".", ""))
     if INTEGER.fullmatch(text) or FLOAT.fullmatch(text):
@@ -144,7 +178,9 @@ def _number(node: yaml.ScalarNode) -> int | float:
     try:
         number = int(digits, 0) if INTEGER.fullmatch(node.value) else float(digits)
     except ValueError:  # no digit after the prefix, or more than Python reads
-        raise _NodeError(node, f"`{_short(node.value)}` is not a number that can be used; correct it") from None
+        raise _NodeError(
+            node, f"`{_short(node.value)}` is not a number that can be used; correct it"
+        ) from None
     if not math.isfinite(number) if isinstance(number, float) else number.bit_length() > 1023:
         raise _NodeError(node, f"`{_short(node.value)}` is too large a number; correct it")
     return number
@@ -158,6 +194,14 @@ class _Dumper(yaml.SafeDumper):
     """Puts in quotes what `parse_yaml` would not read as text."""
 
 
-_Dumper.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(f"^({INTEGER.pattern})$"), list("-+0123456789"))
-_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(f"^({FLOAT.pattern})$"), list("-+0123456789."))
-_Dumper.add_implicit_resolver("tag:yaml.org,2002:timestamp", re.compile(f"^({OCTAL.pattern}|{DATE.pattern})$", re.DOTALL), list("-+0123456789"))
+_Dumper.add_implicit_resolver(
+    "tag:yaml.org,2002:int", re.compile(f"^({INTEGER.pattern})$"), list("-+0123456789")
+)
+_Dumper.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(f"^({FLOAT.pattern})$"), list("-+0123456789.")
+)
+_Dumper.add_implicit_resolver(
+    "tag:yaml.org,2002:timestamp",
+    re.compile(f"^({OCTAL.pattern}|{DATE.pattern})$", re.DOTALL),
+    list("-+0123456789"),
+)

@@ -24,16 +24,40 @@ import h5py
 import numpy as np
 
 from vrpo.data.checksums import remember, row_checksums, seal_of
-from vrpo.data.layout import ATTRIBUTE, CHECKSUMS, SEAL, Attributes, Entry, as_json, layout_key, read_attributes, read_layout
+from vrpo.data.layout import (
+    ATTRIBUTE,
+    CHECKSUMS,
+    SEAL,
+    Attributes,
+    Entry,
+    as_json,
+    layout_key,
+    read_attributes,
+    read_layout,
+)
 from vrpo.data.reading import read_rows
 from vrpo.errors import UserError
-from vrpo.files import FileLock, LockedError, clear_os_errors, commit, partial_path, require_free_space
+from vrpo.files import (
+    FileLock,
+    LockedError,
+    clear_os_errors,
+    commit,
+    partial_path,
+    require_free_space,
+)
 
-ATTRIBUTE_SPARE = 1024  # bytes kept free for what is known only at the end; HDF5's limit for the whole is 64 KiB
+ATTRIBUTE_SPARE = (
+    1024  # bytes kept free for what is known only at the end; HDF5's limit for the whole is 64 KiB
+)
 ALIGNMENT = 4096  # bytes; each dataset starts on a page
 
 # `earliest` object headers carry no checksums and no times: equal content is equal bytes, and an attribute is replaced in place
-_FILE_OPTIONS: dict[str, Any] = {"libver": ("earliest", "v108"), "alignment_threshold": 1, "alignment_interval": ALIGNMENT, "locking": False}
+_FILE_OPTIONS: dict[str, Any] = {
+    "libver": ("earliest", "v108"),
+    "alignment_threshold": 1,
+    "alignment_interval": ALIGNMENT,
+    "locking": False,
+}
 
 Shapes = Mapping[str, tuple[tuple[int, ...], Any]]
 
@@ -55,7 +79,10 @@ class ArrayWriter:
 
     def __init__(self, path: Path | str, shapes: Shapes, attributes: Mapping[str, Any]) -> None:
         self.path = Path(path)
-        self.shapes = {name: (tuple(int(side) for side in shape), np.dtype(dtype)) for name, (shape, dtype) in shapes.items()}
+        self.shapes = {
+            name: (tuple(int(side) for side in shape), np.dtype(dtype))
+            for name, (shape, dtype) in shapes.items()
+        }
         self.attributes = dict(attributes)
         self.count = _row_count(self.shapes)
         self.done = 0
@@ -78,7 +105,12 @@ class ArrayWriter:
             self._layout = read_layout(self._partial)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._close()
 
     @staticmethod
@@ -102,30 +134,45 @@ class ArrayWriter:
                 f"rows {self._written}... of {sorted(self.shapes)} are due, all equally many; got {start}... of {sorted(rows)}, {sorted(lengths)} rows"
             )
         with clear_os_errors(self.path):
-            converted = {name: np.ascontiguousarray(values, dtype=self.shapes[name][1]) for name, values in rows.items()}
+            converted = {
+                name: np.ascontiguousarray(values, dtype=self.shapes[name][1])
+                for name, values in rows.items()
+            }
             for name, values in converted.items():
                 shape = self.shapes[name][0]
                 if values.shape[1:] != shape[1:] or start + len(values) > self.count:
                     raise ValueError(f"{name}: rows {values.shape} from {start} do not fit {shape}")
             for name, values in {**converted, CHECKSUMS: row_checksums(converted)}.items():
-                _write_at(self._file, values, self._layout[name].offset + start * self._layout[name].row_bytes)
+                _write_at(
+                    self._file,
+                    values,
+                    self._layout[name].offset + start * self._layout[name].row_bytes,
+                )
             self._written += lengths.pop()
-            if self._written == self.count or time.monotonic() - self._synced > min(10 * self._sync_cost, 5.0):
+            if self._written == self.count or time.monotonic() - self._synced > min(
+                10 * self._sync_cost, 5.0
+            ):
                 self._make_durable()
 
     def read(self, name: str) -> np.ndarray:
         """An array as written so far, mapped from the partial file."""
         entry = self._layout[name]
-        return np.memmap(self._partial, dtype=entry.dtype, mode="r", offset=entry.offset, shape=entry.shape)
+        return np.memmap(
+            self._partial, dtype=entry.dtype, mode="r", offset=entry.offset, shape=entry.shape
+        )
 
     def finish(self, attributes: Mapping[str, Any] | None = None) -> None:
         """Set the final attributes (those given at the start, updated with `attributes`) and the seal, and rename the file to its name."""
         if self._written != self.count:
-            raise ValueError(f"{self.path}: {self.count - self._written} of {self.count} rows are missing")
+            raise ValueError(
+                f"{self.path}: {self.count - self._written} of {self.count} rows are missing"
+            )
         with clear_os_errors(self.path):
             self._make_durable()
             self._close()
-            seal_file(self._partial, {**self.attributes, **(attributes or {})}, self.read(CHECKSUMS))
+            seal_file(
+                self._partial, {**self.attributes, **(attributes or {})}, self.read(CHECKSUMS)
+            )
             commit(self.path)
             remember(self.path)
             self._progress.unlink(missing_ok=True)
@@ -134,8 +181,16 @@ class ArrayWriter:
         """How many rows of a partial file can be continued; of one that is damaged or was made for something else none, and its note is removed."""
         with contextlib.suppress(OSError, ValueError, TypeError, KeyError, UserError):
             progress = json.loads(self._progress.read_text(encoding="utf-8"))
-            layout = {name: (entry.shape, entry.dtype) for name, entry in read_layout(self._partial).items()}
-            if self._file is not None and progress["key"] == self._key and layout == _with_checksums(self.shapes) and 0 <= progress["done"] <= self.count:
+            layout = {
+                name: (entry.shape, entry.dtype)
+                for name, entry in read_layout(self._partial).items()
+            }
+            if (
+                self._file is not None
+                and progress["key"] == self._key
+                and layout == _with_checksums(self.shapes)
+                and 0 <= progress["done"] <= self.count
+            ):
                 return int(progress["done"])
         self._progress.unlink(missing_ok=True)
         return 0
@@ -143,7 +198,14 @@ class ArrayWriter:
     def _create(self) -> None:
         self._close()
         self._partial.unlink(missing_ok=True)
-        require_free_space(self.path.parent, sum(math.prod(shape) * dtype.itemsize for shape, dtype in _with_checksums(self.shapes).values()), self.path.name)
+        require_free_space(
+            self.path.parent,
+            sum(
+                math.prod(shape) * dtype.itemsize
+                for shape, dtype in _with_checksums(self.shapes).values()
+            ),
+            self.path.name,
+        )
         create_file(self._partial, self.shapes, self.attributes)
         self._open()
         try:
@@ -157,7 +219,9 @@ class ArrayWriter:
         try:
             self._lock = FileLock(self._partial)
         except LockedError as error:
-            raise UserError(f"{self.path}: another process is writing it{error.holder and f' ({error.holder})'}; {error.remedy}") from None
+            raise UserError(
+                f"{self.path}: another process is writing it{error.holder and f' ({error.holder})'}; {error.remedy}"
+            ) from None
         self._file = os.open(self._partial, os.O_RDWR)
 
     def _close(self) -> None:
@@ -190,7 +254,13 @@ def create_file(path: Path, shapes: Shapes, attributes: Mapping[str, Any]) -> No
             plist.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
             plist.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
             plist.set_obj_track_times(False)
-            h5py.h5d.create(file.id, name.encode(), h5py.h5t.py_create(dtype, logical=True), h5py.h5s.create_simple(shape), dcpl=plist)
+            h5py.h5d.create(
+                file.id,
+                name.encode(),
+                h5py.h5t.py_create(dtype, logical=True),
+                h5py.h5s.create_simple(shape),
+                dcpl=plist,
+            )
 
 
 def seal_file(path: Path, attributes: Mapping[str, Any], checksums: np.ndarray) -> None:
@@ -206,7 +276,9 @@ def seal_file(path: Path, attributes: Mapping[str, Any], checksums: np.ndarray) 
             encoded = _encoded(final, attribute.dtype.itemsize)
             attribute.write(encoded)
     except (KeyError, RuntimeError, TypeError) as error:
-        raise UserError(f"{path}: was damaged while it was written ({' '.join(str(error).split())}); delete it and start again") from error
+        raise UserError(
+            f"{path}: was damaged while it was written ({' '.join(str(error).split())}); delete it and start again"
+        ) from error
 
 
 class Arrays:
@@ -229,14 +301,19 @@ class Arrays:
     def __getitem__(self, name: str) -> np.ndarray:
         if name not in self._maps:
             entry = self.entry(name)
-            self._maps[name] = np.memmap(self.path, dtype=entry.dtype, mode="r", offset=entry.offset, shape=entry.shape)
+            self._maps[name] = np.memmap(
+                self.path, dtype=entry.dtype, mode="r", offset=entry.offset, shape=entry.shape
+            )
         return self._maps[name]
 
     def __contains__(self, name: str) -> bool:
         return name in self._layout
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**{key: value for key, value in self.__dict__.items() if key != "_file"}, "_maps": {}}
+        return {
+            **{key: value for key, value in self.__dict__.items() if key != "_file"},
+            "_maps": {},
+        }
 
     def keys(self) -> list[str]:
         """Names of the arrays."""
@@ -250,7 +327,9 @@ class Arrays:
         """Type of an array's elements."""
         return self.entry(name).dtype
 
-    def rows(self, name: str, indices: np.ndarray | slice, out: np.ndarray | None = None) -> np.ndarray:
+    def rows(
+        self, name: str, indices: np.ndarray | slice, out: np.ndarray | None = None
+    ) -> np.ndarray:
         """A copy of the rows `indices` (int64 `[B]`, or a slice of step 1) of an array, `[B, ...]` as stored; into `out` where given."""
         entry = self.entry(name)
         return read_rows([self.handle()], [entry], indices, out)
@@ -261,7 +340,9 @@ class Arrays:
         if file is None:
             opened = io.FileIO(self.path)
             os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
-            file = self.__dict__.setdefault("_file", opened)  # of several threads, all use the first one's
+            file = self.__dict__.setdefault(
+                "_file", opened
+            )  # of several threads, all use the first one's
         return file.fileno()
 
     def entry(self, name: str) -> Entry:
@@ -271,13 +352,18 @@ class Arrays:
             UserError: there is none of this name.
         """
         if name not in self._layout:
-            raise UserError(f"{self.path}: holds no array `{name}`, only {', '.join(self._layout)}; it is the output of another stage")
+            raise UserError(
+                f"{self.path}: holds no array `{name}`, only {', '.join(self._layout)}; it is the output of another stage"
+            )
         return self._layout[name]
 
     @property
     def fingerprint(self) -> str:
         """Hash of the shapes and attributes, which say by what and from what the arrays were made; not of the rows."""
-        return layout_key({name: (entry.shape, entry.dtype) for name, entry in self._layout.items()}, self.attributes)
+        return layout_key(
+            {name: (entry.shape, entry.dtype) for name, entry in self._layout.items()},
+            self.attributes,
+        )
 
 
 def _unfinished(path: Path) -> tuple[Path, Path]:
@@ -287,13 +373,18 @@ def _unfinished(path: Path) -> tuple[Path, Path]:
 
 def _with_checksums(shapes: Shapes) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
     count = next(iter(shapes.values()))[0][0]
-    return {**{name: (shape, np.dtype(dtype)) for name, (shape, dtype) in shapes.items()}, CHECKSUMS: ((count,), np.dtype(np.uint32))}
+    return {
+        **{name: (shape, np.dtype(dtype)) for name, (shape, dtype) in shapes.items()},
+        CHECKSUMS: ((count,), np.dtype(np.uint32)),
+    }
 
 
 def _row_count(shapes: Mapping[str, tuple[tuple[int, ...], np.dtype]]) -> int:
     counts = {shape[0] for shape, _ in shapes.values()}
     if len(counts) != 1 or min(counts) < 1:
-        raise ValueError(f"arrays of one file have equally many rows, at least one; got {sorted(counts)}")
+        raise ValueError(
+            f"arrays of one file have equally many rows, at least one; got {sorted(counts)}"
+        )
     return counts.pop()
 
 

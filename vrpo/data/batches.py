@@ -26,8 +26,12 @@ def sample_indices(count: int, batch_size: int, seed: int, step: int) -> np.ndar
     across the ends of epochs. A pure function: nothing but (seed, step) has to be kept to go on.
     """
     if count < 1 or batch_size < 1 or step < 0:
-        raise ValueError(f"count {count} and batch_size {batch_size} must be positive, step {step} not negative")
-    epochs, offsets = np.divmod(np.arange(step * batch_size, (step + 1) * batch_size, dtype=np.int64), count)
+        raise ValueError(
+            f"count {count} and batch_size {batch_size} must be positive, step {step} not negative"
+        )
+    epochs, offsets = np.divmod(
+        np.arange(step * batch_size, (step + 1) * batch_size, dtype=np.int64), count
+    )
     indices = np.empty(batch_size, dtype=np.int64)
     for epoch in range(int(epochs[0]), int(epochs[-1]) + 1):
         here = epochs == epoch
@@ -50,7 +54,9 @@ class LatentBatch:
     std: Tensor  # [B, C, h, w] float32, scaled
     labels: Tensor  # [B] int64
     tokens: dict[str, Tensor]  # encoder -> [B, N, D] float32, not normalised
-    attention: dict[str, Tensor] = field(default_factory=dict)  # encoder -> queries and keys [B, L, 2, heads, N, D / heads] float32 of L blocks
+    attention: dict[str, Tensor] = field(
+        default_factory=dict
+    )  # encoder -> queries and keys [B, L, 2, heads, N, D / heads] float32 of L blocks
 
 
 ORIGIN = ("images", "sha256", "scale", "shift", "image_size", "attention")
@@ -90,40 +96,66 @@ class TrainingData:
         UserError: a file is missing, truncated or damaged, is the output of another stage, or belongs to other images than the latents.
     """
 
-    def __init__(self, latents: Path | str, features: Mapping[str, Path | str | ComputedFeatures]) -> None:
+    def __init__(
+        self, latents: Path | str, features: Mapping[str, Path | str | ComputedFeatures]
+    ) -> None:
         self.latents = open_arrays(latents, LATENTS)
-        require_form(self.latents, "std", self.latents.shape("mean"), (self.latents.dtype("mean").name,))
-        self.features = {encoder: _stored_features(given) if isinstance(given, Path | str) else given for encoder, given in features.items()}
+        require_form(
+            self.latents, "std", self.latents.shape("mean"), (self.latents.dtype("mean").name,)
+        )
+        self.features = {
+            encoder: _stored_features(given) if isinstance(given, Path | str) else given
+            for encoder, given in features.items()
+        }
         self.count, *latent_shape = self.latents.shape("mean")
         self.latent_shape: tuple[int, int, int] = tuple(latent_shape)
-        self.feature_shapes: dict[str, tuple[int, int]] = {encoder: arrays.shape("tokens")[1:] for encoder, arrays in self.features.items()}
-        self.attention_blocks = {encoder: arrays.shape("attention")[1] if "attention" in arrays else 0 for encoder, arrays in self.features.items()}
+        self.feature_shapes: dict[str, tuple[int, int]] = {
+            encoder: arrays.shape("tokens")[1:] for encoder, arrays in self.features.items()
+        }
+        self.attention_blocks = {
+            encoder: arrays.shape("attention")[1] if "attention" in arrays else 0
+            for encoder, arrays in self.features.items()
+        }
         self.labels = self.latents.rows("labels", slice(None))
         for arrays in self.features.values():
             check_same_images(self.latents, "mean", arrays, "tokens")
 
     def origin(self) -> dict[str, Any]:
         """Origin of the latents and of each encoder's features, up to rounding; JSON-able."""
-        features = {encoder: _origin(arrays.attributes) for encoder, arrays in self.features.items()}
+        features = {
+            encoder: _origin(arrays.attributes) for encoder, arrays in self.features.items()
+        }
         return {"latents": _origin(self.latents.attributes), "features": features}
 
     def gather(self, indices: np.ndarray, attention: bool = False) -> LatentBatch:
         """Read and decode the samples `indices` int64 `[B]` on the CPU; with `attention`, the encoders' queries and keys too."""
         return self.decode(self.read(indices, attention=attention))
 
-    def stored(self, *, encoders: Sequence[str] | None = None, attention: bool = False, moments: bool = True) -> dict[str, tuple[StoredArrays, str]]:
+    def stored(
+        self,
+        *,
+        encoders: Sequence[str] | None = None,
+        attention: bool = False,
+        moments: bool = True,
+    ) -> dict[str, tuple[StoredArrays, str]]:
         """Which arrays are read for a batch: key of `StoredBatch` to file and name in it. `encoders` None: all; without `moments`, no latents."""
         arrays = {name: (self.latents, name) for name in ("mean", "std")} if moments else {}
         for encoder in self.features if encoders is None else encoders:
             source = self.features[encoder]
             for name in ("tokens", "attention") if attention else ("tokens",):
-                arrays[f"{name}:{encoder}"] = (source, name) if isinstance(source, StoredArrays) else (source.images, "images")
+                arrays[f"{name}:{encoder}"] = (
+                    (source, name)
+                    if isinstance(source, StoredArrays)
+                    else (source.images, "images")
+                )
                 scale = scale_name(name)
                 if scale in source:
                     arrays[f"{name}_scale:{encoder}"] = (source, scale)
         return arrays
 
-    def read(self, indices: np.ndarray, into: Mapping[str, Tensor] | None = None, **wanted: Any) -> StoredBatch:
+    def read(
+        self, indices: np.ndarray, into: Mapping[str, Tensor] | None = None, **wanted: Any
+    ) -> StoredBatch:
         """Read the samples `indices` int64 `[B]` as they are stored, with labels.
 
         Args:
@@ -145,7 +177,11 @@ class TrainingData:
             if name in decoded:
                 source = self.features[encoder]
                 if isinstance(source, StoredArrays):
-                    decoded[name][encoder] = decode(values, batch.get(f"{name}_scale:{encoder}"), source.attributes.get("storage", ""))
+                    decoded[name][encoder] = decode(
+                        values,
+                        batch.get(f"{name}_scale:{encoder}"),
+                        source.attributes.get("storage", ""),
+                    )
                 else:
                     decoded[name][encoder] = source.encode(values, name)
         return LatentBatch(batch["mean"].float(), batch["std"].float(), batch["labels"], **decoded)
@@ -161,7 +197,9 @@ def _stored_features(path: Path | str) -> StoredArrays:
     types = {stored: storage for storage, stored in STORED_TYPES.items() if storage == stored}
     storage = arrays.attributes.get("storage") or types.get(arrays.dtype("tokens").name)
     if storage not in STORED_TYPES:
-        raise UserError(f"{path}: stored as `{storage}`, which is none of {', '.join(STORED_TYPES)}; delete it and make it again")
+        raise UserError(
+            f"{path}: stored as `{storage}`, which is none of {', '.join(STORED_TYPES)}; delete it and make it again"
+        )
     for name, axes in (("tokens", 3), ("attention", 6)):
         if name in arrays:
             require_form(arrays, name, axes, (STORED_TYPES[storage],))
@@ -170,7 +208,12 @@ def _stored_features(path: Path | str) -> StoredArrays:
     return arrays
 
 
-def check_same_images(first: StoredArrays, first_array: str, second: StoredArrays | ComputedFeatures, second_array: str) -> None:
+def check_same_images(
+    first: StoredArrays,
+    first_array: str,
+    second: StoredArrays | ComputedFeatures,
+    second_array: str,
+) -> None:
     """Check that two files hold as many rows, made from the same images.
 
     Raises:

@@ -20,7 +20,15 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from vrpo.data.layout import CHECKSUMS, SEAL, Entry, as_json, layout_key, read_attributes, read_layout
+from vrpo.data.layout import (
+    CHECKSUMS,
+    SEAL,
+    Entry,
+    as_json,
+    layout_key,
+    read_attributes,
+    read_layout,
+)
 from vrpo.data.reading import read_at
 from vrpo.errors import UserError
 
@@ -40,10 +48,18 @@ def row_checksums(rows: Mapping[str, np.ndarray]) -> np.ndarray:
     return checksums
 
 
-def seal_of(layout: Mapping[str, Entry], attributes: Mapping[str, Any], checksums: np.ndarray) -> str:
+def seal_of(
+    layout: Mapping[str, Entry], attributes: Mapping[str, Any], checksums: np.ndarray
+) -> str:
     """Hex SHA-256 of shapes, attributes (without the seal) and the rows' checksums."""
-    digest = hashlib.sha256(layout_key({name: (entry.shape, entry.dtype) for name, entry in layout.items()}, {}).encode())
-    digest.update(as_json({key: value for key, value in attributes.items() if key != SEAL}).encode())
+    digest = hashlib.sha256(
+        layout_key(
+            {name: (entry.shape, entry.dtype) for name, entry in layout.items()}, {}
+        ).encode()
+    )
+    digest.update(
+        as_json({key: value for key, value in attributes.items() if key != SEAL}).encode()
+    )
     digest.update(memoryview(np.ascontiguousarray(checksums)))
     return digest.hexdigest()
 
@@ -81,7 +97,9 @@ def verify(path: Path) -> None:
         return
     with open(path, "rb", buffering=0) as file:
         with contextlib.suppress(OSError):  # some network disks have no locks
-            fcntl.flock(file, fcntl.LOCK_EX)  # of several that start at once, one checks and the others wait
+            fcntl.flock(
+                file, fcntl.LOCK_EX
+            )  # of several that start at once, one checks and the others wait
         if not is_remembered(path):
             _verify(path)
 
@@ -90,29 +108,42 @@ def _verify(path: Path) -> None:
     identity = _identity(path)
     layout, attributes = read_layout(path), read_attributes(path)
     if CHECKSUMS not in layout or SEAL not in attributes:
-        raise UserError(f"{path}: has no checksums, it was written by an older version or was never finished; delete it and make it again")
+        raise UserError(
+            f"{path}: has no checksums, it was written by an older version or was never finished; delete it and make it again"
+        )
     with open(path, "rb", buffering=0) as file:
         checksums = _block(file.fileno(), layout[CHECKSUMS], 0, layout[CHECKSUMS].shape[0])
         if seal_of(layout, attributes, checksums) != attributes[SEAL]:
-            raise UserError(f"{path}: damaged, its attributes or checksums are not those it was sealed with; delete it and make it again")
+            raise UserError(
+                f"{path}: damaged, its attributes or checksums are not those it was sealed with; delete it and make it again"
+            )
         arrays = {name: entry for name, entry in layout.items() if name != CHECKSUMS}
         rows = max(1, BLOCK // max(1, sum(entry.row_bytes for entry in arrays.values())))
 
         def first_damaged(start: int) -> int | None:
             stop = min(start + rows, len(checksums))
-            found = row_checksums({name: _block(file.fileno(), entry, start, stop) for name, entry in arrays.items()})
+            found = row_checksums(
+                {name: _block(file.fileno(), entry, start, stop) for name, entry in arrays.items()}
+            )
             wrong = np.flatnonzero(found != checksums[start:stop])
             return start + int(wrong[0]) if len(wrong) else None
 
         starts = range(0, len(checksums), rows)
         with (
             ThreadPoolExecutor(min(THREADS, len(starts), os.cpu_count() or 1)) as pool,
-            tqdm(total=len(starts), desc=f"checking {path.name}", unit="block", disable=len(starts) < THREADS) as progress,
+            tqdm(
+                total=len(starts),
+                desc=f"checking {path.name}",
+                unit="block",
+                disable=len(starts) < THREADS,
+            ) as progress,
         ):
             for group in _batched(starts, THREADS):
                 for damaged in pool.map(first_damaged, group):
                     if damaged is not None:
-                        raise UserError(f"{path}: row {damaged:,} is damaged (its checksum differs); delete the file and make it again")
+                        raise UserError(
+                            f"{path}: row {damaged:,} is damaged (its checksum differs); delete the file and make it again"
+                        )
                     progress.update()
     remember(path, identity)
 
@@ -124,7 +155,9 @@ def _batched(starts: range, size: int) -> list[range]:
 def _block(file: int, entry: Entry, start: int, stop: int) -> np.ndarray:
     """Rows [start, stop) of an array, read from an open file."""
     block = np.empty((stop - start, *entry.shape[1:]), dtype=entry.dtype)
-    read_at(file, memoryview(block.reshape(-1).view(np.uint8)), entry.offset + start * entry.row_bytes)
+    read_at(
+        file, memoryview(block.reshape(-1).view(np.uint8)), entry.offset + start * entry.row_bytes
+    )
     return block
 
 

@@ -44,21 +44,34 @@ def read_layout(path: Path) -> dict[str, Entry]:
         layout = {}
         for name in sorted(file):
             dataset = file[name]
-            here = isinstance(dataset, h5py.Dataset) and isinstance(file.get(name, getlink=True), h5py.HardLink) and not dataset.external
+            here = (
+                isinstance(dataset, h5py.Dataset)
+                and isinstance(file.get(name, getlink=True), h5py.HardLink)
+                and not dataset.external
+            )
             offset = dataset.id.get_offset() if here else None
             if offset is None:
                 raise UserError(
                     f"{path}: `{name}` is not contiguous and unfiltered; write the file with this pipeline, or repack it (`h5repack -l CONTI -f NONE`)"
                 )
             if dataset.dtype.kind not in NUMBERS or not dataset.shape:
-                raise UserError(f"{path}: `{name}` is no array of numbers ({dataset.dtype} {list(dataset.shape)}); give the output of the stage before")
+                raise UserError(
+                    f"{path}: `{name}` is no array of numbers ({dataset.dtype} {list(dataset.shape)}); give the output of the stage before"
+                )
             layout[name] = Entry(dataset.shape, dataset.dtype, offset)
     if len({entry.shape[0] for entry in layout.values()}) != 1:
-        rows = ", ".join(f"`{name}` has {entry.shape[0]:,}" for name, entry in layout.items()) or "there is none"
-        raise UserError(f"{path}: its arrays have not equally many rows ({rows}); give the output of the stage before")
+        rows = (
+            ", ".join(f"`{name}` has {entry.shape[0]:,}" for name, entry in layout.items())
+            or "there is none"
+        )
+        raise UserError(
+            f"{path}: its arrays have not equally many rows ({rows}); give the output of the stage before"
+        )
     end = max(entry.offset + entry.shape[0] * entry.row_bytes for entry in layout.values())
     if path.stat().st_size < end:
-        raise UserError(f"{path}: truncated, {path.stat().st_size:,} of {end:,} bytes are there; delete it and start again")
+        raise UserError(
+            f"{path}: truncated, {path.stat().st_size:,} of {end:,} bytes are there; delete it and start again"
+        )
     return layout
 
 
@@ -70,14 +83,20 @@ def read_attributes(path: Path) -> dict[str, Any]:
     """
     with _opened(path) as file:
         if ATTRIBUTE not in file.attrs:
-            raise UserError(f"{path}: was not written by this pipeline (it has no attribute `{ATTRIBUTE}`); give the output of the stage before")
+            raise UserError(
+                f"{path}: was not written by this pipeline (it has no attribute `{ATTRIBUTE}`); give the output of the stage before"
+            )
         text = bytes(file.attrs[ATTRIBUTE]).rstrip(b"\x00")
     try:
         attributes = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: damaged, its attribute `{ATTRIBUTE}` cannot be read ({error}); delete it and make it again") from error
+        raise UserError(
+            f"{path}: damaged, its attribute `{ATTRIBUTE}` cannot be read ({error}); delete it and make it again"
+        ) from error
     if not isinstance(attributes, dict):
-        raise UserError(f"{path}: damaged, its attribute `{ATTRIBUTE}` is no JSON object; delete it and make it again")
+        raise UserError(
+            f"{path}: damaged, its attribute `{ATTRIBUTE}` is no JSON object; delete it and make it again"
+        )
     return attributes
 
 
@@ -89,13 +108,19 @@ class Attributes(dict[str, Any]):
         self.path = path
 
     def __missing__(self, name: str) -> Any:
-        raise UserError(f"{self.path}: has no attribute `{name}`, it is the output of another stage; give that of the stage before")
+        raise UserError(
+            f"{self.path}: has no attribute `{name}`, it is the output of another stage; give that of the stage before"
+        )
 
 
-def layout_key(shapes: Mapping[str, tuple[tuple[int, ...], Any]], attributes: Mapping[str, Any]) -> str:
+def layout_key(
+    shapes: Mapping[str, tuple[tuple[int, ...], Any]], attributes: Mapping[str, Any]
+) -> str:
     """Hex SHA-256 of shapes, types and attributes."""
     layout = {name: [list(shape), np.dtype(dtype).str] for name, (shape, dtype) in shapes.items()}
-    return hashlib.sha256(as_json({"layout": layout, "attributes": dict(attributes)}).encode()).hexdigest()
+    return hashlib.sha256(
+        as_json({"layout": layout, "attributes": dict(attributes)}).encode()
+    ).hexdigest()
 
 
 def as_json(attributes: Mapping[str, Any]) -> str:
@@ -107,7 +132,9 @@ def as_json(attributes: Mapping[str, Any]) -> str:
 def _opened(path: Path) -> Iterator[h5py.File]:
     try:
         if not path.is_file():
-            raise UserError(f"{path}: no such file; run the stage that makes it (`snakemake {path}`)")
+            raise UserError(
+                f"{path}: no such file; run the stage that makes it (`snakemake {path}`)"
+            )
         with h5py.File(path, "r", locking=False) as file:
             yield file
     except UserError:
@@ -115,4 +142,6 @@ def _opened(path: Path) -> Iterator[h5py.File]:
     except PermissionError as error:
         raise UserError(f"{path}: may not be read (permission denied); make it readable") from error
     except Exception as error:  # of a damaged file h5py raises nearly anything
-        raise UserError(f"{path}: not an HDF5 file, truncated or damaged ({' '.join(str(error).split())}); delete it and start again") from error
+        raise UserError(
+            f"{path}: not an HDF5 file, truncated or damaged ({' '.join(str(error).split())}); delete it and start again"
+        ) from error

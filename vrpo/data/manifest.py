@@ -16,5 +16,12 @@ def without(description: Mapping[str, Any], skipped: Sequence[int]) -> dict[str,
     if not skipped:
         return dict(description)
     ordered = sorted(skipped)
-    fingerprint = hashlib.sha256(json.dumps([description["fingerprint"], ordered]).encode()).hexdigest()
-    return {**description, "count": description["count"] - len(ordered), "fingerprint": fingerprint, "skipped": len(ordered)}
+    fingerprint = hashlib.sha256(
+        json.dumps([description["fingerprint"], ordered]).encode()
+    ).hexdigest()
+    return {
+        **description,
+        "count": description["count"] - len(ordered),
+        "fingerprint": fingerprint,
+        "skipped": len(ordered),
+    }

@@ -6,8 +6,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-STORED_TYPES = {"int8": "int8", "float8": "uint8", "float16": "float16"}  # in the file; HDF5 has no float8, its bits are stored
-LARGEST = {"int8": 127.0, "float8": 448.0}  # int8 is symmetric about zero; 448 is the largest of e4m3
+STORED_TYPES = {
+    "int8": "int8",
+    "float8": "uint8",
+    "float16": "float16",
+}  # in the file; HDF5 has no float8, its bits are stored
+LARGEST = {
+    "int8": 127.0,
+    "float8": 448.0,
+}  # int8 is symmetric about zero; 448 is the largest of e4m3
 
 
 def scale_name(name: str) -> str:
@@ -27,11 +34,17 @@ def encode(values: Tensor, storage: str) -> tuple[Tensor, Tensor | None]:
     """
     if storage == "float16":
         return values.half(), None
-    scale = (values.abs().amax(dim=-1) / LARGEST[storage]).clamp_min(torch.finfo(torch.float16).tiny).half()  # (...)
+    scale = (
+        (values.abs().amax(dim=-1) / LARGEST[storage])
+        .clamp_min(torch.finfo(torch.float16).tiny)
+        .half()
+    )  # (...)
     levels = values / scale.float().unsqueeze(-1)
     if storage == "int8":
         return levels.round().clamp(-LARGEST[storage], LARGEST[storage]).to(torch.int8), scale
-    return levels.clamp(-LARGEST[storage], LARGEST[storage]).to(torch.float8_e4m3fn).view(torch.uint8), scale
+    return levels.clamp(-LARGEST[storage], LARGEST[storage]).to(torch.float8_e4m3fn).view(
+        torch.uint8
+    ), scale
 
 
 def decode(values: Tensor, scale: Tensor | None, storage: str) -> Tensor:

@@ -21,7 +21,12 @@ THREADS = 4
 WORTH_THREADS = 1 << 20  # bytes
 
 
-def read_rows(files: Sequence[int], entries: Sequence[Entry], indices: np.ndarray | slice, out: np.ndarray | None = None) -> np.ndarray:
+def read_rows(
+    files: Sequence[int],
+    entries: Sequence[Entry],
+    indices: np.ndarray | slice,
+    out: np.ndarray | None = None,
+) -> np.ndarray:
     """Rows of one array that lies in several files, one after the other.
 
     Args:
@@ -47,17 +52,30 @@ def read_rows(files: Sequence[int], entries: Sequence[Entry], indices: np.ndarra
         indices = np.arange(start, stop)
     indices = np.asarray(indices, dtype=np.int64)
     if indices.ndim != 1 or (len(indices) and not 0 <= indices.min() <= indices.max() < total):
-        raise IndexError(f"indices [B] from 0 to {total - 1} are wanted, got shape {indices.shape} with values {indices[:3]}...")
+        raise IndexError(
+            f"indices [B] from 0 to {total - 1} are wanted, got shape {indices.shape} with values {indices[:3]}..."
+        )
     out = _target(out, (len(indices), *row_shape), entries[0].dtype)
     if not out.nbytes:
         return out
     shards = np.searchsorted(ends, indices, side="right")
-    offsets = np.array([entry.offset for entry in entries])[shards] + (indices - (ends - counts)[shards]) * row_bytes
+    offsets = (
+        np.array([entry.offset for entry in entries])[shards]
+        + (indices - (ends - counts)[shards]) * row_bytes
+    )
     # neighbours in a file that are neighbours in the batch are read at once
     apart = np.flatnonzero((np.diff(offsets) != row_bytes) | (np.diff(shards) != 0)) + 1
     bounds = np.concatenate([[0], apart, [len(indices)]])
     starts, stops = bounds[:-1], bounds[1:] * row_bytes
-    pieces = list(zip(shards[starts].tolist(), offsets[starts].tolist(), (starts * row_bytes).tolist(), stops.tolist(), strict=True))
+    pieces = list(
+        zip(
+            shards[starts].tolist(),
+            offsets[starts].tolist(),
+            (starts * row_bytes).tolist(),
+            stops.tolist(),
+            strict=True,
+        )
+    )
     buffer = memoryview(out.reshape(-1).view(np.uint8))
 
     def read(part: list[tuple[int, int, int, int]]) -> None:
@@ -94,7 +112,9 @@ def _target(out: np.ndarray | None, shape: tuple[int, ...], dtype: np.dtype) -> 
     if out is None:
         return np.empty(shape, dtype=dtype)
     if out.shape != shape or out.dtype != dtype or not out.flags.c_contiguous:
-        raise ValueError(f"`out` must be C-contiguous {dtype} {list(shape)}, it is {out.dtype} {list(out.shape)}")
+        raise ValueError(
+            f"`out` must be C-contiguous {dtype} {list(shape)}, it is {out.dtype} {list(out.shape)}"
+        )
     return out
 
 

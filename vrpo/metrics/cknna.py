@@ -34,20 +34,29 @@ def nearest(features: Tensor, k: int = 10) -> Neighbours:
     """
     count = len(features)
     if count <= max(k, 3):
-        raise UserError(f"representation.images: {count} are too few for {k} neighbours; take more images")
+        raise UserError(
+            f"representation.images: {count} are too few for {k} neighbours; take more images"
+        )
     unit = F.normalize(features.double(), dim=1)
     found = [_nearest_rows(unit, start, k) for start in range(0, count, BLOCK)]
     values, columns = (torch.cat(parts).cpu().numpy().ravel() for parts in zip(*found, strict=True))
     rows = np.arange(0, count * k + 1, k)
-    return Neighbours(csr_array((values, columns, rows), (count, count)), csr_array((np.ones_like(values), columns, rows), (count, count)))
+    return Neighbours(
+        csr_array((values, columns, rows), (count, count)),
+        csr_array((np.ones_like(values), columns, rows), (count, count)),
+    )
 
 
 def cknna(first: Neighbours, second: Neighbours) -> float:
     """Alignment of two networks' features of the same images: 1 for equal arrangements, about 0 for unrelated ones."""
-    own = _independence(first.products, first.products) * _independence(second.products, second.products)
+    own = _independence(first.products, first.products) * _independence(
+        second.products, second.products
+    )
     if own <= 0:  # all features equal, or hardly any mutual neighbours
         return 0.0
-    shared = _independence(first.products.multiply(second.pattern), second.products.multiply(first.pattern))
+    shared = _independence(
+        first.products.multiply(second.pattern), second.products.multiply(first.pattern)
+    )
     return float(shared / own**0.5)
 
 
@@ -60,5 +69,9 @@ def _nearest_rows(unit: Tensor, start: int, k: int) -> tuple[Tensor, Tensor]:
 def _independence(a: csr_array, b: csr_array) -> float:
     """Unbiased HSIC of two kernels [N, N] with zero diagonals."""
     n = a.shape[0]
-    shared = a.multiply(b.T).sum() + a.sum() * b.sum() / ((n - 1) * (n - 2)) - 2 * (a.sum(axis=0) @ b.sum(axis=1)) / (n - 2)
+    shared = (
+        a.multiply(b.T).sum()
+        + a.sum() * b.sum() / ((n - 1) * (n - 2))
+        - 2 * (a.sum(axis=0) @ b.sum(axis=1)) / (n - 2)
+    )
     return float(shared / (n * (n - 3)))

@@ -13,22 +13,38 @@ from vrpo.metrics.statistics import FeatureStatistics, Gaussian
 from vrpo.seeds import numpy_generator, torch_generator
 
 NORMAL_95 = 1.959964
-BOOTSTRAP_DIM = 256  # above it a resample's covariance costs seconds, and the influence function takes over
+BOOTSTRAP_DIM = (
+    256  # above it a resample's covariance costs seconds, and the influence function takes over
+)
 REPLICATES = 200
 SIZES = 8
 
 
-def fid_interval(features: Tensor, fitted: Gaussian, reference: Gaussian, seed: int = 0) -> dict[str, Any]:
+def fid_interval(
+    features: Tensor, fitted: Gaussian, reference: Gaussian, seed: int = 0
+) -> dict[str, Any]:
     """95% interval of the FID of `features` [N, D], whose Gaussian is `fitted`, over samples (not over training seeds).
 
     By the bootstrap for few features, else by the influence function; both give the standard error, and the interval is normal around the score.
     """
     if fitted.dim <= BOOTSTRAP_DIM:
-        return _interval(frechet_distance(fitted, reference), bootstrap_error(features, reference, seed), "bootstrap", seed)
-    return _interval(frechet_distance(fitted, reference), influence_error(features, fitted, reference), "influence function", None)
+        return _interval(
+            frechet_distance(fitted, reference),
+            bootstrap_error(features, reference, seed),
+            "bootstrap",
+            seed,
+        )
+    return _interval(
+        frechet_distance(fitted, reference),
+        influence_error(features, fitted, reference),
+        "influence function",
+        None,
+    )
 
 
-def bootstrap_error(features: Tensor, reference: Gaussian, seed: int = 0, replicates: int = REPLICATES) -> float:
+def bootstrap_error(
+    features: Tensor, reference: Gaussian, seed: int = 0, replicates: int = REPLICATES
+) -> float:
     """Standard deviation of the FID over resamples of `features` [N, D] with replacement."""
     rows = features.double()
     count = len(rows)
@@ -39,20 +55,28 @@ def bootstrap_error(features: Tensor, reference: Gaussian, seed: int = 0, replic
         mu = weights @ rows / count
         sigma = (rows.T @ (rows * weights[:, None]) - count * torch.outer(mu, mu)) / (count - 1)
         # tr (S_1 S_2)^(1/2) by the eigenvalues of L_2^T S_1 L_2: half the work of factoring both, and its 1e-7 do not matter here
-        roots = torch.linalg.eigvalsh(reference.factor.T @ sigma @ reference.factor).clamp(min=0).sqrt()
+        roots = (
+            torch.linalg.eigvalsh(reference.factor.T @ sigma @ reference.factor).clamp(min=0).sqrt()
+        )
         difference = mu - reference.mu
-        distances[i] = difference @ difference + sigma.trace() + reference.sigma.trace() - 2 * roots.sum()
+        distances[i] = (
+            difference @ difference + sigma.trace() + reference.sigma.trace() - 2 * roots.sum()
+        )
     return float(distances.std())
 
 
-def influence_error(features: Tensor, fitted: Gaussian, reference: Gaussian, rows_at_once: int = 4096) -> float:
+def influence_error(
+    features: Tensor, fitted: Gaussian, reference: Gaussian, rows_at_once: int = 4096
+) -> float:
     """Standard error of the FID to first order in 1/N, from one pass over `features` [N, D].
 
     The derivative of the squared distance to N(mu_2, S_2) is 2 (mu_1 - mu_2) for mu_1 and I - T for S_1, where T S_1 T = S_2 is the optimal
     transport map; so a sample x with c = x - mu_1 moves the FID by psi(x) / N, psi = 2 (mu_1 - mu_2).c + c^T (I - T) c - tr((I - T) S_1).
     """
     values, vectors = torch.linalg.eigh(fitted.factor.T @ reference.sigma @ fitted.factor)
-    lengths = fitted.factor.square().sum(0)  # the factor's columns are orthogonal: its pseudo-inverse is its scaled transpose
+    lengths = fitted.factor.square().sum(
+        0
+    )  # the factor's columns are orthogonal: its pseudo-inverse is its scaled transpose
     inverse = fitted.factor / lengths  # [D, R]
     root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
     slope = torch.eye(fitted.dim, dtype=torch.float64) - inverse @ root @ inverse.T
@@ -66,7 +90,9 @@ def influence_error(features: Tensor, fitted: Gaussian, reference: Gaussian, row
     return (squares**0.5) / len(features)
 
 
-def inception_score_interval(logits: Tensor, split_size: int, value: float, seed: int = 0, replicates: int = REPLICATES) -> dict[str, Any]:
+def inception_score_interval(
+    logits: Tensor, split_size: int, value: float, seed: int = 0, replicates: int = REPLICATES
+) -> dict[str, Any]:
     """95% interval of the Inception score of `logits` [N, K] (`value`, already permuted chunks) by the bootstrap within one chunk's worth of images.
 
     A chunk's score is exp(mean_i a_i + H(mean_i p_i)) with a_i = sum_k p_ik log p_ik: all resamples are one matrix product.
@@ -79,13 +105,22 @@ def inception_score_interval(logits: Tensor, split_size: int, value: float, seed
         log_p = torch.log_softmax(chunk.double(), 1)
         p = log_p.exp()
         negative_entropy = (p * log_p).sum(1)
-        weights = torch.from_numpy(generator.multinomial(size, np.full(size, 1 / size), size=replicates)).double() / size  # [replicates, n]
+        weights = (
+            torch.from_numpy(
+                generator.multinomial(size, np.full(size, 1 / size), size=replicates)
+            ).double()
+            / size
+        )  # [replicates, n]
         mean = weights @ p
-        scores += (weights @ negative_entropy - torch.special.xlogy(mean, mean).sum(1)).exp() / splits
+        scores += (
+            weights @ negative_entropy - torch.special.xlogy(mean, mean).sum(1)
+        ).exp() / splits
     return _interval(value, float(scores.std()), "bootstrap", seed)
 
 
-def fid_infinity(features: Tensor, reference: Gaussian, seed: int = 0, sizes: int = SIZES) -> dict[str, Any] | None:
+def fid_infinity(
+    features: Tensor, reference: Gaussian, seed: int = 0, sizes: int = SIZES
+) -> dict[str, Any] | None:
     """FID at several sample sizes and its extrapolation to infinitely many (arXiv:1911.07023: FID_N is linear in 1/N).
 
     The subsets are nested beginnings of one permutation. Sizes at which the covariance is of deficient rank are left out; None if fewer than three remain.
@@ -103,9 +138,23 @@ def fid_infinity(features: Tensor, reference: Gaussian, seed: int = 0, sizes: in
         distances.append(frechet_distance(statistics.gaussian(), reference))
         start = end
     slope, intercept = np.polyfit(1 / np.array(ends), distances, 1)
-    return {"value": float(intercept), "slope": float(slope), "sizes": ends, "fid": distances, "seed": seed}
+    return {
+        "value": float(intercept),
+        "slope": float(slope),
+        "sizes": ends,
+        "fid": distances,
+        "seed": seed,
+    }
 
 
 def _interval(value: float, error: float, method: str, seed: int | None) -> dict[str, Any]:
     low, high = value - NORMAL_95 * error, value + NORMAL_95 * error
-    return {"value": value, "standard_error": error, "low": low, "high": high, "level": 0.95, "method": method, "seed": seed}
+    return {
+        "value": value,
+        "standard_error": error,
+        "low": low,
+        "high": high,
+        "level": 0.95,
+        "method": method,
+        "seed": seed,
+    }

@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 
 PACKAGES = ("torch", "timm", "torch-fidelity", "numpy", "scipy")
 PERMUTATION_SEED = 0
-CHECK_TOLERANCE = 1e-3  # relative; the two ways of taking the trace agree to 1e-7 on sound covariances
+CHECK_TOLERANCE = (
+    1e-3  # relative; the two ways of taking the trace agree to 1e-7 on sound covariances
+)
 
 
 def evaluate(
@@ -75,12 +77,22 @@ def evaluate(
         **{key: attributes.get(key) for key in ("run", "seed", "step", "sampler")},
         "scores": scores,
         "confidence": confidence,
-        "protocol": {**sampling_protocol(attributes), **protocol, "network": network.describe(), "resolution": images.resolution},
+        "protocol": {
+            **sampling_protocol(attributes),
+            **protocol,
+            "network": network.describe(),
+            "resolution": images.resolution,
+        },
         "provenance": {
             "milestone_sha256": attributes.get("milestone_sha256"),
             "network_sha256": network.sha256,
-            "extra_networks_sha256": {name: network["sha256"] for name, network in protocol.get("extra_networks", {}).items()},
-            "reference_sha256": sha256(reference) if compared.images is None else compared.images.digest(),
+            "extra_networks_sha256": {
+                name: network["sha256"]
+                for name, network in protocol.get("extra_networks", {}).items()
+            },
+            "reference_sha256": sha256(reference)
+            if compared.images is None
+            else compared.images.digest(),
             "samples_sha256": images.digest(),
             "tokenizer": attributes.get("tokenizer"),
             "versions": versions(),
@@ -93,7 +105,11 @@ def evaluate(
 
 
 def measure(
-    features: FeatureSet, reference: Reference, options: EvaluationOptions, device: torch.device | str, force_sfid: bool = False
+    features: FeatureSet,
+    reference: Reference,
+    options: EvaluationOptions,
+    device: torch.device | str,
+    force_sfid: bool = False,
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """All scores of `features` against `reference`, their confidence, and how they were taken."""
     count = len(features.pool)
@@ -103,7 +119,9 @@ def measure(
     warnings.extend(score.warnings)
     neighbours, kid = PrecisionRecall(None, None), None
     if reference.features is not None:
-        neighbours = precision_recall(reference.features, features.pool, options.neighbours, options.distances, device)
+        neighbours = precision_recall(
+            reference.features, features.pool, options.neighbours, options.distances, device
+        )
         kid = kernel_distance(reference.features, features.pool)
     scores = {
         "fid": _frechet("fid", fitted, reference.pool, warnings),
@@ -114,10 +132,14 @@ def measure(
         "kid": kid and kid.value,
     }
     if reference.features is None:
-        warnings.append("precision, recall, kid: not given, the reference holds statistics and no images (`arr_0`)")
+        warnings.append(
+            "precision, recall, kid: not given, the reference holds statistics and no images (`arr_0`)"
+        )
     if fitted_images := reference.description["source"].get("fitted"):
         warnings.append(
-            "reference: {images:,} of its images are cropped and resized as the training images are, {enlarged:,} of them enlarged".format(**fitted_images)
+            "reference: {images:,} of its images are cropped and resized as the training images are, {enlarged:,} of them enlarged".format(
+                **fitted_images
+            )
         )
     ordered = permuted(features.logits, PERMUTATION_SEED)
     confidence = {
@@ -128,8 +150,14 @@ def measure(
     }
     protocol = {
         "images": count,
-        "dims": {"pool": fitted.dim, "logits": features.logits.shape[1], "spatial": features.spatial_statistics.dim if features.spatial_statistics else None},
-        "reference": {key: reference.description[key] for key in ("source", "count", "subset", "resolution")},
+        "dims": {
+            "pool": fitted.dim,
+            "logits": features.logits.shape[1],
+            "spatial": features.spatial_statistics.dim if features.spatial_statistics else None,
+        },
+        "reference": {
+            key: reference.description[key] for key in ("source", "count", "subset", "resolution")
+        },
         "inception_score": {
             "splits": score.splits,
             "split_size": score.split_size,
@@ -161,7 +189,11 @@ def sampling_protocol(attributes: Mapping[str, Any]) -> dict[str, Any]:
         "rounding": sampler.get("rounding"),
         "sampling_seed": sampler.get("seed"),
         "sampling_precision": sampler.get("precision"),
-        "guidance": {"scale": guidance.get("scale"), "interval": guidance.get("interval"), "channels": guidance.get("channels")},
+        "guidance": {
+            "scale": guidance.get("scale"),
+            "interval": guidance.get("interval"),
+            "channels": guidance.get("channels"),
+        },
         "decoder": tokenizer.get("weights"),
     }
 
@@ -169,12 +201,26 @@ def sampling_protocol(attributes: Mapping[str, Any]) -> dict[str, Any]:
 def summary(record: Mapping[str, Any]) -> str:
     """One line for people."""
     scores, protocol = record["scores"], record["protocol"]
-    shown = {"fid": "FID", "sfid": "sFID", "is": "IS", "precision": "precision", "recall": "recall", "kid": "KID"}
+    shown = {
+        "fid": "FID",
+        "sfid": "sFID",
+        "is": "IS",
+        "precision": "precision",
+        "recall": "recall",
+        "kid": "KID",
+    }
     shown |= {key: f"FD-{key.removeprefix('fd_')}" for key in scores if key.startswith("fd_")}
-    parts = [f"{name} {'not given' if scores[key] is None else format(scores[key], '.4g')}" for key, name in shown.items()]
+    parts = [
+        f"{name} {'not given' if scores[key] is None else format(scores[key], '.4g')}"
+        for key, name in shown.items()
+    ]
     network = protocol["network"]
     line = f"{', '.join(parts)} ({protocol['images']:,} images, {network.get('network') or network.get('architecture')})"
-    return f"{line}; {len(protocol['warnings'])} warnings in the record" if protocol["warnings"] else line
+    return (
+        f"{line}; {len(protocol['warnings'])} warnings in the record"
+        if protocol["warnings"]
+        else line
+    )
 
 
 def versions() -> dict[str, str | None]:
@@ -191,11 +237,15 @@ def versions() -> dict[str, str | None]:
 def _frechet(name: str, fitted: Gaussian, reference: Gaussian, warnings: list[str]) -> float:
     for what, gaussian in (("samples", fitted), ("reference images", reference)):
         if gaussian.rank_deficient:
-            warnings.append(f"{name}: {gaussian.count:,} {what} for {gaussian.dim:,} features, the covariance is of deficient rank and the score biased high")
+            warnings.append(
+                f"{name}: {gaussian.count:,} {what} for {gaussian.dim:,} features, the covariance is of deficient rank and the score biased high"
+            )
     distance = frechet_distance(fitted, reference)
     check = frechet_distance_by_product(fitted, reference)
     if abs(distance - check) > CHECK_TOLERANCE * max(abs(distance), 1e-3):
-        warnings.append(f"{name}: the two ways of taking the trace differ, {distance:.6g} and {check:.6g}; the statistics are ill-conditioned")
+        warnings.append(
+            f"{name}: the two ways of taking the trace differ, {distance:.6g} and {check:.6g}; the statistics are ill-conditioned"
+        )
     return distance
 
 
@@ -213,24 +263,42 @@ def _extra(
     for name, network in extra_networks(options, weights, device):
         if name not in reference.extra:
             scores[f"fd_{name}"] = None
-            protocol["warnings"].append(f"fd_{name}: not given, the reference has no statistics of this network; compute it with `python -m vrpo reference`")
+            protocol["warnings"].append(
+                f"fd_{name}: not given, the reference has no statistics of this network; compute it with `python -m vrpo reference`"
+            )
             continue
-        described = {key: value for key, value in reference.description["extra"][name].items() if key != "count"}
+        described = {
+            key: value
+            for key, value in reference.description["extra"][name].items()
+            if key != "count"
+        }
         if described != network.describe():
-            raise UserError(f"{path}: its `{name}` is {described}, the samples' would be {network.describe()}; compute the reference again")
+            raise UserError(
+                f"{path}: its `{name}` is {described}, the samples' would be {network.describe()}; compute the reference again"
+            )
         fitted = statistics_of(network, images, options.batch_size, f"evaluate {name}").gaussian()
-        scores[f"fd_{name}"] = _frechet(f"fd_{name}", fitted, reference.extra[name], protocol["warnings"])
+        scores[f"fd_{name}"] = _frechet(
+            f"fd_{name}", fitted, reference.extra[name], protocol["warnings"]
+        )
         protocol.setdefault("extra_networks", {})[name] = {**described, "dim": fitted.dim}
     return scores
 
 
-def _spatial(features: FeatureSet, reference: Reference, warnings: list[str], force: bool) -> float | None:
+def _spatial(
+    features: FeatureSet, reference: Reference, warnings: list[str], force: bool
+) -> float | None:
     if features.spatial_statistics is None or reference.spatial is None:
         warnings.append("sfid: not given, the network or the reference has no spatial features")
         return None
     fitted = features.spatial_statistics.gaussian()
-    short = [what for what, gaussian in (("samples", fitted), ("reference images", reference.spatial)) if gaussian.rank_deficient]
+    short = [
+        what
+        for what, gaussian in (("samples", fitted), ("reference images", reference.spatial))
+        if gaussian.rank_deficient
+    ]
     if short and not force:
-        warnings.append(f"sfid: not given, no more {' and '.join(short)} than its {fitted.dim:,} features; take more, or force it")
+        warnings.append(
+            f"sfid: not given, no more {' and '.join(short)} than its {fitted.dim:,} features; take more, or force it"
+        )
         return None
     return _frechet("sfid", fitted, reference.spatial, warnings)

@@ -18,10 +18,15 @@ EPOCH = (1980, 1, 1, 0, 0, 0)  # zip's zero; a real time would make equal conten
 
 def write_npz(path: Path | str, arrays: Mapping[str, np.ndarray]) -> None:
     """Write `arrays` as an uncompressed .npz, atomically, with no times in it."""
-    with atomic_output(path) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
+    with (
+        atomic_output(path) as partial,
+        zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive,
+    ):
         for name in sorted(arrays):
             with _entry(archive, name) as stream:
-                np.lib.format.write_array(stream, np.asarray(arrays[name], order="C"), allow_pickle=False)
+                np.lib.format.write_array(
+                    stream, np.asarray(arrays[name], order="C"), allow_pickle=False
+                )
 
 
 def export_npz(samples: Path | str, output: Path | str, batch_size: int = 256) -> int:
@@ -34,8 +39,14 @@ def export_npz(samples: Path | str, output: Path | str, batch_size: int = 256) -
     shape = (images.count, images.resolution, images.resolution, 3)
     output = Path(output)
     require_free_space(output.parent, int(np.prod(shape)), output.name)
-    with atomic_output(output) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive, _entry(archive, "arr_0") as stream:
-        np.lib.format.write_array_header_1_0(stream, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    with (
+        atomic_output(output) as partial,
+        zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive,
+        _entry(archive, "arr_0") as stream,
+    ):
+        np.lib.format.write_array_header_1_0(
+            stream, {"descr": "|u1", "fortran_order": False, "shape": shape}
+        )
         for batch in images.batches(batch_size):
             stream.write(np.ascontiguousarray(batch).data)
     return images.count
@@ -43,5 +54,7 @@ def export_npz(samples: Path | str, output: Path | str, batch_size: int = 256) -
 
 @contextlib.contextmanager
 def _entry(archive: zipfile.ZipFile, name: str) -> Iterator[IO[bytes]]:
-    with archive.open(zipfile.ZipInfo(f"{name}.npy", date_time=EPOCH), "w", force_zip64=True) as stream:
+    with archive.open(
+        zipfile.ZipInfo(f"{name}.npy", date_time=EPOCH), "w", force_zip64=True
+    ) as stream:
         yield stream

@@ -49,13 +49,19 @@ def extract(
     with tqdm(total=images.count, desc=title, unit="image") as bar:
         start = 0
         for batch in images.batches(batch_size):
-            features = network.features(torch.from_numpy(np.ascontiguousarray(batch.transpose(0, 3, 1, 2))))
+            features = network.features(
+                torch.from_numpy(np.ascontiguousarray(batch.transpose(0, 3, 1, 2)))
+            )
             if pool is None:
                 pool = torch.empty(len(kept), features.pool.shape[1])
                 if features.logits is not None:
                     logits = torch.empty(len(kept), features.logits.shape[1])
                 pool_statistics = FeatureStatistics(features.pool.shape[1])
-                spatial_statistics = None if features.spatial is None else FeatureStatistics(features.spatial.shape[1])
+                spatial_statistics = (
+                    None
+                    if features.spatial is None
+                    else FeatureStatistics(features.spatial.shape[1])
+                )
             pool_statistics.update(features.pool)
             if spatial_statistics is not None:
                 spatial_statistics.update(features.spatial)
@@ -69,7 +75,9 @@ def extract(
     return FeatureSet(pool, logits, pool_statistics, spatial_statistics)
 
 
-def statistics_of(network: FeatureNetwork, images: Images, batch_size: int, title: str) -> FeatureStatistics:
+def statistics_of(
+    network: FeatureNetwork, images: Images, batch_size: int, title: str
+) -> FeatureStatistics:
     """Statistics of the pooled features of `images`, in one pass that keeps no features."""
     none = np.empty(0, dtype=np.int64)
     return extract(network, images, batch_size, keep=none, title=title).pool_statistics

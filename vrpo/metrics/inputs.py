@@ -20,7 +20,13 @@ from PIL import Image
 
 from vrpo.data.shards import ShardedArrays, is_sharded, open_arrays
 from vrpo.data.sources.base import EncodedSource, UnreadableImageError, reason_of
-from vrpo.data.sources.formats import EXTENSIONS, first_bytes, is_image, is_unread_image, refuse_unread
+from vrpo.data.sources.formats import (
+    EXTENSIONS,
+    first_bytes,
+    is_image,
+    is_unread_image,
+    refuse_unread,
+)
 from vrpo.data.sources.listing import files_below, open_file, printable
 from vrpo.errors import UserError
 from vrpo.files import sha256
@@ -54,7 +60,11 @@ def open_images(path: Path | str) -> Images:
         UserError: it is missing or none of these, is not uint8 RGB, or sizes are mixed or not square.
     """
     path = Path(path)
-    return PngFolder(path) if _is_plain_folder(path) else _open_stored(path, "samples as .h5, .npz or a folder of PNGs")
+    return (
+        PngFolder(path)
+        if _is_plain_folder(path)
+        else _open_stored(path, "samples as .h5, .npz or a folder of PNGs")
+    )
 
 
 def open_real_images(path: Path | str, resolution: int | None = None) -> Images:
@@ -68,7 +78,11 @@ def open_real_images(path: Path | str, resolution: int | None = None) -> Images:
         UserError: as `open_images`; or the images of a folder have several sizes and no `resolution` is given.
     """
     path = Path(path)
-    return RealFolder(path, resolution) if _is_plain_folder(path) else _open_stored(path, "real images as .h5, .npz or a folder")
+    return (
+        RealFolder(path, resolution)
+        if _is_plain_folder(path)
+        else _open_stored(path, "real images as .h5, .npz or a folder")
+    )
 
 
 def _is_plain_folder(path: Path) -> bool:
@@ -92,15 +106,24 @@ class StoredImages:
         self.path = path
         self._arrays = open_arrays(path)
         self.attributes = self._arrays.attributes
-        self.count, self.resolution = _checked(path, self._arrays.shape("images"), self._arrays.dtype("images"))
+        self.count, self.resolution = _checked(
+            path, self._arrays.shape("images"), self._arrays.dtype("images")
+        )
 
     def batches(self, size: int) -> Iterator[np.ndarray]:
         """Consecutive uint8 batches [B, H, W, 3]."""
-        return (self._arrays.rows("images", slice(start, start + size)) for start in range(0, self.count, size))
+        return (
+            self._arrays.rows("images", slice(start, start + size))
+            for start in range(0, self.count, size)
+        )
 
     def digest(self) -> str:
         """SHA-256 of the file, or over the names and hashes of the shards."""
-        return _digest_of(self.path, [file.path for file in self._arrays.files]) if isinstance(self._arrays, ShardedArrays) else sha256(self.path)
+        return (
+            _digest_of(self.path, [file.path for file in self._arrays.files])
+            if isinstance(self._arrays, ShardedArrays)
+            else sha256(self.path)
+        )
 
 
 class NpzImages:
@@ -115,11 +138,15 @@ class NpzImages:
         self._file = NpzFile(path)
         if ARRAY not in self._file:
             held = ", ".join(self._file.names) or "none"
-            raise UserError(f"{path}: holds no array `{ARRAY}`, only {held}; images are uint8 [N, H, W, 3] under `{ARRAY}`")
+            raise UserError(
+                f"{path}: holds no array `{ARRAY}`, only {held}; images are uint8 [N, H, W, 3] under `{ARRAY}`"
+            )
         header = self._file.header(ARRAY)
         self.count, self.resolution = _checked(path, header.shape, header.dtype)
         if header.fortran:
-            raise UserError(f"{path}: `{ARRAY}` is in Fortran order; write it again with numpy.ascontiguousarray")
+            raise UserError(
+                f"{path}: `{ARRAY}` is in Fortran order; write it again with numpy.ascontiguousarray"
+            )
         self._file.verify(ARRAY)
 
     def batches(self, size: int) -> Iterator[np.ndarray]:
@@ -188,21 +215,30 @@ class RealFolder(EncodedSource):
         unread = [file for file in self._files if not is_image(file.name)]
         refuse_unread(path, [file.relative_to(path).as_posix() for file in unread])
         if not self._files:
-            raise UserError(f"{path}: no images in it ({', '.join(EXTENSIONS)}); give the folder of the real images")
+            raise UserError(
+                f"{path}: no images in it ({', '.join(EXTENSIONS)}); give the folder of the real images"
+            )
         with ThreadPoolExecutor(max_workers=THREADS) as pool:
             sizes = list(pool.map(_size, self._files))
         if resolution is None:
             resolution = sizes[0][0]
-            odd = next((index for index, size in enumerate(sizes) if size != (resolution, resolution)), None)
+            odd = next(
+                (index for index, size in enumerate(sizes) if size != (resolution, resolution)),
+                None,
+            )
             if odd is not None:
                 width, height = sizes[odd]
-                raise UserError(f"{self._files[odd]}: {width} x {height} pixels; images that differ in size or are not square need --resolution")
+                raise UserError(
+                    f"{self._files[odd]}: {width} x {height} pixels; images that differ in size or are not square need --resolution"
+                )
         super().__init__("folder", path, resolution)
         self.path, self.count = path, len(self._files)
         self.labels, self.classes = np.zeros(self.count, np.int64), []  # of no use here
         changed = sum(size != (resolution, resolution) for size in sizes)
         enlarged = sum(min(size) < resolution for size in sizes)
-        self.attributes: dict[str, Any] = {"fitted": {"images": changed, "enlarged": enlarged}} if changed else {}
+        self.attributes: dict[str, Any] = (
+            {"fitted": {"images": changed, "enlarged": enlarged}} if changed else {}
+        )
 
     def open(self, index: int) -> IO[bytes]:
         """See `EncodedSource.open`."""
@@ -220,7 +256,9 @@ class RealFolder(EncodedSource):
         """Consecutive uint8 batches [B, H, W, 3]."""
         with ThreadPoolExecutor(max_workers=THREADS) as pool:
             for start in range(0, self.count, size):
-                yield np.stack(list(pool.map(self._fitted, range(start, min(start + size, self.count)))))
+                yield np.stack(
+                    list(pool.map(self._fitted, range(start, min(start + size, self.count))))
+                )
 
     def digest(self) -> str:
         """SHA-256 over the names and hashes of all files."""
@@ -230,7 +268,9 @@ class RealFolder(EncodedSource):
         try:
             return self.read(index)
         except UnreadableImageError as error:
-            raise UserError(f"{error.where}: cannot be read as an image ({error.reason}); restore or remove it") from error
+            raise UserError(
+                f"{error.where}: cannot be read as an image ({error.reason}); restore or remove it"
+            ) from error
 
 
 def in_natural_order(folder: Path) -> list[Path]:
@@ -238,14 +278,21 @@ def in_natural_order(folder: Path) -> list[Path]:
 
     Linked folders are included, litter is not.
     """
-    images = [file for file in files_below(folder) if is_image(file.name) or is_unread_image(file.name, partial(first_bytes, file))]
+    images = [
+        file
+        for file in files_below(folder)
+        if is_image(file.name) or is_unread_image(file.name, partial(first_bytes, file))
+    ]
     return sorted(images, key=lambda file: natural_order(file.relative_to(folder)))
 
 
 def natural_order(path: Path) -> tuple[list[list[str | int]], str]:
     """Sorting key of paths, folder by folder, in which runs of digits count as numbers: `img2` < `img10`; of `1` and `01` the texts decide."""
     parts = [re.split("([0-9]+)", part) for part in path.parts]  # text and digits in turn
-    return [[int(piece) if place % 2 else piece for place, piece in enumerate(pieces)] for pieces in parts], path.as_posix()
+    return [
+        [int(piece) if place % 2 else piece for place, piece in enumerate(pieces)]
+        for pieces in parts
+    ], path.as_posix()
 
 
 def _digest_of(folder: Path, files: list[Path]) -> str:
@@ -257,7 +304,9 @@ def _png_side(file: Path) -> int:
     """Pixels of a side of a square 8-bit RGB image."""
     with _opened(file) as image:
         if image.format != "PNG":
-            raise UserError(f"{file}: is a {image.format} and no PNG; lossy compression changes every score, save samples as PNG")
+            raise UserError(
+                f"{file}: is a {image.format} and no PNG; lossy compression changes every score, save samples as PNG"
+            )
         if image.mode not in ("RGB", "L", "P"):
             raise UserError(f"{file}: mode {image.mode}; samples are 8-bit RGB, save them so")
         return _checked(file, (1, image.height, image.width, 3), np.dtype(np.uint8))[1]
@@ -283,15 +332,23 @@ def _opened(file: Path) -> Iterator[Image.Image]:
     except UserError:
         raise
     except Exception as error:  # decoders of damaged files raise nearly anything
-        raise UserError(f"{printable(file)}: cannot be decoded ({reason_of(error)}); delete or replace it") from error
+        raise UserError(
+            f"{printable(file)}: cannot be decoded ({reason_of(error)}); delete or replace it"
+        ) from error
 
 
 def _checked(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> tuple[int, int]:
     """Count and side of images of this shape and type."""
     if dtype != np.uint8:
-        raise UserError(f"{path}: images are {dtype}, scores need uint8 in 0..255; convert them as the protocol says (round or truncate)")
+        raise UserError(
+            f"{path}: images are {dtype}, scores need uint8 in 0..255; convert them as the protocol says (round or truncate)"
+        )
     if len(shape) != 4 or shape[3] != 3 or shape[0] < 1:
-        raise UserError(f"{path}: images have shape {list(shape)}, not [N, H, W, 3] with N >= 1; save RGB images so")
+        raise UserError(
+            f"{path}: images have shape {list(shape)}, not [N, H, W, 3] with N >= 1; save RGB images so"
+        )
     if shape[1] != shape[2]:
-        raise UserError(f"{path}: images are {shape[2]} x {shape[1]} pixels; scores are defined on square ones")
+        raise UserError(
+            f"{path}: images are {shape[2]} x {shape[1]} pixels; scores are defined on square ones"
+        )
     return shape[0], shape[1]

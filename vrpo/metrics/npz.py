@@ -36,8 +36,14 @@ class NpzFile:
         self.path = path
         with self._one_line(), zipfile.ZipFile(path) as archive:
             for entry in archive.infolist():
-                archive.open(entry).close()  # compares its name with the table's: a damaged name would hide an array
-            self._members = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist() if entry.filename.endswith(".npy")}
+                archive.open(
+                    entry
+                ).close()  # compares its name with the table's: a damaged name would hide an array
+            self._members = {
+                entry.filename.removesuffix(".npy"): entry
+                for entry in archive.infolist()
+                if entry.filename.endswith(".npy")
+            }
         self.names = list(self._members)
 
     def __contains__(self, name: str) -> bool:
@@ -50,16 +56,29 @@ class NpzFile:
             UserError: there is none, it holds Python objects, or not as many bytes as its shape needs.
         """
         if name not in self._members:
-            raise UserError(f"{self.path}: holds no array `{name}`, only {', '.join(self.names) or 'none'}; give a file that has it")
+            raise UserError(
+                f"{self.path}: holds no array `{name}`, only {', '.join(self.names) or 'none'}; give a file that has it"
+            )
         with self._one_line(), self._open(name) as stream:
             version = np.lib.format.read_magic(stream)
-            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            read = (
+                np.lib.format.read_array_header_1_0
+                if version == (1, 0)
+                else np.lib.format.read_array_header_2_0
+            )
             header = Header(*read(stream), stream.tell())
         if header.dtype.hasobject:
-            raise UserError(f"{self.path}: `{name}` holds Python objects, which are never unpickled; save it as an array of numbers")
-        size, needed = self._members[name].file_size, header.length + math.prod(header.shape) * header.dtype.itemsize
+            raise UserError(
+                f"{self.path}: `{name}` holds Python objects, which are never unpickled; save it as an array of numbers"
+            )
+        size, needed = (
+            self._members[name].file_size,
+            header.length + math.prod(header.shape) * header.dtype.itemsize,
+        )
         if size != needed:
-            raise UserError(f"{self.path}: `{name}` has {size:,} bytes, its shape {list(header.shape)} needs {needed:,}; fetch or compute the file again")
+            raise UserError(
+                f"{self.path}: `{name}` has {size:,} bytes, its shape {list(header.shape)} needs {needed:,}; fetch or compute the file again"
+            )
         return header
 
     def array(self, name: str) -> np.ndarray:
@@ -67,7 +86,11 @@ class NpzFile:
         header = self.header(name)
         with self._one_line(), self._open(name) as stream:
             content = stream.read()[header.length :]
-            return np.frombuffer(content, header.dtype).reshape(header.shape, order="F" if header.fortran else "C").copy()
+            return (
+                np.frombuffer(content, header.dtype)
+                .reshape(header.shape, order="F" if header.fortran else "C")
+                .copy()
+            )
 
     def verify(self, name: str) -> None:
         """Read the array `name` once, without keeping it; raises `UserError` where its bytes are not those that were written."""
@@ -85,7 +108,9 @@ class NpzFile:
             for start in range(0, header.shape[0], size):
                 shape = (min(size, header.shape[0] - start), *header.shape[1:])
                 with self._one_line():
-                    batch = np.frombuffer(stream.read(math.prod(shape) * header.dtype.itemsize), header.dtype).reshape(shape)
+                    batch = np.frombuffer(
+                        stream.read(math.prod(shape) * header.dtype.itemsize), header.dtype
+                    ).reshape(shape)
                 yield batch
 
     @contextlib.contextmanager
@@ -99,6 +124,10 @@ class NpzFile:
             yield
         except FileNotFoundError as error:
             raise UserError(f"{self.path}: no such file; name one that exists") from error
-        except Exception as error:  # of a damaged file zipfile, zlib and NumPy raise nearly anything
+        except (
+            Exception
+        ) as error:  # of a damaged file zipfile, zlib and NumPy raise nearly anything
             reason = " ".join(str(error).split())[:200] or type(error).__name__
-            raise UserError(f"{self.path}: not a .npz, truncated or damaged ({reason}); fetch or compute it again") from error
+            raise UserError(
+                f"{self.path}: not a .npz, truncated or damaged ({reason}); fetch or compute it again"
+            ) from error

@@ -7,7 +7,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def probe_accuracy(train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor, weight_decay: float = 1e-4, steps: int = 100) -> float:
+def probe_accuracy(
+    train: Tensor,
+    train_labels: Tensor,
+    test: Tensor,
+    test_labels: Tensor,
+    weight_decay: float = 1e-4,
+    steps: int = 100,
+) -> float:
     """Share of `test` [M, D] that multinomial logistic regression, fitted on `train` [N, D], puts into its class.
 
     Features are standardised by the training rows; the fit is L-BFGS from zero in float64, so that nothing is drawn and equal features give equal accuracy.
@@ -21,13 +28,24 @@ def probe_accuracy(train: Tensor, train_labels: Tensor, test: Tensor, test_label
     mean, std = train.double().mean(0), train.double().std(0).clamp(min=1e-12)
     train, test = ((rows.double() - mean) / std for rows in (train, test))
     classes = int(torch.cat([train_labels, test_labels]).max()) + 1
-    weight = torch.zeros(train.shape[1], classes, dtype=torch.float64, device=train.device, requires_grad=True)
+    weight = torch.zeros(
+        train.shape[1], classes, dtype=torch.float64, device=train.device, requires_grad=True
+    )
     bias = torch.zeros(classes, dtype=torch.float64, device=train.device, requires_grad=True)
-    optimiser = torch.optim.LBFGS([weight, bias], max_iter=steps, tolerance_grad=1e-6, history_size=10, line_search_fn="strong_wolfe")
+    optimiser = torch.optim.LBFGS(
+        [weight, bias],
+        max_iter=steps,
+        tolerance_grad=1e-6,
+        history_size=10,
+        line_search_fn="strong_wolfe",
+    )
 
     def loss() -> Tensor:
         optimiser.zero_grad()
-        value = F.cross_entropy(train @ weight + bias, train_labels) + weight_decay / 2 * weight.square().sum()
+        value = (
+            F.cross_entropy(train @ weight + bias, train_labels)
+            + weight_decay / 2 * weight.square().sum()
+        )
         value.backward()
         return value
 

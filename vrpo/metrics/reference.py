@@ -32,9 +32,14 @@ from vrpo.seeds import numpy_generator
 if TYPE_CHECKING:
     from vrpo.config.scoring import EvaluationOptions
 
-POOL, SPATIAL = ("mu", "sigma"), ("mu_s", "sigma_s")  # names of statistics in ADM's files and in ours
+POOL, SPATIAL = (
+    ("mu", "sigma"),
+    ("mu_s", "sigma_s"),
+)  # names of statistics in ADM's files and in ours
 SUBSET_SEED = 0
-ASYMMETRY = 1e-4  # of a covariance, beside its largest entry; rounding to single precision stays far below
+ASYMMETRY = (
+    1e-4  # of a covariance, beside its largest entry; rounding to single precision stays far below
+)
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,9 @@ class Reference:
     spatial: Gaussian | None
     features: Tensor | None  # None: of statistics alone
     description: dict[str, Any]  # network, source, resolution, count, subset, extra
-    extra: Mapping[str, Gaussian] = field(default_factory=dict)  # in further feature spaces, by name
+    extra: Mapping[str, Gaussian] = field(
+        default_factory=dict
+    )  # in further feature spaces, by name
     images: Images | None = None  # what the Gaussians were computed from; None where they were read
 
 
@@ -77,20 +84,40 @@ def compute_reference(
         require_resolution(source.resolution, resolution, "--resolution", images)
     network = load_network(options, weights, device)
     named = Path(options.reference) if options.reference else None
-    reference = load_reference(named, network, options, source) if named else reference_from_images(source, network, options)
+    reference = (
+        load_reference(named, network, options, source)
+        if named
+        else reference_from_images(source, network, options)
+    )
     save_reference(with_extra(reference, source, options, extra_weights or {}, device), output)
 
 
-def with_extra(reference: Reference, images: Images, options: EvaluationOptions, weights: Mapping[str, Path], device: torch.device | str) -> Reference:
+def with_extra(
+    reference: Reference,
+    images: Images,
+    options: EvaluationOptions,
+    weights: Mapping[str, Path],
+    device: torch.device | str,
+) -> Reference:
     """`reference` with the statistics of `images` in the feature spaces of `options.extra_networks`; `weights` as in `extra_networks`."""
     gaussians, described = {}, {}
     for name, network in extra_networks(options, weights, device):
-        gaussians[name] = statistics_of(network, images, options.batch_size, f"reference {name}").gaussian()
+        gaussians[name] = statistics_of(
+            network, images, options.batch_size, f"reference {name}"
+        ).gaussian()
         described[name] = {"count": images.count, **network.describe()}
-    return replace(reference, description={**reference.description, "extra": described}, extra=gaussians) if gaussians else reference
+    return (
+        replace(
+            reference, description={**reference.description, "extra": described}, extra=gaussians
+        )
+        if gaussians
+        else reference
+    )
 
 
-def load_reference(path: Path, network: FeatureNetwork, options: EvaluationOptions, beside: Images | None = None) -> Reference:
+def load_reference(
+    path: Path, network: FeatureNetwork, options: EvaluationOptions, beside: Images | None = None
+) -> Reference:
     """The reference at `path`: a .npz of statistics as it is, or that of the real images there, computed now.
 
     Args:
@@ -104,25 +131,38 @@ def load_reference(path: Path, network: FeatureNetwork, options: EvaluationOptio
     """
     file = NpzFile(path) if path.suffix == ".npz" else None
     if file and {"vrpo", *POOL, *SPATIAL} & {*file.names}:
-        return (_stored if "vrpo" in file else reference_from_statistics)(file, network, options, beside)
+        return (_stored if "vrpo" in file else reference_from_statistics)(
+            file, network, options, beside
+        )
     images = open_real_images(path, beside.resolution if beside else None)
     _require_beside(images.resolution, beside, path)
     return reference_from_images(images, network, options)
 
 
-def reference_from_images(images: Images, network: FeatureNetwork, options: EvaluationOptions) -> Reference:
+def reference_from_images(
+    images: Images, network: FeatureNetwork, options: EvaluationOptions
+) -> Reference:
     """Statistics of all `images`, and features of `options.reference_images` of them, drawn with seed 0."""
     subset = subset_indices(images.count, options.reference_images)
     require_enough(len(subset), options, images.path)
     features = extract(network, images, options.batch_size, keep=subset, title="reference")
     spatial = features.spatial_statistics.gaussian() if features.spatial_statistics else None
-    origin = {"kind": "images", "fingerprint": images.attributes.get("fingerprint") or images.digest()}
+    origin = {
+        "kind": "images",
+        "fingerprint": images.attributes.get("fingerprint") or images.digest(),
+    }
     origin |= {"fitted": images.attributes["fitted"]} if "fitted" in images.attributes else {}
-    description = _description(network, origin, images.resolution, images.count, _drawn(subset, images))
-    return Reference(features.pool_statistics.gaussian(), spatial, features.pool, description, images=images)
+    description = _description(
+        network, origin, images.resolution, images.count, _drawn(subset, images)
+    )
+    return Reference(
+        features.pool_statistics.gaussian(), spatial, features.pool, description, images=images
+    )
 
 
-def reference_from_statistics(file: NpzFile, network: FeatureNetwork, options: EvaluationOptions, beside: Images | None = None) -> Reference:
+def reference_from_statistics(
+    file: NpzFile, network: FeatureNetwork, options: EvaluationOptions, beside: Images | None = None
+) -> Reference:
     """ADM's `mu`, `sigma`, perhaps `mu_s`, `sigma_s`, and features of the images `arr_0` through `network`, if there are any.
 
     Raises:
@@ -147,7 +187,12 @@ def reference_from_statistics(file: NpzFile, network: FeatureNetwork, options: E
     subset = subset_indices(images.count, options.reference_images)
     require_enough(len(subset), options, images.path)
     features = extract(network, images, options.batch_size, keep=subset, title="reference")
-    return Reference(pool, spatial, features.pool, _description(network, origin, images.resolution, None, _drawn(subset, images)))
+    return Reference(
+        pool,
+        spatial,
+        features.pool,
+        _description(network, origin, images.resolution, None, _drawn(subset, images)),
+    )
 
 
 def save_reference(reference: Reference, output: Path) -> None:
@@ -169,7 +214,9 @@ def save_reference(reference: Reference, output: Path) -> None:
 def require_resolution(side: int, resolution: int, what: str, where: Path | str) -> None:
     """Raise `UserError` unless the reference at `where`, of images of `side`, has the `resolution` of `what`."""
     if side != resolution:
-        raise UserError(f"{where}: its images are {side} x {side}, those of {what} {resolution} x {resolution}; give the reference of that resolution")
+        raise UserError(
+            f"{where}: its images are {side} x {side}, those of {what} {resolution} x {resolution}; give the reference of that resolution"
+        )
 
 
 def require_enough(count: int, options: EvaluationOptions, where: Path) -> None:
@@ -187,7 +234,9 @@ def subset_indices(count: int, wanted: int) -> np.ndarray:
     return np.sort(numpy_generator("reference-images", SUBSET_SEED).permutation(count)[:wanted])
 
 
-def _stored(file: NpzFile, network: FeatureNetwork, options: EvaluationOptions, beside: Images | None) -> Reference:
+def _stored(
+    file: NpzFile, network: FeatureNetwork, options: EvaluationOptions, beside: Images | None
+) -> Reference:
     """One of `save_reference`."""
     description = _read_description(file)
     if description["network"] != network.describe():
@@ -218,11 +267,27 @@ def _require_beside(side: int | None, beside: Images | None, where: Path) -> Non
 
 
 def _drawn(subset: np.ndarray, images: Images) -> dict[str, Any]:
-    return {"images": len(subset), "of": images.count, "seed": SUBSET_SEED if len(subset) < images.count else None}
+    return {
+        "images": len(subset),
+        "of": images.count,
+        "seed": SUBSET_SEED if len(subset) < images.count else None,
+    }
 
 
-def _description(network: FeatureNetwork, origin: dict[str, Any], resolution: int | None, count: int | None, subset: dict[str, Any] | None) -> dict[str, Any]:
-    return {"network": network.describe(), "source": origin, "resolution": resolution, "count": count, "subset": subset}
+def _description(
+    network: FeatureNetwork,
+    origin: dict[str, Any],
+    resolution: int | None,
+    count: int | None,
+    subset: dict[str, Any] | None,
+) -> dict[str, Any]:
+    return {
+        "network": network.describe(),
+        "source": origin,
+        "resolution": resolution,
+        "count": count,
+        "subset": subset,
+    }
 
 
 def _named(network: dict[str, Any]) -> str:
@@ -238,16 +303,25 @@ def _dims(network: FeatureNetwork) -> tuple[int, int]:
 def _read_description(file: NpzFile) -> dict[str, Any]:
     try:
         description = json.loads(str(file.array("vrpo")))
-        counts = [description["count"], *(described["count"] for described in description.get("extra", {}).values())]
-        sound = {"source", "resolution", "subset"} <= description.keys() and isinstance(description["network"], dict)
+        counts = [
+            description["count"],
+            *(described["count"] for described in description.get("extra", {}).values()),
+        ]
+        sound = {"source", "resolution", "subset"} <= description.keys() and isinstance(
+            description["network"], dict
+        )
         if not sound or not all(count is None or isinstance(count, int) for count in counts):
             raise ValueError("entries are missing")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{file.path}: its description `vrpo` is damaged ({error}); compute the reference again") from error
+        raise UserError(
+            f"{file.path}: its description `vrpo` is damaged ({error}); compute the reference again"
+        ) from error
     return description
 
 
-def _gaussian(file: NpzFile, mu: str, sigma: str, dim: int | None, count: int | None = None) -> Gaussian:
+def _gaussian(
+    file: NpzFile, mu: str, sigma: str, dim: int | None, count: int | None = None
+) -> Gaussian:
     """The arrays `mu` [D] and `sigma` [D, D] of a file, which anybody may have written, with D = `dim` (None: whatever it is).
 
     Raises:
@@ -256,10 +330,14 @@ def _gaussian(file: NpzFile, mu: str, sigma: str, dim: int | None, count: int | 
     headers = {name: file.header(name) for name in (mu, sigma)}
     for name, header in headers.items():
         if header.dtype.kind not in "fiu":
-            raise UserError(f"{file.path}: `{name}` is {header.dtype}, statistics are real numbers; compute the file again")
+            raise UserError(
+                f"{file.path}: `{name}` is {header.dtype}, statistics are real numbers; compute the file again"
+            )
     shapes = [headers[name].shape for name in (mu, sigma)]
     if len(shapes[0]) != 1 or shapes[1] != shapes[0] * 2 or not shapes[0][0]:
-        raise UserError(f"{file.path}: `{mu}` and `{sigma}` have shapes {list(shapes[0])} and {list(shapes[1])}, not [D] and [D, D]; compute the file again")
+        raise UserError(
+            f"{file.path}: `{mu}` and `{sigma}` have shapes {list(shapes[0])} and {list(shapes[1])}, not [D] and [D, D]; compute the file again"
+        )
     if dim is not None and shapes[0] != (dim,):
         raise UserError(
             f"{file.path}: `{mu}` and `{sigma}` have shapes {list(shapes[0])} and {list(shapes[1])}, this network has {dim} such features; "
@@ -268,9 +346,13 @@ def _gaussian(file: NpzFile, mu: str, sigma: str, dim: int | None, count: int | 
     arrays = [np.asarray(file.array(name), dtype=np.float64) for name in (mu, sigma)]
     for name, array in zip((mu, sigma), arrays, strict=True):
         if not np.isfinite(array).all():
-            raise UserError(f"{file.path}: `{name}` holds NaN or infinite numbers; compute the file again")
+            raise UserError(
+                f"{file.path}: `{name}` holds NaN or infinite numbers; compute the file again"
+            )
     if np.abs(arrays[1] - arrays[1].T).max() > ASYMMETRY * np.abs(arrays[1]).max():
-        raise UserError(f"{file.path}: `{sigma}` is not symmetric, so it is no covariance; compute the file again")
+        raise UserError(
+            f"{file.path}: `{sigma}` is not symmetric, so it is no covariance; compute the file again"
+        )
     gaussian = Gaussian(*map(torch.from_numpy, arrays), count)
     try:
         _ = gaussian.factor  # kept for the distance
@@ -283,8 +365,12 @@ def _features(file: NpzFile, dim: int) -> Tensor:
     """The array `pool` [R, D] of a file, float32."""
     header = file.header("pool")
     if header.dtype.kind != "f" or len(header.shape) != 2 or header.shape[1] != dim:
-        raise UserError(f"{file.path}: `pool` is {header.dtype} {list(header.shape)}, not float32 [R, {dim}]; compute the reference again")
+        raise UserError(
+            f"{file.path}: `pool` is {header.dtype} {list(header.shape)}, not float32 [R, {dim}]; compute the reference again"
+        )
     rows = torch.from_numpy(np.asarray(file.array("pool"), dtype=np.float32))
     if not torch.isfinite(rows).all():
-        raise UserError(f"{file.path}: `pool` holds NaN or infinite numbers; compute the reference again")
+        raise UserError(
+            f"{file.path}: `pool` holds NaN or infinite numbers; compute the reference again"
+        )
     return rows

@@ -37,7 +37,12 @@ if TYPE_CHECKING:
 
 
 def measure_representation(
-    options: RepresentationOptions, milestone: Path, latents: Path, features: Mapping[str, Path], output: Path, device: torch.device | str
+    options: RepresentationOptions,
+    milestone: Path,
+    latents: Path,
+    features: Mapping[str, Path],
+    output: Path,
+    device: torch.device | str,
 ) -> dict[str, Any]:
     """Measure the blocks of `milestone` and write the record to `output`; equal inputs give equal bytes on the CPU.
 
@@ -59,9 +64,13 @@ def measure_representation(
     device = torch.device(device)
     network, description = load_milestone(milestone, device)
     process = described_process(description).to(device)
-    data = TrainingData(latents, {name: open_features(path, device) for name, path in features.items()})
+    data = TrainingData(
+        latents, {name: open_features(path, device) for name, path in features.items()}
+    )
     if list(data.latent_shape) != list(description["latent_shape"]):
-        raise UserError(f"{latents}: latents of shape {list(data.latent_shape)}, the milestone was trained on {list(description['latent_shape'])}")
+        raise UserError(
+            f"{latents}: latents of shape {list(data.latent_shape)}, the milestone was trained on {list(description['latent_shape'])}"
+        )
     normalisation = recorded_normalisation(data.latents.attributes)
     if normalisation is not None:
         check_normalisation(description, normalisation, milestone, str(latents))
@@ -74,17 +83,40 @@ def measure_representation(
 
     def probe(rows: Tensor) -> float:
         rows, classes = rows.to(device), labels.to(device)
-        return probe_accuracy(rows[~test], classes[~test], rows[test], classes[test], options.weight_decay, options.probe_steps)
+        return probe_accuracy(
+            rows[~test],
+            classes[~test],
+            rows[test],
+            classes[test],
+            options.weight_decay,
+            options.probe_steps,
+        )
 
     measured = []
-    with full_precision(), tqdm(total=len(options.noise_levels) * len(blocks), desc="representation", unit="block") as bar:
+    with (
+        full_precision(),
+        tqdm(
+            total=len(options.noise_levels) * len(blocks), desc="representation", unit="block"
+        ) as bar,
+    ):
         for level in options.noise_levels:
-            for block, hidden in _hidden(network, process, data, chosen, level, blocks, options.batch_size).items():
+            for block, hidden in _hidden(
+                network, process, data, chosen, level, blocks, options.batch_size
+            ).items():
                 if not torch.isfinite(hidden).all():
-                    raise UserError(f"{milestone}: hidden tokens after block {block} are not finite; the training diverged, lower its learning rate")
+                    raise UserError(
+                        f"{milestone}: hidden tokens after block {block} are not finite; the training diverged, lower its learning rate"
+                    )
                 own = nearest(hidden.to(device), options.neighbours)
                 alignment = {encoder: cknna(own, other) for encoder, other in arranged.items()}
-                measured.append({"noise_level": level, "block": block, "probe_accuracy": probe(hidden), "cknna": alignment})
+                measured.append(
+                    {
+                        "noise_level": level,
+                        "block": block,
+                        "probe_accuracy": probe(hidden),
+                        "cknna": alignment,
+                    }
+                )
                 bar.update()
         encoders = {encoder: probe(rows) for encoder, rows in tokens.items()}
     record = {
@@ -98,7 +130,11 @@ def measure_representation(
             "neighbours": options.neighbours,
             "label": "null",
             "pooling": "mean of tokens",
-            "probe": {"kind": "logistic regression, L-BFGS", "weight_decay": options.weight_decay, "steps": options.probe_steps},
+            "probe": {
+                "kind": "logistic regression, L-BFGS",
+                "weight_decay": options.weight_decay,
+                "steps": options.probe_steps,
+            },
         },
         "provenance": {
             "milestone_sha256": sha256(milestone),
@@ -113,7 +149,13 @@ def measure_representation(
 
 @torch.inference_mode()
 def _hidden(
-    network: DiffusionTransformer, process: Process, data: TrainingData, chosen: np.ndarray, level: float, blocks: list[int], batch_size: int
+    network: DiffusionTransformer,
+    process: Process,
+    data: TrainingData,
+    chosen: np.ndarray,
+    level: float,
+    blocks: list[int],
+    batch_size: int,
 ) -> dict[int, Tensor]:
     """Features [N, width] on the CPU of the images `chosen`, noised to `level`, after each of `blocks`."""
     device = next(network.parameters()).device
@@ -121,7 +163,14 @@ def _hidden(
     for indices in _batches(chosen, batch_size):
         batch = data.gather(indices)
         # an image's draws are its own, the same at all levels and for all networks
-        draws = torch.stack([torch.randn(2, *data.latent_shape, generator=torch_generator("representation", int(i))) for i in indices])
+        draws = torch.stack(
+            [
+                torch.randn(
+                    2, *data.latent_shape, generator=torch_generator("representation", int(i))
+                )
+                for i in indices
+            ]
+        )
         x0 = (batch.mean + batch.std * draws[:, 0]).to(device)
         t = times_at(process, level, len(indices)).to(device)
         x_t = process.corrupt(x0, draws[:, 1].to(device), t)
@@ -140,7 +189,10 @@ def times_at(process: Process, level: float, count: int) -> Tensor:
 
 def _encoder_features(data: TrainingData, chosen: np.ndarray, batch_size: int) -> dict[str, Tensor]:
     """Averaged tokens [N, D] of each encoder."""
-    parts = [{encoder: tokens.mean(1) for encoder, tokens in data.gather(indices).tokens.items()} for indices in _batches(chosen, batch_size)]
+    parts = [
+        {encoder: tokens.mean(1) for encoder, tokens in data.gather(indices).tokens.items()}
+        for indices in _batches(chosen, batch_size)
+    ]
     return {encoder: torch.cat([part[encoder] for part in parts]) for encoder in data.features}
 
 
@@ -157,7 +209,9 @@ def _test_rows(count: int, fraction: float) -> Tensor:
     """Which of the images are kept from the probe's fit [N] bool."""
     held = round(count * fraction)
     if not 0 < held < count:
-        raise UserError(f"representation.test_fraction: {fraction} of {count} images leaves none to fit or to test the probe; change it or take more images")
+        raise UserError(
+            f"representation.test_fraction: {fraction} of {count} images leaves none to fit or to test the probe; change it or take more images"
+        )
     test = torch.zeros(count, dtype=torch.bool)
     test[torch.from_numpy(numpy_generator("representation-test").permutation(count)[:held])] = True
     return test
@@ -166,5 +220,7 @@ def _test_rows(count: int, fraction: float) -> Tensor:
 def _blocks(wanted: list[int] | None, depth: int) -> list[int]:
     blocks = sorted(set(wanted)) if wanted else list(range(1, depth + 1))
     if blocks[0] < 1 or blocks[-1] > depth:
-        raise UserError(f"representation.blocks: {wanted}, but this network has blocks 1 to {depth}; leave it out to measure all")
+        raise UserError(
+            f"representation.blocks: {wanted}, but this network has blocks 1 to {depth}; leave it out to measure all"
+        )
     return blocks

@@ -49,7 +49,9 @@ class Gaussian:
         values, vectors = torch.linalg.eigh((self.sigma + self.sigma.T) / 2)
         largest = float(values[-1].clamp(min=0))
         if float(values[0]) < -1e-6 * max(largest, 1e-300):
-            raise UserError(f"covariance of {self.dim} features: smallest eigenvalue {float(values[0]):.3g} is negative, so it is none; compute it again")
+            raise UserError(
+                f"covariance of {self.dim} features: smallest eigenvalue {float(values[0]):.3g} is negative, so it is none; compute it again"
+            )
         kept = values > largest * self.dim * torch.finfo(values.dtype).eps
         return vectors[:, kept] * values[kept].sqrt()
 

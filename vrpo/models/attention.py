@@ -50,16 +50,26 @@ def choose_attention(
     if device.type != "cuda":
         return "cpu"
     if name == "auto":
-        seconds = agree(torch.tensor([_seconds(each, shape, dtype, device, backward) for each in SWITCHES], device=device)).tolist()
+        seconds = agree(
+            torch.tensor(
+                [_seconds(each, shape, dtype, device, backward) for each in SWITCHES], device=device
+            )
+        ).tolist()
         times = dict(zip(SWITCHES, seconds, strict=True))
         chosen = min(times, key=times.__getitem__)
         log.info(
-            "attention %s %s: %s takes %s", "x".join(map(str, shape)), dtype, chosen, ", ".join(f"{each} {1e3 * value:.3f} ms" for each, value in times.items())
+            "attention %s %s: %s takes %s",
+            "x".join(map(str, shape)),
+            dtype,
+            chosen,
+            ", ".join(f"{each} {1e3 * value:.3f} ms" for each, value in times.items()),
         )
     else:
         chosen = name
         if _seconds(name, shape, dtype, device, backward) == float("inf"):
-            raise UserError(f"training.attention: `{name}` does not compute heads of {shape[3]} in {dtype} on this GPU; set it to auto")
+            raise UserError(
+                f"training.attention: `{name}` does not compute heads of {shape[3]} in {dtype} on this GPU; set it to auto"
+            )
     _only(chosen)
     return chosen
 
@@ -69,13 +79,21 @@ def _only(name: str) -> None:
         switch(each == name)
 
 
-def _seconds(name: str, shape: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device, backward: bool) -> float:
+def _seconds(
+    name: str,
+    shape: tuple[int, int, int, int],
+    dtype: torch.dtype,
+    device: torch.device,
+    backward: bool,
+) -> float:
     """Time of one pass on random values laid out as the network has them; infinite where the kernel refuses them."""
     _only(name)
     B, heads, N, d = shape
     try:
         generator = torch_generator("attention", device=device)
-        qkv = torch.randn(B, N, 3, heads, d, device=device, dtype=dtype, generator=generator).requires_grad_(backward)
+        qkv = torch.randn(
+            B, N, 3, heads, d, device=device, dtype=dtype, generator=generator
+        ).requires_grad_(backward)
         grad = torch.randn(shape, device=device, dtype=dtype, generator=generator)
         with torch.set_grad_enabled(backward):
             for repeat in range(WARM_UP + TIMED):

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def build_network(model: ModelOptions, latent_shape: tuple[int, ...] | list[int], out_channels: int) -> DiffusionTransformer | nn.Module:
+def build_network(
+    model: ModelOptions, latent_shape: tuple[int, ...] | list[int], out_channels: int
+) -> DiffusionTransformer | nn.Module:
     """The network of `model` for latents of shape (C, h, w): the transformer, or the class that `model.backbone` names.
 
     A custom class takes the keyword arguments of `DiffusionTransformer` and those in
@@ -34,7 +36,9 @@ def build_network(model: ModelOptions, latent_shape: tuple[int, ...] | list[int]
     try:
         return network_class(**sizes, **model.arguments)
     except TypeError as error:
-        raise UserError(f"model {model.name}: `{backbone}` cannot be built with {model.arguments} ({error}); correct `arguments`, or the class") from error
+        raise UserError(
+            f"model {model.name}: `{backbone}` cannot be built with {model.arguments} ({error}); correct `arguments`, or the class"
+        ) from error
 
 
 def import_class(target: str, base: type[T], where: str) -> type[T]:

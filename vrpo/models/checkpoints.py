@@ -29,7 +29,9 @@ NETWORK, ALIGNMENT = "network.", "alignment."
 Network = TypeVar("Network", bound=nn.Module)
 
 
-def save_network(path: Path | str, state: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
+def save_network(
+    path: Path | str, state: Mapping[str, Tensor], description: Mapping[str, Any]
+) -> None:
     """Write tensors and their JSON-able description atomically; equal content is equal bytes.
 
     Raises:
@@ -37,7 +39,9 @@ def save_network(path: Path | str, state: Mapping[str, Tensor], description: Map
     """
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     sealed = {**description, SEAL: _seal(plain, description)}
-    metadata = {METADATA_KEY: json.dumps(sealed, sort_keys=True)}  # one key: several would come out in random order
+    metadata = {
+        METADATA_KEY: json.dumps(sealed, sort_keys=True)
+    }  # one key: several would come out in random order
     with atomic_output(path) as partial:
         try:
             save_file(plain, partial, metadata)
@@ -47,7 +51,9 @@ def save_network(path: Path | str, state: Mapping[str, Tensor], description: Map
             raise
 
 
-def read_network(path: Path | str, kind: str | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read_network(
+    path: Path | str, kind: str | None = None
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """All tensors of a file, on the CPU, and its description.
 
     Args:
@@ -60,16 +66,24 @@ def read_network(path: Path | str, kind: str | None = None) -> tuple[dict[str, T
     remedy = f"run the stage that makes it (`snakemake --force {path}`)"
     state, metadata = read_weights(path, remedy)
     if METADATA_KEY not in metadata:
-        raise UserError(f"{path}: holds tensors but was not written by this pipeline (its metadata lack `{METADATA_KEY}`); convert it with `import-checkpoint`")
+        raise UserError(
+            f"{path}: holds tensors but was not written by this pipeline (its metadata lack `{METADATA_KEY}`); convert it with `import-checkpoint`"
+        )
     try:
         description = json.loads(metadata[METADATA_KEY])
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: its description is damaged ({error}); {remedy}") from error
     if not isinstance(description, dict):
-        raise UserError(f"{path}: its description is damaged (a {type(description).__name__}, not an object); {remedy}")
+        raise UserError(
+            f"{path}: its description is damaged (a {type(description).__name__}, not an object); {remedy}"
+        )
     if kind is not None and description.get("kind") != kind:
-        raise UserError(f"{path}: holds a {printable(str(description.get('kind', 'foreign network')))}, not a {kind}; give the output of `fit-{kind}`")
-    check_finite(state, path, f"{remedy}; where it comes out again, lower that training's learning rate")
+        raise UserError(
+            f"{path}: holds a {printable(str(description.get('kind', 'foreign network')))}, not a {kind}; give the output of `fit-{kind}`"
+        )
+    check_finite(
+        state, path, f"{remedy}; where it comes out again, lower that training's learning rate"
+    )
     seal = description.pop(SEAL, None)  # files of earlier versions have none
     if seal is not None and seal != _seal(state, description):
         raise UserError(f"{path}: is not as it was written, so damaged or edited; {remedy}")
@@ -82,7 +96,13 @@ def _seal(state: Mapping[str, Tensor], description: Mapping[str, Any]) -> str:
     return hashlib.sha256(f"{tensors_sha256(state)} {text}".encode()).hexdigest()
 
 
-def build_loaded(build: Callable[[], Network], state: Mapping[str, Tensor], where: Path | str, *, sized_by_file: bool = True) -> Network:
+def build_loaded(
+    build: Callable[[], Network],
+    state: Mapping[str, Tensor],
+    where: Path | str,
+    *,
+    sized_by_file: bool = True,
+) -> Network:
     """The module that `build` makes, with the weights `state`, frozen and in evaluation mode; the global generator stays as it is.
 
     Args:
@@ -111,7 +131,9 @@ def _built(build: Callable[[], Network], where: Path | str, sized_by_file: bool)
         if isinstance(error, UserError) and not sized_by_file:
             raise  # about options of the config
         reason = printable(" ".join(f"{type(error).__name__}: {error}".split()))[:200]
-        raise UserError(f"{where}: the network cannot be built as the file describes it ({reason}); delete it and make it again") from error
+        raise UserError(
+            f"{where}: the network cannot be built as the file describes it ({reason}); delete it and make it again"
+        ) from error
 
 
 def load_into(module: nn.Module, state: Mapping[str, Tensor], where: Path | str) -> None:
@@ -132,15 +154,34 @@ def check_state(module: nn.Module, state: Mapping[str, Tensor], where: Path | st
     """
     own = module.state_dict()
     faults = [f"{name} {_shape(own[name])} is missing" for name in own if name not in state]
-    faults += [f"{printable(name)} {_shape(state[name])} is not in the network" for name in state if name not in own]
+    faults += [
+        f"{printable(name)} {_shape(state[name])} is not in the network"
+        for name in state
+        if name not in own
+    ]
     both = [(name, state[name], own[name]) for name in own if name in state]
-    faults += [f"{name} is {_shape(given)}, not {_shape(wanted)}" for name, given, wanted in both if given.shape != wanted.shape]
-    faults += [f"{name} is {_type(given)}, not {_type(wanted)}" for name, given, wanted in both if given.dtype != wanted.dtype]
+    faults += [
+        f"{name} is {_shape(given)}, not {_shape(wanted)}"
+        for name, given, wanted in both
+        if given.shape != wanted.shape
+    ]
+    faults += [
+        f"{name} is {_type(given)}, not {_type(wanted)}"
+        for name, given, wanted in both
+        if given.dtype != wanted.dtype
+    ]
     if faults:
-        raise UserError(f"{where}: the weights are of another architecture: {listed(faults)}; give weights of this network, or change its options")
+        raise UserError(
+            f"{where}: the weights are of another architecture: {listed(faults)}; give weights of this network, or change its options"
+        )
 
 
-def save_milestone(path: Path | str, network_state: Mapping[str, Tensor], projector_state: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
+def save_milestone(
+    path: Path | str,
+    network_state: Mapping[str, Tensor],
+    projector_state: Mapping[str, Tensor],
+    description: Mapping[str, Any],
+) -> None:
     """Write a run's averaged network and projectors.
 
     Args:
@@ -157,7 +198,9 @@ def save_milestone(path: Path | str, network_state: Mapping[str, Tensor], projec
     save_network(path, prefixed, description)
 
 
-def load_milestone(path: Path | str, device: torch.device | str = "cpu") -> tuple[DiffusionTransformer, dict[str, Any]]:
+def load_milestone(
+    path: Path | str, device: torch.device | str = "cpu"
+) -> tuple[DiffusionTransformer, dict[str, Any]]:
     """The network of a milestone on `device`, ready for evaluation, and the milestone's description.
 
     Raises:
@@ -166,7 +209,10 @@ def load_milestone(path: Path | str, device: torch.device | str = "cpu") -> tupl
     state, _, description = read_milestone(path)
     model = SimpleNamespace(**description["model"])
     network = build_loaded(
-        lambda: build_network(model, description["latent_shape"], description["out_channels"]), state, path, sized_by_file=not hasattr(model, "backbone")
+        lambda: build_network(model, description["latent_shape"], description["out_channels"]),
+        state,
+        path,
+        sized_by_file=not hasattr(model, "backbone"),
     )
     return network.to(device), description
 
@@ -177,18 +223,33 @@ def read_milestone(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Tenso
     Raises:
         UserError: the file is missing, damaged, or not a milestone.
     """
-    from vrpo.config.resolved import milestone_fault  # training writes milestones, and does without pydantic
+    from vrpo.config.resolved import (
+        milestone_fault,
+    )  # training writes milestones, and does without pydantic
 
     tensors, description = read_network(path)
     if not {"model", "process", "latent_shape", "out_channels"} <= description.keys():
-        raise UserError(f"{path}: holds a network but no diffusion transformer; give a milestone (`step*.safetensors`)")
+        raise UserError(
+            f"{path}: holds a network but no diffusion transformer; give a milestone (`step*.safetensors`)"
+        )
     fault = milestone_fault(description)
     if fault:
-        raise UserError(f"{path}: its description is damaged ({printable(fault)}); run the stage that makes it (`snakemake --force {path}`)")
-    network, alignment = ({name.removeprefix(part): tensor for name, tensor in tensors.items() if name.startswith(part)} for part in (NETWORK, ALIGNMENT))
+        raise UserError(
+            f"{path}: its description is damaged ({printable(fault)}); run the stage that makes it (`snakemake --force {path}`)"
+        )
+    network, alignment = (
+        {
+            name.removeprefix(part): tensor
+            for name, tensor in tensors.items()
+            if name.startswith(part)
+        }
+        for part in (NETWORK, ALIGNMENT)
+    )
     foreign = [name for name in tensors if not name.startswith((NETWORK, ALIGNMENT))]
     if foreign:
-        raise UserError(f"{path}: {printable(foreign[0])} belongs to neither network nor alignment; run the stage that makes it (`snakemake --force {path}`)")
+        raise UserError(
+            f"{path}: {printable(foreign[0])} belongs to neither network nor alignment; run the stage that makes it (`snakemake --force {path}`)"
+        )
     return network, alignment, description
 
 

@@ -33,7 +33,9 @@ class LatentCritic(nn.Module):
         depth: residual blocks.
     """
 
-    def __init__(self, latent_shape: tuple[int, int, int], tokens: tuple[int, int], width: int, depth: int) -> None:
+    def __init__(
+        self, latent_shape: tuple[int, int, int], tokens: tuple[int, int], width: int, depth: int
+    ) -> None:
         super().__init__()
         channels, height, _ = latent_shape
         self.latent_shape = latent_shape
@@ -41,13 +43,21 @@ class LatentCritic(nn.Module):
         self.description: dict[str, Any] = {}
         self.grid = math.isqrt(tokens[0])
         if self.grid**2 != tokens[0]:
-            raise UserError(f"critic: {tokens[0]} tokens are no square grid; choose an encoder and `image_size` that give one")
+            raise UserError(
+                f"critic: {tokens[0]} tokens are no square grid; choose an encoder and `image_size` that give one"
+            )
         stride = height // self.grid if height % self.grid == 0 else 1
         groups = math.gcd(MAX_GROUPS, width)
         self.stem = nn.Conv2d(channels, width, kernel_size=3, padding=1)
-        self.down = nn.Sequential(nn.SiLU(), nn.Conv2d(width, width, kernel_size=stride, stride=stride)) if stride > 1 else nn.Identity()
+        self.down = (
+            nn.Sequential(nn.SiLU(), nn.Conv2d(width, width, kernel_size=stride, stride=stride))
+            if stride > 1
+            else nn.Identity()
+        )
         self.blocks = nn.ModuleList(ResidualBlock(width, groups) for _ in range(depth))
-        self.head = nn.Sequential(nn.GroupNorm(groups, width), nn.SiLU(), nn.Conv2d(width, tokens[1], kernel_size=1))
+        self.head = nn.Sequential(
+            nn.GroupNorm(groups, width), nn.SiLU(), nn.Conv2d(width, tokens[1], kernel_size=1)
+        )
 
     def forward(self, latents: Tensor) -> Tensor:
         """Tokens `[B, T, D]` float32 of unit length, of latents `[B, C, h, w]`; computed in fp32 under autocast, too."""
@@ -87,7 +97,14 @@ def load_critic(path: Path | str, device: torch.device | str) -> LatentCritic:
     """
     state, description = read_network(path, "critic")
     critic = build_loaded(
-        lambda: LatentCritic(tuple(description["latent_shape"]), tuple(description["tokens"]), description["width"], description["depth"]), state, path
+        lambda: LatentCritic(
+            tuple(description["latent_shape"]),
+            tuple(description["tokens"]),
+            description["width"],
+            description["depth"],
+        ),
+        state,
+        path,
     )
     critic.description = description
     return critic.to(device)

@@ -79,25 +79,40 @@ class VisualEncoder(nn.Module):
         A block's attention logits among patches are `q k^T / sqrt(D / heads)`.
         """
         outputs: list[Tensor] = []
-        hooks = [layer.qkv.register_forward_hook(lambda _layer, _input, output: outputs.append(output)) for layer in self.attention_layers]
+        hooks = [
+            layer.qkv.register_forward_hook(lambda _layer, _input, output: outputs.append(output))
+            for layer in self.attention_layers
+        ]
         try:
             self.network.forward_features(self.input(images))
         finally:
             for hook in hooks:
                 hook.remove()
-        return torch.stack([self._queries_keys(layer, qkv) for layer, qkv in zip(self.attention_layers, outputs, strict=True)], dim=1)
+        return torch.stack(
+            [
+                self._queries_keys(layer, qkv)
+                for layer, qkv in zip(self.attention_layers, outputs, strict=True)
+            ],
+            dim=1,
+        )
 
     def _queries_keys(self, layer: timm.layers.Attention, qkv: Tensor) -> Tensor:
         """[B,2,heads,T,D/heads] of `qkv` [B,prefix+T,3D]."""
-        queries, keys, _ = qkv.unflatten(-1, (3, layer.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)  # (B, heads, prefix + T, D / heads)
-        return torch.stack([layer.q_norm(queries), layer.k_norm(keys)], dim=1)[..., self.prefix :, :].float()
+        queries, keys, _ = (
+            qkv.unflatten(-1, (3, layer.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        )  # (B, heads, prefix + T, D / heads)
+        return torch.stack([layer.q_norm(queries), layer.k_norm(keys)], dim=1)[
+            ..., self.prefix :, :
+        ].float()
 
     @staticmethod
     def _attention_layers(network: nn.Module, blocks: Sequence[int]) -> list[timm.layers.Attention]:
         layers = [getattr(block, "attn", None) for block in getattr(network, "blocks", [])]
         for block in blocks:
             if not 1 <= block <= len(layers):
-                raise UserError(f"encoders: `attention` names block {block}, {type(network).__name__} has blocks 1 to {len(layers)}")
+                raise UserError(
+                    f"encoders: `attention` names block {block}, {type(network).__name__} has blocks 1 to {len(layers)}"
+                )
             if type(layers[block - 1]) is not timm.layers.Attention:
                 raise UserError(
                     f"encoders: the attention of {type(network).__name__} is not plain (rotary, perhaps), its maps cannot be cached; leave `attention` empty"
@@ -115,7 +130,9 @@ def patch_tokens(network: nn.Module, inputs: Tensor) -> Tensor:
     """
     tokens = network.forward_features(inputs)
     if tokens.ndim != 3:
-        raise UserError(f"encoders: {type(network).__name__} gives features {tuple(tokens.shape)}, no patch tokens; choose a vision transformer of timm")
+        raise UserError(
+            f"encoders: {type(network).__name__} gives features {tuple(tokens.shape)}, no patch tokens; choose a vision transformer of timm"
+        )
     if isinstance(getattr(network, "norm", None), nn.Identity):
         tokens = getattr(network, "fc_norm", network.norm)(tokens)
     return tokens[:, int(getattr(network, "num_prefix_tokens", 0)) :].float()  # (B, T, D)
@@ -130,20 +147,30 @@ def create_network(options: NetworkOptions, num_classes: int, **extra: Any) -> n
         UserError: no such architecture, unknown arguments, or an image size that the patches do not divide.
     """
     config = _pretrained_config(options.architecture)
-    if config is None or (extra.get("pretrained") and not (config.has_weights or "pretrained_cfg_overlay" in extra)):
+    if config is None or (
+        extra.get("pretrained") and not (config.has_weights or "pretrained_cfg_overlay" in extra)
+    ):
         names = timm.list_pretrained() if extra.get("pretrained") else timm.list_models()
         close = difflib.get_close_matches(options.architecture, names, n=1, cutoff=0.3)
         what = "network" if config is None else "pretrained weights for"
-        raise UserError(f"architecture: timm has no {what} `{options.architecture}`; {f'did you mean `{close[0]}`?' if close else 'see `timm.list_models()`'}")
+        raise UserError(
+            f"architecture: timm has no {what} `{options.architecture}`; {f'did you mean `{close[0]}`?' if close else 'see `timm.list_models()`'}"
+        )
     sized = {"img_size": options.image_size} if config.fixed_input_size else {}
     try:
-        network = timm.create_model(options.architecture, num_classes=num_classes, **{**sized, **options.arguments}, **extra)
+        network = timm.create_model(
+            options.architecture, num_classes=num_classes, **{**sized, **options.arguments}, **extra
+        )
     except (TypeError, AssertionError) as error:
-        raise UserError(f"arguments: timm cannot build `{options.architecture}` with {options.arguments} ({error}); mend `arguments`") from error
+        raise UserError(
+            f"arguments: timm cannot build `{options.architecture}` with {options.arguments} ({error}); mend `arguments`"
+        ) from error
     patch = getattr(getattr(network, "patch_embed", None), "patch_size", (1, 1))
     if options.image_size % patch[0] or options.image_size % patch[1]:
         fitting = options.image_size // patch[0] * patch[0]
-        raise UserError(f"image_size: {options.image_size} is no multiple of the patch {patch[0]} of `{options.architecture}`; {fitting or patch[0]} would fit")
+        raise UserError(
+            f"image_size: {options.image_size} is no multiple of the patch {patch[0]} of `{options.architecture}`; {fitting or patch[0]} would fit"
+        )
     return network
 
 
@@ -152,7 +179,9 @@ def normalisation(network: nn.Module) -> tuple[tuple[float, ...], tuple[float, .
     return tuple(network.pretrained_cfg["mean"]), tuple(network.pretrained_cfg["std"])
 
 
-def load_encoder(options: EncoderOptions, weights: Path | str | None, device: torch.device | str) -> VisualEncoder:
+def load_encoder(
+    options: EncoderOptions, weights: Path | str | None, device: torch.device | str
+) -> VisualEncoder:
     """The visual encoder of `options`, frozen, in evaluation mode and fp32.
 
     Args:
@@ -170,7 +199,12 @@ def load_encoder(options: EncoderOptions, weights: Path | str | None, device: to
         network = _fetch(options)
     else:
         network = _read(options, Path(options.weights))
-    return VisualEncoder(network, options.image_size, options.attention).to(device).eval().requires_grad_(False)
+    return (
+        VisualEncoder(network, options.image_size, options.attention)
+        .to(device)
+        .eval()
+        .requires_grad_(False)
+    )
 
 
 def load_classifier(options: NetworkOptions, weights: Path | str | None) -> nn.Module:
@@ -180,16 +214,32 @@ def load_classifier(options: NetworkOptions, weights: Path | str | None) -> nn.M
         UserError: the file is missing, damaged, or of another architecture than `options`.
     """
     if weights is None:
-        raise UserError(f"weights: `trained` needs the fitted weights of `{options.architecture}`; give them by `--weights` (`fit-classifier` makes them)")
+        raise UserError(
+            f"weights: `trained` needs the fitted weights of `{options.architecture}`; give them by `--weights` (`fit-classifier` makes them)"
+        )
     state, description = read_network(weights, "classifier")
-    wanted = {"architecture": options.architecture, "arguments": options.arguments, "image_size": options.image_size}
-    different = [f"{name} {description.get(name)} instead of {value}" for name, value in wanted.items() if description.get(name) != value]
+    wanted = {
+        "architecture": options.architecture,
+        "arguments": options.arguments,
+        "image_size": options.image_size,
+    }
+    different = [
+        f"{name} {description.get(name)} instead of {value}"
+        for name, value in wanted.items()
+        if description.get(name) != value
+    ]
     if different:
-        raise UserError(f"{weights}: has {printable(', '.join(different))}; fit it again or mend the options")
+        raise UserError(
+            f"{weights}: has {printable(', '.join(different))}; fit it again or mend the options"
+        )
     classes = description.get("num_classes")
     if not isinstance(classes, int) or classes < 1:
-        raise UserError(f"{weights}: its description is damaged (num_classes: {printable(str(classes))}); delete it and make it again")
-    return build_loaded(lambda: create_network(options, classes), state, weights, sized_by_file=False)
+        raise UserError(
+            f"{weights}: its description is damaged (num_classes: {printable(str(classes))}); delete it and make it again"
+        )
+    return build_loaded(
+        lambda: create_network(options, classes), state, weights, sized_by_file=False
+    )
 
 
 def _fetch(options: NetworkOptions) -> nn.Module:
@@ -203,27 +253,48 @@ def _fetch(options: NetworkOptions) -> nn.Module:
             f"weights: the pretrained `{options.architecture}` could not be loaded ({_one_line(error)}); on a machine with network fetch "
             f"{_where(options.architecture)} and set `weights` to its path"
         ) from error
-    check_finite(network.state_dict(), f"weights: the pretrained `{options.architecture}`", "remove it from the hub's cache and fetch it again")
+    check_finite(
+        network.state_dict(),
+        f"weights: the pretrained `{options.architecture}`",
+        "remove it from the hub's cache and fetch it again",
+    )
     return network
 
 
 def _read(options: NetworkOptions, path: Path) -> nn.Module:
     remedy = f"give `timm`, `trained`, or the local path of {_where(options.architecture)}"
     if not path.is_file():
-        raise UserError(f"weights: {path} is no .safetensors file, nor one of `torch.save`; {remedy}")
+        raise UserError(
+            f"weights: {path} is no .safetensors file, nor one of `torch.save`; {remedy}"
+        )
     state = dict(read_weights(path, remedy).content)
     foreign = [name for name, value in state.items() if not isinstance(value, Tensor)]
     if foreign or not state:
-        raise UserError(f"{path}: {f'{printable(str(foreign[0]))} is not a tensor' if foreign else 'holds no tensors'}; {remedy}")
+        raise UserError(
+            f"{path}: {f'{printable(str(foreign[0]))} is not a tensor' if foreign else 'holds no tensors'}; {remedy}"
+        )
     check_finite(state, path, remedy)
     classes = _classes(options.architecture, state)
     try:
-        with torch.random.fork_rng(devices=[]):  # with as many classes as the file has, else timm would let tensors be missing
-            network = create_network(options, classes, pretrained=True, pretrained_cfg_overlay={"state_dict": state, "num_classes": classes, "label_offset": 0})
+        with torch.random.fork_rng(
+            devices=[]
+        ):  # with as many classes as the file has, else timm would let tensors be missing
+            network = create_network(
+                options,
+                classes,
+                pretrained=True,
+                pretrained_cfg_overlay={
+                    "state_dict": state,
+                    "num_classes": classes,
+                    "label_offset": 0,
+                },
+            )
     except UserError:
         raise
     except Exception as error:  # safetensors' and torch's own
-        raise UserError(f"{path}: does not fit `{options.architecture}` ({_one_line(error)}); fetch its weights, or mend `architecture`") from error
+        raise UserError(
+            f"{path}: does not fit `{options.architecture}` ({_one_line(error)}); fetch its weights, or mend `architecture`"
+        ) from error
     network.pretrained_cfg.pop("state_dict")  # timm keeps a copy
     network.reset_classifier(0)
     return network

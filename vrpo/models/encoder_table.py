@@ -97,12 +97,17 @@ encoders:
 
 def write_encoder_docs(folder: Path | str) -> bool:
     """Write `encoders.md` into `folder`; says whether its content changed."""
-    return write_text_if_changed(Path(folder) / "encoders.md", HEADER + "".join(f"| {' | '.join(cells)} |\n" for cells in _rows()))
+    return write_text_if_changed(
+        Path(folder) / "encoders.md",
+        HEADER + "".join(f"| {' | '.join(cells)} |\n" for cells in _rows()),
+    )
 
 
 def _rows() -> Iterator[list[str]]:
     for encoder in ENCODERS:
-        mean, deviation = (", ".join(f"{value:.3f}" for value in values) for values in encoder.normalisation)
+        mean, deviation = (
+            ", ".join(f"{value:.3f}" for value in values) for values in encoder.normalisation
+        )
         tokens = f"{GRID} x {GRID} x {encoder.width}"
         yield [
             encoder.name, f"`{encoder.architecture}`", str(encoder.image_size), str(encoder.patch), tokens, str(encoder.prefix), mean, deviation, encoder.note

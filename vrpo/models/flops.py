@@ -12,10 +12,16 @@ def vit_flops(tokens: int, width: int, depth: int) -> float:
     return depth * (24 * tokens * width**2 + 4 * tokens**2 * width)
 
 
-def transformer_flops(*, depth: int, width: int, patch_size: int, side: int, channels: int, out_channels: int) -> float:
+def transformer_flops(
+    *, depth: int, width: int, patch_size: int, side: int, channels: int, out_channels: int
+) -> float:
     """One forward pass of a SiT or DiT on a latent [channels, side, side]: a ViT's, 12 D^2 a block for adaLN, and the ends."""
     tokens, patch = (side // patch_size) ** 2, patch_size**2
-    ends = 2 * tokens * width * patch * (channels + out_channels) + 2 * width * (256 + width) + 4 * width**2
+    ends = (
+        2 * tokens * width * patch * (channels + out_channels)
+        + 2 * width * (256 + width)
+        + 4 * width**2
+    )
     return vit_flops(tokens, width, depth) + depth * 12 * width**2 + ends
 
 
@@ -24,10 +30,14 @@ def projector_flops(*, tokens: int, width_in: int, width_hidden: int, width_out:
     return 2 * tokens * (width_in * width_hidden + width_hidden**2 + width_hidden * width_out)
 
 
-def critic_flops(*, latent_shape: tuple[int, int, int], tokens: tuple[int, int], width: int, depth: int) -> float:
+def critic_flops(
+    *, latent_shape: tuple[int, int, int], tokens: tuple[int, int], width: int, depth: int
+) -> float:
     """One forward pass of `LatentCritic`, whose latent's side is a multiple of its grid's."""
     channels, side, _ = latent_shape
     count, out = tokens
     stem = 2 * side**2 * 9 * channels * width
-    down = 2 * side**2 * width**2 if side**2 > count else 0  # each of its weights meets each pixel once
+    down = (
+        2 * side**2 * width**2 if side**2 > count else 0
+    )  # each of its weights meets each pixel once
     return stem + down + 2 * count * (depth * 2 * 9 * width**2 + width * out)

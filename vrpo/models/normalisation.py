@@ -42,19 +42,32 @@ def normalisation_of(config: Mapping[str, Any], scale: float | None, where: str)
     Raises:
         UserError: the config contradicts itself, or has values that normalise nothing.
     """
-    shift, factor = config.get("shift_factor"), config.get("scaling_factor") if scale is None else scale
+    shift, factor = (
+        config.get("shift_factor"),
+        config.get("scaling_factor") if scale is None else scale,
+    )
     mean, std = (_per_channel(config, name, where) for name in ("latents_mean", "latents_std"))
     if (mean is None) != (std is None):
-        there, missing = ("latents_mean", "latents_std") if std is None else ("latents_std", "latents_mean")
-        raise UserError(f"{where}: its config has `{there}` and no `{missing}`; give both in its config.json, or neither")
+        there, missing = (
+            ("latents_mean", "latents_std") if std is None else ("latents_std", "latents_mean")
+        )
+        raise UserError(
+            f"{where}: its config has `{there}` and no `{missing}`; give both in its config.json, or neither"
+        )
     if mean is not None and shift:
-        raise UserError(f"{where}: its config has both `shift_factor` and `latents_mean`, of which diffusers uses only one; remove one from its config.json")
+        raise UserError(
+            f"{where}: its config has both `shift_factor` and `latents_mean`, of which diffusers uses only one; remove one from its config.json"
+        )
     if factor is None and std is None:
-        raise UserError(f"{where}: its config has no `scaling_factor`; set `tokenizer.scale` to 1 / the standard deviation of its latents")
+        raise UserError(
+            f"{where}: its config has no `scaling_factor`; set `tokenizer.scale` to 1 / the standard deviation of its latents"
+        )
     factor = _number(1.0 if factor is None else factor, "scaling_factor", where, positive=True)
     if mean is None or std is None:
         return Normalisation(factor, _number(shift or 0.0, "shift_factor", where))
-    return Normalisation([factor / _number(value, "latents_std", where, positive=True) for value in std], mean)
+    return Normalisation(
+        [factor / _number(value, "latents_std", where, positive=True) for value in std], mean
+    )
 
 
 def recorded_normalisation(attributes: Mapping[str, Any]) -> Normalisation | None:
@@ -62,10 +75,16 @@ def recorded_normalisation(attributes: Mapping[str, Any]) -> Normalisation | Non
 
     Those of a trained tokenizer do not, as its file holds its scale and is read by both stages; nor do synthetic ones, nor those of earlier versions.
     """
-    return Normalisation(attributes["scale"], attributes["shift"]) if {"scale", "shift"} <= attributes.keys() else None
+    return (
+        Normalisation(attributes["scale"], attributes["shift"])
+        if {"scale", "shift"} <= attributes.keys()
+        else None
+    )
 
 
-def check_normalisation(description: Mapping[str, Any], own: Normalisation, milestone: Path | str, other: str) -> None:
+def check_normalisation(
+    description: Mapping[str, Any], own: Normalisation, milestone: Path | str, other: str
+) -> None:
     """See that a milestone was trained on latents that are normalised as those at hand.
 
     Args:
@@ -80,7 +99,9 @@ def check_normalisation(description: Mapping[str, Any], own: Normalisation, mile
     recorded = description.get("normalisation")
     if recorded is None:
         if own.per_channel and "source" not in description:
-            raise UserError(f"{milestone}: was trained on latents without a normalisation of each channel, {other} has one; give the VAE that made its latents")
+            raise UserError(
+                f"{milestone}: was trained on latents without a normalisation of each channel, {other} has one; give the VAE that made its latents"
+            )
         return
     trained = Normalisation(**recorded)
     if not (_same(trained.scale, own.scale) and _same(trained.shift, own.shift)):
@@ -97,24 +118,41 @@ def _per_channel(config: Mapping[str, Any], name: str, where: str) -> list[float
     try:
         values = torch.tensor(value, dtype=torch.float64).flatten().tolist()
     except (TypeError, ValueError, RuntimeError) as error:
-        raise UserError(f"{where}: `{name}` of its config is not a list of numbers ({' '.join(str(error).split())[:100]}); mend its config.json") from error
+        raise UserError(
+            f"{where}: `{name}` of its config is not a list of numbers ({' '.join(str(error).split())[:100]}); mend its config.json"
+        ) from error
     if len(values) != channels:
-        raise UserError(f"{where}: `{name}` of its config has {len(values)} numbers, its latents {channels} channels; mend its config.json")
+        raise UserError(
+            f"{where}: `{name}` of its config has {len(values)} numbers, its latents {channels} channels; mend its config.json"
+        )
     return [_number(each, name, where) for each in values]
 
 
 def _number(value: Any, name: str, where: str, positive: bool = False) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or (positive and value <= 0):
-        raise UserError(f"{where}: `{name}` is {value}, not a {'positive' if positive else 'finite'} number; mend its config.json, or set `tokenizer.scale`")
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or not math.isfinite(value)
+        or (positive and value <= 0)
+    ):
+        raise UserError(
+            f"{where}: `{name}` is {value}, not a {'positive' if positive else 'finite'} number; mend its config.json, or set `tokenizer.scale`"
+        )
     return float(value)
 
 
 def _same(first: float | Sequence[float], second: float | Sequence[float]) -> bool:
     if isinstance(first, Sequence) != isinstance(second, Sequence):
         return False
-    pairs = zip(first, second, strict=False) if isinstance(first, Sequence) and isinstance(second, Sequence) else [(first, second)]
+    pairs = (
+        zip(first, second, strict=False)
+        if isinstance(first, Sequence) and isinstance(second, Sequence)
+        else [(first, second)]
+    )
     lengths = [len(values) if isinstance(values, Sequence) else 1 for values in (first, second)]
-    return lengths[0] == lengths[1] and all(math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-9) for a, b in pairs)
+    return lengths[0] == lengths[1] and all(
+        math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-9) for a, b in pairs
+    )
 
 
 def _short(values: float | Sequence[float]) -> str:

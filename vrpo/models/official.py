@@ -27,7 +27,14 @@ from vrpo.config.resolved import PAPER_SIZES
 from vrpo.errors import UserError
 from vrpo.files import atomic_output, sha256
 from vrpo.models.checkpoints import METADATA_KEY, check_state, read_milestone, save_milestone
-from vrpo.models.official_projectors import PREFIX, describe_alignment, family_of, is_convolutional, read_projectors, write_projectors
+from vrpo.models.official_projectors import (
+    PREFIX,
+    describe_alignment,
+    family_of,
+    is_convolutional,
+    read_projectors,
+    write_projectors,
+)
 from vrpo.models.released import TIME, released_arguments, released_state, released_step
 from vrpo.models.transformer import TimeEmbedding, build_transformer, position_embedding
 from vrpo.models.weights import read_weights
@@ -87,11 +94,16 @@ def import_checkpoint(
     path = Path(path)
     shard = re.search(r"-(\d{5})-of-(\d{5})$", path.stem)
     if shard and int(shard[2]) > 1:
-        raise UserError(f"{path}: is one of {int(shard[2])} files that hold one set of weights; save them as one file")
+        raise UserError(
+            f"{path}: is one of {int(shard[2])} files that hold one set of weights; save them as one file"
+        )
     content, metadata = read_weights(path, REMEDY)
     if METADATA_KEY in metadata:
         raise UserError(f"{path}: was written by this pipeline; give it to `sample` as it is")
-    state, arguments = _with_todays_names(released_state(content, weights, path)), released_arguments(content)
+    state, arguments = (
+        _with_todays_names(released_state(content, weights, path)),
+        released_arguments(content),
+    )
     family = _family(family, state, arguments, path)
     projectors = {name: tensor for name, tensor in state.items() if name.startswith(PREFIX)}
     state = {name: tensor for name, tensor in state.items() if name not in projectors}
@@ -102,17 +114,29 @@ def import_checkpoint(
     name = f"{'DiT' if family == 'dit' else 'SiT'}-{size}/{layout.patch_size}"
     if model and model != name and size in PAPER_SIZES:
         raise UserError(f"{path}: is a {name}, not a {model}; mend `model`, or give another file")
-    sizes = {"depth": layout.depth, "width": layout.width, "heads": heads, "patch_size": layout.patch_size, "num_classes": layout.num_classes}
+    sizes = {
+        "depth": layout.depth,
+        "width": layout.width,
+        "heads": heads,
+        "patch_size": layout.patch_size,
+        "num_classes": layout.num_classes,
+    }
     latent_shape = [layout.channels, *[layout.grid * layout.patch_size] * 2]
     doubled = family == "dit" or (family == "sit" and layout.out_channels == 2 * layout.channels)
     with torch.device("meta"):
-        expected = build_transformer(SimpleNamespace(name=name, **sizes), latent_shape, layout.channels * (2 if doubled else 1))
+        expected = build_transformer(
+            SimpleNamespace(name=name, **sizes),
+            latent_shape,
+            layout.channels * (2 if doubled else 1),
+        )
     check_state(expected, state, path)
     if family == "sit":
         state = _from_sit(state, layout)
     description = {
         "run": run or path.stem,
-        "seed": int(arguments.get("seed") or arguments.get("global_seed") or 0) if seed is None else seed,
+        "seed": int(arguments.get("seed") or arguments.get("global_seed") or 0)
+        if seed is None
+        else seed,
         "step": released_step(content, path) if step is None else step,
         "model": {"name": model or name, **sizes},
         "process": _process(family, arguments, path),
@@ -126,7 +150,9 @@ def import_checkpoint(
     return description
 
 
-def export_checkpoint(milestone: Path | str, output: Path | str, *, family: Family | None = None) -> Family:
+def export_checkpoint(
+    milestone: Path | str, output: Path | str, *, family: Family | None = None
+) -> Family:
     """Write a milestone as `{"ema": state}`, which the scripts of the official code load.
 
     SiT's unused half of the output is filled with zeros.
@@ -145,12 +171,18 @@ def export_checkpoint(milestone: Path | str, output: Path | str, *, family: Fami
     state, alignment, description = read_milestone(milestone)
     projectors = {name: tensor for name, tensor in alignment.items() if name.startswith(PREFIX)}
     ddpm, convolutional = description["process"]["kind"] == "ddpm", is_convolutional(projectors)
-    family = family or ("dit" if ddpm else "irepa" if convolutional else "repa" if projectors else "sit")
+    family = family or (
+        "dit" if ddpm else "irepa" if convolutional else "repa" if projectors else "sit"
+    )
     if ddpm != (family == "dit"):
         fitting = "dit" if ddpm else "sit, repa, irepa or haste"
-        raise UserError(f"--family {family}: {milestone} was trained with the process `{description['process']['kind']}`; choose {fitting}")
+        raise UserError(
+            f"--family {family}: {milestone} was trained with the process `{description['process']['kind']}`; choose {fitting}"
+        )
     if family in ("repa", "haste") and convolutional:
-        raise UserError(f"--family {family}: {milestone} has iREPA's projectors, which {FAMILIES[family]}'s code does not know; choose irepa")
+        raise UserError(
+            f"--family {family}: {milestone} has iREPA's projectors, which {FAMILIES[family]}'s code does not know; choose irepa"
+        )
     model, latent = description["model"], description["latent_shape"]
     if family == "sit":
         state = _to_sit(state, model["patch_size"], latent[0])
@@ -172,7 +204,9 @@ def reverse_time(weight: Tensor) -> Tensor:
     frequencies = TimeEmbedding(1).frequencies.double()
     cosine, sine = frequencies.cos(), frequencies.sin()
     of_cosine, of_sine = weight.double().chunk(2, dim=1)
-    return torch.cat([of_cosine * cosine + of_sine * sine, of_cosine * sine - of_sine * cosine], dim=1).to(weight.dtype)
+    return torch.cat(
+        [of_cosine * cosine + of_sine * sine, of_cosine * sine - of_sine * cosine], dim=1
+    ).to(weight.dtype)
 
 
 def _from_sit(state: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor]:
@@ -195,10 +229,17 @@ def _to_sit(state: Mapping[str, Tensor], patch_size: int, channels: int) -> dict
 
 def _with_todays_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     first = _depth(state)
-    return {re.sub(r"^decoder_blocks\.(\d+)(?=\.)", lambda found: f"blocks.{first + int(found[1])}", name): tensor for name, tensor in state.items()}
+    return {
+        re.sub(
+            r"^decoder_blocks\.(\d+)(?=\.)", lambda found: f"blocks.{first + int(found[1])}", name
+        ): tensor
+        for name, tensor in state.items()
+    }
 
 
-def _family(given: Family | None, state: Mapping[str, Tensor], arguments: Mapping[str, Any], path: Path) -> Family:
+def _family(
+    given: Family | None, state: Mapping[str, Tensor], arguments: Mapping[str, Any], path: Path
+) -> Family:
     """The family that is `given`, if nothing in the file contradicts it; else as the file says."""
     aligned, trained = family_of(state, arguments), str(arguments.get("model", "")).lower()
     if aligned:
@@ -215,17 +256,32 @@ def _family(given: Family | None, state: Mapping[str, Tensor], arguments: Mappin
     # the networks of REPA, iREPA and HASTE are called SiT, and are REPA's; where there are no arguments nothing tells an MLP of one from another's
     alike = (found in ALIGNED and given == "repa") or (found == "repa" and not arguments)
     if given and given != found and not (given in ALIGNED and (found == "sit" or alike)):
-        raise UserError(f"--family {given}: {path} has {evidence}; say `--family {found}`, or leave it out")
+        raise UserError(
+            f"--family {given}: {path} has {evidence}; say `--family {found}`, or leave it out"
+        )
     return found if given == "repa" and aligned else given or found
 
 
 def _layout(state: Mapping[str, Tensor], path: Path) -> Layout:
-    needed = {"x_embedder.proj.weight": 4, "y_embedder.embedding_table.weight": 2, "pos_embed": 3, f"{LAST}.bias": 1}  # and their dimensions
-    missing = [name for name, dimensions in needed.items() if name not in state or state[name].ndim != dimensions or 0 in state[name].shape]
+    needed = {
+        "x_embedder.proj.weight": 4,
+        "y_embedder.embedding_table.weight": 2,
+        "pos_embed": 3,
+        f"{LAST}.bias": 1,
+    }  # and their dimensions
+    missing = [
+        name
+        for name, dimensions in needed.items()
+        if name not in state or state[name].ndim != dimensions or 0 in state[name].shape
+    ]
     if missing:
-        raise UserError(f"{path}: {', '.join(missing)} missing, or not of its shape; it is not a whole checkpoint of DiT, SiT, REPA, iREPA or HASTE")
+        raise UserError(
+            f"{path}: {', '.join(missing)} missing, or not of its shape; it is not a whole checkpoint of DiT, SiT, REPA, iREPA or HASTE"
+        )
     if _depth(state) > len(state):
-        raise UserError(f"{path}: has a block {_depth(state) - 1} and not those before it; it is not a whole checkpoint of DiT, SiT, REPA, iREPA or HASTE")
+        raise UserError(
+            f"{path}: has a block {_depth(state) - 1} and not those before it; it is not a whole checkpoint of DiT, SiT, REPA, iREPA or HASTE"
+        )
     width, channels, patch_size, _ = state["x_embedder.proj.weight"].shape
     tokens = state["pos_embed"].shape[1]
     return Layout(
@@ -240,16 +296,27 @@ def _layout(state: Mapping[str, Tensor], path: Path) -> Layout:
 
 
 def _depth(state: Mapping[str, Tensor]) -> int:
-    return 1 + max((int(found[1]) for name in state if (found := re.match(r"blocks\.(\d+)\.", name, re.ASCII))), default=-1)
+    return 1 + max(
+        (
+            int(found[1])
+            for name in state
+            if (found := re.match(r"blocks\.(\d+)\.", name, re.ASCII))
+        ),
+        default=-1,
+    )
 
 
 def _check_positions(positions: Tensor, layout: Layout, path: Path) -> None:
     expected = position_embedding(layout.width, layout.grid)
     if positions.shape != expected.shape:
-        raise UserError(f"{path}: pos_embed is {list(positions.shape)}, not {list(expected.shape)}; only square grids of tokens are supported")
+        raise UserError(
+            f"{path}: pos_embed is {list(positions.shape)}, not {list(expected.shape)}; only square grids of tokens are supported"
+        )
     off = float((positions - expected).abs().max())
     if off > POSITION_TOLERANCE:
-        raise UserError(f"{path}: pos_embed differs from the fixed sines and cosines by up to {off:.3g}; networks with learned positions are not supported")
+        raise UserError(
+            f"{path}: pos_embed differs from the fixed sines and cosines by up to {off:.3g}; networks with learned positions are not supported"
+        )
 
 
 def _size(layout: Layout, heads: int | None, path: Path) -> tuple[str, int]:
@@ -266,7 +333,16 @@ def _size(layout: Layout, heads: int | None, path: Path) -> tuple[str, int]:
 def _process(family: Family, arguments: Mapping[str, Any], path: Path) -> dict[str, Any]:
     if family == "dit":
         return {"kind": "ddpm", "betas": "linear", "steps": 1000}
-    prediction, route = arguments.get("prediction", "velocity"), arguments.get("path_type", "linear")
+    prediction, route = (
+        arguments.get("prediction", "velocity"),
+        arguments.get("path_type", "linear"),
+    )
     if prediction not in ("v", "velocity") or route not in PATHS:
-        raise UserError(f"{path}: predicts `{prediction}` on the path `{route}`; only velocities on the linear and the cosine (GVP) path are supported")
-    return {"kind": "interpolant", "path": PATHS[route], "time": arguments.get("weighting") or "uniform"}
+        raise UserError(
+            f"{path}: predicts `{prediction}` on the path `{route}`; only velocities on the linear and the cosine (GVP) path are supported"
+        )
+    return {
+        "kind": "interpolant",
+        "path": PATHS[route],
+        "time": arguments.get("weighting") or "uniform",
+    }

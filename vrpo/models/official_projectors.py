@@ -29,17 +29,31 @@ def read_projectors(state: Mapping[str, Tensor], width: int, path: Path) -> dict
         UserError: they are not those of REPA, iREPA or HASTE.
     """
     named = {LAYER.sub(r"projectors.\1.", name): tensor for name, tensor in state.items()}
-    own = {name: tensor[:, :, None, None] if re.fullmatch(r"projectors\.\d+\.weight", name) and tensor.ndim == 2 else tensor for name, tensor in named.items()}
+    own = {
+        name: tensor[:, :, None, None]
+        if re.fullmatch(r"projectors\.\d+\.weight", name) and tensor.ndim == 2
+        else tensor
+        for name, tensor in named.items()
+    }
     count = len({name.split(".")[1] for name in own})
     with torch.device("meta"):
-        expected = nn.ModuleDict({"projectors": nn.ModuleList(_projector_like(own, index, width, path) for index in range(count))})
+        expected = nn.ModuleDict(
+            {
+                "projectors": nn.ModuleList(
+                    _projector_like(own, index, width, path) for index in range(count)
+                )
+            }
+        )
     check_state(expected, own, path)
     return own
 
 
 def write_projectors(projectors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The projectors' tensors as the official code names them: of a convolution as iREPA's, of an MLP as REPA's."""
-    return {re.sub(r"^(projectors\.\d+)\.(weight|bias)$", r"\1.projection_layer.\2", name): tensor for name, tensor in projectors.items()}
+    return {
+        re.sub(r"^(projectors\.\d+)\.(weight|bias)$", r"\1.projection_layer.\2", name): tensor
+        for name, tensor in projectors.items()
+    }
 
 
 def is_convolutional(projectors: Mapping[str, Tensor]) -> bool:
@@ -50,14 +64,18 @@ def is_convolutional(projectors: Mapping[str, Tensor]) -> bool:
 def family_of(state: Mapping[str, Tensor], arguments: Mapping[str, Any]) -> str | None:
     """Which of the three wrote a checkpoint, by its projectors and arguments; None: nothing says that one of them did."""
     projectors = [name for name in state if name.startswith(PREFIX)]
-    if arguments.get("spnorm_method", "none") != "none" or any(re.fullmatch(r"projectors\.\d+\.projection_layer\.weight", name) for name in projectors):
+    if arguments.get("spnorm_method", "none") != "none" or any(
+        re.fullmatch(r"projectors\.\d+\.projection_layer\.weight", name) for name in projectors
+    ):
         return "irepa"
     if "attn_coeff" in arguments:
         return "haste"
     return "repa" if projectors or "enc_type" in arguments else None
 
 
-def describe_alignment(projectors: Mapping[str, Tensor], arguments: Mapping[str, Any]) -> dict[str, Any]:
+def describe_alignment(
+    projectors: Mapping[str, Tensor], arguments: Mapping[str, Any]
+) -> dict[str, Any]:
     """The alignment of a checkpoint with these projectors (of `read_projectors`), as a run's description has it; null: the file does not say."""
     if not projectors:
         return {"kind": "none"}
@@ -67,22 +85,40 @@ def describe_alignment(projectors: Mapping[str, Tensor], arguments: Mapping[str,
         "weight": _number(arguments.get("proj_coeff")),
     }
     if is_convolutional(projectors):
-        gamma = arguments.get("zscore_alpha") if arguments.get("spnorm_method") == "zscore" else None
-        return {"kind": "irepa", **shared, "kernel_size": projectors["projectors.0.weight"].shape[-1], "gamma": gamma}
+        gamma = (
+            arguments.get("zscore_alpha") if arguments.get("spnorm_method") == "zscore" else None
+        )
+        return {
+            "kind": "irepa",
+            **shared,
+            "kernel_size": projectors["projectors.0.weight"].shape[-1],
+            "gamma": gamma,
+        }
     shared["projector_width"] = len(projectors["projectors.0.0.bias"])
     if "attn_coeff" in arguments:
-        return {"kind": "haste", **shared, "attention_weight": arguments["attn_coeff"], "stop_step": arguments.get("early_stop_point")}
+        return {
+            "kind": "haste",
+            **shared,
+            "attention_weight": arguments["attn_coeff"],
+            "stop_step": arguments.get("early_stop_point"),
+        }
     return {"kind": "repa", **shared}
 
 
-def _projector_like(projectors: Mapping[str, Tensor], index: int, width: int, path: Path) -> nn.Module:
+def _projector_like(
+    projectors: Mapping[str, Tensor], index: int, width: int, path: Path
+) -> nn.Module:
     """A projector of the sizes that the tensors of the `index`-th have."""
-    weight, first, last = (projectors.get(f"projectors.{index}.{name}") for name in ("weight", "0.bias", "4.bias"))
+    weight, first, last = (
+        projectors.get(f"projectors.{index}.{name}") for name in ("weight", "0.bias", "4.bias")
+    )
     if weight is not None and weight.ndim == 4 and 0 not in weight.shape:
         return ConvolutionalProjector(width, len(weight), weight.shape[-1])
     if first is not None and last is not None and first.ndim == last.ndim == 1:
         return Projector(width, len(first), len(last))
-    raise UserError(f"{path}: its projector {index} is neither REPA's MLP nor iREPA's convolution; give a checkpoint of REPA, iREPA or HASTE")
+    raise UserError(
+        f"{path}: its projector {index} is neither REPA's MLP nor iREPA's convolution; give a checkpoint of REPA, iREPA or HASTE"
+    )
 
 
 def _number(value: Any) -> Any:

@@ -40,17 +40,24 @@ class OnlineFeatures:
         content = _read(self.path)
         self.images = open_arrays(self.path.parent / content["images"], IMAGES)
         weights = content["weights"] and self.path.parent / content["weights"]
-        from vrpo.models.encoder import load_encoder  # where stored features are used, nothing of timm is needed
+        from vrpo.models.encoder import (
+            load_encoder,
+        )  # where stored features are used, nothing of timm is needed
 
         options = SimpleNamespace(**content["options"])
         self.encoder = load_encoder(options, weights, device)
         self.attributes: dict[str, Any] = content["attributes"]
-        self._shapes = {name: (self.images.shape("images")[0], *shape) for name, shape in content["shapes"].items()}
+        self._shapes = {
+            name: (self.images.shape("images")[0], *shape)
+            for name, shape in content["shapes"].items()
+        }
         self._device, self._batch_size = device, options.batch_size
         now = {"images": self.images.attributes["fingerprint"], "sha256": self.encoder.sha256}
         for what, value in now.items():
             if self.attributes[what] != value:
-                raise UserError(f"{self.path}: made for other {'images' if what == 'images' else 'weights'} than there are now; delete it and make it again")
+                raise UserError(
+                    f"{self.path}: made for other {'images' if what == 'images' else 'weights'} than there are now; delete it and make it again"
+                )
 
     def __contains__(self, name: str) -> bool:
         return name in self._shapes
@@ -62,23 +69,37 @@ class OnlineFeatures:
             UserError: there is nothing of this name.
         """
         if name not in self._shapes:
-            raise UserError(f"{self.path}: computes no `{name}`, only {', '.join(self._shapes)}; mend the encoder's options")
+            raise UserError(
+                f"{self.path}: computes no `{name}`, only {', '.join(self._shapes)}; mend the encoder's options"
+            )
         return self._shapes[name]
 
     @torch.no_grad()
     def encode(self, pixels: Tensor, name: str) -> Tensor:
         """float32 `[B, ...]` of images uint8 `[B, H, W, 3]`: `tokens` or `attention`; on the device of the images."""
         make = self.encoder.tokens if name == "tokens" else self.encoder.attention
-        parts = [make(part.to(self._device).permute(0, 3, 1, 2).contiguous()) for part in pixels.split(self._batch_size)]
+        parts = [
+            make(part.to(self._device).permute(0, 3, 1, 2).contiguous())
+            for part in pixels.split(self._batch_size)
+        ]
         return torch.cat(parts).to(pixels.device)
 
     @property
     def fingerprint(self) -> str:
         """Hash of what the tokens are made by and from."""
-        return layout_key({name: (shape, np.float32) for name, shape in self._shapes.items()}, self.attributes)
+        return layout_key(
+            {name: (shape, np.float32) for name, shape in self._shapes.items()}, self.attributes
+        )
 
 
-def describe_features(path: Path, images: Path, weights: Path | None, options: Mapping[str, Any], encoder: VisualEncoder, attributes: Mapping[str, Any]) -> str:
+def describe_features(
+    path: Path,
+    images: Path,
+    weights: Path | None,
+    options: Mapping[str, Any],
+    encoder: VisualEncoder,
+    attributes: Mapping[str, Any],
+) -> str:
     """The content of a file that `OnlineFeatures` reads; places are relative to `path`.
 
     Args:
@@ -97,7 +118,18 @@ def describe_features(path: Path, images: Path, weights: Path | None, options: M
     if encoder.attention_layers:
         shapes["attention"] = list(encoder.attention(example).shape[1:])
     places = {"images": _relative(images, path), "weights": weights and _relative(weights, path)}
-    return as_json({"kind": KIND, **places, "options": dict(options), "shapes": shapes, "attributes": dict(attributes)}) + "\n"
+    return (
+        as_json(
+            {
+                "kind": KIND,
+                **places,
+                "options": dict(options),
+                "shapes": shapes,
+                "attributes": dict(attributes),
+            }
+        )
+        + "\n"
+    )
 
 
 def open_features(path: Path | str, device: torch.device | str) -> Path | OnlineFeatures:
@@ -117,7 +149,11 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); run the stage that makes it (`snakemake {path}`)") from error
+        raise UserError(
+            f"{path}: cannot be read ({error}); run the stage that makes it (`snakemake {path}`)"
+        ) from error
     if not isinstance(content, dict) or content.get("kind") != KIND:
-        raise UserError(f"{path}: does not say how features are computed; give the output of `encode-features` with `features: online`")
+        raise UserError(
+            f"{path}: does not say how features are computed; give the output of `encode-features` with `features: online`"
+        )
     return content

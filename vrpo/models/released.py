@@ -41,7 +41,9 @@ class _Found(NamedTuple):
         return any(AVERAGED.search(part.lower()) for part in self.place)
 
 
-def released_state(content: Mapping[str, Any], weights: Literal["ema", "model"], path: Path) -> dict[str, Tensor]:
+def released_state(
+    content: Mapping[str, Any], weights: Literal["ema", "model"], path: Path
+) -> dict[str, Tensor]:
     """The tensors of the network in a checkpoint's `content`, in float32, by their plain names.
 
     The network may be the content itself, or within dicts (`ema`, `model`, `state_dict`, ...) or behind a head that its names share; wrappers may
@@ -58,17 +60,31 @@ def released_state(content: Mapping[str, Any], weights: Literal["ema", "model"],
     """
     found = list(_search(content))
     if not found:
-        raise UserError(f"{path}: is not a checkpoint of DiT, SiT or REPA, or of code that shares their network ({TIME} is missing); give one of these")
+        raise UserError(
+            f"{path}: is not a checkpoint of DiT, SiT or REPA, or of code that shares their network ({TIME} is missing); give one of these"
+        )
     wanted = [state for state in found if state.averaged == (weights == "ema")]
     if len(found) == 1 and not found[0].place:
         wanted = found
-    places = ", ".join(printable(".".join(state.place)) or "the file itself" for state in wanted or found)
+    places = ", ".join(
+        printable(".".join(state.place)) or "the file itself" for state in wanted or found
+    )
     if not wanted:
-        raise UserError(f"{path}: has no weights `{weights}`, only {places}; choose those (`--weights {'model' if weights == 'ema' else 'ema'}`)")
+        raise UserError(
+            f"{path}: has no weights `{weights}`, only {places}; choose those (`--weights {'model' if weights == 'ema' else 'ema'}`)"
+        )
     if len(wanted) > 1:
-        raise UserError(f"{path}: has several networks of weights `{weights}` ({places}); save the one that is meant alone")
-    state = {name: _in_float32(name, value, path) for name, value in wanted[0].tensors.items() if not _is_counter(name, value)}
-    check_finite(state, path, "fetch it again, or give a checkpoint from before its training diverged")
+        raise UserError(
+            f"{path}: has several networks of weights `{weights}` ({places}); save the one that is meant alone"
+        )
+    state = {
+        name: _in_float32(name, value, path)
+        for name, value in wanted[0].tensors.items()
+        if not _is_counter(name, value)
+    }
+    check_finite(
+        state, path, "fetch it again, or give a checkpoint from before its training diverged"
+    )
     return state
 
 
@@ -92,11 +108,21 @@ def released_step(content: Mapping[str, Any], path: Path) -> int:
 
 
 def _search(content: Mapping[Any, Any], place: tuple[str, ...] = ()) -> Iterator[_Found]:
-    names = {key: _unwrapped(key) for key in content if isinstance(key, str) and not isinstance(content[key], Mapping)}
-    heads = sorted((name.removesuffix(TIME) for name in names.values() if f".{name}".endswith(f".{TIME}")), key=len, reverse=True)
+    names = {
+        key: _unwrapped(key)
+        for key in content
+        if isinstance(key, str) and not isinstance(content[key], Mapping)
+    }
+    heads = sorted(
+        (name.removesuffix(TIME) for name in names.values() if f".{name}".endswith(f".{TIME}")),
+        key=len,
+        reverse=True,
+    )
     remaining = dict(names)
     for head in dict.fromkeys(heads):
-        own = {key: name.removeprefix(head) for key, name in remaining.items() if name.startswith(head)}
+        own = {
+            key: name.removeprefix(head) for key, name in remaining.items() if name.startswith(head)
+        }
         remaining = {key: name for key, name in remaining.items() if key not in own}
         tensors: dict[str, Any] = {}
         for key, name in own.items():
@@ -121,8 +147,18 @@ def _is_counter(name: str, value: Any) -> bool:
 
 def _in_float32(name: str, value: Any, path: Path) -> Tensor:
     if not isinstance(value, Tensor):
-        raise UserError(f"{path}: {printable(name)} is not a tensor but a {type(value).__name__}; give a checkpoint of DiT, SiT, REPA, iREPA or HASTE")
+        raise UserError(
+            f"{path}: {printable(name)} is not a tensor but a {type(value).__name__}; give a checkpoint of DiT, SiT, REPA, iREPA or HASTE"
+        )
     if not value.is_floating_point() or value.layout != torch.strided or value.is_meta:
-        kind = "without values" if value.is_meta else str(value.dtype if value.layout == torch.strided else value.layout).removeprefix("torch.")
-        raise UserError(f"{path}: {printable(name)} is {kind}; give weights in floating point, neither quantised nor sparse")
+        kind = (
+            "without values"
+            if value.is_meta
+            else str(value.dtype if value.layout == torch.strided else value.layout).removeprefix(
+                "torch."
+            )
+        )
+        raise UserError(
+            f"{path}: {printable(name)} is {kind}; give weights in floating point, neither quantised nor sparse"
+        )
     return value.detach().float()

@@ -28,14 +28,18 @@ class Tokenizer(nn.Module):
     Each of the two is a number, or a list of one a channel.
     """
 
-    def __init__(self, vae: AutoencoderKL, scale: float | list[float], shift: float | list[float] = 0.0) -> None:
+    def __init__(
+        self, vae: AutoencoderKL, scale: float | list[float], shift: float | list[float] = 0.0
+    ) -> None:
         super().__init__()
         self.vae = vae
         self.scale, self.shift = scale, shift
         self.sha256 = state_sha256(vae)
         for name, value in (("_scale", scale), ("_shift", shift)):
             if isinstance(value, list):
-                self.register_buffer(name, torch.tensor(value).view(-1, 1, 1), persistent=False)  # (C, 1, 1)
+                self.register_buffer(
+                    name, torch.tensor(value).view(-1, 1, 1), persistent=False
+                )  # (C, 1, 1)
             else:
                 setattr(self, name, value)
 
@@ -80,7 +84,9 @@ def build_vae(arguments: dict[str, Any]) -> AutoencoderKL:
     return AutoencoderKL(**arguments)
 
 
-def load_tokenizer(options: TokenizerOptions, weights: Path | str | None, device: torch.device | str) -> Tokenizer:
+def load_tokenizer(
+    options: TokenizerOptions, weights: Path | str | None, device: torch.device | str
+) -> Tokenizer:
     """The tokenizer, frozen, in evaluation mode and fp32.
 
     Args:
@@ -93,13 +99,19 @@ def load_tokenizer(options: TokenizerOptions, weights: Path | str | None, device
     """
     if options.weights == "trained":
         if weights is None:
-            raise UserError("tokenizer.weights: `trained` needs the fitted weights; give them by `--weights` (the rule `fit_tokenizer` makes them)")
+            raise UserError(
+                "tokenizer.weights: `trained` needs the fitted weights; give them by `--weights` (the rule `fit_tokenizer` makes them)"
+            )
         state, description = read_network(weights, "tokenizer")
         vae = build_loaded(lambda: build_vae(description["arguments"]), state, weights)
-        normalisation = normalisation_of({"scaling_factor": description.get("scale")}, options.scale, str(weights))
+        normalisation = normalisation_of(
+            {"scaling_factor": description.get("scale")}, options.scale, str(weights)
+        )
     else:
         vae = _pretrained(options.weights)
-        normalisation = normalisation_of(vae.config, options.scale, f"tokenizer.weights: `{options.weights}`")
+        normalisation = normalisation_of(
+            vae.config, options.scale, f"tokenizer.weights: `{options.weights}`"
+        )
     return Tokenizer(vae, *normalisation).to(device).eval().requires_grad_(False)
 
 
@@ -110,9 +122,13 @@ def _pretrained(name: str) -> AutoencoderKL:
     try:
         kind = AutoencoderKL.load_config(name).get("_class_name") or AutoencoderKL.__name__
         if kind != AutoencoderKL.__name__:
-            raise UserError(f"{where} is a VAE of the class {kind}; give one of the class {AutoencoderKL.__name__}")
+            raise UserError(
+                f"{where} is a VAE of the class {kind}; give one of the class {AutoencoderKL.__name__}"
+            )
         with torch.random.fork_rng(devices=[]):
-            vae, found = AutoencoderKL.from_pretrained(name, use_safetensors=True, torch_dtype=torch.float32, output_loading_info=True)
+            vae, found = AutoencoderKL.from_pretrained(
+                name, use_safetensors=True, torch_dtype=torch.float32, output_loading_info=True
+            )
     except UserError:
         raise
     except Exception as error:  # of diffusers, the hub's client, safetensors and torch, for any damage to one of the two files
@@ -121,11 +137,17 @@ def _pretrained(name: str) -> AutoencoderKL:
             f"{where} could not be loaded ({reason}); on a machine with network fetch `config.json` and "
             f"`diffusion_pytorch_model.safetensors` of https://huggingface.co/{name}, put both into one folder and set `tokenizer.weights` to that folder"
         ) from error
-    faults = [f"{key} is missing" for key in sorted(found["missing_keys"])] + [f"{key} is not in the network" for key in sorted(found["unexpected_keys"])]
+    faults = [f"{key} is missing" for key in sorted(found["missing_keys"])] + [
+        f"{key} is not in the network" for key in sorted(found["unexpected_keys"])
+    ]
     if faults:  # diffusers would leave the first at their initial values, and the second out
-        raise UserError(f"{where}: its weights and its config.json do not fit: {listed(faults)}; fetch both again")
+        raise UserError(
+            f"{where}: its weights and its config.json do not fit: {listed(faults)}; fetch both again"
+        )
     check_finite(vae.state_dict(), where, "fetch its weights again, or give another VAE")
     colours = vae.config.in_channels, vae.config.out_channels
     if colours != (3, 3):
-        raise UserError(f"{where}: its images have {colours[0]} channels, {colours[1]} when decoded; give a VAE of images of 3")
+        raise UserError(
+            f"{where}: its images have {colours[0]} channels, {colours[1]} when decoded; give a VAE of images of 3"
+        )
     return vae

@@ -36,7 +36,11 @@ class PatchEmbedding(nn.Module):
         """[B,C,H,W] to tokens [B,N,width], row by row."""
         B, C, H, W = x.shape
         p = self.patch_size
-        patches = x.reshape(B, C, H // p, p, W // p, p).permute(0, 2, 4, 1, 3, 5).reshape(B, -1, C * p * p)  # (B, N, C p p)
+        patches = (
+            x.reshape(B, C, H // p, p, W // p, p)
+            .permute(0, 2, 4, 1, 3, 5)
+            .reshape(B, -1, C * p * p)
+        )  # (B, N, C p p)
         return F.linear(patches, self.proj.weight.flatten(1), self.proj.bias)
 
 
@@ -45,9 +49,13 @@ class TimeEmbedding(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.mlp = nn.Sequential(nn.Linear(2 * FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
+        self.mlp = nn.Sequential(
+            nn.Linear(2 * FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width)
+        )
         exponents = torch.arange(FREQUENCIES, dtype=torch.float32) / FREQUENCIES
-        self.register_buffer("frequencies", torch.exp(-math.log(MAX_PERIOD) * exponents), persistent=False)
+        self.register_buffer(
+            "frequencies", torch.exp(-math.log(MAX_PERIOD) * exponents), persistent=False
+        )
 
     def forward(self, t: Tensor) -> Tensor:
         """[B] to [B,width]."""
@@ -79,7 +87,9 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, kept: list[tuple[Tensor, Tensor]] | None = None) -> Tensor:
         """[B,N,width] to [B,N,width]; queries and keys [B,heads,N,width/heads] are appended to `kept`."""
         B, N, W = x.shape
-        q, k, v = self.qkv(x).view(B, N, 3, self.heads, W // self.heads).permute(2, 0, 3, 1, 4).unbind(0)  # (B, heads, N, W / heads)
+        q, k, v = (
+            self.qkv(x).view(B, N, 3, self.heads, W // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
+        )  # (B, heads, N, W / heads)
         if kept is not None:
             kept.append((q, k))
         return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(B, N, W))
@@ -115,9 +125,13 @@ class Block(nn.Module):
         self.mlp = MLP(width, int(width * mlp_ratio))
         self.adaLN_modulation = nn.Sequential(nn.Identity(), nn.Linear(width, 6 * width))
 
-    def forward(self, x: Tensor, c: Tensor, kept: list[tuple[Tensor, Tensor]] | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, c: Tensor, kept: list[tuple[Tensor, Tensor]] | None = None
+    ) -> Tensor:
         """Tokens [B,N,W] and activated condition [B,1,W] to tokens [B,N,W]; `kept` as in `Attention.forward`."""
-        shift_attn, scale_attn, gate_attn, shift_mlp, scale_mlp, gate_mlp = self.adaLN_modulation(c).chunk(6, dim=-1)  # each (B, 1, W)
+        shift_attn, scale_attn, gate_attn, shift_mlp, scale_mlp, gate_mlp = self.adaLN_modulation(
+            c
+        ).chunk(6, dim=-1)  # each (B, 1, W)
         x = torch.addcmul(x, gate_attn, self.attn(modulated_norm(x, shift_attn, scale_attn), kept))
         return torch.addcmul(x, gate_mlp, self.mlp(modulated_norm(x, shift_mlp, scale_mlp)))
 
@@ -182,14 +196,26 @@ class DiffusionTransformer(nn.Module):
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
-        nn.init.xavier_uniform_(self.x_embedder.proj.weight.data.flatten(1))  # as a linear layer, not as a convolution
+        nn.init.xavier_uniform_(
+            self.x_embedder.proj.weight.data.flatten(1)
+        )  # as a linear layer, not as a convolution
         nn.init.zeros_(self.x_embedder.proj.bias)
-        for weight in (self.y_embedder.embedding_table.weight, self.t_embedder.mlp[0].weight, self.t_embedder.mlp[2].weight):
+        for weight in (
+            self.y_embedder.embedding_table.weight,
+            self.t_embedder.mlp[0].weight,
+            self.t_embedder.mlp[2].weight,
+        ):
             nn.init.normal_(weight, std=0.02)
-        for layer in (*(block.adaLN_modulation[1] for block in self.blocks), self.final_layer.adaLN_modulation[1], self.final_layer.linear):
+        for layer in (
+            *(block.adaLN_modulation[1] for block in self.blocks),
+            self.final_layer.adaLN_modulation[1],
+            self.final_layer.linear,
+        ):
             nn.init.zeros_(layer.weight)
 
-    def forward(self, x: Tensor, t: Tensor, labels: Tensor, hidden_after: tuple[int, ...] = ()) -> tuple[Tensor, list[Tensor]]:
+    def forward(
+        self, x: Tensor, t: Tensor, labels: Tensor, hidden_after: tuple[int, ...] = ()
+    ) -> tuple[Tensor, list[Tensor]]:
         """Predict.
 
         Args:
@@ -221,7 +247,11 @@ class DiffusionTransformer(nn.Module):
         hidden: list[Tensor] = []
         attention: list[tuple[Tensor, Tensor]] = []
         for index, block in enumerate(self.blocks, start=1):
-            if self.activation_checkpointing and torch.is_grad_enabled() and index not in attention_of:
+            if (
+                self.activation_checkpointing
+                and torch.is_grad_enabled()
+                and index not in attention_of
+            ):
                 x = checkpoint(block, x, c, use_reentrant=False, preserve_rng_state=False)
             else:
                 x = block(x, c, attention if index in attention_of else None)  # (B, N, W)
@@ -245,7 +275,11 @@ class DiffusionTransformer(nn.Module):
     def _unpatchify(self, patches: Tensor) -> Tensor:
         """[B,N,p p out] to [B,out,H,W]."""
         g, p, channels = self.grid, self.patch_size, self.out_channels
-        return patches.view(-1, g, g, p, p, channels).permute(0, 5, 1, 3, 2, 4).reshape(-1, channels, g * p, g * p)
+        return (
+            patches.view(-1, g, g, p, p, channels)
+            .permute(0, 5, 1, 3, 2, 4)
+            .reshape(-1, channels, g * p, g * p)
+        )
 
 
 def position_embedding(width: int, grid: int) -> Tensor:
@@ -257,18 +291,24 @@ def position_embedding(width: int, grid: int) -> Tensor:
     return torch.cat([columns, rows], dim=-1).reshape(1, grid * grid, width).float()
 
 
-def build_transformer(model: ModelOptions, latent_shape: tuple[int, ...] | list[int], out_channels: int) -> DiffusionTransformer:
+def build_transformer(
+    model: ModelOptions, latent_shape: tuple[int, ...] | list[int], out_channels: int
+) -> DiffusionTransformer:
     """The transformer of `model` for latents of shape (C, h, w).
 
     Raises:
         UserError: as `network_arguments`, or the width is not divisible by 4 and by the heads.
     """
     if model.width % model.heads or model.width % 4:
-        raise UserError(f"model {model.name}: width {model.width} must be a multiple of 4 and of its {model.heads} heads")
+        raise UserError(
+            f"model {model.name}: width {model.width} must be a multiple of 4 and of its {model.heads} heads"
+        )
     return DiffusionTransformer(**network_arguments(model, latent_shape, out_channels))
 
 
-def network_arguments(model: ModelOptions, latent_shape: tuple[int, ...] | list[int], out_channels: int) -> dict[str, int]:
+def network_arguments(
+    model: ModelOptions, latent_shape: tuple[int, ...] | list[int], out_channels: int
+) -> dict[str, int]:
     """Keyword arguments of a network of `model`'s size, for latents of shape (C, h, w).
 
     Raises:

@@ -61,7 +61,9 @@ def read_weights(path: Path | str, remedy: str) -> Weights:
     except Exception as error:  # a damaged file, pickled or not, raises errors of almost any kind
         raise UserError(f"{path}: {_reason(error, start)}; {remedy}") from error
     if not isinstance(content, Mapping):
-        raise UserError(f"{path}: holds a {type(content).__name__}, not a dict of tensors; {remedy}")
+        raise UserError(
+            f"{path}: holds a {type(content).__name__}, not a dict of tensors; {remedy}"
+        )
     return Weights(content, {})
 
 
@@ -87,7 +89,9 @@ def check_finite(state: Mapping[str, Any], where: Path | str, remedy: str) -> No
     for name, tensor in _tensors(state):
         if not is_finite(tensor):
             bad = int((~torch.isfinite(tensor)).sum())
-            raise UserError(f"{where}: {printable(name)} {list(tensor.shape)} holds NaN or infinite values ({bad:,} of {tensor.numel():,}); {remedy}")
+            raise UserError(
+                f"{where}: {printable(name)} {list(tensor.shape)} holds NaN or infinite values ({bad:,} of {tensor.numel():,}); {remedy}"
+            )
 
 
 def is_finite(tensor: Tensor) -> bool:
@@ -105,7 +109,11 @@ def printable(name: str) -> str:
 
 
 def _is_safetensors(start: bytes) -> bool:
-    return len(start) > 8 and int.from_bytes(start[:8], "little") <= LARGEST_HEADER and start[8:9] == b"{"
+    return (
+        len(start) > 8
+        and int.from_bytes(start[:8], "little") <= LARGEST_HEADER
+        and start[8:9] == b"{"
+    )
 
 
 def _read_safetensors(path: Path) -> Weights:

@@ -13,7 +13,10 @@ def collection(config: ExperimentConfig) -> CollectOptions:
     rows = {}
     for run in config.runs:
         steps = config.milestones_of(run)
-        chosen = {name: steps if config.samplers[name].milestones == "all" else steps[-1:] for name in config.samplers_of(run)}
+        chosen = {
+            name: steps if config.samplers[name].milestones == "all" else steps[-1:]
+            for name in config.samplers_of(run)
+        }
         rows[run] = CollectedRun(seeds=config.seeds_of(run), milestones=steps, samplers=chosen)
     for name, checkpoint in config.checkpoints.items():
         steps = [checkpoint.step]
@@ -57,7 +60,15 @@ def shown(config: ExperimentConfig) -> Iterator[tuple[str, int, int, str]]:
     Of each run the first seed, the last milestone and the first sampler; of a method benchmark the
     runs of the comparison, once there is one.
     """
-    compared = [run for process in config.benchmark.processes for run in config.benchmark.compared_runs(process)] if config.benchmark else []
+    compared = (
+        [
+            run
+            for process in config.benchmark.processes
+            for run in config.benchmark.compared_runs(process)
+        ]
+        if config.benchmark
+        else []
+    )
     for run in compared or config.runs:
         last = config.milestones_of(run)[-1]
         yield run, config.seeds_of(run)[0], last, config.samplers_of(run)[0]

@@ -42,7 +42,9 @@ def resolved_files(config: ExperimentConfig) -> dict[Path, Options]:
         **{f"samplers/{name}": sampler for name, sampler in config.samplers.items()},
     }
     files = {paths.config(name): options for name, options in stages.items() if options}
-    runs = {paths.run_config(run, seed): config.run_config(run, seed) for run, seed in trainings(config)}
+    runs = {
+        paths.run_config(run, seed): config.run_config(run, seed) for run, seed in trainings(config)
+    }
     return {**files, **runs}
 
 

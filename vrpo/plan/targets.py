@@ -33,11 +33,27 @@ class Targets:
         self.require_run(run)
         external, row = run in self.config.checkpoints, self.rows[run]
         if seed not in map(str, row.seeds):
-            option = f"checkpoints.{run}.seed" if external else f"runs.{run}.seeds" if self.config.runs[run].seeds else "seeds"
-            raise UserError(f"target: seed {seed} of `{run}` is not in `{option}` {shown(row.seeds)}; add it there, or name another file")
+            option = (
+                f"checkpoints.{run}.seed"
+                if external
+                else f"runs.{run}.seeds"
+                if self.config.runs[run].seeds
+                else "seeds"
+            )
+            raise UserError(
+                f"target: seed {seed} of `{run}` is not in `{option}` {shown(row.seeds)}; add it there, or name another file"
+            )
         if step not in map(file_step, row.milestones):
-            option = f"checkpoints.{run}.step" if external else f"runs.{run}.milestones" if self.config.runs[run].milestones else "milestones"
-            raise UserError(f"target: step {step} of `{run}` is not in `{option}` {shown(row.milestones)}; add it there, or name another file")
+            option = (
+                f"checkpoints.{run}.step"
+                if external
+                else f"runs.{run}.milestones"
+                if self.config.runs[run].milestones
+                else "milestones"
+            )
+            raise UserError(
+                f"target: step {step} of `{run}` is not in `{option}` {shown(row.milestones)}; add it there, or name another file"
+            )
 
     def require_samples(self, run: str, seed: str, step: str, sampler: str) -> None:
         """Refuse what is not sampled, in the same way."""
@@ -57,7 +73,9 @@ class Targets:
         """Refuse what is not measured, in the same way."""
         self.require_milestone(run, seed, step)
         if (run, int(seed), int(step)) not in set(represented(self.config)):
-            raise UserError(f"target: the representation of `{run}` is not measured at step {step}; name the last milestone of one of `runs`")
+            raise UserError(
+                f"target: the representation of `{run}` is not measured at step {step}; name the last milestone of one of `runs`"
+            )
 
     def require_encoder(self, encoder: str) -> None:
         """Refuse an encoder that is not in the config."""
@@ -67,11 +85,17 @@ class Targets:
         """Refuse an encoder whose weights are not trained here."""
         self.require_encoder(encoder)
         if self.config.encoders[encoder].weights != "trained":
-            raise UserError(f"target: encoder `{encoder}` has `weights: {self.config.encoders[encoder].weights}`, so none are trained; name another file")
+            raise UserError(
+                f"target: encoder `{encoder}` has `weights: {self.config.encoders[encoder].weights}`, so none are trained; name another file"
+            )
 
     def require_extra_network(self, name: str) -> None:
         """Refuse a further evaluation network that is not trained here."""
-        fitted = {other: network for other, network in self.config.evaluation.extra_networks.items() if network.weights == "trained"}
+        fitted = {
+            other: network
+            for other, network in self.config.evaluation.extra_networks.items()
+            if network.weights == "trained"
+        }
         _require_known("network", name, fitted, "evaluation.extra_networks` with `weights: trained")
 
 

@@ -27,7 +27,9 @@ log = logging.getLogger(__name__)
 HELD_OUT_EVERY = 10  # every tenth image is left out of the training and measures the accuracy
 
 
-def fit_classifier(options: NetworkOptions, images: Path | str, output: Path | str, device: torch.device | str) -> None:
+def fit_classifier(
+    options: NetworkOptions, images: Path | str, output: Path | str, device: torch.device | str
+) -> None:
     """Train `options.architecture` from scratch on the images' classes; write its weights and what they are.
 
     The description holds `architecture`, `arguments`, `image_size`, `num_classes`, `mean`, `std` and the held-out `accuracy`.
@@ -46,12 +48,23 @@ def fit_classifier(options: NetworkOptions, images: Path | str, output: Path | s
 
     def loss_of_step(step: int) -> Tensor:
         indices = kept[sample_indices(len(kept), options.training.batch_size, seed, step)]
-        batch = augment(image_batch(data, indices, device), torch_generator("augmentation", seed, step))
-        return F.cross_entropy(network(prepare(batch)), labels[torch.from_numpy(indices).to(device)])
+        batch = augment(
+            image_batch(data, indices, device), torch_generator("augmentation", seed, step)
+        )
+        return F.cross_entropy(
+            network(prepare(batch)), labels[torch.from_numpy(indices).to(device)]
+        )
 
     fit(network, options.training, loss_of_step, options.architecture)
-    accuracy = _held_out_accuracy(network, prepare, data, labels, options.training.batch_size, device)
-    log.info("%s: held-out accuracy %.2f%% (every %dth image, not trained on)", options.architecture, 100 * accuracy, HELD_OUT_EVERY)
+    accuracy = _held_out_accuracy(
+        network, prepare, data, labels, options.training.batch_size, device
+    )
+    log.info(
+        "%s: held-out accuracy %.2f%% (every %dth image, not trained on)",
+        options.architecture,
+        100 * accuracy,
+        HELD_OUT_EVERY,
+    )
     description = {
         "kind": "classifier",
         "architecture": options.architecture,
@@ -68,7 +81,14 @@ def fit_classifier(options: NetworkOptions, images: Path | str, output: Path | s
 
 
 @torch.inference_mode()
-def _held_out_accuracy(network: nn.Module, prepare: NetworkInput, data: StoredArrays, labels: Tensor, batch_size: int, device: torch.device | str) -> float:
+def _held_out_accuracy(
+    network: nn.Module,
+    prepare: NetworkInput,
+    data: StoredArrays,
+    labels: Tensor,
+    batch_size: int,
+    device: torch.device | str,
+) -> float:
     held_out = np.arange(0, len(labels), HELD_OUT_EVERY)
     right = 0
     for start in range(0, len(held_out), batch_size):

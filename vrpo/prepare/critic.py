@@ -26,7 +26,13 @@ log = logging.getLogger(__name__)
 ENCODER = "encoder"
 
 
-def fit_critic(options: CriticOptions, latents: Path | str, features: Path | str, output: Path | str, device: torch.device | str) -> None:
+def fit_critic(
+    options: CriticOptions,
+    latents: Path | str,
+    features: Path | str,
+    output: Path | str,
+    device: torch.device | str,
+) -> None:
     """Distil a critic: its tokens of latents drawn from their posterior are to point where the encoder's tokens of the image do (mean -cos).
 
     The description holds `latent_shape`, `tokens`, `width`, `depth`, the fingerprints of `latents` and `features`, and `cosine`: the mean over every tenth
@@ -48,7 +54,9 @@ def fit_critic(options: CriticOptions, latents: Path | str, features: Path | str
 
     fit(critic, options.training, loss_of_step, "critic")
     cosine = _held_out_cosine(critic, data, options.training.batch_size, seed, device)
-    log.info("critic: held-out cosine %.4f (every %dth image, not trained on)", cosine, HELD_OUT_EVERY)
+    log.info(
+        "critic: held-out cosine %.4f (every %dth image, not trained on)", cosine, HELD_OUT_EVERY
+    )
     description = {
         "kind": "critic",
         "latent_shape": data.latent_shape,
@@ -63,7 +71,13 @@ def fit_critic(options: CriticOptions, latents: Path | str, features: Path | str
     save_network(output, critic.state_dict(), description)
 
 
-def _cosine(critic: LatentCritic, data: TrainingData, indices: np.ndarray, generator: torch.Generator, device: torch.device | str) -> Tensor:
+def _cosine(
+    critic: LatentCritic,
+    data: TrainingData,
+    indices: np.ndarray,
+    generator: torch.Generator,
+    device: torch.device | str,
+) -> Tensor:
     batch = data.gather(indices)
     latents = batch.mean + batch.std * torch.randn(batch.mean.shape, generator=generator)
     target = F.normalize(batch.tokens[ENCODER].to(device), dim=-1)
@@ -71,10 +85,17 @@ def _cosine(critic: LatentCritic, data: TrainingData, indices: np.ndarray, gener
 
 
 @torch.inference_mode()
-def _held_out_cosine(critic: LatentCritic, data: TrainingData, batch_size: int, seed: int, device: torch.device | str) -> float:
+def _held_out_cosine(
+    critic: LatentCritic, data: TrainingData, batch_size: int, seed: int, device: torch.device | str
+) -> float:
     held_out = np.arange(0, data.count, HELD_OUT_EVERY)
     total = 0.0
     for start in range(0, len(held_out), batch_size):
         indices = held_out[start : start + batch_size]
-        total += len(indices) * _cosine(critic, data, indices, torch_generator("critic-held-out", seed, start), device).item()
+        total += (
+            len(indices)
+            * _cosine(
+                critic, data, indices, torch_generator("critic-held-out", seed, start), device
+            ).item()
+        )
     return total / len(held_out)

@@ -18,7 +18,15 @@ from vrpo.prepare.pixels import read_pinned, to_device
 Encode = Callable[[Tensor], dict[str, Tensor]]
 
 
-def encode_images(images: StoredArrays, part: slice, writer: ArrayWriter, batch_size: int, encode: Encode, device: torch.device | str, title: str) -> None:
+def encode_images(
+    images: StoredArrays,
+    part: slice,
+    writer: ArrayWriter,
+    batch_size: int,
+    encode: Encode,
+    device: torch.device | str,
+    title: str,
+) -> None:
     """Write `encode(batch)` of all images of `part` that are still to be written.
 
     Reading and writing have a thread each. On a GPU, batch k + 1 is queued before the results of batch k are fetched, so that it never waits for the CPU.
@@ -40,9 +48,17 @@ def encode_images(images: StoredArrays, part: slice, writer: ArrayWriter, batch_
     with (
         ThreadPoolExecutor(1) as reader,
         ThreadPoolExecutor(1) as behind,
-        tqdm(total=writer.count, initial=writer.done, desc=title, unit="image", mininterval=1.0) as progress,
+        tqdm(
+            total=writer.count, initial=writer.done, desc=title, unit="image", mininterval=1.0
+        ) as progress,
     ):
-        read = _ahead(reader, [lambda rows=rows: read_pinned(images, _shifted(rows, part.start), device) for rows in slices])
+        read = _ahead(
+            reader,
+            [
+                lambda rows=rows: read_pinned(images, _shifted(rows, part.start), device)
+                for rows in slices
+            ],
+        )
 
         def write(rows: slice, stored: dict[str, Tensor], copied: torch.cuda.Event | None) -> None:
             if copied:
@@ -51,7 +67,9 @@ def encode_images(images: StoredArrays, part: slice, writer: ArrayWriter, batch_
             for name, values in arrays.items():
                 if values.dtype.kind == "f" and not np.isfinite(values).all():
                     first, last = part.start + rows.start, part.start + rows.stop - 1
-                    raise UserError(f"{writer.path}: `{name}` of images {first} to {last} is not finite; give other weights, or a wider `storage`")
+                    raise UserError(
+                        f"{writer.path}: `{name}` of images {first} to {last} is not finite; give other weights, or a wider `storage`"
+                    )
             if labelled:
                 arrays["labels"] = images.rows("labels", _shifted(rows, part.start))
             writer.write(rows.start, arrays)
@@ -59,7 +77,10 @@ def encode_images(images: StoredArrays, part: slice, writer: ArrayWriter, batch_
 
         writing: list[Future[None]] = []
         for rows, pixels in zip(slices, read, strict=True):
-            stored = {name: values.to("cpu", non_blocking=True) for name, values in encode(to_device(pixels, device)).items()}
+            stored = {
+                name: values.to("cpu", non_blocking=True)
+                for name, values in encode(to_device(pixels, device)).items()
+            }
             copied = torch.cuda.Event() if torch.device(device).type == "cuda" else None
             if copied:
                 copied.record()

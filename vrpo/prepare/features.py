@@ -27,7 +27,14 @@ log = logging.getLogger(__name__)
 
 
 @torch.inference_mode()
-def encode_features(options: EncoderOptions, name: str, images: Path | str, weights: Path | str | None, output: Path | str, device: torch.device | str) -> None:
+def encode_features(
+    options: EncoderOptions,
+    name: str,
+    images: Path | str,
+    weights: Path | str | None,
+    output: Path | str,
+    device: torch.device | str,
+) -> None:
     """Write the tokens `[N, T, D]` of encoder `name`; a killed run goes on where it was. Of the part of the images that `output` names.
 
     With `features: online` only a description is written, by which they are computed when they are needed (vrpo/models/online.py).
@@ -43,13 +50,21 @@ def encode_features(options: EncoderOptions, name: str, images: Path | str, weig
     if options.features == "online":
         attributes = _attributes(options, name, data.attributes["fingerprint"], encoder)
         places = Path(output), Path(images), Path(weights) if weights else None
-        write_text(output, describe_features(*places, options.model_dump(mode="json"), encoder, attributes))
+        write_text(
+            output, describe_features(*places, options.model_dump(mode="json"), encoder, attributes)
+        )
         return
     part = shard_rows(data.shape("images")[0], output, options.batch_size)
     example = image_batch(data, slice(0, 1), device)
-    arrays = {"tokens": encoder.tokens(example), **({"attention": encoder.attention(example)} if options.attention else {})}
+    arrays = {
+        "tokens": encoder.tokens(example),
+        **({"attention": encoder.attention(example)} if options.attention else {}),
+    }
     token_shape, count = tuple(arrays["tokens"].shape[1:]), part.stop - part.start
-    shapes = {key: ((count, *values.shape[1:]), STORED_TYPES[options.storage]) for key, values in arrays.items()}
+    shapes = {
+        key: ((count, *values.shape[1:]), STORED_TYPES[options.storage])
+        for key, values in arrays.items()
+    }
     if options.storage != "float16":
         shapes |= {scale_name(key): (shape[:-1], np.float16) for key, (shape, _) in shapes.items()}
     shapes["error"] = ((count, 2), np.float32)
@@ -57,9 +72,15 @@ def encode_features(options: EncoderOptions, name: str, images: Path | str, weig
     def stored_of(pixels: Tensor) -> dict[str, Tensor]:
         tokens = encoder.tokens(pixels)
         values, scale = encode(tokens, options.storage)
-        stored = {"tokens": values, "scale": scale, "error": storage_error(tokens, decode(values, scale, options.storage))}
+        stored = {
+            "tokens": values,
+            "scale": scale,
+            "error": storage_error(tokens, decode(values, scale, options.storage)),
+        }
         if options.attention:
-            stored["attention"], stored["attention_scale"] = encode(encoder.attention(pixels), options.storage)
+            stored["attention"], stored["attention_scale"] = encode(
+                encoder.attention(pixels), options.storage
+            )
         return {key: values for key, values in stored.items() if values is not None}
 
     attributes = _attributes(options, name, data.attributes["fingerprint"], encoder)
@@ -67,11 +88,23 @@ def encode_features(options: EncoderOptions, name: str, images: Path | str, weig
         encode_images(data, part, writer, options.batch_size, stored_of, device, name)
         errors = writer.read("error")
         mean, worst = float(errors[:, 0].mean(dtype=np.float64)), float(errors[:, 1].max())
-        writer.finish(shard_attributes(output, attributes, {"error": {"mean": mean, "worst": worst}}))
-    log.info("%s: %d x %s tokens as %s, 1 - cos: mean %.1e, worst %.1e", name, count, "x".join(map(str, token_shape)), options.storage, mean, worst)
+        writer.finish(
+            shard_attributes(output, attributes, {"error": {"mean": mean, "worst": worst}})
+        )
+    log.info(
+        "%s: %d x %s tokens as %s, 1 - cos: mean %.1e, worst %.1e",
+        name,
+        count,
+        "x".join(map(str, token_shape)),
+        options.storage,
+        mean,
+        worst,
+    )
 
 
-def _attributes(options: EncoderOptions, name: str, fingerprint: str, encoder: VisualEncoder) -> dict[str, object]:
+def _attributes(
+    options: EncoderOptions, name: str, fingerprint: str, encoder: VisualEncoder
+) -> dict[str, object]:
     return {
         "images": fingerprint,
         "encoder": name,

@@ -29,7 +29,9 @@ def initial_weights(*key: str | int) -> Iterator[None]:
         yield
 
 
-def fit(network: nn.Module, options: FitOptions, loss_of_step: Callable[[int], Tensor], name: str) -> None:
+def fit(
+    network: nn.Module, options: FitOptions, loss_of_step: Callable[[int], Tensor], name: str
+) -> None:
     """Train `network` in place for `options.steps` steps.
 
     Args:
@@ -49,12 +51,18 @@ def fit(network: nn.Module, options: FitOptions, loss_of_step: Callable[[int], T
                 group["lr"] = options.learning_rate * schedule(step, options.steps)
             loss = loss_of_step(step)
             if not math.isfinite(value := loss.item()):
-                raise UserError(f"{name}: the loss is {value} at step {step}; lower `training.learning_rate` ({options.learning_rate})")
+                raise UserError(
+                    f"{name}: the loss is {value} at step {step}; lower `training.learning_rate` ({options.learning_rate})"
+                )
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             steps.set_postfix(loss=f"{value:.4f}", refresh=False)
-    check_finite(network.state_dict(), name, f"the last steps diverged, lower `training.learning_rate` ({options.learning_rate})")
+    check_finite(
+        network.state_dict(),
+        name,
+        f"the last steps diverged, lower `training.learning_rate` ({options.learning_rate})",
+    )
     network.eval()
 
 

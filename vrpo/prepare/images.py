@@ -19,7 +19,14 @@ from tqdm import tqdm
 from vrpo.data.arrays import ArrayWriter
 from vrpo.data.manifest import without
 from vrpo.data.shards import shard_attributes, shard_of, shard_rows
-from vrpo.data.sources import EncodedSource, ImageSource, UnreadableImageError, load_listing, open_source, save_listing
+from vrpo.data.sources import (
+    EncodedSource,
+    ImageSource,
+    UnreadableImageError,
+    load_listing,
+    open_source,
+    save_listing,
+)
 from vrpo.errors import UserError
 from vrpo.prepare.unreadable import Unreadable, UnreadableList
 
@@ -31,7 +38,9 @@ log = logging.getLogger(__name__)
 BATCH = 64  # images handed to a worker at once
 MOST_SKIPPED = 5_000  # images of one file; their numbers are among its attributes, and more are a broken data set
 
-Decoded = tuple[np.ndarray, list[Unreadable]]  # images [n, H, W, 3], zeros where one cannot be read; those
+Decoded = tuple[
+    np.ndarray, list[Unreadable]
+]  # images [n, H, W, 3], zeros where one cannot be read; those
 
 
 def list_images(options: DataOptions, output: Path | str) -> None:
@@ -42,11 +51,15 @@ def list_images(options: DataOptions, output: Path | str) -> None:
     """
     source = open_source(options)
     if not isinstance(source, EncodedSource):
-        raise UserError(f"data.source: `{options.source}` has no files to be listed; write its images at once")
+        raise UserError(
+            f"data.source: `{options.source}` has no files to be listed; write its images at once"
+        )
     save_listing(source, options, output)
 
 
-def write_images(options: DataOptions, output: Path | str, listing: Path | str | None = None) -> None:
+def write_images(
+    options: DataOptions, output: Path | str, listing: Path | str | None = None
+) -> None:
     """Write `images` uint8 `[N, H, W, 3]` and `labels` int64 `[N]` of the part that `output` names (`shard-...`, or all); a killed run goes on where it was.
 
     Images that cannot be read are listed in a file beside `output`. With `options.skip_unreadable` the rest is written, as another set of images.
@@ -81,7 +94,9 @@ def write_images(options: DataOptions, output: Path | str, listing: Path | str |
     with _writer(source, output, kept, skipped) as writer:
         _decode_all(source, writer, kept, options.workers, unreadable)
         if len(unreadable.images) > len(skipped):
-            raise UserError(f"{unreadable.path}: more images became unreadable while they were read; see that nothing changes the data set and start again")
+            raise UserError(
+                f"{unreadable.path}: more images became unreadable while they were read; see that nothing changes the data set and start again"
+            )
         writer.finish()
 
 
@@ -94,9 +109,14 @@ def _listed(options: DataOptions, listing: Path | str | None, output: Path) -> I
     return source
 
 
-def _writer(source: ImageSource, output: Path, indices: np.ndarray, skipped: list[int]) -> ArrayWriter:
+def _writer(
+    source: ImageSource, output: Path, indices: np.ndarray, skipped: list[int]
+) -> ArrayWriter:
     side = source.resolution
-    shapes = {"images": ((len(indices), side, side, 3), np.uint8), "labels": ((len(indices),), np.int64)}
+    shapes = {
+        "images": ((len(indices), side, side, 3), np.uint8),
+        "labels": ((len(indices),), np.int64),
+    }
     description = {**source.describe(), "resolution": side}
     if shard_of(output)[1] == 1:
         return ArrayWriter(output, shapes, without(description, skipped))
@@ -107,17 +127,31 @@ def _refuse_or_skip(options: DataOptions, unreadable: UnreadableList, count: int
     found = unreadable.images
     said = f"{unreadable.path}: lists {len(found)} of {count} images that cannot be read, first {found[0].where} ({found[0].reason})"
     if not options.skip_unreadable:
-        raise UserError(f"{said}; restore them, or set `data.skip_unreadable: true` to leave them out")
+        raise UserError(
+            f"{said}; restore them, or set `data.skip_unreadable: true` to leave them out"
+        )
     if len(found) == count or len(found) > MOST_SKIPPED:
-        raise UserError(f"{said}; so many are not left out ({MOST_SKIPPED} at most, and not all): mend the data set")
+        raise UserError(
+            f"{said}; so many are not left out ({MOST_SKIPPED} at most, and not all): mend the data set"
+        )
 
 
-def _decode_all(source: ImageSource, writer: ArrayWriter, indices: np.ndarray, workers: int, unreadable: UnreadableList) -> None:
-    with tqdm(total=writer.count, initial=writer.done, desc="images", unit="image", mininterval=1.0) as progress:
+def _decode_all(
+    source: ImageSource,
+    writer: ArrayWriter,
+    indices: np.ndarray,
+    workers: int,
+    unreadable: UnreadableList,
+) -> None:
+    with tqdm(
+        total=writer.count, initial=writer.done, desc="images", unit="image", mininterval=1.0
+    ) as progress:
         slices = list(writer.batches(BATCH))
         decoded = _decode(source, [indices[rows] for rows in slices], workers)
         for rows, (images, failed) in zip(slices, decoded, strict=True):
-            unreadable.add(failed)  # before the rows, so that it is known of every row that is written
+            unreadable.add(
+                failed
+            )  # before the rows, so that it is known of every row that is written
             writer.write(rows.start, {"images": images, "labels": source.labels[indices[rows]]})
             progress.update(len(images))
 
@@ -127,7 +161,9 @@ def _decode(source: ImageSource, batches: Sequence[np.ndarray], workers: int) ->
         yield from (decode_batch(source, batch) for batch in batches)
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_set_source, initargs=(source,)) as pool:
+    with ProcessPoolExecutor(
+        workers, mp_context=context, initializer=_set_source, initargs=(source,)
+    ) as pool:
         ahead = 4 * workers
         waiting = [pool.submit(_decode_in_worker, batch) for batch in batches[:ahead]]
         for batch in itertools.chain(batches[ahead:], [None] * len(waiting)):

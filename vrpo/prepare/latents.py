@@ -27,7 +27,13 @@ NEAR_ONE = (0.5, 2.0)  # standard deviations of latents that need no warning
 
 
 @torch.inference_mode()
-def encode_latents(options: TokenizerOptions, images: Path | str, weights: Path | str | None, output: Path | str, device: torch.device | str) -> None:
+def encode_latents(
+    options: TokenizerOptions,
+    images: Path | str,
+    weights: Path | str | None,
+    output: Path | str,
+    device: torch.device | str,
+) -> None:
     """Write `mean` and `std` `[N, C, h, w]` of the normalised latents, and `labels` int64 `[N]`; a killed run goes on where it was.
 
     Of the part of the images that `output` names: one of several shards, or all.
@@ -46,7 +52,11 @@ def encode_latents(options: TokenizerOptions, images: Path | str, weights: Path 
             f"choose a multiple of {tokenizer.downsampling}"
         )
     count = part.stop - part.start
-    shapes = {"mean": ((count, *latent_shape), options.storage), "std": ((count, *latent_shape), options.storage), "labels": ((count,), np.int64)}
+    shapes = {
+        "mean": ((count, *latent_shape), options.storage),
+        "std": ((count, *latent_shape), options.storage),
+        "labels": ((count,), np.int64),
+    }
     attributes = {
         "images": data.attributes["fingerprint"],
         "resolution": data.attributes["resolution"],
@@ -57,11 +67,17 @@ def encode_latents(options: TokenizerOptions, images: Path | str, weights: Path 
     }
     if options.weights != "trained":  # whose file has its scale, and which has no shift
         attributes["shift"] = tokenizer.shift
-    moments = torch.zeros(2, dtype=torch.float64, device=device)  # sums of the latents and of their squares
+    moments = torch.zeros(
+        2, dtype=torch.float64, device=device
+    )  # sums of the latents and of their squares
 
     def encode(pixels: Tensor) -> dict[str, Tensor]:
         mean, std = tokenizer.encode(pixels)
-        moments.add_(torch.stack([mean.double().sum(), (mean.double().square() + std.double().square()).sum()]))
+        moments.add_(
+            torch.stack(
+                [mean.double().sum(), (mean.double().square() + std.double().square()).sum()]
+            )
+        )
         stored = getattr(torch, options.storage)
         return {"mean": mean.to(stored), "std": std.to(stored)}
 
@@ -69,7 +85,9 @@ def encode_latents(options: TokenizerOptions, images: Path | str, weights: Path 
         encoded = (writer.count - writer.done) * math.prod(latent_shape)
         encode_images(data, part, writer, options.batch_size, encode, device, "latents")
         writer.finish()
-    log.info("latents: %d of %s, %s", count, "x".join(map(str, latent_shape)), tokenizer.normalisation)
+    log.info(
+        "latents: %d of %s, %s", count, "x".join(map(str, latent_shape)), tokenizer.normalisation
+    )
     if encoded:
         _report_deviation(*(moments / encoded).tolist())
 

@@ -32,11 +32,20 @@ def write_manifest(options: DataOptions, images: Path | str, output: Path | str)
     source = open_source(options)
     files = arrays.files if isinstance(arrays, ShardedArrays) else [arrays]
     description = source.describe()
-    lists = [UnreadableList(file.path, description["fingerprint"]) for file in files] if arrays.attributes.get("skipped") else []
+    lists = (
+        [UnreadableList(file.path, description["fingerprint"]) for file in files]
+        if arrays.attributes.get("skipped")
+        else []
+    )
     unreadable = [image for found in lists for image in found.images]
     now = without(description, [image.index for image in unreadable])
-    if now["fingerprint"] != arrays.attributes["fingerprint"] or now["count"] != arrays.shape("labels")[0]:
-        raise UserError(f"{images}: the data set has changed since it was written; delete it (and images.listing.npz, where it has shards) and make it again")
+    if (
+        now["fingerprint"] != arrays.attributes["fingerprint"]
+        or now["count"] != arrays.shape("labels")[0]
+    ):
+        raise UserError(
+            f"{images}: the data set has changed since it was written; delete it (and images.listing.npz, where it has shards) and make it again"
+        )
     counts = np.bincount(arrays.rows("labels", slice(None)), minlength=len(source.classes))
     manifest = {
         "source": now["name"],

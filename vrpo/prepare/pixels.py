@@ -23,7 +23,11 @@ def image_batch(data: StoredArrays, rows: np.ndarray | slice, device: torch.devi
 
 def read_pinned(data: StoredArrays, rows: slice, device: torch.device | str) -> Tensor:
     """Images `rows` (within the count) as uint8 `[B, H, W, 3]` on the CPU, in page-locked memory where `device` is a GPU."""
-    pinned = torch.empty((rows.stop - rows.start, *data.shape("images")[1:]), dtype=torch.uint8, pin_memory=torch.device(device).type == "cuda")
+    pinned = torch.empty(
+        (rows.stop - rows.start, *data.shape("images")[1:]),
+        dtype=torch.uint8,
+        pin_memory=torch.device(device).type == "cuda",
+    )
     data.rows("images", rows, out=pinned.numpy())
     return pinned
 
@@ -40,7 +44,15 @@ def augment(images: Tensor, generator: torch.Generator) -> Tensor:
     zoom = 1 + draws[1] * MAX_SCALE
     cosine, sine = torch.cos(angle) * zoom, torch.sin(angle) * zoom
     shift = draws[2:] * (2 * MAX_SHIFT)  # the grid's coordinates run from -1 to 1
-    matrix = torch.stack([torch.stack([cosine, -sine, shift[0]], dim=1), torch.stack([sine, cosine, shift[1]], dim=1)], dim=1)  # (B, 2, 3)
+    matrix = torch.stack(
+        [
+            torch.stack([cosine, -sine, shift[0]], dim=1),
+            torch.stack([sine, cosine, shift[1]], dim=1),
+        ],
+        dim=1,
+    )  # (B, 2, 3)
     grid = F.affine_grid(matrix.to(images.device), list(images.shape), align_corners=False)
-    moved = F.grid_sample(images.float(), grid, mode="bilinear", padding_mode="border", align_corners=False)
+    moved = F.grid_sample(
+        images.float(), grid, mode="bilinear", padding_mode="border", align_corners=False
+    )
     return moved.round().to(torch.uint8)

@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def fit_tokenizer(options: TokenizerOptions, images: Path | str, output: Path | str, device: torch.device | str) -> None:
+def fit_tokenizer(
+    options: TokenizerOptions, images: Path | str, output: Path | str, device: torch.device | str
+) -> None:
     """Fit a VAE to `images` and write its weights, construction arguments, measured scale and reconstruction quality.
 
     The loss is the mean absolute plus the mean squared error of pixels in [-1, 1], plus `kl_weight` times the mean KL divergence of a
@@ -51,17 +53,25 @@ def fit_tokenizer(options: TokenizerOptions, images: Path | str, output: Path | 
         vae = build_vae(arguments).to(device, memory_format=torch.channels_last)
 
     def loss_of_step(step: int) -> Tensor:
-        batch = image_batch(data, sample_indices(count, options.training.batch_size, seed, step), device)
+        batch = image_batch(
+            data, sample_indices(count, options.training.batch_size, seed, step), device
+        )
         x = (batch.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
         posterior = vae.encode(x).latent_dist
-        noise = torch.randn(posterior.mean.shape, generator=torch_generator("tokenizer-noise", seed, step)).to(device)
+        noise = torch.randn(
+            posterior.mean.shape, generator=torch_generator("tokenizer-noise", seed, step)
+        ).to(device)
         error = vae.decode(posterior.mean + posterior.std * noise).sample - x
         kl = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).mean()
         return error.abs().mean() + error.square().mean() + options.kl_weight * kl
 
     fit(vae, options.training, loss_of_step, "tokenizer")
     scale, psnr = _measure(vae, data, options.batch_size, seed, device)
-    log.info("tokenizer: reconstructions of the training images at %.1f dB PSNR, latent scale %.4f", psnr, scale)
+    log.info(
+        "tokenizer: reconstructions of the training images at %.1f dB PSNR, latent scale %.4f",
+        psnr,
+        scale,
+    )
     description = {
         "kind": "tokenizer",
         "arguments": arguments,
@@ -75,15 +85,21 @@ def fit_tokenizer(options: TokenizerOptions, images: Path | str, output: Path | 
 
 
 @torch.inference_mode()
-def _measure(vae: AutoencoderKL, data: StoredArrays, batch_size: int, seed: int, device: torch.device | str) -> tuple[float, float]:
+def _measure(
+    vae: AutoencoderKL, data: StoredArrays, batch_size: int, seed: int, device: torch.device | str
+) -> tuple[float, float]:
     """1 / standard deviation of latents sampled over all images, and the PSNR in dB of their reconstructions."""
     tokenizer = Tokenizer(vae, scale=1.0)
     count = data.shape("images")[0]
     total, squares, errors, elements, pixels = 0.0, 0.0, 0.0, 0, 0
-    for start in tqdm(range(0, count, batch_size), desc="latent scale", unit="batch", mininterval=1.0):
+    for start in tqdm(
+        range(0, count, batch_size), desc="latent scale", unit="batch", mininterval=1.0
+    ):
         batch = image_batch(data, slice(start, start + batch_size), device)
         mean, std = tokenizer.encode(batch)
-        noise = torch.randn(mean.shape, generator=torch_generator("tokenizer-scale", seed, start)).to(device)
+        noise = torch.randn(
+            mean.shape, generator=torch_generator("tokenizer-scale", seed, start)
+        ).to(device)
         latents = mean + std * noise
         reconstructions = tokenizer.decode(latents).clamp(-1, 1)
         total += latents.double().sum().item()
@@ -93,5 +109,7 @@ def _measure(vae: AutoencoderKL, data: StoredArrays, batch_size: int, seed: int,
         pixels += batch.numel()
     variance = squares / elements - (total / elements) ** 2
     if not (variance > 0 and math.isfinite(variance) and math.isfinite(errors)):
-        raise UserError("tokenizer.training: the latents of all images are equal or not finite after it; lower its `learning_rate`")
+        raise UserError(
+            "tokenizer.training: the latents of all images are equal or not finite after it; lower its `learning_rate`"
+        )
     return 1 / math.sqrt(variance), 10 * math.log10(4 * pixels / errors)

@@ -33,10 +33,15 @@ class UnreadableList:
         self.source = source
         self.images: list[Unreadable] = []
         self.complete = False  # all images have been tried
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # a missing or damaged list is none: the images are read again
+        with contextlib.suppress(
+            OSError, ValueError, KeyError, TypeError
+        ):  # a missing or damaged list is none: the images are read again
             content = json.loads(self.path.read_text(encoding="utf-8"))
             if content["source"] == source:
-                self.images, self.complete = [Unreadable(**image) for image in content["images"]], bool(content["complete"])
+                self.images, self.complete = (
+                    [Unreadable(**image) for image in content["images"]],
+                    bool(content["complete"]),
+                )
 
     def add(self, images: Sequence[Unreadable]) -> None:
         """Add those that are not listed yet."""
@@ -49,7 +54,11 @@ class UnreadableList:
     def save(self, complete: bool) -> None:
         """Write the list."""
         self.complete = complete
-        content = {"source": self.source, "complete": complete, "images": [image._asdict() for image in self.images]}
+        content = {
+            "source": self.source,
+            "complete": complete,
+            "images": [image._asdict() for image in self.images],
+        }
         write_text(self.path, json.dumps(content, indent=1) + "\n")
 
     def clear(self) -> None:

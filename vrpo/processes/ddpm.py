@@ -33,7 +33,9 @@ class DDPM(Process):
 
     table: Tensor
 
-    def __init__(self, options: DDPMOptions, betas: Tensor | None = None, levels: list[int] | None = None) -> None:
+    def __init__(
+        self, options: DDPMOptions, betas: Tensor | None = None, levels: list[int] | None = None
+    ) -> None:
         super().__init__()
         self.options = options
         betas = named_betas(options) if betas is None else betas
@@ -42,7 +44,9 @@ class DDPM(Process):
         self.alpha_bars = torch.cumprod(1 - betas, 0)
         before = torch.cat([torch.ones(1, dtype=torch.float64), self.alpha_bars[:-1]])
         rest = 1 - self.alpha_bars
-        variance = betas * (1 - before) / rest  # of the posterior, 0 at level 0: there its logarithm is that of level 1
+        variance = (
+            betas * (1 - before) / rest
+        )  # of the posterior, 0 at level 0: there its logarithm is that of level 1
         columns = (
             self.alpha_bars.sqrt(),  # x_t = 0 x_0 + 1 noise
             rest.sqrt(),
@@ -50,7 +54,9 @@ class DDPM(Process):
             (1 / self.alpha_bars - 1).sqrt(),
             betas * before.sqrt() / rest,  # posterior mean = 4 x_0 + 5 x_t
             (1 - before) * (1 - betas).sqrt() / rest,
-            torch.cat([variance[1:2], variance[1:]]).log() if self.count > 1 else betas.log(),  # range of the log variance: 6 to 7
+            torch.cat([variance[1:2], variance[1:]]).log()
+            if self.count > 1
+            else betas.log(),  # range of the log variance: 6 to 7
             betas.log(),
             (self.alpha_bars / rest).log(),  # log-SNR
             (1 / self.alpha_bars).clamp(max=options.loss_weight_limit),  # of the noise's error
@@ -111,7 +117,9 @@ class DDPM(Process):
         fraction = (position + 1) / 2
         return row[4] * x0 + row[5] * x_t, fraction * row[7] + (1 - fraction) * row[6]
 
-    def losses(self, prediction: Tensor, x0: Tensor, noise: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    def losses(
+        self, prediction: Tensor, x0: Tensor, noise: Tensor, x_t: Tensor, t: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Hybrid loss [B]: the error of the noise, plus the variational bound in bits per dimension, which trains the variance alone; and that error [B].
 
         In the loss the error is weighted by min(1 / alpha_bar, `options.loss_weight_limit`). The
@@ -121,15 +129,21 @@ class DDPM(Process):
         """
         predicted, position = prediction.float().chunk(2, dim=1)
         error = (predicted - noise).square().flatten(1).mean(1)
-        return self._rows(t)[9].flatten() * error + self.variational_bound(torch.cat([predicted.detach(), position], dim=1), x0, x_t, t), error
+        return self._rows(t)[9].flatten() * error + self.variational_bound(
+            torch.cat([predicted.detach(), position], dim=1), x0, x_t, t
+        ), error
 
     def variational_bound(self, prediction: Tensor, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """One term of the bound [B] in bits per dimension: the KL of posterior to prediction; at level 0 the decoder's negative log-likelihood."""
         true_mean, true_log_variance = self.posterior(x0, x_t, t)
         mean, log_variance = self.reverse(prediction, x_t, t)
         gap = log_variance - true_log_variance
-        kl = 0.5 * (gap - 1 + torch.exp(-gap) + (true_mean - mean).square() * torch.exp(-log_variance))
-        nats = torch.where(per_sample(t) == 0, -discretised_log_likelihood(x0, mean, 0.5 * log_variance), kl)
+        kl = 0.5 * (
+            gap - 1 + torch.exp(-gap) + (true_mean - mean).square() * torch.exp(-log_variance)
+        )
+        nats = torch.where(
+            per_sample(t) == 0, -discretised_log_likelihood(x0, mean, 0.5 * log_variance), kl
+        )
         return nats.flatten(1).mean(1) / math.log(2)
 
     def _rows(self, t: Tensor) -> tuple[Tensor, ...]:
@@ -148,7 +162,9 @@ def named_betas(options: DDPMOptions) -> Tensor:
     steps = options.steps
     if options.betas == "linear":
         if steps <= 20:
-            raise UserError(f"process steps: {steps} are too few for linear betas, which would reach {20 / steps:g}; choose more than 20, or cosine betas")
+            raise UserError(
+                f"process steps: {steps} are too few for linear betas, which would reach {20 / steps:g}; choose more than 20, or cosine betas"
+            )
         return torch.linspace(0.1 / steps, 20 / steps, steps, dtype=torch.float64)
     levels = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
     squared = torch.cos((levels + 0.008) / 1.008 * math.pi / 2) ** 2

@@ -39,7 +39,9 @@ class Guided:
 
     def rows(self, rows: slice) -> Guided:
         """The denoiser of some of the images."""
-        return Guided(self.network, self.process, self.labels[rows], self.scale, self.interval, self.channels)
+        return Guided(
+            self.network, self.process, self.labels[rows], self.scale, self.interval, self.channels
+        )
 
     def __call__(self, x: Tensor, t: Tensor, began: Tensor | None = None) -> Tensor:
         """Prediction [B,P,h,w] for x [B,C,h,w] at times t [B], all equal; on the CPU, so that reading them does not wait for a GPU.
@@ -51,8 +53,12 @@ class Guided:
         level = float(self.process.noise_level(t[0] if began is None else began))
         if self.scale == 1 or not low <= level <= high:
             return self.network(x, times, self.labels)[0].float()
-        both = self.network(torch.cat([x, x]), torch.cat([times, times]), self.both_labels)[0].float()
+        both = self.network(torch.cat([x, x]), torch.cat([times, times]), self.both_labels)[
+            0
+        ].float()
         conditional, unconditional = both.chunk(2)
         guided = x.shape[1] if self.channels is None else self.channels
-        prediction = unconditional[:, :guided] + self.scale * (conditional[:, :guided] - unconditional[:, :guided])
+        prediction = unconditional[:, :guided] + self.scale * (
+            conditional[:, :guided] - unconditional[:, :guided]
+        )
         return torch.cat([prediction, conditional[:, guided:]], dim=1)

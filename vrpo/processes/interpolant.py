@@ -12,7 +12,9 @@ from vrpo.config.options import InterpolantOptions
 from vrpo.processes.process import Process, per_sample
 
 HALF_PI = math.pi / 2
-SMALLEST_TIME = 2.0**-24  # times are drawn inside (0, 1): 1 minus this is the largest float32 below 1
+SMALLEST_TIME = (
+    2.0**-24
+)  # times are drawn inside (0, 1): 1 minus this is the largest float32 below 1
 
 
 class Coefficients(NamedTuple):
@@ -84,7 +86,9 @@ class Interpolant(Process):
         _, _, d_alpha, d_sigma = self.coefficients(per_sample(t))
         return d_alpha * x0 + d_sigma * noise
 
-    def losses(self, prediction: Tensor, x0: Tensor, noise: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    def losses(
+        self, prediction: Tensor, x0: Tensor, noise: Tensor, x_t: Tensor, t: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Mean squared error of the velocity [B], twice."""
         error = (prediction.float() - self.velocity(x0, noise, t)).square().flatten(1).mean(1)
         return error, error

@@ -40,7 +40,9 @@ class Process(nn.Module, ABC):
         """The noised latents x_t."""
 
     @abstractmethod
-    def losses(self, prediction: Tensor, x0: Tensor, noise: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    def losses(
+        self, prediction: Tensor, x0: Tensor, noise: Tensor, x_t: Tensor, t: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Per sample, what is trained [B], and the plain error mean (prediction - target)^2 [B]."""
 
     @abstractmethod

@@ -29,7 +29,9 @@ Noise = Callable[[], Tensor]
 LAST_SDE_STEP = 0.04  # size of the SDE's last, noise-free step (SiT, appendix; REPA)
 
 
-def sample(process: Process, options: SamplerOptions, denoiser: Denoiser, x: Tensor, noise: Noise) -> Tensor:
+def sample(
+    process: Process, options: SamplerOptions, denoiser: Denoiser, x: Tensor, noise: Noise
+) -> Tensor:
     """Sample latents.
 
     Args:
@@ -61,13 +63,21 @@ def check_sampler(process: Process, options: SamplerOptions) -> None:
     """
     owner, _ = SAMPLERS[options.kind]
     if not isinstance(process, owner):
-        fitting = ", ".join(name for name, (other, _) in SAMPLERS.items() if isinstance(process, other))
-        raise UserError(f"sampler kind: `{options.kind}` samples {owner.__name__} processes, this one is {type(process).__name__}; use one of {fitting}")
+        fitting = ", ".join(
+            name for name, (other, _) in SAMPLERS.items() if isinstance(process, other)
+        )
+        raise UserError(
+            f"sampler kind: `{options.kind}` samples {owner.__name__} processes, this one is {type(process).__name__}; use one of {fitting}"
+        )
     if isinstance(process, DDPM) and options.steps > process.count:
-        raise UserError(f"sampler steps: {options.steps} are more than the {process.count} noise levels of the process; choose at most {process.count}")
+        raise UserError(
+            f"sampler steps: {options.steps} are more than the {process.count} noise levels of the process; choose at most {process.count}"
+        )
 
 
-def ode_euler(process: Interpolant, steps: int, denoiser: Denoiser, x: Tensor, noise: Noise) -> Tensor:
+def ode_euler(
+    process: Interpolant, steps: int, denoiser: Denoiser, x: Tensor, noise: Noise
+) -> Tensor:
     """Euler's method on dx / dt = v from t = 1 to 0, state in float64 as in REPA."""
     x = x.double()
     for now, then in itertools.pairwise(torch.linspace(1, 0, steps + 1, dtype=torch.float64)):
@@ -75,18 +85,33 @@ def ode_euler(process: Interpolant, steps: int, denoiser: Denoiser, x: Tensor, n
     return x
 
 
-def ode_heun(process: Interpolant, steps: int, denoiser: Denoiser, x: Tensor, noise: Noise) -> Tensor:
+def ode_heun(
+    process: Interpolant, steps: int, denoiser: Denoiser, x: Tensor, noise: Noise
+) -> Tensor:
     """Heun's method on dx / dt = v, with Euler's for the last step, state in float64 as in REPA."""
     x = x.double()
     times = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
     for index, (now, then) in enumerate(itertools.pairwise(times)):
         slope = _velocity(denoiser, x, now)
         ahead = x + (then - now) * slope
-        x = ahead if index == steps - 1 else x + (then - now) * 0.5 * (slope + _velocity(denoiser, ahead, then, began=now))
+        x = (
+            ahead
+            if index == steps - 1
+            else x + (then - now) * 0.5 * (slope + _velocity(denoiser, ahead, then, began=now))
+        )
     return x
 
 
-def ode_dopri5(process: Interpolant, steps: int, denoiser: Denoiser, x: Tensor, noise: Noise, *, rtol: float, atol: float) -> Tensor:
+def ode_dopri5(
+    process: Interpolant,
+    steps: int,
+    denoiser: Denoiser,
+    x: Tensor,
+    noise: Noise,
+    *,
+    rtol: float,
+    atol: float,
+) -> Tensor:
     """torchdiffeq's adaptive Dormand-Prince method on dx / dt = v from t = 1 to 0, SiT's default, with state in float64; `steps` is not used.
 
     Each image is integrated by itself: the library's step control looks at the whole of what it integrates, so that in a batch an image would
@@ -102,7 +127,16 @@ def ode_dopri5(process: Interpolant, steps: int, denoiser: Denoiser, x: Tensor, 
         def velocity(t: Tensor, state: Tensor, alone: Denoiser = alone) -> Tensor:
             return _velocity(alone, state, t.cpu())
 
-        images.append(odeint(velocity, x[index : index + 1].double(), times, rtol=rtol, atol=atol, method="dopri5")[-1])
+        images.append(
+            odeint(
+                velocity,
+                x[index : index + 1].double(),
+                times,
+                rtol=rtol,
+                atol=atol,
+                method="dopri5",
+            )[-1]
+        )
     return torch.cat(images)
 
 
@@ -114,7 +148,11 @@ def sde(process: Interpolant, steps: int, denoiser: Denoiser, x: Tensor, noise: 
     x = x.double()
     times = torch.linspace(1, LAST_SDE_STEP, steps, dtype=torch.float64)
     for now, then in itertools.pairwise(times):
-        x = x + (then - now) * _drift(process, denoiser, x, now) + (2 * now * (now - then)).sqrt() * noise().double()
+        x = (
+            x
+            + (then - now) * _drift(process, denoiser, x, now)
+            + (2 * now * (now - then)).sqrt() * noise().double()
+        )
     return x - times[-1] * _drift(process, denoiser, x, times[-1])
 
 
@@ -122,7 +160,11 @@ def ddpm(process: DDPM, steps: int, denoiser: Denoiser, x: Tensor, noise: Noise)
     """Ancestral sampling over evenly respaced levels with the learned variance, as DiT samples; the estimate of x_0 is not clipped."""
     spaced = process.respaced(steps).to(x.device)
     for level in reversed(range(steps)):
-        mean, log_variance = spaced.reverse(denoiser(x, _same(process, spaced, level, x)), x, torch.full((len(x),), level, device=x.device))
+        mean, log_variance = spaced.reverse(
+            denoiser(x, _same(process, spaced, level, x)),
+            x,
+            torch.full((len(x),), level, device=x.device),
+        )
         x = mean if level == 0 else mean + torch.exp(0.5 * log_variance) * noise()
     return x
 

@@ -29,7 +29,19 @@ from vrpo.plan.jobs import evaluations, represented, shown, trainings
 from vrpo.plan.paths import Paths
 from vrpo.report.results import CHECKSUMS, OFFICIAL
 
-REPRESENTATION_COLUMNS = ["run", "model", "process", "alignment", "kind", "seed", "step", "noise_level", "block", "quantity", "value"]
+REPRESENTATION_COLUMNS = [
+    "run",
+    "model",
+    "process",
+    "alignment",
+    "kind",
+    "seed",
+    "step",
+    "noise_level",
+    "block",
+    "quantity",
+    "value",
+]
 STRETCHES = 50  # rows of a noise level that are kept of a training's diagnostics
 HASHES = ("milestone_sha256", "samples_sha256", "reference_sha256", "network_sha256")
 
@@ -43,28 +55,55 @@ def collect(config: ExperimentConfig, output_folder: Path) -> None:
     paths = Paths.of(config)
     names = {run: _names(config, run) for run in [*config.runs, *config.checkpoints]}
     records = {key: _read_record(paths.metrics(*key), *key) for key in evaluations(config)}
-    metrics = pd.DataFrame([_metrics_row(paths.metrics(*key), key, names[key[0]], record) for key, record in records.items()])
+    metrics = pd.DataFrame(
+        [
+            _metrics_row(paths.metrics(*key), key, names[key[0]], record)
+            for key, record in records.items()
+        ]
+    )
     _write_csv(metrics, output_folder / "metrics.csv")
     histories = [_history(config, run, seed, names[run]) for run, seed in trainings(config)]
     _write_csv(pd.concat(histories, ignore_index=True), output_folder / "training.csv")
-    by_noise_level = [_diagnostics(config, run, seed, names[run]) for run, seed in trainings(config)]
+    by_noise_level = [
+        _diagnostics(config, run, seed, names[run]) for run, seed in trainings(config)
+    ]
     logged = [rows for rows in by_noise_level if len(rows)] or by_noise_level[:1]
     _write_csv(pd.concat(logged, ignore_index=True), output_folder / "diagnostics.csv", "%.6g")
-    _write_csv(pd.DataFrame([_speed(config, run, seed, names[run]) for run, seed in trainings(config)]), output_folder / "speed.csv")
-    measured = [row for key in represented(config) for row in _representation_rows(paths.representation(*key), key, names[key[0]])]
-    _write_csv(pd.DataFrame(measured, columns=REPRESENTATION_COLUMNS), output_folder / "representation.csv")
+    _write_csv(
+        pd.DataFrame([_speed(config, run, seed, names[run]) for run, seed in trainings(config)]),
+        output_folder / "speed.csv",
+    )
+    measured = [
+        row
+        for key in represented(config)
+        for row in _representation_rows(paths.representation(*key), key, names[key[0]])
+    ]
+    _write_csv(
+        pd.DataFrame(measured, columns=REPRESENTATION_COLUMNS), output_folder / "representation.csv"
+    )
     with atomic_output(output_folder / "samples.npz") as partial, open(partial, "wb") as file:
         np.savez(file, **_grid(config))
-    write_text(output_folder / "protocol.json", json.dumps(_protocols(records), indent=2, sort_keys=True) + "\n")
+    write_text(
+        output_folder / "protocol.json",
+        json.dumps(_protocols(records), indent=2, sort_keys=True) + "\n",
+    )
     sums = {path.name: sha256(path) for path in sorted(output_folder.glob("[!.]*"))}
     write_text(output_folder / CHECKSUMS, json.dumps(sums, indent=1) + "\n")
 
 
 def _names(config: ExperimentConfig, run: str) -> dict[str, str]:
-    if run in config.checkpoints:  # a kind of its own: what was trained elsewhere is shown beside the runs, not compared with them
+    if (
+        run in config.checkpoints
+    ):  # a kind of its own: what was trained elsewhere is shown beside the runs, not compared with them
         family = config.checkpoints[run].family
         kind = f"{OFFICIAL}{FAMILIES[family]}"
-        return {"run": run, "model": config.model_of(run).name, "process": CHECKPOINT_PROCESS[family], "alignment": run, "kind": kind}
+        return {
+            "run": run,
+            "model": config.model_of(run).name,
+            "process": CHECKPOINT_PROCESS[family],
+            "alignment": run,
+            "kind": kind,
+        }
     resolved = config.run_config(run, config.seeds_of(run)[0])
     return {
         "run": run,
@@ -78,7 +117,11 @@ def _names(config: ExperimentConfig, run: str) -> dict[str, str]:
 def model_name(config: ExperimentConfig, run: str) -> str:
     """The model as papers print it; of several processes of one kind all but the first in `processes` are named, e.g. `DiT-XL/2 (dit-velocity)`."""
     process, name = config.runs[run].process, config.model_of(run).name
-    first = next(other for other, options in config.processes.items() if options.kind == config.processes[process].kind)
+    first = next(
+        other
+        for other, options in config.processes.items()
+        if options.kind == config.processes[process].kind
+    )
     return name if process == first else f"{name} ({process})"
 
 
@@ -87,13 +130,19 @@ def _read_record(path: Path, run: str, seed: int, step: int, sampler: str) -> di
         record = json.loads(path.read_text(encoding="utf-8"))
         found = record["run"], record["seed"], record["step"]
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{path}: is missing or not a record of scores ({error}); run the evaluation again") from error
+        raise UserError(
+            f"{path}: is missing or not a record of scores ({error}); run the evaluation again"
+        ) from error
     if found != (run, seed, step):
-        raise UserError(f"{path}: holds the scores of {found}; remove it and run the evaluation again")
+        raise UserError(
+            f"{path}: holds the scores of {found}; remove it and run the evaluation again"
+        )
     return record
 
 
-def _metrics_row(path: Path, key: tuple[str, int, int, str], names: dict[str, str], record: dict[str, Any]) -> dict[str, Any]:
+def _metrics_row(
+    path: Path, key: tuple[str, int, int, str], names: dict[str, str], record: dict[str, Any]
+) -> dict[str, Any]:
     _, seed, step, sampler = key
     protocol, provenance = record["protocol"], record["provenance"]
     return {
@@ -109,53 +158,119 @@ def _metrics_row(path: Path, key: tuple[str, int, int, str], names: dict[str, st
     }
 
 
-def _representation_rows(path: Path, key: tuple[str, int, int], names: dict[str, str]) -> Iterator[dict[str, Any]]:
+def _representation_rows(
+    path: Path, key: tuple[str, int, int], names: dict[str, str]
+) -> Iterator[dict[str, Any]]:
     _, seed, step = key
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        rows = [(row["noise_level"], row["block"], {"probe_accuracy": row["probe_accuracy"]}, row["cknna"]) for row in record["rows"]]
+        rows = [
+            (
+                row["noise_level"],
+                row["block"],
+                {"probe_accuracy": row["probe_accuracy"]},
+                row["cknna"],
+            )
+            for row in record["rows"]
+        ]
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{path}: is missing or not a record of representations ({error}); measure it again") from error
+        raise UserError(
+            f"{path}: is missing or not a record of representations ({error}); measure it again"
+        ) from error
     for level, block, probe, alignment in rows:
-        for quantity, value in {**probe, **{f"cknna_{encoder}": value for encoder, value in alignment.items()}}.items():
-            yield {**names, "seed": seed, "step": step, "noise_level": level, "block": block, "quantity": quantity, "value": value}
+        for quantity, value in {
+            **probe,
+            **{f"cknna_{encoder}": value for encoder, value in alignment.items()},
+        }.items():
+            yield {
+                **names,
+                "seed": seed,
+                "step": step,
+                "noise_level": level,
+                "block": block,
+                "quantity": quantity,
+                "value": value,
+            }
 
 
 def _history(config: ExperimentConfig, run: str, seed: int, names: dict[str, str]) -> pd.DataFrame:
     history = _log(config, run, seed, "train.csv", {"step": int, "loss": float}, dtype=str)
-    history = history.rename(columns={"alignment": "alignment_loss"})  # the name `alignment` says which alignment a run has
+    history = history.rename(
+        columns={"alignment": "alignment_loss"}
+    )  # the name `alignment` says which alignment a run has
     return _named(history, names, seed)
 
 
-def _diagnostics(config: ExperimentConfig, run: str, seed: int, names: dict[str, str]) -> pd.DataFrame:
-    return _named(over_stretches(_log(config, run, seed, "diagnostics.csv", {"step": int, "noise_level": float})), names, seed)
+def _diagnostics(
+    config: ExperimentConfig, run: str, seed: int, names: dict[str, str]
+) -> pd.DataFrame:
+    return _named(
+        over_stretches(
+            _log(config, run, seed, "diagnostics.csv", {"step": int, "noise_level": float})
+        ),
+        names,
+        seed,
+    )
 
 
 def over_stretches(logged: pd.DataFrame, stretches: int = STRETCHES) -> pd.DataFrame:
     """Rows by step and noise level with `stretches` steps at most: means over as many stretches of steps, each named by its last one."""
     steps = np.array(sorted(set(logged["step"])))
-    ends = np.array([part[-1] for part in np.array_split(steps, min(stretches, len(steps)))]) if len(steps) else steps
-    named = logged.assign(step=ends[np.searchsorted(ends, logged["step"])] if len(steps) else logged["step"])
+    ends = (
+        np.array([part[-1] for part in np.array_split(steps, min(stretches, len(steps)))])
+        if len(steps)
+        else steps
+    )
+    named = logged.assign(
+        step=ends[np.searchsorted(ends, logged["step"])] if len(steps) else logged["step"]
+    )
     return named.groupby(["step", "noise_level"], sort=True).mean().reset_index()
 
 
 def _speed(config: ExperimentConfig, run: str, seed: int, names: dict[str, str]) -> dict[str, Any]:
-    logged = _log(config, run, seed, "speed.csv", {"step": int, "images_per_second": float, "seconds": float})
+    logged = _log(
+        config, run, seed, "speed.csv", {"step": int, "images_per_second": float, "seconds": float}
+    )
     rate, seconds = logged["images_per_second"].median(), round(logged["seconds"].sum(), 2)
-    return {**names, "seed": seed, "batch_size": config.training.batch_size, "images_per_second": rate, "seconds": seconds}
+    return {
+        **names,
+        "seed": seed,
+        "batch_size": config.training.batch_size,
+        "images_per_second": rate,
+        "seconds": seconds,
+    }
 
 
-def _log(config: ExperimentConfig, run: str, seed: int, name: str, columns: dict[str, type], **keywords: Any) -> pd.DataFrame:
+def _log(
+    config: ExperimentConfig,
+    run: str,
+    seed: int,
+    name: str,
+    columns: dict[str, type],
+    **keywords: Any,
+) -> pd.DataFrame:
     """A table that a training wrote, up to the run's last milestone; without rows where the training logged nothing into it."""
     path = Paths.of(config).run(run, seed) / name
     try:
         if path.is_file() and path.stat().st_size and not path.read_bytes().endswith(b"\n"):
             raise ValueError("its last line is cut off")
-        unlogged = not path.with_name("train.csv").stat().st_size  # a training shorter than `log_every`, which never began speed.csv
-        log = pd.DataFrame(columns=list(columns)) if unlogged or not path.stat().st_size else pd.read_csv(path, **keywords)
-        return log[log["step"].astype(int) <= config.milestones_of(run)[-1]].astype(columns if not keywords else {}).copy()
+        unlogged = (
+            not path.with_name("train.csv").stat().st_size
+        )  # a training shorter than `log_every`, which never began speed.csv
+        log = (
+            pd.DataFrame(columns=list(columns))
+            if unlogged or not path.stat().st_size
+            else pd.read_csv(path, **keywords)
+        )
+        return (
+            log[log["step"].astype(int) <= config.milestones_of(run)[-1]]
+            .astype(columns if not keywords else {})
+            .copy()
+        )
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{path}: the log of this training is missing or damaged ({error}); train the run again") from error
+        raise UserError(
+            f"{path}: the log of this training is missing or damaged ({error}); train the run again"
+        ) from error
 
 
 def _named(log: pd.DataFrame, names: dict[str, str], seed: int) -> pd.DataFrame:
@@ -191,8 +306,13 @@ def _of_classes(labels: np.ndarray, wanted: np.ndarray) -> list[int]:
     places = {label: np.flatnonzero(labels == label) for label in set(wanted.tolist())}
     missing = [label for label, found in places.items() if not len(found)]
     if missing:
-        raise UserError(f"images: none is of class {missing[0]}, which was sampled; set data.num_classes to the number of its classes")
-    return [int(places[label][np.sum(wanted[:column] == label) % len(places[label])]) for column, label in enumerate(wanted.tolist())]
+        raise UserError(
+            f"images: none is of class {missing[0]}, which was sampled; set data.num_classes to the number of its classes"
+        )
+    return [
+        int(places[label][np.sum(wanted[:column] == label) % len(places[label])])
+        for column, label in enumerate(wanted.tolist())
+    ]
 
 
 def _protocols(records: dict[tuple[str, int, int, str], dict[str, Any]]) -> dict[str, Any]:
@@ -206,7 +326,11 @@ def _protocols(records: dict[tuple[str, int, int, str], dict[str, Any]]) -> dict
         samplers.setdefault(sampler, protocol)
         for name, version in (record["provenance"].get("versions") or {}).items():
             versions.setdefault(name, set()).add(str(version))
-    return {"samplers": samplers, "warnings": sorted(warnings), "versions": {name: sorted(found) for name, found in versions.items()}}
+    return {
+        "samplers": samplers,
+        "warnings": sorted(warnings),
+        "versions": {name: sorted(found) for name, found in versions.items()},
+    }
 
 
 def _write_csv(frame: pd.DataFrame, path: Path, float_format: str | None = None) -> None:

@@ -36,10 +36,16 @@ BY_LEVEL = {
     "pathwise_semantic": "pathwise weight, semantic",
     "agreement": "agreement of gradients",
 }
-WIDE = [title for name, title in BY_LEVEL.items() if name == "error" or name.startswith("pathwise")]  # over several orders of magnitude
+WIDE = [
+    title for name, title in BY_LEVEL.items() if name == "error" or name.startswith("pathwise")
+]  # over several orders of magnitude
 LEAST_RANGE = {BY_LEVEL["weight"]: (0.8, 1.2)}  # so that noise is not drawn as large as an effect
 SHARES = r"advantage_\d+"  # of the rollouts, by parts of equal width of the range of the advantage, from below
-OVER_STEPS = {"agreement": "agreement of gradients", "kl": "KL to encoder's policy / κ", "clipped": "share of clipped ratios"}
+OVER_STEPS = {
+    "agreement": "agreement of gradients",
+    "kl": "KL to encoder's policy / κ",
+    "clipped": "share of clipped ratios",
+}
 KEYS = ["run", "label", "process"]
 Looks = dict[str, dict[str, Any]]  # how the lines of each label are drawn
 
@@ -50,7 +56,11 @@ def diagnostics(options: ReportOptions, collected: Path) -> tuple[Figure, pd.Dat
     ours = logged[logged["kind"] == "vrpo"]
     if ours.empty:
         trained = (read_metrics(collected)["kind"] == "vrpo").any()
-        text = "the trainings with VRPO ended before their first row was logged" if trained else "no run of this experiment is VRPO"
+        text = (
+            "the trainings with VRPO ended before their first row was logged"
+            if trained
+            else "no run of this experiment is VRPO"
+        )
         return style.nothing(text), pd.DataFrame(columns=[*KEYS, "quantity", "step", "noise_level"])
     run, model = ours["run"].iloc[0], ours["model"].iloc[0]
     rivals = logged.loc[(logged["kind"] == "repa") & (logged["model"] == model), "run"].unique()[:1]
@@ -64,11 +74,19 @@ def compare(logged: pd.DataFrame, model: str) -> tuple[Figure, pd.DataFrame]:
     data = _long(logged)
     labels = list(dict.fromkeys(data["label"]))
     tints = style.colours(labels)
-    looks = {label: {"color": tints[label], **LINES[min(place, len(LINES) - 1)]} for place, label in enumerate(labels)}
+    looks = {
+        label: {"color": tints[label], **LINES[min(place, len(LINES) - 1)]}
+        for place, label in enumerate(labels)
+    }
     by_level, overall = data[data["noise_level"].notna()], data[data["noise_level"].isna()]
     shares = overall[overall["quantity"].str.fullmatch(SHARES)]
-    levels, steps = ([name for name in names if (rows["quantity"] == name).any()] for names, rows in ((BY_LEVEL, by_level), (OVER_STEPS, overall)))
-    figure, axes = style.panels(len(levels) + (not shares.empty) + len(steps), columns=3, height=1.75)
+    levels, steps = (
+        [name for name in names if (rows["quantity"] == name).any()]
+        for names, rows in ((BY_LEVEL, by_level), (OVER_STEPS, overall))
+    )
+    figure, axes = style.panels(
+        len(levels) + (not shares.empty) + len(steps), columns=3, height=1.75
+    )
     say_seeds(figure, data)
     free = iter(axes)
     for name in levels:
@@ -79,18 +97,36 @@ def compare(logged: pd.DataFrame, model: str) -> tuple[Figure, pd.DataFrame]:
         _over_steps(next(free), overall[overall["quantity"] == name], OVER_STEPS[name])
     handles = [Line2D([], [], label=label, **looks[label]) for label in labels]
     title = f"{model}; by noise level, {_moments_text(by_level)}"
-    figure.legend(handles=handles, loc="outside upper left", ncols=len(handles), frameon=False, fontsize=7.5, title=title, alignment="left", title_fontsize=8)
+    figure.legend(
+        handles=handles,
+        loc="outside upper left",
+        ncols=len(handles),
+        frameon=False,
+        fontsize=7.5,
+        title=title,
+        alignment="left",
+        title_fontsize=8,
+    )
     return figure, data
 
 
 def _long(logged: pd.DataFrame) -> pd.DataFrame:
     """Over seeds: each quantity at each step by noise level, and its mean over noise levels (`noise_level` empty)."""
-    logged = logged.assign(error=-logged["fidelity"], kl=1 - logged["semantic"] if "semantic" in logged else np.nan)  # of policies of any kappa
-    wanted = dict.fromkeys([*BY_LEVEL, *OVER_STEPS, *(name for name in logged if re.fullmatch(SHARES, name))])
+    logged = logged.assign(
+        error=-logged["fidelity"], kl=1 - logged["semantic"] if "semantic" in logged else np.nan
+    )  # of policies of any kappa
+    wanted = dict.fromkeys(
+        [*BY_LEVEL, *OVER_STEPS, *(name for name in logged if re.fullmatch(SHARES, name))]
+    )
     quantities = [name for name in wanted if name in logged and logged[name].notna().any()]
     overall = logged.groupby([*KEYS, "seed", "step"], sort=False)[quantities].mean().reset_index()
-    parts = [over_seeds(logged, [*KEYS, "step", "noise_level"], name).assign(quantity=name) for name in quantities]
-    parts += [over_seeds(overall, [*KEYS, "step"], name).assign(quantity=name) for name in quantities]
+    parts = [
+        over_seeds(logged, [*KEYS, "step", "noise_level"], name).assign(quantity=name)
+        for name in quantities
+    ]
+    parts += [
+        over_seeds(overall, [*KEYS, "step"], name).assign(quantity=name) for name in quantities
+    ]
     return pd.concat(parts, ignore_index=True)
 
 
@@ -110,14 +146,18 @@ def _distribution(axis: Axes, rows: pd.DataFrame, looks: Looks) -> None:
     """Shares of the rollouts in parts of the range of the advantage."""
     axis.set(title="rollouts by advantage", xlabel="advantage over its bound", xlim=(-1, 1))
     for shares, look in _at_moments(rows, looks):
-        axis.stairs(shares.sort_values("quantity")["mean"], np.linspace(-1, 1, len(shares) + 1), **look)
+        axis.stairs(
+            shares.sort_values("quantity")["mean"], np.linspace(-1, 1, len(shares) + 1), **look
+        )
     axis.set_ylim(0, None)
 
 
 def _at_moments(rows: pd.DataFrame, looks: Looks) -> Iterator[tuple[pd.DataFrame, dict[str, Any]]]:
     """The rows of each label at each of `MOMENTS`, and how they are drawn."""
     for label, lines in rows.groupby("label", sort=False):
-        for step, strength in dict(zip(moments(lines["step"]), STRENGTHS, strict=True)).items():  # of equal moments the last one
+        for step, strength in dict(
+            zip(moments(lines["step"]), STRENGTHS, strict=True)
+        ).items():  # of equal moments the last one
             look = {**looks[label], "color": _lighter(looks[label]["color"], strength)}
             yield lines[lines["step"] == step], look
 
@@ -133,7 +173,11 @@ def _moments_text(rows: pd.DataFrame) -> str:
     different = {len(set(moments(lines["step"]))) for _, lines in rows.groupby("label", sort=False)}
     if different == {len(MOMENTS)}:
         return f"light to dark: after {', '.join(f'{moment:.0%}' for moment in MOMENTS[:-1])} of the training, and at its end"
-    return "at the end of the training" if different == {1} else "light to dark in the order of the steps"
+    return (
+        "at the end of the training"
+        if different == {1}
+        else "light to dark in the order of the steps"
+    )
 
 
 def _lighter(colour: str, strength: float) -> np.ndarray:

@@ -32,7 +32,10 @@ def markdown(table: Table) -> str:
     """A Markdown table with its note below."""
     columns = list(table.shown.columns)
     numeric = [_is_numeric(table.shown[column]) for column in columns]
-    lines = [f"| {' | '.join(columns)} |", f"|{'|'.join('---:' if right else '---' for right in numeric)}|"]
+    lines = [
+        f"| {' | '.join(columns)} |",
+        f"|{'|'.join('---:' if right else '---' for right in numeric)}|",
+    ]
     lines += [f"| {' | '.join(map(str, row))} |" for row in table.shown.itertuples(index=False)]
     return "\n".join([*lines, "", table.note.strip(), ""])
 
@@ -41,16 +44,29 @@ def latex(table: Table) -> str:
     """A LaTeX tabular with booktabs' rules; the note is a comment."""
     columns = list(table.shown.columns)
     align = "".join("r" if _is_numeric(table.shown[column]) else "l" for column in columns)
-    body = [" & ".join(_tex(str(cell)) for cell in row) + r" \\" for row in table.shown.itertuples(index=False)]
-    rules = [r"\toprule", " & ".join(map(_tex, columns)) + r" \\", r"\midrule", *body, r"\bottomrule"]
-    return "\n".join([f"% {table.note.strip()}", rf"\begin{{tabular}}{{{align}}}", *rules, r"\end{tabular}", ""])
+    body = [
+        " & ".join(_tex(str(cell)) for cell in row) + r" \\"
+        for row in table.shown.itertuples(index=False)
+    ]
+    rules = [
+        r"\toprule",
+        " & ".join(map(_tex, columns)) + r" \\",
+        r"\midrule",
+        *body,
+        r"\bottomrule",
+    ]
+    return "\n".join(
+        [f"% {table.note.strip()}", rf"\begin{{tabular}}{{{align}}}", *rules, r"\end{tabular}", ""]
+    )
 
 
 def cell(mean: float, std: float | None, digits: int, bold: bool) -> str:
     """A mean with its standard deviation, in bold where it is the best; nothing for NaN."""
     if pd.isna(mean):
         return ""
-    text = f"{mean:.{digits}f}" + (f" ± {std:.{digits}f}" if std is not None and not pd.isna(std) else "")
+    text = f"{mean:.{digits}f}" + (
+        f" ± {std:.{digits}f}" if std is not None and not pd.isna(std) else ""
+    )
     return f"**{text}**" if bold else text
 
 

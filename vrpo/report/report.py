@@ -56,12 +56,17 @@ def write_report(options: ReportOptions, folder: Path, output: Path) -> None:
 
 def _embedded(path: Path) -> str:
     if not path.is_file():
-        raise UserError(f"{path}: the figure is missing; draw it first (`snakemake --cores 1 figures`)")
+        raise UserError(
+            f"{path}: the figure is missing; draw it first (`snakemake --cores 1 figures`)"
+        )
     return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
 
 
 def _cells(table: Table) -> dict[str, Any]:
-    rows = [[{"text": str(cell).strip("*"), "bold": str(cell).startswith("**")} for cell in row] for row in table.shown.itertuples(index=False)]
+    rows = [
+        [{"text": str(cell).strip("*"), "bold": str(cell).startswith("**")} for cell in row]
+        for row in table.shown.itertuples(index=False)
+    ]
     return {"columns": list(table.shown.columns), "rows": rows, "note": table.note}
 
 
@@ -77,7 +82,10 @@ def _provenance(metrics: pd.DataFrame) -> list[dict[str, str]]:
     return [
         {
             "result": f"{row['run']}, seed {row['seed']}, step {row['step']:,}, {row['sampler']}",
-            **{name: "" if pd.isna(row.get(column)) else row[column][:12] for name, column in hashes.items()},
+            **{
+                name: "" if pd.isna(row.get(column)) else row[column][:12]
+                for name, column in hashes.items()
+            },
         }
         for row in metrics.to_dict("records")
     ]

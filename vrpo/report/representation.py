@@ -21,17 +21,27 @@ CKNNA = "cknna_"
 def representation(options: ReportOptions, collected: Path) -> tuple[Figure, pd.DataFrame]:
     """A row for each quantity, a column for each model, at the middle one of the measured noise levels; the data hold all of them."""
     measured = read_representation(collected)
-    data = over_seeds(measured, ["model", "process", "run", "label", "step", "noise_level", "quantity", "block"], "value")
+    data = over_seeds(
+        measured,
+        ["model", "process", "run", "label", "step", "noise_level", "quantity", "block"],
+        "value",
+    )
     if data.empty:
-        return style.nothing("the hidden representations of this experiment were not measured"), data
+        return style.nothing(
+            "the hidden representations of this experiment were not measured"
+        ), data
     levels = sorted(set(data["noise_level"]))
     level = levels[len(levels) // 2]
     shown = data[data["noise_level"] == level]
     models, quantities = list(dict.fromkeys(shown["model"])), list(dict.fromkeys(shown["quantity"]))
-    figure, axes = style.panels(len(models) * len(quantities), columns=len(models), height=2.0, sharex="col", sharey="row")
+    figure, axes = style.panels(
+        len(models) * len(quantities), columns=len(models), height=2.0, sharex="col", sharey="row"
+    )
     style.note(figure, f"noise level {level:g}; {seeds_and_bands(data)}")
     names = []
-    for index, (quantity, model) in enumerate((quantity, model) for quantity in quantities for model in models):
+    for index, (quantity, model) in enumerate(
+        (quantity, model) for quantity in quantities for model in models
+    ):
         axis, rows = axes[index], shown[(shown["model"] == model) & (shown["quantity"] == quantity)]
         ends = lines(axis, rows, "block", marker="o")
         axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
@@ -50,4 +60,8 @@ def representation(options: ReportOptions, collected: Path) -> tuple[Figure, pd.
 
 
 def _name(quantity: str) -> str:
-    return "linear probe accuracy" if quantity == PROBE else f"CKNNA with {quantity.removeprefix(CKNNA)}"
+    return (
+        "linear probe accuracy"
+        if quantity == PROBE
+        else f"CKNNA with {quantity.removeprefix(CKNNA)}"
+    )

@@ -68,7 +68,9 @@ def read_protocol(collected: Path) -> dict[str, Any]:
 def main_sampler(metrics: pd.DataFrame) -> pd.DataFrame:
     """The rows of each run's main sampler, its first, which is evaluated at every milestone; without weights that were trained elsewhere."""
     metrics = metrics[~metrics["kind"].str.startswith(OFFICIAL)]
-    return metrics[metrics["sampler"] == metrics.groupby("run", sort=False)["sampler"].transform("first")]
+    return metrics[
+        metrics["sampler"] == metrics.groupby("run", sort=False)["sampler"].transform("first")
+    ]
 
 
 def last_milestone(metrics: pd.DataFrame) -> pd.DataFrame:
@@ -81,7 +83,11 @@ def seeds_text(counts: Iterable[int]) -> str:
     different = sorted(set(map(int, counts)))
     if different == [1]:
         return "one seed"
-    return f"mean of {different[0]} seeds" if len(different) == 1 else f"mean of {different[0]} to {different[-1]} seeds"
+    return (
+        f"mean of {different[0]} seeds"
+        if len(different) == 1
+        else f"mean of {different[0]} to {different[-1]} seeds"
+    )
 
 
 def over_seeds(frame: pd.DataFrame, by: list[str], value: str) -> pd.DataFrame:
@@ -124,5 +130,9 @@ def _labelled(path: Path, *needed: str) -> pd.DataFrame:
     frame = read_csv(path, ["run", "model", "alignment", "kind", "seed", *needed])
     rivals = frame.groupby(["model", "kind"])["run"].transform("nunique")
     known = frame["kind"].isin(ALIGNMENT_NAMES) | frame["kind"].str.startswith(OFFICIAL)
-    frame["label"] = np.where((rivals == 1) & known, frame["kind"].map(lambda kind: ALIGNMENT_NAMES.get(kind, kind)), frame["alignment"])
+    frame["label"] = np.where(
+        (rivals == 1) & known,
+        frame["kind"].map(lambda kind: ALIGNMENT_NAMES.get(kind, kind)),
+        frame["alignment"],
+    )
     return frame

@@ -20,7 +20,11 @@ matplotlib.use("agg")
 logging.getLogger("fontTools").setLevel(logging.WARNING)  # it reports every glyph
 
 WIDTH = 6.75  # inches: the text width of a two-column paper
-COLOURS = {"none": "#666666", "REPA": "#0072B2", "VRPO": "#D55E00"}  # Okabe and Ito's, told apart by the colour-blind too
+COLOURS = {
+    "none": "#666666",
+    "REPA": "#0072B2",
+    "VRPO": "#D55E00",
+}  # Okabe and Ito's, told apart by the colour-blind too
 OTHER_COLOURS = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31", "#7A5195")
 LINES = {"interpolant": "-", "ddpm": (0, (5, 1.6))}
 FAINT = "#9a9a9a"
@@ -65,7 +69,9 @@ def colours(labels: Iterable[str]) -> dict[str, str]:
     return chosen | {label: OTHER_COLOURS[i % len(OTHER_COLOURS)] for i, label in enumerate(others)}
 
 
-def panels(count: int, columns: int, height: float = 2.3, **keywords: object) -> tuple[Figure, np.ndarray]:
+def panels(
+    count: int, columns: int, height: float = 2.3, **keywords: object
+) -> tuple[Figure, np.ndarray]:
     """A figure of the text width with `count` panels, as a flat array; places left over are empty."""
     columns = max(1, min(columns, count))
     rows = -(-count // columns)
@@ -84,16 +90,32 @@ def model_title(model: str) -> str:
 def step_axis(axis: Axes, first: float, last: float) -> None:
     """Training steps from `first` to `last` on the x axis, as 500 or 50k; names of lines stand to the right of it."""
     margin = 0.03 * (last - first)
-    axis.set(xlabel="training steps", xlim=(first - margin, last + margin) if last > first else (0, 2 * last))
+    axis.set(
+        xlabel="training steps",
+        xlim=(first - margin, last + margin) if last > first else (0, 2 * last),
+    )
     axis.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
-    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / 1000:g}k" if last >= 10_000 and value else f"{value:g}"))
+    axis.xaxis.set_major_formatter(
+        FuncFormatter(
+            lambda value, _: f"{value / 1000:g}k" if last >= 10_000 and value else f"{value:g}"
+        )
+    )
 
 
 def value_axis(axis: Axes, least: float, greatest: float) -> None:
     """A logarithmic y axis where values span more than a factor of four, with plain numbers on it."""
     if least > 0 and greatest > 4 * least:
         axis.set_yscale("log")
-        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5) if greatest < 30 * least else (1, 2, 5) if greatest < 300 * least else (1,), numticks=30))
+        axis.yaxis.set_major_locator(
+            LogLocator(
+                subs=(1, 2, 3, 5)
+                if greatest < 30 * least
+                else (1, 2, 5)
+                if greatest < 300 * least
+                else (1,),
+                numticks=30,
+            )
+        )
         axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.yaxis.set_minor_formatter(NullFormatter())
         axis.tick_params(axis="y", which="minor", left=False)
@@ -116,7 +138,9 @@ def note(figure: Figure, text: str) -> None:
     """A line of small print below the panels."""
     height = 0.16 / figure.get_figheight()
     figure.get_layout_engine().set(rect=(0, height, 1, 1 - height))
-    figure.text(0.995, 0.02 / figure.get_figheight(), text, ha="right", va="bottom", fontsize=6, color=FAINT)
+    figure.text(
+        0.995, 0.02 / figure.get_figheight(), text, ha="right", va="bottom", fontsize=6, color=FAINT
+    )
 
 
 def label_ends(axis: Axes, ends: list[tuple[float, float, str, str]], gap: float = 9.5) -> None:
@@ -157,12 +181,21 @@ def _spread(heights: np.ndarray, gap: float) -> np.ndarray:
     at = 0
     while at + 1 < len(blocks):
         below, above = blocks[at], blocks[at + 1]
-        if np.mean(below) + gap * (len(below) - 1) / 2 + gap > np.mean(above) - gap * (len(above) - 1) / 2:
+        if (
+            np.mean(below) + gap * (len(below) - 1) / 2 + gap
+            > np.mean(above) - gap * (len(above) - 1) / 2
+        ):
             blocks[at : at + 2] = [below + above]
             at = max(at - 1, 0)
         else:
             at += 1
-    return np.array([np.mean(block) + gap * (i - (len(block) - 1) / 2) for block in blocks for i in range(len(block))])
+    return np.array(
+        [
+            np.mean(block) + gap * (i - (len(block) - 1) / 2)
+            for block in blocks
+            for i in range(len(block))
+        ]
+    )
 
 
 def _settle(figure: Figure) -> None:
@@ -178,7 +211,11 @@ def save(figure: Figure, data: pd.DataFrame, output: Path) -> None:
     """Write .pdf, .png and the .csv behind the figure beside each other; the same data gives the same bytes."""
     _settle(figure)
     with atomic_output(output.with_suffix(".pdf")) as partial:
-        figure.savefig(partial, format="pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None})
+        figure.savefig(
+            partial,
+            format="pdf",
+            metadata={"CreationDate": None, "Creator": None, "Producer": None},
+        )
     with atomic_output(output.with_suffix(".png")) as partial:
         figure.savefig(partial, format="png", metadata={"Software": None})
     write_text(output.with_suffix(".csv"), data.to_csv(index=False, lineterminator="\n"))

@@ -40,33 +40,69 @@ def comparison(options: ReportOptions, collected: Path) -> Table:
     if options.published:
         models = list(dict.fromkeys(data["model"]))
         data = pd.concat([data, _published(options.published, set(models))], ignore_index=True)
-        data = data.sort_values("model", key=lambda column: column.map(models.index), kind="stable", ignore_index=True)
-    shown = pd.DataFrame({"model": data["model"], "alignment": data["label"], "steps": data["step"].map(steps_text), "sampler": data["sampler"]})
+        data = data.sort_values(
+            "model", key=lambda column: column.map(models.index), kind="stable", ignore_index=True
+        )
+    shown = pd.DataFrame(
+        {
+            "model": data["model"],
+            "alignment": data["label"],
+            "steps": data["step"].map(steps_text),
+            "sampler": data["sampler"],
+        }
+    )
     groups = [data["model"], data["sampler"], data["source"]]
     for name in scores:
         title, digits, better = SCORES[name]
         values = better * data[name].where(data["source"].eq(OURS))
-        best = values.eq(values.groupby(groups).transform("max")) & values.ne(values.groupby(groups).transform("min"))
-        shown[title] = [cell(mean, std, digits, bold) for mean, std, bold in zip(data[name], data[f"{name}_std"], best, strict=True)]
+        best = values.eq(values.groupby(groups).transform("max")) & values.ne(
+            values.groupby(groups).transform("min")
+        )
+        shown[title] = [
+            cell(mean, std, digits, bold)
+            for mean, std, bold in zip(data[name], data[f"{name}_std"], best, strict=True)
+        ]
     shown["seeds"] = data["seeds"].map(lambda value: "" if pd.isna(value) else f"{int(value)}")
     if options.published:
         shown["source"] = data["source"]
     several = data["seeds"].max() > 1
-    return Table(data, shown, f"{space_text(options)} {'Mean ± standard deviation over seeds. ' if several else ''}Bold: best of its model and sampler.")
+    return Table(
+        data,
+        shown,
+        f"{space_text(options)} {'Mean ± standard deviation over seeds. ' if several else ''}Bold: best of its model and sampler.",
+    )
 
 
 def convergence(options: ReportOptions, collected: Path) -> Table:
     """FID at every milestone, mean over seeds."""
     rows = main_sampler(read_metrics(collected))
-    data = rows.groupby(["model", "label", "run", "sampler", "step"], sort=False)["fid"].agg(mean="mean", std="std", seeds="count").reset_index()
+    data = (
+        rows.groupby(["model", "label", "run", "sampler", "step"], sort=False)["fid"]
+        .agg(mean="mean", std="std", seeds="count")
+        .reset_index()
+    )
     wide = data.pivot_table(index=["model", "label"], columns="step", values="mean", sort=False)
     wide = wide[sorted(wide.columns)]
     best = wide.groupby(level="model", sort=False).transform("min")
-    best = best.where(best.ne(wide.groupby(level="model", sort=False).transform("max")))  # of one run, or of equal ones, none is the best
-    shown = pd.DataFrame({"model": wide.index.get_level_values("model"), "alignment": wide.index.get_level_values("label")})
+    best = best.where(
+        best.ne(wide.groupby(level="model", sort=False).transform("max"))
+    )  # of one run, or of equal ones, none is the best
+    shown = pd.DataFrame(
+        {
+            "model": wide.index.get_level_values("model"),
+            "alignment": wide.index.get_level_values("label"),
+        }
+    )
     for step in wide.columns:
-        shown[steps_text(step)] = [cell(value, None, 2, value == least) for value, least in zip(wide[step], best[step], strict=True)]
-    return Table(data, shown, f"FID at training steps, mean over seeds. {space_text(options)} Bold: best of its model.")
+        shown[steps_text(step)] = [
+            cell(value, None, 2, value == least)
+            for value, least in zip(wide[step], best[step], strict=True)
+        ]
+    return Table(
+        data,
+        shown,
+        f"FID at training steps, mean over seeds. {space_text(options)} Bold: best of its model.",
+    )
 
 
 def gains(options: ReportOptions, collected: Path) -> Table:
@@ -110,7 +146,25 @@ def _published(path: str, models: set[str]) -> pd.DataFrame:
     try:
         rows = pd.read_csv(path, keep_default_na=False, na_values=[""])
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: the published numbers (report.published) cannot be read ({error}); give their CSV or set it to null") from error
-    rows = rows[rows["model"].isin(models)].rename(columns={"method": "label", "iterations": "step"})
-    rows["sampler"] = rows["cfg"].map({"none": "without guidance", "guided": "with guidance"}).fillna("guidance " + rows["cfg"].astype(str))
-    return rows.reindex(columns=["model", "label", "step", "sampler", *SCORES, *(f"{name}_std" for name in SCORES), "source"])
+        raise UserError(
+            f"{path}: the published numbers (report.published) cannot be read ({error}); give their CSV or set it to null"
+        ) from error
+    rows = rows[rows["model"].isin(models)].rename(
+        columns={"method": "label", "iterations": "step"}
+    )
+    rows["sampler"] = (
+        rows["cfg"]
+        .map({"none": "without guidance", "guided": "with guidance"})
+        .fillna("guidance " + rows["cfg"].astype(str))
+    )
+    return rows.reindex(
+        columns=[
+            "model",
+            "label",
+            "step",
+            "sampler",
+            *SCORES,
+            *(f"{name}_std" for name in SCORES),
+            "source",
+        ]
+    )

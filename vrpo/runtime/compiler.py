@@ -11,9 +11,15 @@ from torch import Tensor
 from vrpo.errors import UserError
 
 CAUSES = {
-    r"No working C\+\+ compiler|Failed to find C(\+\+)? compiler": ("there is no working C++ compiler", "install one (g++; CXX and CC may name another)"),
+    r"No working C\+\+ compiler|Failed to find C(\+\+)? compiler": (
+        "there is no working C++ compiler",
+        "install one (g++; CXX and CC may name another)",
+    ),
     r"Python\.h": ("the headers of Python are missing", "install them (Debian: python3-dev)"),
-    r"triton installation|No module named 'triton'": ("Triton is missing", "install the triton of this torch"),
+    r"triton installation|No module named 'triton'": (
+        "Triton is missing",
+        "install the triton of this torch",
+    ),
 }
 """Pattern of an error: its cause and remedy."""
 
@@ -38,7 +44,9 @@ def require_compiler(device: torch.device, option: str, otherwise: str = "set it
         torch.compile(probe, fullgraph=True, dynamic=False)(torch.ones(8, 8, device=device)).cpu()
     except Exception as error:
         cause, remedy = explained(error)
-        raise UserError(f"{option}: torch.compile does not work on this machine, {cause}; {remedy}, or {otherwise}") from error
+        raise UserError(
+            f"{option}: torch.compile does not work on this machine, {cause}; {remedy}, or {otherwise}"
+        ) from error
 
 
 def explained(error: BaseException) -> tuple[str, str]:
@@ -49,6 +57,12 @@ def explained(error: BaseException) -> tuple[str, str]:
         if re.search(pattern, text):
             return explanation
     if isinstance(error, OSError):
-        return f"its cache cannot be written ({error})", "name a folder that can be in TORCHINDUCTOR_CACHE_DIR"
+        return (
+            f"its cache cannot be written ({error})",
+            "name a folder that can be in TORCHINDUCTOR_CACHE_DIR",
+        )
     errors = [line for line in text.splitlines() if re.search(r"\berror: ", line)]
-    return f"{type(error).__name__}: {' '.join((errors or text.splitlines() or [''])[0].split())[:200]}", "repair the compiler"
+    return (
+        f"{type(error).__name__}: {' '.join((errors or text.splitlines() or [''])[0].split())[:200]}",
+        "repair the compiler",
+    )

@@ -17,7 +17,9 @@ from vrpo.runtime.gpus import visible_gpus
 
 log = logging.getLogger(__name__)
 
-PATIENCE = datetime.timedelta(hours=12)  # for what one rank does while the others wait, as checking data for the first time
+PATIENCE = datetime.timedelta(
+    hours=12
+)  # for what one rank does while the others wait, as checking data for the first time
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,9 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
     if name != "cpu" and torch.cuda.is_available():
         return torch.device("cuda", local_rank)
     if name == "cuda":
-        raise UserError(f"resources.device: `cuda` is asked for but torch sees no GPU ({_why_not()}); repair that, or set it to `auto` or `cpu`")
+        raise UserError(
+            f"resources.device: `cuda` is asked for but torch sees no GPU ({_why_not()}); repair that, or set it to `auto` or `cpu`"
+        )
     if name == "auto" and visible_gpus().devices:
         log.warning("computing on the CPU, for torch sees no GPU (%s)", _why_not())
     return torch.device("cpu")
@@ -83,8 +87,18 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
 def _why_not() -> str:
     """Why torch sees no GPU."""
     found = visible_gpus()
-    build = f"CUDA {torch.version.cuda}" if torch.version.cuda else f"ROCm {torch.version.hip}" if torch.version.hip else "CPUs only"
-    return f"the driver shows {len(found.devices)}, but torch {torch.__version__} is built for {build}" if found.devices else found.reason
+    build = (
+        f"CUDA {torch.version.cuda}"
+        if torch.version.cuda
+        else f"ROCm {torch.version.hip}"
+        if torch.version.hip
+        else "CPUs only"
+    )
+    return (
+        f"the driver shows {len(found.devices)}, but torch {torch.__version__} is built for {build}"
+        if found.devices
+        else found.reason
+    )
 
 
 @contextlib.contextmanager
@@ -99,12 +113,19 @@ def joined_ranks(device: str) -> Iterator[Ranks]:
         return
     distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
     try:
-        yield Ranks(distributed.get_rank(), world, chosen, distributed.new_group(backend="gloo", timeout=PATIENCE))
+        yield Ranks(
+            distributed.get_rank(),
+            world,
+            chosen,
+            distributed.new_group(backend="gloo", timeout=PATIENCE),
+        )
     except RuntimeError as error:
         if not _is_lost_rank(error):
             raise
         reason = " ".join(str(error).split())[:200]
-        raise InterruptionError(f"ended because another rank is gone ({reason}); that one's message says why, the same command goes on") from error
+        raise InterruptionError(
+            f"ended because another rank is gone ({reason}); that one's message says why, the same command goes on"
+        ) from error
     finally:
         distributed.destroy_process_group()
 
@@ -112,4 +133,6 @@ def joined_ranks(device: str) -> Iterator[Ranks]:
 def _is_lost_rank(error: RuntimeError) -> bool:
     """Whether a collective failed because a rank at the other end of it ended."""
     text = str(error).lower()
-    return isinstance(error, distributed.DistError) or any(word in text for word in ("gloo", "nccl", "connection closed", "connection reset"))
+    return isinstance(error, distributed.DistError) or any(
+        word in text for word in ("gloo", "nccl", "connection closed", "connection reset")
+    )

@@ -48,7 +48,9 @@ def visible_gpus() -> Gpus:
 def _visible_gpus(cuda: str | None, hip: str | None) -> Gpus:
     answer = _ask()
     if answer["kind"] == "hip":
-        return Gpus(_named(answer["uuids"], hip if hip is not None else cuda), answer["reason"], (HIP, CUDA))
+        return Gpus(
+            _named(answer["uuids"], hip if hip is not None else cuda), answer["reason"], (HIP, CUDA)
+        )
     devices = _named(answer["uuids"], cuda)
     if len(devices) == 1:
         devices = _instances(cuda) or devices
@@ -57,7 +59,11 @@ def _visible_gpus(cuda: str | None, hip: str | None) -> Gpus:
 
 def _named(uuids: list[str], chosen: str | None) -> tuple[Gpu, ...]:
     """A device is called as in the variable that lets it be seen, else by its number."""
-    names = [str(number) for number in range(len(uuids))] if chosen is None else [name.strip() for name in chosen.split(",")]
+    names = (
+        [str(number) for number in range(len(uuids))]
+        if chosen is None
+        else [name.strip() for name in chosen.split(",")]
+    )
     return tuple(Gpu(name, uuid or name) for name, uuid in zip(names, uuids, strict=False))
 
 
@@ -67,7 +73,9 @@ def _instances(chosen: str | None) -> tuple[Gpu, ...]:
         names = [name.strip() for name in chosen.split(",")]
         return tuple(Gpu(name, name) for name in names if name.startswith("MIG-"))
     try:
-        listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=PATIENCE, check=True).stdout
+        listing = subprocess.run(
+            ["nvidia-smi", "-L"], capture_output=True, text=True, timeout=PATIENCE, check=True
+        ).stdout
     except (OSError, subprocess.SubprocessError):
         return ()
     return tuple(Gpu(uuid, uuid) for uuid in instances_of(listing))
@@ -81,17 +89,35 @@ def instances_of(listing: str) -> list[str]:
             found.append((uuid, []))
         elif found:
             found[-1][1].append(uuid)
-    return [uuid for gpu, instances in found for uuid in instances or [gpu]] if any(instances for _, instances in found) else []
+    return (
+        [uuid for gpu, instances in found for uuid in instances or [gpu]]
+        if any(instances for _, instances in found)
+        else []
+    )
 
 
 def _ask() -> dict[str, Any]:
     """Output of `main`, run in a separate process."""
     try:
-        answer = subprocess.run([sys.executable, "-P", __file__], capture_output=True, text=True, timeout=PATIENCE, check=True)
+        answer = subprocess.run(
+            [sys.executable, "-P", __file__],
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=True,
+        )
     except subprocess.TimeoutExpired:
-        return {"kind": "cuda", "uuids": [], "reason": f"the GPU driver did not answer within {PATIENCE} s"}
+        return {
+            "kind": "cuda",
+            "uuids": [],
+            "reason": f"the GPU driver did not answer within {PATIENCE} s",
+        }
     except subprocess.CalledProcessError as error:
-        return {"kind": "cuda", "uuids": [], "reason": f"asking the GPU driver failed: {(error.stderr.strip().splitlines() or [error])[-1]}"}
+        return {
+            "kind": "cuda",
+            "uuids": [],
+            "reason": f"asking the GPU driver failed: {(error.stderr.strip().splitlines() or [error])[-1]}",
+        }
     return json.loads(answer.stdout.splitlines()[-1])
 
 
@@ -112,14 +138,18 @@ def cuda_uuids(driver: Any) -> tuple[list[str], str]:
     code, uuids = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)), []
     for number in range(count.value):
         code = code or driver.cuDeviceGet(ctypes.byref(device), number)
-        code = code or getattr(driver, "cuDeviceGetUuid_v2", driver.cuDeviceGetUuid)(uuid, device)  # the second is of MIG instances, too
+        code = code or getattr(driver, "cuDeviceGetUuid_v2", driver.cuDeviceGetUuid)(
+            uuid, device
+        )  # the second is of MIG instances, too
         uuids.append(bytes(uuid).hex())
     if code not in (0, NO_DEVICE):
         text = ctypes.c_char_p()
         driver.cuGetErrorString(code, ctypes.byref(text))
         return [], f"CUDA's driver answers: {(text.value or b'unknown error').decode()} ({code})"
     chosen = os.environ.get(CUDA)
-    return uuids, "" if uuids else "CUDA sees no device" + ("" if chosen is None else f" with {CUDA}={chosen!r}")
+    return uuids, "" if uuids else "CUDA sees no device" + (
+        "" if chosen is None else f" with {CUDA}={chosen!r}"
+    )
 
 
 def hip_uuids() -> tuple[list[str], str]:
@@ -130,7 +160,9 @@ def hip_uuids() -> tuple[list[str], str]:
         return [], "there are AMD GPUs (/dev/kfd), but no torch"
     if torch.version.hip is None:
         return [], "there are AMD GPUs (/dev/kfd), but this torch is not built for ROCm"
-    found = [torch.cuda.get_device_properties(number) for number in range(torch.cuda.device_count())]
+    found = [
+        torch.cuda.get_device_properties(number) for number in range(torch.cuda.device_count())
+    ]
     return [str(getattr(gpu, "uuid", "")) for gpu in found], "" if found else "ROCm shows no GPU"
 
 

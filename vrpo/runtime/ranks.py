@@ -9,7 +9,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "GOTO_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "NUMEXPR_NUM_THREADS")
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "GOTO_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+)
 """Set by Snakemake for each job: the threads of libraries that compute."""
 
 
@@ -34,9 +41,15 @@ def is_first() -> bool:
 def set_up_logging() -> None:
     """Log to stderr. What is said by every rank is said by the first one alone; of the others only errors are shown, with the rank."""
     if is_first():
-        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+        logging.basicConfig(
+            level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S"
+        )
         return
-    logging.basicConfig(level=logging.ERROR, format=f"%(asctime)s rank {os.environ['RANK']}: %(message)s", datefmt="%H:%M:%S")
+    logging.basicConfig(
+        level=logging.ERROR,
+        format=f"%(asctime)s rank {os.environ['RANK']}: %(message)s",
+        datefmt="%H:%M:%S",
+    )
     logging.disable(logging.WARNING)  # of libraries that set levels and handlers of their own, too
     logging.captureWarnings(True)
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
@@ -57,8 +70,14 @@ def _hide_progress_bars() -> None:
 def report_error(message: str, status: int) -> None:
     """Leave the line that ends this rank, and its exit status, to what started it, where `torchrun` has named a file for them."""
     if file := os.environ.get("TORCHELASTIC_ERROR_FILE"):
-        details = {"timestamp": str(int(time.time())), "py_callstack": message}  # as torch writes them, and shows them
-        Path(file).write_text(json.dumps({"message": {"message": message, "extraInfo": details}, "status": status}), encoding="utf-8")
+        details = {
+            "timestamp": str(int(time.time())),
+            "py_callstack": message,
+        }  # as torch writes them, and shows them
+        Path(file).write_text(
+            json.dumps({"message": {"message": message, "extraInfo": details}, "status": status}),
+            encoding="utf-8",
+        )
 
 
 def reported_error(content: dict[str, Any]) -> tuple[str, int] | None:

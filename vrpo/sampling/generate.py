@@ -86,10 +86,15 @@ def sample_images(
     decoder = load_tokenizer(tokenizer, tokenizer_weights, device)
     channels, height, width = shape = tuple(description["latent_shape"])
     _check_channels(options, channels, decoder, milestone)
-    check_normalisation(description, decoder.normalisation, milestone, f"the tokenizer `{tokenizer.weights}`")
+    check_normalisation(
+        description, decoder.normalisation, milestone, f"the tokenizer `{tokenizer.weights}`"
+    )
     batch_size = options.batch_size if device.type == "cuda" else CPU_BATCH
     side = (height * decoder.downsampling, width * decoder.downsampling)
-    shapes = {"images": ((options.images, *side, 3), np.uint8), "labels": ((options.images,), np.int64)}
+    shapes = {
+        "images": ((options.images, *side, 3), np.uint8),
+        "labels": ((options.images,), np.int64),
+    }
     attributes = _protocol(options, description, milestone, tokenizer, decoder)
     with _writer(ranks, output, shapes, attributes) as writer:
         collected = _Collector(ranks, batch_size, (*side, 3), writer)
@@ -111,25 +116,35 @@ def sample_images(
         collected.finish()
     if not ranks.is_main:
         return
-    log.info("samples: %d of %dx%d, %s with %d steps", options.images, *side, options.kind, options.steps)
+    log.info(
+        "samples: %d of %dx%d, %s with %d steps", options.images, *side, options.kind, options.steps
+    )
 
 
 class ImageDraws:
     """All that is random about the images `numbers`: one CPU generator an image gives its label, then its normal draws [*shape] in order."""
 
-    def __init__(self, seed: int, numbers: range, shape: tuple[int, ...], device: torch.device) -> None:
+    def __init__(
+        self, seed: int, numbers: range, shape: tuple[int, ...], device: torch.device
+    ) -> None:
         self.numbers, self.shape, self.device = numbers, shape, device
         self.generators = [torch_generator("sample", seed, number) for number in numbers]
 
     def labels(self, kind: str, num_classes: int) -> Tensor:
         """Classes [B] int64: `random`, uniform and drawn first; or `balanced`, the classes in turn, without a draw."""
         if kind == "balanced":
-            return torch.tensor([number % num_classes for number in self.numbers], device=self.device)
-        return torch.cat([torch.randint(num_classes, (1,), generator=generator) for generator in self.generators]).to(self.device)
+            return torch.tensor(
+                [number % num_classes for number in self.numbers], device=self.device
+            )
+        return torch.cat(
+            [torch.randint(num_classes, (1,), generator=generator) for generator in self.generators]
+        ).to(self.device)
 
     def normal(self) -> Tensor:
         """The next standard normal draw of every image [B,*shape] float32."""
-        draws = torch.empty(len(self.generators), *self.shape, pin_memory=self.device.type == "cuda")
+        draws = torch.empty(
+            len(self.generators), *self.shape, pin_memory=self.device.type == "cuda"
+        )
         for draw, generator in zip(draws, self.generators, strict=True):
             draw.normal_(generator=generator)
         return draws.to(self.device, non_blocking=True)
@@ -141,9 +156,17 @@ def to_uint8(images: Tensor, rounding: str) -> Tensor:
     return scaled.clamp(0, 255).permute(0, 2, 3, 1).to(torch.uint8)
 
 
-def _sample_latents(options: SamplerOptions, network: SamplingNetwork, process: Process, labels: Tensor, draws: ImageDraws) -> Tensor:
+def _sample_latents(
+    options: SamplerOptions,
+    network: SamplingNetwork,
+    process: Process,
+    labels: Tensor,
+    draws: ImageDraws,
+) -> Tensor:
     guidance = options.guidance
-    denoiser = Guided(network, process, labels, guidance.scale, guidance.interval, guidance.channels)
+    denoiser = Guided(
+        network, process, labels, guidance.scale, guidance.interval, guidance.channels
+    )
     return sample(process, options, denoiser, draws.normal(), draws.normal)
 
 
@@ -158,11 +181,19 @@ class _Batch:
         with _decoding_stream(latents, labels):
             self.finite = torch.isfinite(latents[: self.wanted]).all()
             self.labels = labels[: self.wanted].to("cpu", non_blocking=True)
-            full = torch.cat([latents, latents.new_zeros(-len(latents) % DECODE_BATCH, *latents.shape[1:])])
+            full = torch.cat(
+                [latents, latents.new_zeros(-len(latents) % DECODE_BATCH, *latents.shape[1:])]
+            )
             batches = full[: self.wanted + -self.wanted % DECODE_BATCH].split(DECODE_BATCH)
-            decoded = torch.cat([to_uint8(decoder.decode(batch), rounding) for batch in batches])[: self.wanted]
+            decoded = torch.cat([to_uint8(decoder.decode(batch), rounding) for batch in batches])[
+                : self.wanted
+            ]
             self.images = decoded.to("cpu", non_blocking=True)
-            self.done = torch.cuda.current_stream(latents.device).record_event() if latents.is_cuda else None
+            self.done = (
+                torch.cuda.current_stream(latents.device).record_event()
+                if latents.is_cuda
+                else None
+            )
 
     def wait(self) -> bool:
         """Wait until the images are there; whether the latents were finite."""
@@ -196,8 +227,19 @@ def _side_stream(device: torch.device) -> torch.cuda.Stream:
 class _Collector:
     """Brings the batches of all ranks to the first one, which writes them and shows images/s."""
 
-    def __init__(self, ranks: Ranks, batch_size: int, image_shape: tuple[int, ...], writer: ArrayWriter | None) -> None:
-        self.ranks, self.batch_size, self.image_shape, self.writer = ranks, batch_size, image_shape, writer
+    def __init__(
+        self,
+        ranks: Ranks,
+        batch_size: int,
+        image_shape: tuple[int, ...],
+        writer: ArrayWriter | None,
+    ) -> None:
+        self.ranks, self.batch_size, self.image_shape, self.writer = (
+            ranks,
+            batch_size,
+            image_shape,
+            writer,
+        )
         self.group = distributed.new_group(backend="gloo") if ranks.world > 1 else None
         self.progress = tqdm(
             total=writer.count if writer else None,
@@ -215,12 +257,22 @@ class _Collector:
             UserError: on every rank, when latents of one were not finite.
         """
         if not self._all(batch.wait()):
-            raise UserError(f"{milestone}: not finite at images {batch.rows.start} to {batch.rows.stop - 1}; the training diverged, lower its learning rate")
-        images = self._gathered(getattr(batch, "images", None), torch.zeros(self.batch_size, *self.image_shape, dtype=torch.uint8))
-        labels = self._gathered(getattr(batch, "labels", None), torch.zeros(self.batch_size, dtype=torch.int64))
+            raise UserError(
+                f"{milestone}: not finite at images {batch.rows.start} to {batch.rows.stop - 1}; the training diverged, lower its learning rate"
+            )
+        images = self._gathered(
+            getattr(batch, "images", None),
+            torch.zeros(self.batch_size, *self.image_shape, dtype=torch.uint8),
+        )
+        labels = self._gathered(
+            getattr(batch, "labels", None), torch.zeros(self.batch_size, dtype=torch.int64)
+        )
         if self.writer is not None:
             count = batch.rows.stop - batch.rows.start
-            self.writer.write(batch.rows.start, {"images": images[:count].numpy(), "labels": labels[:count].numpy()})
+            self.writer.write(
+                batch.rows.start,
+                {"images": images[:count].numpy(), "labels": labels[:count].numpy()},
+            )
             self.progress.update(count)
 
     def finish(self) -> None:
@@ -244,13 +296,19 @@ class _Collector:
             return own
         if own is not None:
             padded[: len(own)] = own
-        parts = [torch.empty_like(padded) for _ in range(self.ranks.world)] if self.ranks.is_main else None
+        parts = (
+            [torch.empty_like(padded) for _ in range(self.ranks.world)]
+            if self.ranks.is_main
+            else None
+        )
         distributed.gather(padded, parts, dst=0, group=self.group)
         return torch.cat(parts) if parts else padded
 
 
 @contextlib.contextmanager
-def _writer(ranks: Ranks, output: Path | str, shapes: Shapes, attributes: dict[str, Any]) -> Iterator[ArrayWriter | None]:
+def _writer(
+    ranks: Ranks, output: Path | str, shapes: Shapes, attributes: dict[str, Any]
+) -> Iterator[ArrayWriter | None]:
     """The writer on the first rank, None on the others."""
     if not ranks.is_main:
         yield None
@@ -259,25 +317,41 @@ def _writer(ranks: Ranks, output: Path | str, shapes: Shapes, attributes: dict[s
         yield writer
 
 
-def _rounds(ranks: Ranks, writer: ArrayWriter | None, count: int, batch_size: int) -> Iterator[slice]:
+def _rounds(
+    ranks: Ranks, writer: ArrayWriter | None, count: int, batch_size: int
+) -> Iterator[slice]:
     """Rows that are still to be made, a batch of each rank at a time; the first rank knows where to begin."""
     size = batch_size * ranks.world
     rounds = list(writer.batches(size)) if writer else []
-    begin = int(ranks.all_reduce(torch.tensor(rounds[0].start if rounds else count if writer else 0, device=ranks.device)))
+    begin = int(
+        ranks.all_reduce(
+            torch.tensor(rounds[0].start if rounds else count if writer else 0, device=ranks.device)
+        )
+    )
     return (slice(start, min(start + size, count)) for start in range(begin, count, size))
 
 
-def _check_channels(options: SamplerOptions, channels: int, decoder: Tokenizer, milestone: Path | str) -> None:
+def _check_channels(
+    options: SamplerOptions, channels: int, decoder: Tokenizer, milestone: Path | str
+) -> None:
     own = decoder.vae.config.latent_channels
     if own != channels:
-        raise UserError(f"{milestone}: was trained on latents of {channels} channels, the tokenizer has {own}; give the tokenizer that made its latents")
+        raise UserError(
+            f"{milestone}: was trained on latents of {channels} channels, the tokenizer has {own}; give the tokenizer that made its latents"
+        )
     if options.guidance.channels is not None and options.guidance.channels > channels:
         raise UserError(
             f"sampler guidance.channels: {options.guidance.channels} are more than the latent's {channels}; choose at most {channels}, or null for all"
         )
 
 
-def _protocol(options: SamplerOptions, description: dict[str, Any], milestone: Path | str, tokenizer: TokenizerOptions, decoder: Tokenizer) -> dict[str, Any]:
+def _protocol(
+    options: SamplerOptions,
+    description: dict[str, Any],
+    milestone: Path | str,
+    tokenizer: TokenizerOptions,
+    decoder: Tokenizer,
+) -> dict[str, Any]:
     """Attributes of the output: all that the images depend on, and so neither batch size nor the choice of milestones."""
     unused = () if options.kind == "ode-dopri5" else ("rtol", "atol")
     return {
@@ -285,7 +359,15 @@ def _protocol(options: SamplerOptions, description: dict[str, Any], milestone: P
         "seed": description["seed"],
         "step": description["step"],
         "milestone_sha256": sha256(milestone),
-        "sampler": options.model_dump(mode="json", exclude={"preset", "decoder", "batch_size", "milestones", "compile", *unused}),
-        "tokenizer": {"weights": tokenizer.weights, "scale": decoder.scale, "sha256": decoder.sha256, **({"shift": decoder.shift} if decoder.shift else {})},
+        "sampler": options.model_dump(
+            mode="json",
+            exclude={"preset", "decoder", "batch_size", "milestones", "compile", *unused},
+        ),
+        "tokenizer": {
+            "weights": tokenizer.weights,
+            "scale": decoder.scale,
+            "sha256": decoder.sha256,
+            **({"shift": decoder.shift} if decoder.shift else {}),
+        },
         "versions": {"vrpo": vrpo.__version__, "torch": torch.__version__.split("+")[0]},
     }

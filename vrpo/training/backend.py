@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from vrpo.training.objective import Objective
 
 
-def configure_backend(options: TrainingOptions, objective: Objective, ranks: Ranks) -> dict[str, Any]:
+def configure_backend(
+    options: TrainingOptions, objective: Objective, ranks: Ranks
+) -> dict[str, Any]:
     """Set TF32 and the attention kernel as `options` say, before anything is compiled; returns what holds now.
 
     Raises:
@@ -30,7 +32,9 @@ def configure_backend(options: TrainingOptions, objective: Objective, ranks: Ran
         heads = network.blocks[0].attn.heads
         shape = (batch, heads, network.grid**2, network.blocks[0].attn.proj.in_features // heads)
         kind = torch.bfloat16 if options.precision == "bf16" else torch.float32
-        attention = choose_attention(options.attention, shape, kind, ranks.device, agree=ranks.all_reduce)
+        attention = choose_attention(
+            options.attention, shape, kind, ranks.device, agree=ranks.all_reduce
+        )
     on_gpu = ranks.device.type == "cuda"
     return {
         "device": torch.cuda.get_device_name(ranks.device) if on_gpu else processor(),

@@ -63,7 +63,11 @@ class Feed:
         """
         self.data, self.plans, self.device, self.null_label = data, plans, device, null_label
         self.resident = self._load_latents() if _is_resident(data, device, latents) else None
-        self.wanted: dict[str, Any] = {"encoders": encoders, "attention": attention, "moments": self.resident is None}
+        self.wanted: dict[str, Any] = {
+            "encoders": encoders,
+            "attention": attention,
+            "moments": self.resident is None,
+        }
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="feed")
         self._due: tuple[int, Future[list[MicroBatch]]] | None = None
         self._on_gpu = device.type == "cuda"
@@ -98,13 +102,18 @@ class Feed:
         if half in self._in_use:
             self._in_use[half].synchronize()  # its copies of two steps ago are done
         with torch.cuda.stream(self._stream) if self._on_gpu else contextlib.nullcontext():
-            batches = [self._micro_batch(part, (half, micro)) for micro, part in enumerate(self.plans(step))]
+            batches = [
+                self._micro_batch(part, (half, micro))
+                for micro, part in enumerate(self.plans(step))
+            ]
             if self._on_gpu:
                 self._copied = self._in_use[half] = self._stream.record_event()
         return batches
 
     def _micro_batch(self, part: StepPlan, place: tuple[int, int]) -> MicroBatch:
-        stored = self.data.read(part.indices, self._buffers(place, len(part.indices)), **self.wanted)
+        stored = self.data.read(
+            part.indices, self._buffers(place, len(part.indices)), **self.wanted
+        )
         stored = {name: self._moved(values) for name, values in stored.items()}
         if self.resident is not None:
             rows = self._moved(torch.from_numpy(part.indices))
@@ -131,7 +140,11 @@ class Feed:
         if place not in self._pinned:
             arrays = self.data.stored(**self.wanted)
             self._pinned[place] = {
-                key: torch.empty((size, *source.shape(name)[1:]), dtype=_torch_type(source.dtype(name)), pin_memory=True)
+                key: torch.empty(
+                    (size, *source.shape(name)[1:]),
+                    dtype=_torch_type(source.dtype(name)),
+                    pin_memory=True,
+                )
                 for key, (source, name) in arrays.items()
             }
         return self._pinned[place]
@@ -144,14 +157,21 @@ class Feed:
             resident[name] = torch.empty(shape, dtype=kind, device=self.device)
             for start in range(0, shape[0], LOADED_AT_ONCE):
                 rows = slice(start, min(start + LOADED_AT_ONCE, shape[0]))
-                resident[name][rows] = torch.from_numpy(self.data.latents.rows(name, rows)).to(self.device)
-        log.info("latents: %.1f GB lie in the memory of %s", _latent_bytes(self.data) / 1e9, self.device)
+                resident[name][rows] = torch.from_numpy(self.data.latents.rows(name, rows)).to(
+                    self.device
+                )
+        log.info(
+            "latents: %.1f GB lie in the memory of %s", _latent_bytes(self.data) / 1e9, self.device
+        )
         return resident
 
 
 def plan_parts(plan: StepPlan, *, rank: int, world: int, accumulation: int) -> list[StepPlan]:
     """The parts of a step for `rank`, one for each accumulation step."""
-    return [plan.part(rank * accumulation + micro, world * accumulation) for micro in range(accumulation)]
+    return [
+        plan.part(rank * accumulation + micro, world * accumulation)
+        for micro in range(accumulation)
+    ]
 
 
 def _is_resident(data: TrainingData, device: torch.device, latents: str) -> bool:
@@ -159,15 +179,29 @@ def _is_resident(data: TrainingData, device: torch.device, latents: str) -> bool
         return latents == "resident"
     if device.type != "cuda":
         return False
-    return _latent_bytes(data) <= RESIDENT_SHARE * torch.cuda.get_device_properties(device).total_memory
+    return (
+        _latent_bytes(data)
+        <= RESIDENT_SHARE * torch.cuda.get_device_properties(device).total_memory
+    )
 
 
 def _latent_bytes(data: TrainingData) -> int:
-    return sum(data.latents.dtype(name).itemsize * torch.Size(data.latents.shape(name)).numel() for name in MOMENTS)
+    return sum(
+        data.latents.dtype(name).itemsize * torch.Size(data.latents.shape(name)).numel()
+        for name in MOMENTS
+    )
 
 
 def _tensors(batch: MicroBatch) -> list[Tensor]:
-    return [batch.mean, batch.std, batch.labels, batch.times, batch.draw, *batch.tokens.values(), *batch.attention.values()]
+    return [
+        batch.mean,
+        batch.std,
+        batch.labels,
+        batch.times,
+        batch.draw,
+        *batch.tokens.values(),
+        *batch.attention.values(),
+    ]
 
 
 def _torch_type(kind: Any) -> torch.dtype:

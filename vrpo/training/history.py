@@ -22,14 +22,23 @@ class History:
     the same; rows are only ever added to it.
     """
 
-    def __init__(self, run_folder: Path, batch_size: int, step: int, tables: dict[str, Rows]) -> None:
+    def __init__(
+        self, run_folder: Path, batch_size: int, step: int, tables: dict[str, Rows]
+    ) -> None:
         """Go on from `step`, whose state held `tables`, a list of rows for each of `TABLES`."""
         self.folder, self.speed = run_folder, run_folder / "speed.csv"
-        self.batch_size, self.step, self.time, self.tables = batch_size, step, time.monotonic(), tables
+        self.batch_size, self.step, self.time, self.tables = (
+            batch_size,
+            step,
+            time.monotonic(),
+            tables,
+        )
         for name, rows in tables.items():
             write_text(run_folder / f"{name}.csv", _text(rows))
 
-    def append(self, step: int, metrics: dict[str, float], by_noise_level: dict[str, list[float]]) -> float:
+    def append(
+        self, step: int, metrics: dict[str, float], by_noise_level: dict[str, list[float]]
+    ) -> float:
         """Add the rows of `step`; returns the rate since the last ones, in images/s.
 
         Args:
@@ -40,7 +49,10 @@ class History:
         now = time.monotonic()
         seconds = now - self.time
         rate = (step - self.step) * self.batch_size / max(seconds, 1e-9)
-        self._add("train", [{"step": str(step), **{name: f"{value:.8g}" for name, value in metrics.items()}}])
+        self._add(
+            "train",
+            [{"step": str(step), **{name: f"{value:.8g}" for name, value in metrics.items()}}],
+        )
         self._add("diagnostics", _rows_by_noise_level(step, by_noise_level))
         speed = {"step": str(step), "images_per_second": f"{rate:.1f}", "seconds": f"{seconds:.2f}"}
         with open(self.speed, "a", encoding="utf-8") as file:
@@ -60,7 +72,10 @@ def _rows_by_noise_level(step: int, quantities: dict[str, list[float]]) -> Rows:
     rows = []
     bins = max(map(len, quantities.values()), default=0)
     for index in range(bins):
-        values = {name: "" if math.isnan(means[index]) else f"{means[index]:.8g}" for name, means in quantities.items()}
+        values = {
+            name: "" if math.isnan(means[index]) else f"{means[index]:.8g}"
+            for name, means in quantities.items()
+        }
         if any(values.values()):
             rows.append({"step": str(step), "noise_level": f"{(index + 0.5) / bins:.8g}", **values})
     return rows

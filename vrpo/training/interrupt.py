@@ -25,7 +25,9 @@ class Interrupt:
         """`max_minutes`: minutes after which this process must have ended; None is unlimited."""
         self.ranks = ranks
         self.save_seconds = 60 * save_minutes
-        self.deadline = None if max_minutes is None else time.monotonic() + 60 * budget_minutes(max_minutes)
+        self.deadline = (
+            None if max_minutes is None else time.monotonic() + 60 * budget_minutes(max_minutes)
+        )
         self.last_save = time.monotonic()
         self.reason: str | None = None
         self.stopping = False
@@ -42,7 +44,9 @@ class Interrupt:
         now = time.monotonic()
         if self.reason is None and self.deadline is not None and now > self.deadline:
             self.reason = "the wall-time budget"
-        self.stopping, due = self.ranks.any(self.reason is not None, now - self.last_save > self.save_seconds)
+        self.stopping, due = self.ranks.any(
+            self.reason is not None, now - self.last_save > self.save_seconds
+        )
         if due or self.stopping:
             self.last_save = now
         return due or self.stopping
@@ -51,4 +55,6 @@ class Interrupt:
         """Raise `InterruptionError` if a signal or the budget asked for the end."""
         if self.stopping:
             reason = self.reason or "another rank"
-            raise InterruptionError(f"training: ended by {reason} after step {step}, state is saved; the same command goes on from there")
+            raise InterruptionError(
+                f"training: ended by {reason} after step {step}, state is saved; the same command goes on from there"
+            )

@@ -24,7 +24,13 @@ class Objective(nn.Module):
     always fp32.
     """
 
-    def __init__(self, network: DiffusionTransformer, alignment: Alignment, process: Process, options: TrainingOptions) -> None:
+    def __init__(
+        self,
+        network: DiffusionTransformer,
+        alignment: Alignment,
+        process: Process,
+        options: TrainingOptions,
+    ) -> None:
         """See the class.
 
         Raises:
@@ -43,7 +49,9 @@ class Objective(nn.Module):
         self.options = options
         self.measured = alignment.agreement is not None and hasattr(network, "traced")
         if alignment.agreement is not None and not self.measured:
-            log.warning("%s has no method `traced`: the agreement is not measured", type(network).__name__)
+            log.warning(
+                "%s has no method `traced`: the agreement is not measured", type(network).__name__
+            )
 
     def forward(
         self,
@@ -72,7 +80,9 @@ class Objective(nn.Module):
         x_t = process.corrupt(x0, noise, t)
         noise_level = process.noise_level(t)
         with self._autocast(x0):
-            prediction, hidden, attention = self._predict(x_t, process.network_time(t), labels, noise_level)
+            prediction, hidden, attention = self._predict(
+                x_t, process.network_time(t), labels, noise_level
+            )
             prediction = prediction.float()
             denoising, error = process.losses(prediction, x0, noise, x_t, t)  # (B), (B)
             batch = AlignmentBatch(
@@ -92,7 +102,9 @@ class Objective(nn.Module):
         metrics = {"loss": loss.detach(), "denoising": denoising.detach().mean()}
         return loss, {**metrics, **aligned.metrics}
 
-    def _predict(self, x_t: Tensor, t: Tensor, labels: Tensor, noise_level: Tensor) -> tuple[Tensor, list[Tensor], list[tuple[Tensor, Tensor]]]:
+    def _predict(
+        self, x_t: Tensor, t: Tensor, labels: Tensor, noise_level: Tensor
+    ) -> tuple[Tensor, list[Tensor], list[tuple[Tensor, Tensor]]]:
         """Prediction, hidden tokens, and queries and keys, for which a network needs `traced`."""
         alignment, gate = self.alignment, None
         if self.measured and torch.is_grad_enabled():
@@ -103,7 +115,9 @@ class Objective(nn.Module):
         return *self.network(x_t, t, labels, hidden_after=alignment.hidden_after), []
 
     @torch.no_grad()
-    def cosine(self, x0: Tensor, noise: Tensor, t: Tensor, labels: Tensor, tokens: dict[str, Tensor]) -> Tensor:
+    def cosine(
+        self, x0: Tensor, noise: Tensor, t: Tensor, labels: Tensor, tokens: dict[str, Tensor]
+    ) -> Tensor:
         """The alignment's cosines [B], from the first blocks: the old policy's log-probability."""
         x_t = self.process.corrupt(x0, noise, t)
         (depth,) = self.alignment.hidden_after

@@ -35,7 +35,15 @@ class StepPlan:
         return StepPlan(self.indices[cut], self.times[cut], self.dropped[cut], self.draw[cut])
 
 
-def plan_step(process: Process, alignment: AnyAlignment, training: TrainingOptions, *, seed: int, step: int, count: int) -> StepPlan:
+def plan_step(
+    process: Process,
+    alignment: AnyAlignment,
+    training: TrainingOptions,
+    *,
+    seed: int,
+    step: int,
+    count: int,
+) -> StepPlan:
     """Plan step `step` (from 0) of a training on `count` samples.
 
     Runs that differ only in alignment draw the same samples, times, noise and dropout; groups of
@@ -47,13 +55,28 @@ def plan_step(process: Process, alignment: AnyAlignment, training: TrainingOptio
     repeats = group if alignment.by_image else 1
     indices = np.repeat(sample_indices(count, batch_size // repeats, seed, step), repeats)
     times = process.sample_times(batch_size, torch_generator("train-time", seed, step))
-    dropped = torch.rand(batch_size, generator=torch_generator("train-label-dropout", seed, step)) < training.label_dropout
+    dropped = (
+        torch.rand(batch_size, generator=torch_generator("train-label-dropout", seed, step))
+        < training.label_dropout
+    )
     order = torch.arange(batch_size)
     if group > 1 and not alignment.by_image:
         order = process.noise_level(times).argsort(stable=True)
     return StepPlan(indices[order.numpy()], times[order], dropped[order], order)
 
 
-def step_noise(purpose: str, seed: int, step: int, batch_size: int, shape: tuple[int, ...], device: torch.device) -> Tensor:
+def step_noise(
+    purpose: str,
+    seed: int,
+    step: int,
+    batch_size: int,
+    shape: tuple[int, ...],
+    device: torch.device,
+) -> Tensor:
     """Standard normal noise of a whole global batch [B, *shape], drawn on `device`."""
-    return torch.randn(batch_size, *shape, generator=torch_generator("train", purpose, seed, step, device=device), device=device)
+    return torch.randn(
+        batch_size,
+        *shape,
+        generator=torch_generator("train", purpose, seed, step, device=device),
+        device=device,
+    )

@@ -72,9 +72,23 @@ def train(
         UserError: inputs that do not fit each other, a training of this run already under way, a state of another version, a full disk.
     """
     with joined_ranks(device) as ranks:
-        lock = exclusive_lock(output.parent / "state" / "lock", f"a training of run {config.run}, seed {config.seed},")
+        lock = exclusive_lock(
+            output.parent / "state" / "lock", f"a training of run {config.run}, seed {config.seed},"
+        )
         with lock if ranks.is_main else contextlib.nullcontext():
-            _train(config, ranks, latents, features, critics, milestone, output, save_minutes, max_minutes, log_every, max_skipped)
+            _train(
+                config,
+                ranks,
+                latents,
+                features,
+                critics,
+                milestone,
+                output,
+                save_minutes,
+                max_minutes,
+                log_every,
+                max_skipped,
+            )
 
 
 def _train(
@@ -118,9 +132,15 @@ def _train(
     log.info("%s", ", ".join(f"{name} {value}" for name, value in backend.items()))
     if ranks.is_main:
         write_text(output.parent / "backend.json", json.dumps(backend, indent=1) + "\n")
-    history = History(output.parent, options.batch_size, trainer.step, trainer.tables) if ranks.is_main else None
+    history = (
+        History(output.parent, options.batch_size, trainer.step, trainer.tables)
+        if ranks.is_main
+        else None
+    )
     interrupt = Interrupt(ranks, save_minutes=save_minutes, max_minutes=max_minutes)
-    trainer.train(milestone, store, history, interrupt, log_every=log_every, max_skipped=max_skipped)
+    trainer.train(
+        milestone, store, history, interrupt, log_every=log_every, max_skipped=max_skipped
+    )
     if ranks.is_main:
         description = {
             "run": config.run,
@@ -137,7 +157,12 @@ def _train(
         if normalisation is not None:
             description["normalisation"] = normalisation._asdict()
         averaged = trainer.ema
-        save_milestone(output, dict(averaged.network.named_parameters()), dict(averaged.alignment.named_parameters()), description)
+        save_milestone(
+            output,
+            dict(averaged.network.named_parameters()),
+            dict(averaged.alignment.named_parameters()),
+            description,
+        )
 
 
 def _go_on_from(trainer: Trainer, state: dict[str, Any], store: StateStore) -> None:
@@ -163,7 +188,9 @@ def _open_data(latents: Path, features: dict[str, Path], ranks: Ranks) -> Traini
     """The data; checked by the first rank for all, where they were not checked before."""
 
     def opened() -> TrainingData:
-        return TrainingData(latents, {name: open_features(path, ranks.device) for name, path in features.items()})
+        return TrainingData(
+            latents, {name: open_features(path, ranks.device) for name, path in features.items()}
+        )
 
     if ranks.is_main:
         data = opened()
@@ -171,18 +198,26 @@ def _open_data(latents: Path, features: dict[str, Path], ranks: Ranks) -> Traini
     return data if ranks.is_main else opened()
 
 
-def build_objective(config: RunConfig, data: TrainingData, critics: dict[str, Path], device: torch.device) -> Objective:
+def build_objective(
+    config: RunConfig, data: TrainingData, critics: dict[str, Path], device: torch.device
+) -> Objective:
     """Network, process and alignment of a run, initialised from its seed: runs that differ in alignment start from the same network."""
     process, encoders = build_process(config.process), config.alignment.encoders
     for name in encoders:
         if name not in data.feature_shapes:
-            raise UserError(f"--features: the features of encoder `{name}` are missing, the alignment of run {config.run} reads them; give {name}=FILE")
+            raise UserError(
+                f"--features: the features of encoder `{name}` are missing, the alignment of run {config.run} reads them; give {name}=FILE"
+            )
         made_by = data.features[name].attributes.get("encoder", name)
         if made_by != name:
-            raise UserError(f"--features {name}: {data.features[name].path} holds the tokens of encoder `{made_by}`; give those of `{name}`")
+            raise UserError(
+                f"--features {name}: {data.features[name].path} holds the tokens of encoder `{made_by}`; give those of `{name}`"
+            )
     needs_critic = config.alignment.needs_critic
     if needs_critic and set(critics) != set(encoders):
-        raise UserError(f"--critic: run {config.run} needs a latent critic for each of {', '.join(encoders)}; give NAME=FILE for each")
+        raise UserError(
+            f"--critic: run {config.run} needs a latent critic for each of {', '.join(encoders)}; give NAME=FILE for each"
+        )
     used = critics if needs_critic else {}
     context = AlignmentContext(
         latent_shape=data.latent_shape,
@@ -216,14 +251,25 @@ def build_objective(config: RunConfig, data: TrainingData, critics: dict[str, Pa
 
 def _fitting_size(data: TrainingData, encoder: str, grid: int) -> str:
     """The image size at which an encoder would have `grid` x `grid` tokens."""
-    image_size, side = data.features[encoder].attributes.get("image_size"), math.isqrt(data.feature_shapes[encoder][0])
+    image_size, side = (
+        data.features[encoder].attributes.get("image_size"),
+        math.isqrt(data.feature_shapes[encoder][0]),
+    )
     patches = f"{grid} of its patches"
-    return f"{image_size // side * grid}, {patches}" if image_size and side**2 == data.feature_shapes[encoder][0] else patches
+    return (
+        f"{image_size // side * grid}, {patches}"
+        if image_size and side**2 == data.feature_shapes[encoder][0]
+        else patches
+    )
 
 
-def _fitting_critic(path: Path, data: TrainingData, encoder: str, device: torch.device) -> LatentCritic:
+def _fitting_critic(
+    path: Path, data: TrainingData, encoder: str, device: torch.device
+) -> LatentCritic:
     critic = load_critic(path, device)
     for made_from, arrays in (("latents", data.latents), ("features", data.features[encoder])):
         if critic.description[made_from] != arrays.fingerprint:
-            raise UserError(f"{path}: distilled from other {made_from} than {arrays.path}; delete it and distil again")
+            raise UserError(
+                f"{path}: distilled from other {made_from} than {arrays.path}; delete it and distil again"
+            )
     return critic

@@ -49,8 +49,14 @@ class StateStore:
         """Log which options differ from trainings of this run under another config."""
         for other in sorted(self.root.glob("*/config.json")):
             if other.parent != self.folder:
-                differences = "; ".join(config_differences(json.loads(other.read_text()), self.config))
-                log.warning("%s: an earlier state of another config (%s); it is kept, and not used", other.parent, differences)
+                differences = "; ".join(
+                    config_differences(json.loads(other.read_text()), self.config)
+                )
+                log.warning(
+                    "%s: an earlier state of another config (%s); it is kept, and not used",
+                    other.parent,
+                    differences,
+                )
 
     def require_space(self, parameters: int) -> None:
         """Refuse to begin what the disk cannot hold: the states kept and the one being written, four fp32 numbers a parameter, and a milestone.
@@ -59,7 +65,9 @@ class StateStore:
             UserError: too little is free.
         """
         new_states = max(1, KEPT + 1 - len(self._states()))
-        require_free_space(self.folder, (16 * new_states + 4) * parameters, "training state and weights")
+        require_free_space(
+            self.folder, (16 * new_states + 4) * parameters, "training state and weights"
+        )
 
     def remove_leftovers(self) -> None:
         """Remove what a killed training was writing; only who holds the run's lock may."""
@@ -74,12 +82,24 @@ class StateStore:
             try:
                 check_archive(path)
                 state = torch.load(path, map_location="cpu", weights_only=True)
-                check_finite({name: state[name] for name in ("objective", "ema", "optimizer") if name in state}, path, "it is not used")
+                check_finite(
+                    {
+                        name: state[name]
+                        for name in ("objective", "ema", "optimizer")
+                        if name in state
+                    },
+                    path,
+                    "it is not used",
+                )
                 return state
             except MemoryError:
                 raise
             except Exception as error:  # a damaged file raises errors of almost any kind
-                log.warning("%s: damaged (%s), falling back to the state before it", path, " ".join(str(error).split())[:200])
+                log.warning(
+                    "%s: damaged (%s), falling back to the state before it",
+                    path,
+                    " ".join(str(error).split())[:200],
+                )
         return None
 
     def save(self, step: int, state: dict[str, Any]) -> None:
@@ -122,12 +142,17 @@ class StateStore:
                 torch.save(state, partial)
             except RuntimeError as error:  # torch reports a failed write so
                 free = shutil.disk_usage(self.folder).free
-                raise UserError(f"{self.folder}: the training state could not be written, {free:,} bytes are free; free space and start again") from error
+                raise UserError(
+                    f"{self.folder}: the training state could not be written, {free:,} bytes are free; free space and start again"
+                ) from error
         for _, path in sorted(found for found in self._states() if found[0] <= step)[:-KEPT]:
             path.unlink()
 
     def _states(self) -> list[tuple[int, Path]]:
-        found = [(re.fullmatch(r"step(\d+)\.pt", path.name), path) for path in self.folder.glob("step*.pt")]
+        found = [
+            (re.fullmatch(r"step(\d+)\.pt", path.name), path)
+            for path in self.folder.glob("step*.pt")
+        ]
         return [(int(match[1]), path) for match, path in found if match]
 
 
@@ -148,7 +173,9 @@ class Snapshot:
         copied = self._copied(state, ())
         for device in devices:
             event = self._streams[device].record_event()
-            torch.cuda.current_stream(device).wait_event(event)  # the next step's weights wait, some tenths of a second
+            torch.cuda.current_stream(device).wait_event(
+                event
+            )  # the next step's weights wait, some tenths of a second
             events.append(event)
         return copied, functools.partial(_wait_for, events)
 
@@ -161,8 +188,14 @@ class Snapshot:
             return value
         kept = self._kept.get(path)
         if kept is None or kept.shape != value.shape or kept.dtype != value.dtype:
-            kept = self._kept[path] = torch.empty(value.shape, dtype=value.dtype, pin_memory=value.is_cuda)
-        with torch.cuda.stream(self._streams.get(value.device)) if value.is_cuda else contextlib.nullcontext():
+            kept = self._kept[path] = torch.empty(
+                value.shape, dtype=value.dtype, pin_memory=value.is_cuda
+            )
+        with (
+            torch.cuda.stream(self._streams.get(value.device))
+            if value.is_cuda
+            else contextlib.nullcontext()
+        ):
             return kept.copy_(value.detach(), non_blocking=True)
 
 
@@ -181,7 +214,10 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 
 def without(config: Mapping[str, Any], options: tuple[str, ...]) -> dict[str, Any]:
     """A copy of a config's plain values that lacks `options`, named as `section.option`."""
-    copied = {section: dict(values) if isinstance(values, Mapping) else values for section, values in config.items()}
+    copied = {
+        section: dict(values) if isinstance(values, Mapping) else values
+        for section, values in config.items()
+    }
     for section, _, option in (name.partition(".") for name in options):
         copied.get(section, {}).pop(option, None)
     return copied

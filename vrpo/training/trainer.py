@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 _OPTIONS = inspect.signature(DistributedDataParallel).parameters
-BUFFERS_STAY = {"forward_sync_buffers" if "forward_sync_buffers" in _OPTIONS else "broadcast_buffers": False}  # the first name of it is deprecated
+BUFFERS_STAY = {
+    "forward_sync_buffers" if "forward_sync_buffers" in _OPTIONS else "broadcast_buffers": False
+}  # the first name of it is deprecated
 """Option of `DistributedDataParallel`: each rank's sums of a step are its own until the step ends."""
 
 
@@ -39,18 +41,37 @@ class Trainer:
     """One run in training. `state_dict` lists all that resume needs; everything else is a function of (config, seed, step)."""
 
     def __init__(
-        self, objective: Objective, data: TrainingData, options: TrainingOptions, *, seed: int, ranks: Ranks, mark: Callable[[str], None] | None = None
+        self,
+        objective: Objective,
+        data: TrainingData,
+        options: TrainingOptions,
+        *,
+        seed: int,
+        ranks: Ranks,
+        mark: Callable[[str], None] | None = None,
     ) -> None:
         """`objective` is freshly initialised; every rank holds the same one. `mark` is told the name of each part of a step when it has been issued."""
         self.options, self.seed, self.ranks, self.data = options, seed, ranks, data
         self.mark = mark or (lambda part: None)
         self.objective = objective.to(ranks.device).train()
         self.ema = copy.deepcopy(self.objective).eval().requires_grad_(False)
-        self.parameters = [parameter for parameter in self.objective.parameters() if parameter.requires_grad]
-        self.ema_parameters = [
-            average for average, parameter in zip(self.ema.parameters(), self.objective.parameters(), strict=True) if parameter.requires_grad
+        self.parameters = [
+            parameter for parameter in self.objective.parameters() if parameter.requires_grad
         ]
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=options.learning_rate, betas=options.adam_betas, weight_decay=options.weight_decay, fused=True)
+        self.ema_parameters = [
+            average
+            for average, parameter in zip(
+                self.ema.parameters(), self.objective.parameters(), strict=True
+            )
+            if parameter.requires_grad
+        ]
+        self.optimizer = torch.optim.AdamW(
+            self.parameters,
+            lr=options.learning_rate,
+            betas=options.adam_betas,
+            weight_decay=options.weight_decay,
+            fused=True,
+        )
         self.step = 0
         self.tables: dict[str, Rows] = {name: [] for name in TABLES}
         self.totals: dict[str, Tensor] = {}  # this rank's metrics, summed since the last row
@@ -59,17 +80,28 @@ class Trainer:
         network, alignment = self.objective.network, self.objective.alignment
         if options.activation_checkpointing:
             if not hasattr(network, "activation_checkpointing"):
-                raise UserError(f"training.activation_checkpointing: {type(network).__name__} does not know it; set it to false")
+                raise UserError(
+                    f"training.activation_checkpointing: {type(network).__name__} does not know it; set it to false"
+                )
             network.activation_checkpointing = True
         self.warned: set[str] = set()
         self.loss_function: nn.Module = self.objective
         if options.compile:  # one graph, static shapes; a custom network may break the graph
-            self.loss_function = torch.compile(self.objective, fullgraph=isinstance(network, DiffusionTransformer), dynamic=False)
+            self.loss_function = torch.compile(
+                self.objective, fullgraph=isinstance(network, DiffusionTransformer), dynamic=False
+            )
         if ranks.world > 1:
-            self.loss_function = DistributedDataParallel(self.loss_function, **BUFFERS_STAY, gradient_as_bucket_view=True)
+            self.loss_function = DistributedDataParallel(
+                self.loss_function, **BUFFERS_STAY, gradient_as_bucket_view=True
+            )
         self.feed = Feed(
             data,
-            lambda step: plan_parts(self.plan(step), rank=ranks.rank, world=ranks.world, accumulation=options.accumulation),
+            lambda step: plan_parts(
+                self.plan(step),
+                rank=ranks.rank,
+                world=ranks.world,
+                accumulation=options.accumulation,
+            ),
             device=ranks.device,
             encoders=alignment.options.encoders,
             attention=bool(alignment.attention_of),
@@ -97,7 +129,10 @@ class Trainer:
         self.objective.load_state_dict(state["objective"])
         self.ema.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.totals = {name: self._own_total(values.reshape(-1)).to(self.ranks.device) for name, values in state["totals"].items()}
+        self.totals = {
+            name: self._own_total(values.reshape(-1)).to(self.ranks.device)
+            for name, values in state["totals"].items()
+        }
         self.skipped_in_a_row.copy_(state["skipped_in_a_row"])
         self.last_skipped.copy_(state["last_skipped"])
         self.tables = state["tables"]
@@ -105,31 +140,43 @@ class Trainer:
     def plan(self, step: int) -> StepPlan:
         """The global batch of `step`."""
         process, alignment = self.objective.process, self.objective.alignment.options
-        return plan_step(process, alignment, self.options, seed=self.seed, step=step, count=self.data.count)
+        return plan_step(
+            process, alignment, self.options, seed=self.seed, step=step, count=self.data.count
+        )
 
     def train_step(self) -> None:
         """One optimiser step on the global batch of step `self.step`."""
         options, ranks = self.options, self.ranks
         shape = self.data.latent_shape
         batches = self.feed.take(self.step)
-        latent_noise = step_noise("latent", self.seed, self.step, options.batch_size, shape, ranks.device)
+        latent_noise = step_noise(
+            "latent", self.seed, self.step, options.batch_size, shape, ranks.device
+        )
         noise = step_noise("noise", self.seed, self.step, options.batch_size, shape, ranks.device)
         step = torch.full((), self.step, device=ranks.device)
         self.mark("data")
         for micro, batch in enumerate(batches):
             last = micro == options.accumulation - 1
-            with contextlib.nullcontext() if last or ranks.world == 1 else self.loss_function.no_sync():
+            with (
+                contextlib.nullcontext()
+                if last or ranks.world == 1
+                else self.loss_function.no_sync()
+            ):
                 self._backward(batch, latent_noise, noise, step)
         self._update()
         self.step += 1
 
-    def _backward(self, batch: MicroBatch, latent_noise: Tensor, noise: Tensor, step: Tensor) -> None:
+    def _backward(
+        self, batch: MicroBatch, latent_noise: Tensor, noise: Tensor, step: Tensor
+    ) -> None:
         x0 = batch.mean + batch.std * latent_noise[batch.draw]  # (B, C, H, W)
         eps = noise[batch.draw]
         old_cosine = None
         if self.objective.alignment.options.needs_old_policy:
             old_cosine = self.ema.cosine(x0, eps, batch.times, batch.labels, batch.tokens)
-        loss, metrics = self.loss_function(x0, eps, batch.times, batch.labels, batch.tokens, old_cosine, batch.attention, step)
+        loss, metrics = self.loss_function(
+            x0, eps, batch.times, batch.labels, batch.tokens, old_cosine, batch.attention, step
+        )
         self.mark("forward")
         (loss / self.options.accumulation).backward()
         for name, value in metrics.items():
@@ -138,7 +185,9 @@ class Trainer:
 
     def _update(self) -> None:
         """Clip, step, average. Fused AdamW divides the gradients by what clips them, and skips a step that is not finite, both on the device."""
-        grad_norm = nn.utils.get_total_norm([parameter.grad for parameter in self.parameters if parameter.grad is not None])
+        grad_norm = nn.utils.get_total_norm(
+            [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+        )
         finite = torch.isfinite(grad_norm)
         self.optimizer.grad_scale = ((grad_norm + 1e-6) / self.options.max_grad_norm).clamp_min(1.0)
         self.optimizer.found_inf = (~finite).float()
@@ -162,14 +211,32 @@ class Trainer:
         """The sums of every rank, [ranks] each."""
         if not self.totals:
             return {}
-        gathered = self.ranks.all_gather(torch.stack([value.double() for value in self.totals.values()])).unbind(dim=1)
-        return {name: values.to(self.totals[name].dtype) for name, values in zip(self.totals, gathered, strict=True)}
+        gathered = self.ranks.all_gather(
+            torch.stack([value.double() for value in self.totals.values()])
+        ).unbind(dim=1)
+        return {
+            name: values.to(self.totals[name].dtype)
+            for name, values in zip(self.totals, gathered, strict=True)
+        }
 
     def _own_total(self, values: Tensor) -> Tensor:
         """This rank's part of a sum that was saved of other ranks, [saved ranks]: rows are means over ranks, so any number of ranks may share them out."""
-        return values[self.ranks.rank] if len(values) == self.ranks.world else values.double().mean().to(values.dtype)
+        return (
+            values[self.ranks.rank]
+            if len(values) == self.ranks.world
+            else values.double().mean().to(values.dtype)
+        )
 
-    def train(self, milestone: int, store: StateStore, history: History | None, interrupt: Interrupt, *, log_every: int, max_skipped: int) -> None:
+    def train(
+        self,
+        milestone: int,
+        store: StateStore,
+        history: History | None,
+        interrupt: Interrupt,
+        *,
+        log_every: int,
+        max_skipped: int,
+    ) -> None:
         """Train up to `milestone` steps, saving state as `interrupt` asks and at the end.
 
         Raises:
@@ -177,7 +244,12 @@ class Trainer:
             InterruptionError: a signal or the wall-time budget ended it early; the state is saved.
         """
         progress = tqdm(
-            initial=self.step, total=milestone, unit="step", disable=not self.ranks.is_main, mininterval=1 if sys.stderr.isatty() else 30, desc="train"
+            initial=self.step,
+            total=milestone,
+            unit="step",
+            disable=not self.ranks.is_main,
+            mininterval=1 if sys.stderr.isatty() else 30,
+            desc="train",
         )
         with progress, contextlib.closing(self.feed), contextlib.closing(store):
             while self.step < milestone:
@@ -205,9 +277,14 @@ class Trainer:
             self.ranks.barrier()
 
     def _log_row(self, history: History | None, progress: tqdm, log_every: int) -> None:
-        sums = self.ranks.all_reduce(torch.stack([value.double() for value in self.totals.values()])) / self.ranks.world
+        sums = (
+            self.ranks.all_reduce(torch.stack([value.double() for value in self.totals.values()]))
+            / self.ranks.world
+        )
         row = dict(zip(self.totals, sums.tolist(), strict=True))
-        row = {name: value if name == "skipped" else value / log_every for name, value in row.items()}
+        row = {
+            name: value if name == "skipped" else value / log_every for name, value in row.items()
+        }
         self.totals = {}
         by_noise_level = self.objective.alignment.log.take()
         if history is not None:

@@ -33,7 +33,9 @@ def fake_driver(count: int, answer: int = 0) -> SimpleNamespace:
         cuDeviceGet=lambda place, number: fill(place, visible[number]),
         cuDeviceGetUuid=uuid,
         cuDeviceGetUuid_v2=uuid,
-        cuGetErrorString=lambda code, place: fill(place, b"system has unsupported display driver / cuda driver combination"),
+        cuGetErrorString=lambda code, place: fill(
+            place, b"system has unsupported display driver / cuda driver combination"
+        ),
     )
 
 
@@ -51,4 +53,8 @@ def visible_of(count: int, chosen: str | None) -> list[int]:
 
 if "FAKE_GPUS" in os.environ:
     load = ctypes.CDLL
-    ctypes.CDLL = lambda name, *rest, **options: fake_driver(int(os.environ["FAKE_GPUS"])) if name == "libcuda.so.1" else load(name, *rest, **options)
+    ctypes.CDLL = lambda name, *rest, **options: (
+        fake_driver(int(os.environ["FAKE_GPUS"]))
+        if name == "libcuda.so.1"
+        else load(name, *rest, **options)
+    )

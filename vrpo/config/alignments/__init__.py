@@ -21,5 +21,7 @@ from vrpo.config.alignments.vrpo import VRPOOptions
 
 KINDS = (NoAlignment, REPAOptions, VRPOOptions, IREPAOptions, HASTEOptions, CustomOptions)
 AnyAlignment = Annotated[reduce(or_, KINDS), Field(discriminator="kind")]
-ALIGNMENT_NAMES = {get_args(kind.model_fields["kind"].annotation)[0]: kind.title for kind in KINDS if kind.title}
+ALIGNMENT_NAMES = {
+    get_args(kind.model_fields["kind"].annotation)[0]: kind.title for kind in KINDS if kind.title
+}
 """{kind: its name in papers}; a custom loss has the name of its row."""

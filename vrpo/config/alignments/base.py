@@ -15,8 +15,15 @@ NOISE_BINS = 20  # over the noise level, of what is logged and of the statistics
 class SpatialOptions(Options):
     """Convolutional projector and spatially normalized targets of iREPA (arXiv:2512.10794)."""
 
-    kernel_size: Literal[1, 3, 5, 7] = option(3, "side of the projector's convolution; the paper: 3, its latent diffusion code: 1")
-    gamma: float = option(0.6, "share of the tokens' mean over the image that is subtracted from the targets; iREPA's latent diffusion code: 0.6", ge=0, le=1)
+    kernel_size: Literal[1, 3, 5, 7] = option(
+        3, "side of the projector's convolution; the paper: 3, its latent diffusion code: 1"
+    )
+    gamma: float = option(
+        0.6,
+        "share of the tokens' mean over the image that is subtracted from the targets; iREPA's latent diffusion code: 0.6",
+        ge=0,
+        le=1,
+    )
 
 
 class Defaults(Options):
@@ -55,15 +62,29 @@ class NoAlignment(Defaults):
 class AlignmentOptions(Defaults):
     """Options of all alignments."""
 
-    encoders: Names = option(..., "encoders (keys of `encoders`) whose tokens are the targets; several are averaged, as in REPA", min_length=1)
-    depth: int = option(8, "hidden tokens are taken after this block; REPA: 8, for B 4 (arXiv:2410.06940, section 4 and appendix)", "blocks", ge=1)
-    weight: float = option(0.5, "lambda, the weight of alignment beside the denoising loss; REPA: 0.5", ge=0)
+    encoders: Names = option(
+        ...,
+        "encoders (keys of `encoders`) whose tokens are the targets; several are averaged, as in REPA",
+        min_length=1,
+    )
+    depth: int = option(
+        8,
+        "hidden tokens are taken after this block; REPA: 8, for B 4 (arXiv:2410.06940, section 4 and appendix)",
+        "blocks",
+        ge=1,
+    )
+    weight: float = option(
+        0.5, "lambda, the weight of alignment beside the denoising loss; REPA: 0.5", ge=0
+    )
     measure_agreement: bool = option(
-        False, "log the cosine between the alignment's and the denoising's gradient at the hidden tokens, by noise level (one pass over them more)"
+        False,
+        "log the cosine between the alignment's and the denoising's gradient at the hidden tokens, by noise level (one pass over them more)",
     )
 
 
 class ProjectedOptions(AlignmentOptions):
     """Alignments whose projector is REPA's MLP."""
 
-    projector_width: int = option(2048, "hidden width of the projector's three-layer MLP; REPA: 2048", ge=1)
+    projector_width: int = option(
+        2048, "hidden width of the projector's three-layer MLP; REPA: 2048", ge=1
+    )

@@ -17,8 +17,14 @@ class CustomOptions(ProjectedOptions):
     """A custom alignment loss, in a module beside the Snakefile (docs/extending.md)."""
 
     kind: Literal["custom"] = option(..., "a custom loss")
-    loss: str = option(..., "`module:Class`, a subclass of `vrpo.alignment.base.ProjectedAlignment`", pattern=CLASS)
-    options: str | None = option(None, "`module:Class` of its own options, a subclass of `vrpo.config.Options`; null: it has none", pattern=CLASS)
+    loss: str = option(
+        ..., "`module:Class`, a subclass of `vrpo.alignment.base.ProjectedAlignment`", pattern=CLASS
+    )
+    options: str | None = option(
+        None,
+        "`module:Class` of its own options, a subclass of `vrpo.config.Options`; null: it has none",
+        pattern=CLASS,
+    )
     arguments: Any = option(dict, "its own options: a mapping", validate_default=True)
 
     @field_validator("options")
@@ -41,7 +47,9 @@ class CustomOptions(ProjectedOptions):
         unknown = [str(name) for name in given if name not in found.model_fields]
         if unknown:
             told = {name: _unknown(name, found) for name in unknown}
-            raise ValidationError.from_exception_data("arguments", [{"type": told[name], "loc": (name,), "input": None} for name in told])
+            raise ValidationError.from_exception_data(
+                "arguments", [{"type": told[name], "loc": (name,), "input": None} for name in told]
+            )
         return found.model_validate(given)
 
 

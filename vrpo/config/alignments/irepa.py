@@ -15,7 +15,9 @@ class IREPAOptions(SpatialOptions, StaticOptions):
     title: ClassVar[str] = "iREPA"
     loss: ClassVar[str] = "vrpo.alignment.irepa:IREPA"
     kind: Literal["irepa"] = option(..., "alignment of spatial structure")
-    weight: float = option(1.0, "lambda, the weight of alignment beside the denoising loss; iREPA's code: 1", ge=0)
+    weight: float = option(
+        1.0, "lambda, the weight of alignment beside the denoising loss; iREPA's code: 1", ge=0
+    )
 
     @property
     def convolution(self) -> SpatialOptions:

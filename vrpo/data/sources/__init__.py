@@ -26,7 +26,13 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-SOURCES = {"folder": FolderSource, "ilsvrc": ilsvrc_source, "zip": ZipSource, "webdataset": WebDatasetSource, "parquet": ParquetSource}
+SOURCES = {
+    "folder": FolderSource,
+    "ilsvrc": ilsvrc_source,
+    "zip": ZipSource,
+    "webdataset": WebDatasetSource,
+    "parquet": ParquetSource,
+}
 
 
 def open_source(options: DataOptions) -> ImageSource:
@@ -45,7 +51,11 @@ def open_source(options: DataOptions) -> ImageSource:
     classes = len(source.classes)
     if classes != options.num_classes:
         where = "" if options.source == "digits" else f" in {options.root}"
-        surplus = f" ({surplus_classes(source.classes, source.labels, options.num_classes)})" if classes > options.num_classes else ""
+        surplus = (
+            f" ({surplus_classes(source.classes, source.labels, options.num_classes)})"
+            if classes > options.num_classes
+            else ""
+        )
         raise UserError(
             f"data.num_classes: {options.num_classes}, but source `{options.source}` has {classes} classes{where}{surplus}; "
             f"set it to {classes} or mend the data set"

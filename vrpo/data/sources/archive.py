@@ -17,12 +17,21 @@ import numpy as np
 
 from vrpo.data.sources.base import EncodedSource, Names, reason_of
 from vrpo.data.sources.classes import ClassIndex, labels_by_name
-from vrpo.data.sources.formats import HEAD, is_image, is_unread_image, refuse_outside, refuse_repeated, refuse_unread
+from vrpo.data.sources.formats import (
+    HEAD,
+    is_image,
+    is_unread_image,
+    refuse_outside,
+    refuse_repeated,
+    refuse_unread,
+)
 from vrpo.data.sources.listing import is_litter, open_file, printable, stamp
 from vrpo.data.sources.splits import training_prefix
 from vrpo.errors import UserError
 
-LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, lengths of the name and of the extra field (APPNOTE.TXT, 4.3.7)
+LOCAL_HEADER = struct.Struct(
+    "<4s22xHH"
+)  # signature, lengths of the name and of the extra field (APPNOTE.TXT, 4.3.7)
 KINDS = {zipfile.ZIP_STORED: "stored", zipfile.ZIP_DEFLATED: "deflated"}
 
 
@@ -44,12 +53,21 @@ class ZipSource(EncodedSource):
             with open_file(self.root) as file, zipfile.ZipFile(file) as archive:
                 members, unread = _images(archive)
         except Exception as error:  # of a damaged table nearly anything is raised
-            raise UserError(f"data.root: {self.root} is not a readable .zip ({reason_of(error)}); fetch it again, or set `data.root` to another") from error
-        odd = next((info for info in members if info.flag_bits & 1 or info.compress_type not in KINDS), None)
+            raise UserError(
+                f"data.root: {self.root} is not a readable .zip ({reason_of(error)}); fetch it again, or set `data.root` to another"
+            ) from error
+        odd = next(
+            (info for info in members if info.flag_bits & 1 or info.compress_type not in KINDS),
+            None,
+        )
         if odd:
-            raise UserError(f"data.root: {printable(odd.filename)} in {self.root} is encrypted or packed in an uncommon way; pack it again, stored or deflated")
+            raise UserError(
+                f"data.root: {printable(odd.filename)} in {self.root} is encrypted or packed in an uncommon way; pack it again, stored or deflated"
+            )
         refuse_repeated(self.root, [info.filename for info in members])
-        inside = training_prefix([*(info.filename for info in members), *unread], str(self.root), folders=1)
+        inside = training_prefix(
+            [*(info.filename for info in members), *unread], str(self.root), folders=1
+        )
         refuse_unread(self.root, [name for name in unread if name.startswith(inside)])
         by_class: dict[str, list[zipfile.ZipInfo]] = {}
         outside: list[str] = []
@@ -62,7 +80,9 @@ class ZipSource(EncodedSource):
             else:
                 outside.append(info.filename)
         if not by_class:
-            raise UserError(f"data.root: {self.root} holds no class folders with images; pack the folder whose subfolders are the classes")
+            raise UserError(
+                f"data.root: {self.root} holds no class folders with images; pack the folder whose subfolders are the classes"
+            )
         refuse_outside(self.root, outside)
         label_of, self.classes = labels_by_name(by_class, index, str(self.root))
         ordered = [
@@ -72,7 +92,13 @@ class ZipSource(EncodedSource):
         ]
         self.labels = np.array([label for label, _ in ordered], dtype=np.int64)
         self.files = Names([info.filename for _, info in ordered])
-        self._places = np.array([(info.header_offset, info.compress_size, info.compress_type, info.CRC) for _, info in ordered], dtype=np.int64)  # [N, 4]
+        self._places = np.array(
+            [
+                (info.header_offset, info.compress_size, info.compress_type, info.CRC)
+                for _, info in ordered
+            ],
+            dtype=np.int64,
+        )  # [N, 4]
         self._file: io.FileIO | None = None
 
     def __getstate__(self) -> dict[str, object]:
@@ -83,7 +109,9 @@ class ZipSource(EncodedSource):
         if self._file is None:
             self._file = io.FileIO(self.root)
         offset, size, kind, checksum = (int(value) for value in self._places[index])
-        signature, name, extra = LOCAL_HEADER.unpack(os.pread(self._file.fileno(), LOCAL_HEADER.size, offset).ljust(LOCAL_HEADER.size, b"\0"))
+        signature, name, extra = LOCAL_HEADER.unpack(
+            os.pread(self._file.fileno(), LOCAL_HEADER.size, offset).ljust(LOCAL_HEADER.size, b"\0")
+        )
         packed = os.pread(self._file.fileno(), size, offset + LOCAL_HEADER.size + name + extra)
         try:
             content = zlib.decompress(packed, -15) if kind == zipfile.ZIP_DEFLATED else packed

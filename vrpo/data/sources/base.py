@@ -16,7 +16,9 @@ from vrpo.data.sources.listing import printable, stamp
 from vrpo.data.sources.pixels import as_rgb
 from vrpo.errors import UserError
 
-MOST_PIXELS = 1 << 27  # of a picture that is to be cropped: a line of 1 x 60,000 pixels would fill the memory when resized
+MOST_PIXELS = (
+    1 << 27
+)  # of a picture that is to be cropped: a line of 1 x 60,000 pixels would fill the memory when resized
 
 
 class UnreadableImageError(UserError):
@@ -24,7 +26,9 @@ class UnreadableImageError(UserError):
 
     def __init__(self, where: str, reason: str) -> None:
         where, reason = printable(where), printable(reason)
-        super().__init__(f"{where}: cannot be read as an image ({reason}); restore the file, or set `data.skip_unreadable: true` to leave it out")
+        super().__init__(
+            f"{where}: cannot be read as an image ({reason}); restore the file, or set `data.skip_unreadable: true` to leave it out"
+        )
         self.where, self.reason = where, reason
 
 
@@ -66,7 +70,9 @@ class EncodedSource(ABC):
 
     def __init__(self, kind: str, root: Path | str, resolution: int) -> None:
         self.kind, self.root, self.resolution = kind, Path(root), resolution
-        self.stamps: dict[str, list[int]] = {}  # size and time of change of the folders and archives that were listed
+        self.stamps: dict[
+            str, list[int]
+        ] = {}  # size and time of change of the folders and archives that were listed
         self._fingerprint: str | None = None
 
     def __len__(self) -> int:
@@ -104,7 +110,12 @@ class EncodedSource(ABC):
         """See `ImageSource.describe`."""
         if self._fingerprint is None:
             self._fingerprint = fingerprint(self.kind, self.resolution, self.content())
-        return {"name": f"{self.kind} {self.root.name}", "count": len(self), "classes": len(self.classes), "fingerprint": self._fingerprint}
+        return {
+            "name": f"{self.kind} {self.root.name}",
+            "count": len(self),
+            "classes": len(self.classes),
+            "fingerprint": self._fingerprint,
+        }
 
 
 def reason_of(error: Exception) -> str:
@@ -120,7 +131,9 @@ class Names(Sequence[str]):
     """Many short names in one block of memory: 1.28 million file names are some 40 MB instead of 150, and travel to worker processes at once."""
 
     def __init__(self, names: Sequence[str]) -> None:
-        self.encoded = np.array([name.encode("utf-8", "surrogateescape") for name in names], dtype=bytes)  # [N]
+        self.encoded = np.array(
+            [name.encode("utf-8", "surrogateescape") for name in names], dtype=bytes
+        )  # [N]
 
     @classmethod
     def of(cls, encoded: np.ndarray) -> Names:
@@ -146,7 +159,9 @@ def center_crop(image: Image.Image, size: int) -> Image.Image:
     """
     width, height = image.size
     if max(width, height) * size * size >= MOST_PIXELS * min(width, height):
-        raise ValueError(f"{width} x {height} pixels are too narrow a picture to be cropped to a square")
+        raise ValueError(
+            f"{width} x {height} pixels are too narrow a picture to be cropped to a square"
+        )
     while min(width, height) >= 2 * size:
         width, height = width // 2, height // 2
         image = image.resize((width, height), Image.Resampling.BOX)

@@ -38,25 +38,41 @@ def read_class_index(path: Path | str) -> ClassIndex:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"data.class_index: {path} cannot be read ({error}); give a JSON or text file of the classes in the order of their labels") from error
+        raise UserError(
+            f"data.class_index: {path} cannot be read ({error}); give a JSON or text file of the classes in the order of their labels"
+        ) from error
     try:
-        rows = _rows(json.loads(text)) if path.suffix == ".json" else [line.split(maxsplit=1) for line in text.splitlines() if line.strip()]
+        rows = (
+            _rows(json.loads(text))
+            if path.suffix == ".json"
+            else [line.split(maxsplit=1) for line in text.splitlines() if line.strip()]
+        )
         index = ClassIndex([row[0] for row in rows], [row[-1] for row in rows])
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise UserError(
             f'data.class_index: {path} is not of the form {{"0": ["n01440764", "tench"], ...}} ({error}); labels run from 0 without gaps'
         ) from error
     if not index.ids or len(set(index.ids)) != len(index.ids):
-        raise UserError(f"data.class_index: {path} names a class twice, or none; each has one label")
+        raise UserError(
+            f"data.class_index: {path} names a class twice, or none; each has one label"
+        )
     return index
 
 
 def _rows(content: object) -> list[list[str]]:
-    values = [content[str(label)] for label in range(len(content))] if isinstance(content, Mapping) else list(content)
-    return [[value] if isinstance(value, str) else [str(part) for part in value] for value in values]
+    values = (
+        [content[str(label)] for label in range(len(content))]
+        if isinstance(content, Mapping)
+        else list(content)
+    )
+    return [
+        [value] if isinstance(value, str) else [str(part) for part in value] for value in values
+    ]
 
 
-def labels_by_name(found: Iterable[str], index: ClassIndex | None, where: str) -> tuple[dict[str, int], list[str]]:
+def labels_by_name(
+    found: Iterable[str], index: ClassIndex | None, where: str
+) -> tuple[dict[str, int], list[str]]:
     """Labels of class folders, and all classes' names by label: those of `index`, or the sorted folders.
 
     Raises:
@@ -68,8 +84,14 @@ def labels_by_name(found: Iterable[str], index: ClassIndex | None, where: str) -
     surplus = [name for name in ordered if name not in set(index.ids)]
     missing = [name for name in index.ids if name not in set(ordered)]
     if surplus or missing:
-        what = f"{_named(surplus)} of {where} is not in it" if surplus else f"{_named(missing)} is not in {where}"
-        raise UserError(f"data.class_index: class {what} ({len(surplus)} are surplus, {len(missing)} missing); give the index of this data set")
+        what = (
+            f"{_named(surplus)} of {where} is not in it"
+            if surplus
+            else f"{_named(missing)} is not in {where}"
+        )
+        raise UserError(
+            f"data.class_index: class {what} ({len(surplus)} are surplus, {len(missing)} missing); give the index of this data set"
+        )
     return {name: label for label, name in enumerate(index.ids)}, list(index.names)
 
 
@@ -81,13 +103,19 @@ def names_of_labels(labels: np.ndarray, index: ClassIndex | None, where: str) ->
     """
     lowest, highest = int(labels.min(initial=0)), int(labels.max(initial=-1))
     if lowest < 0:
-        raise UserError(f"{where}: holds the label {lowest}; training images have labels from 0 up, this may be a test set")
+        raise UserError(
+            f"{where}: holds the label {lowest}; training images have labels from 0 up, this may be a test set"
+        )
     if index is None and highest >= MOST_CLASSES:
-        raise UserError(f"{where}: holds the label {highest}, which is no number of a class; fetch it again, or give `data.class_index`")
+        raise UserError(
+            f"{where}: holds the label {highest}, which is no number of a class; fetch it again, or give `data.class_index`"
+        )
     if index is None:
         return [str(label) for label in range(highest + 1)]
     if highest >= len(index.names):
-        raise UserError(f"data.class_index: has {len(index.names)} classes, but {where} holds the label {highest}; give the index of this data set")
+        raise UserError(
+            f"data.class_index: has {len(index.names)} classes, but {where} holds the label {highest}; give the index of this data set"
+        )
     return list(index.names)
 
 
@@ -101,8 +129,13 @@ def surplus_classes(classes: Sequence[str], labels: np.ndarray, wanted: int) -> 
         what, chosen = "with so many images", list(range(len(classes)))
     else:
         forms = Counter(map(_form, classes))
-        odd = sorted(range(len(classes)), key=lambda label: (forms[_form(classes[label])], counts[label]))
-        what, chosen = "surplus may be, with so many images", odd[: min(len(classes) - wanted, NAMED)]
+        odd = sorted(
+            range(len(classes)), key=lambda label: (forms[_form(classes[label])], counts[label])
+        )
+        what, chosen = (
+            "surplus may be, with so many images",
+            odd[: min(len(classes) - wanted, NAMED)],
+        )
     return f"{what}: {', '.join(f'`{printable(classes[label])}` {counts[label]:,}' for label in chosen)}"
 
 

@@ -33,9 +33,18 @@ class DigitsSource:
     def read(self, index: int) -> np.ndarray:
         """Image `index`, uint8 `[resolution, resolution, 3]`."""
         size = (self.resolution, self.resolution)
-        return np.asarray(Image.fromarray(self._scans[index]).resize(size, Image.Resampling.BICUBIC).convert("RGB"))
+        return np.asarray(
+            Image.fromarray(self._scans[index])
+            .resize(size, Image.Resampling.BICUBIC)
+            .convert("RGB")
+        )
 
     def describe(self) -> dict[str, Any]:
         """See `ImageSource.describe`; the fingerprint hashes all pixels and labels."""
         content = hashlib.sha256(self._scans.tobytes() + self.labels.tobytes()).hexdigest()
-        return {"name": "digits", "count": len(self), "classes": len(self.classes), "fingerprint": fingerprint("digits", self.resolution, content)}
+        return {
+            "name": "digits",
+            "count": len(self),
+            "classes": len(self.classes),
+            "fingerprint": fingerprint("digits", self.resolution, content),
+        }

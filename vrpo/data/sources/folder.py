@@ -12,8 +12,23 @@ import numpy as np
 
 from vrpo.data.sources.base import EncodedSource, Names
 from vrpo.data.sources.classes import ClassIndex, labels_by_name, read_class_index
-from vrpo.data.sources.formats import EXTENSIONS, first_bytes, is_image, is_unread_image, refuse_outside, refuse_unread
-from vrpo.data.sources.listing import files_in, folders_in, is_folder, open_file, printable, stamp, walk
+from vrpo.data.sources.formats import (
+    EXTENSIONS,
+    first_bytes,
+    is_image,
+    is_unread_image,
+    refuse_outside,
+    refuse_unread,
+)
+from vrpo.data.sources.listing import (
+    files_in,
+    folders_in,
+    is_folder,
+    open_file,
+    printable,
+    stamp,
+    walk,
+)
 from vrpo.data.sources.splits import training_folder
 from vrpo.errors import UserError
 
@@ -36,7 +51,13 @@ class FolderSource(EncodedSource):
             is not read or beside the class folders, or a folder cannot be listed.
     """
 
-    def __init__(self, root: Path | str, resolution: int, index: ClassIndex | None = None, kind: str = "folder") -> None:
+    def __init__(
+        self,
+        root: Path | str,
+        resolution: int,
+        index: ClassIndex | None = None,
+        kind: str = "folder",
+    ) -> None:
         super().__init__(kind, root, resolution)
         if not is_folder(self.root):
             raise UserError(
@@ -49,7 +70,9 @@ class FolderSource(EncodedSource):
             self.stamps[str(self.root)] = stamp(self.root)
             folders = folders_in(self.root)
         if not folders:
-            raise UserError(f"data.root: {self.root} holds no class folders; `data.root` must name the folder whose subfolders are the classes")
+            raise UserError(
+                f"data.root: {self.root} holds no class folders; `data.root` must name the folder whose subfolders are the classes"
+            )
         outside = files_in(self.root)
         refuse_outside(self.root, [*filter(is_image, outside), *self._unread(outside)])
         label_of, self.classes = labels_by_name(folders, index, str(self.root))
@@ -76,7 +99,9 @@ class FolderSource(EncodedSource):
     def _unread(self, files: list[str]) -> list[str]:
         """Those of `files` that are images of a kind that is not read."""
         others = (file for file in files if not is_image(file))
-        return [file for file in others if is_unread_image(file, partial(first_bytes, self.root / file))]
+        return [
+            file for file in others if is_unread_image(file, partial(first_bytes, self.root / file))
+        ]
 
     def open(self, index: int) -> IO[bytes]:
         """The file of image `index`."""
@@ -96,10 +121,15 @@ class FolderSource(EncodedSource):
 
     def is_current(self, rows: slice) -> bool:
         """See `EncodedSource.is_current`; the files of `rows` have the sizes that they had."""
-        return super().is_current(rows) and all(_size(self.root / self.files[row]) == self._sizes[row] for row in range(rows.start, rows.stop))
+        return super().is_current(rows) and all(
+            _size(self.root / self.files[row]) == self._sizes[row]
+            for row in range(rows.start, rows.stop)
+        )
 
 
-def ilsvrc_source(root: Path | str, resolution: int, index: ClassIndex | None = None) -> FolderSource:
+def ilsvrc_source(
+    root: Path | str, resolution: int, index: ClassIndex | None = None
+) -> FolderSource:
     """ImageNet's training images as ILSVRC ships them: `ILSVRC/Data/CLS-LOC/train/<wnid>/*.JPEG` below `root`; labels in the order of the synsets' numbers.
 
     Class names come from `index`, or from `imagenet_class_index.json` or `LOC_synset_mapping.txt` where one lies in `root`.
@@ -112,9 +142,14 @@ def ilsvrc_source(root: Path | str, resolution: int, index: ClassIndex | None = 
         if is_folder(root / place) and any(map(SYNSET.fullmatch, folders_in(root / place))):
             break
     else:
-        raise UserError(f"data.root: {root} holds no ILSVRC/Data/CLS-LOC/train/n........; set `data.root` to where the archive was unpacked")
+        raise UserError(
+            f"data.root: {root} holds no ILSVRC/Data/CLS-LOC/train/n........; set `data.root` to where the archive was unpacked"
+        )
     if index is None:
-        index = next((read_class_index(root / name) for name in ILSVRC_INDEX if (root / name).is_file()), None)
+        index = next(
+            (read_class_index(root / name) for name in ILSVRC_INDEX if (root / name).is_file()),
+            None,
+        )
     source = FolderSource(root / place, resolution, index, kind="ilsvrc")
     source.stamps |= {str(root / name): stamp(root / name) for name in ILSVRC_INDEX}
     return source

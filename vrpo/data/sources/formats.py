@@ -92,7 +92,9 @@ def refuse_unread(where: Path | str, names: Sequence[str]) -> None:
 def refuse_outside(where: Path | str, names: Sequence[str]) -> None:
     """Refuse images that are in no class folder; arguments and errors as of `refuse_unread`."""
     if names:
-        raise UserError(f"{where}: holds images beside the class folders: {_counted(names)}; move them into one of these, or elsewhere")
+        raise UserError(
+            f"{where}: holds images beside the class folders: {_counted(names)}; move them into one of these, or elsewhere"
+        )
 
 
 def refuse_repeated(archive: Path | str, names: Sequence[str]) -> None:
@@ -103,7 +105,9 @@ def refuse_repeated(archive: Path | str, names: Sequence[str]) -> None:
     """
     if len(set(names)) < len(names):
         repeated = [name for name, count in Counter(names).items() if count > 1]
-        raise UserError(f"{archive}: holds files more than once under one name: {_counted(repeated)}; pack it again, each file once")
+        raise UserError(
+            f"{archive}: holds files more than once under one name: {_counted(repeated)}; pack it again, each file once"
+        )
 
 
 def _counted(names: Sequence[str]) -> str:

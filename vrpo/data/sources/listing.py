@@ -10,7 +10,18 @@ from typing import IO, NamedTuple
 
 from vrpo.errors import UserError
 
-LITTER = {"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "@eadir", "lost+found", "$recycle.bin", "system volume information", "__pycache__"}
+LITTER = {
+    "__macosx",
+    "thumbs.db",
+    "ehthumbs.db",
+    "desktop.ini",
+    "icon\r",
+    "@eadir",
+    "lost+found",
+    "$recycle.bin",
+    "system volume information",
+    "__pycache__",
+}
 
 PACKED = (".gz", ".bz2", ".xz", ".zst", ".lz4", ".part", ".incomplete", ".crdownload", ".aria2")
 
@@ -29,7 +40,10 @@ def is_litter(path: str) -> bool:
     Args:
         path: relative to the data's root, with `/`.
     """
-    return any((part.startswith(".") and part.strip(".")) or part.lower() in LITTER for part in path.split("/"))
+    return any(
+        (part.startswith(".") and part.strip(".")) or part.lower() in LITTER
+        for part in path.split("/")
+    )
 
 
 def printable(name: Path | str) -> str:
@@ -66,7 +80,9 @@ def is_folder(path: Path) -> bool:
     try:
         return stat.S_ISDIR(path.stat().st_mode)
     except PermissionError as error:
-        raise UserError(f"data.root: {path} cannot be reached ({error.strerror}); make the folders above it accessible") from error
+        raise UserError(
+            f"data.root: {path} cannot be reached ({error.strerror}); make the folders above it accessible"
+        ) from error
     except OSError:
         return False
 
@@ -114,7 +130,9 @@ def containers(root: Path, ending: str) -> list[Path]:
     if not is_folder(root):
         return [root] if os.path.lexists(root) else []
     names = sorted(entry.name for entry in _entries(root))
-    unread = [name for name in names if name.lower().endswith(tuple(ending + more for more in PACKED))]
+    unread = [
+        name for name in names if name.lower().endswith(tuple(ending + more for more in PACKED))
+    ]
     if unread:
         raise UserError(
             f"{root}: holds files that are packed or incomplete: {len(unread):,}, first `{printable(unread[0])}`; "
@@ -128,9 +146,13 @@ def _walk(root: Path, below: str, above: tuple[tuple[int, int], ...]) -> Iterato
     identity, changed = _identity(folder), stamp(folder)
     entries = _entries(folder)
     if identity in above:
-        raise UserError(f"{printable(folder)}: is a link to a folder that holds it, so its files would be listed without end; remove the link")
+        raise UserError(
+            f"{printable(folder)}: is a link to a folder that holds it, so its files would be listed without end; remove the link"
+        )
     inside = {entry.name for entry in entries if _is_folder(entry)}
-    yield Folder(below, sorted(entry.name for entry in entries if entry.name not in inside), changed)
+    yield Folder(
+        below, sorted(entry.name for entry in entries if entry.name not in inside), changed
+    )
     for name in inside:
         yield from _walk(root, f"{below}/{name}" if below else name, (*above, identity))
 
@@ -140,7 +162,9 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
         with os.scandir(folder) as entries:
             return [entry for entry in entries if not is_litter(entry.name)]
     except OSError as error:
-        raise UserError(f"{printable(folder)}: cannot be listed ({error.strerror}); make it readable, or move it out of the data") from error
+        raise UserError(
+            f"{printable(folder)}: cannot be listed ({error.strerror}); make it readable, or move it out of the data"
+        ) from error
 
 
 def _identity(folder: Path) -> tuple[int, int]:
@@ -157,5 +181,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
     except OSError:  # e.g. a link to itself
         nowhere = True
     if nowhere and not Path(entry.name).suffix:
-        raise UserError(f"{printable(entry.path)}: is a link to nothing that can be reached; restore what it was linked to, or remove the link")
+        raise UserError(
+            f"{printable(entry.path)}: is a link to nothing that can be reached; restore what it was linked to, or remove the link"
+        )
     return False

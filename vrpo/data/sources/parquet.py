@@ -37,10 +37,14 @@ class ParquetSource(EncodedSource):
         super().__init__("parquet", root, resolution)
         parquet = _pyarrow_parquet()
         self.stamps[str(self.root)] = stamp(self.root)
-        self._files = [str(path) for path in training_files(containers(self.root, ".parquet"), self.root)]
+        self._files = [
+            str(path) for path in training_files(containers(self.root, ".parquet"), self.root)
+        ]
         self.stamps |= {path: stamp(path) for path in self._files}
         if not self._files:
-            raise UserError(f"data.root: {self.root} holds no *.parquet; set `data.root` to the folder of the training split's files")
+            raise UserError(
+                f"data.root: {self.root} holds no *.parquet; set `data.root` to the folder of the training split's files"
+            )
         labels: list[np.ndarray] = []
         groups: list[tuple[int, int, int]] = []
         names: list[str] | None = None
@@ -49,12 +53,17 @@ class ParquetSource(EncodedSource):
                 with open_file(Path(path)) as opened, parquet.ParquetFile(opened) as file:
                     self._image, label = _columns(path, file.schema_arrow)
                     labels.append(_labels(path, label, file.read(columns=[label]).column(0)))
-                    groups += [(number, group, file.metadata.row_group(group).num_rows) for group in range(file.metadata.num_row_groups)]
+                    groups += [
+                        (number, group, file.metadata.row_group(group).num_rows)
+                        for group in range(file.metadata.num_row_groups)
+                    ]
                     names = names or _names(file.schema_arrow.metadata, label)
             except UserError:
                 raise
             except Exception as error:  # of damaged files nearly anything is raised
-                raise UserError(f"{path}: not a readable parquet file of images ({reason_of(error)}); fetch it again") from error
+                raise UserError(
+                    f"{path}: not a readable parquet file of images ({reason_of(error)}); fetch it again"
+                ) from error
         self.labels = np.concatenate(labels)
         self._groups = np.array(groups, dtype=np.int64)  # [G, 3]: file, row group, rows
         self._ends = np.cumsum(self._groups[:, 2])
@@ -72,7 +81,10 @@ class ParquetSource(EncodedSource):
         if self._last[0] != group:
             number, within, _ = self._groups[group]
             with _pyarrow_parquet().ParquetFile(self._files[number]) as file:
-                self._last = group, file.read_row_group(int(within), columns=[self._image]).column(0).to_pylist()
+                self._last = (
+                    group,
+                    file.read_row_group(int(within), columns=[self._image]).column(0).to_pylist(),
+                )
         row = self._last[1][index - int(self._ends[group] - self._groups[group, 2])]
         if not row or not row.get("bytes"):
             raise OSError("the row holds no bytes of an image")
@@ -95,14 +107,21 @@ def _pyarrow_parquet() -> pyarrow.parquet:
     try:
         import pyarrow.parquet
     except ImportError as error:
-        raise UserError("data.source: `parquet` needs pyarrow, which is not installed; install it (`pip install pyarrow`)") from error
+        raise UserError(
+            "data.source: `parquet` needs pyarrow, which is not installed; install it (`pip install pyarrow`)"
+        ) from error
     return pyarrow.parquet
 
 
 def _columns(path: str, schema: Any) -> tuple[str, str]:
-    found = tuple(next((name for name in wanted if name in schema.names), None) for wanted in (IMAGE_COLUMNS, LABEL_COLUMNS))
+    found = tuple(
+        next((name for name in wanted if name in schema.names), None)
+        for wanted in (IMAGE_COLUMNS, LABEL_COLUMNS)
+    )
     if None in found:
-        raise UserError(f"{path}: has the columns {', '.join(schema.names)}; images are read from `image` (bytes, path) and labels from `label`")
+        raise UserError(
+            f"{path}: has the columns {', '.join(schema.names)}; images are read from `image` (bytes, path) and labels from `label`"
+        )
     from pyarrow import types
 
     kind = schema.field(found[0]).type
@@ -120,15 +139,21 @@ def _labels(path: str, name: str, column: pyarrow.ChunkedArray) -> np.ndarray:
 
     if column.null_count:
         row = int(np.argmax(column.is_null().to_numpy()))
-        raise UserError(f"{path}: row {row} has no label, {column.null_count:,} rows in all; write their labels into column `{name}`, or leave them out")
+        raise UserError(
+            f"{path}: row {row} has no label, {column.null_count:,} rows in all; write their labels into column `{name}`, or leave them out"
+        )
     kind = column.type.value_type if types.is_dictionary(column.type) else column.type
     if not types.is_integer(kind):
         held = "text" if "string" in str(kind) else f"values of type {kind}"
-        raise UserError(f"{path}: column `{name}` holds {held}; write integers in their place, the numbers of the classes from 0 up")
+        raise UserError(
+            f"{path}: column `{name}` holds {held}; write integers in their place, the numbers of the classes from 0 up"
+        )
     try:
         return column.cast(int64()).to_numpy()
     except ArrowInvalid as error:
-        raise UserError(f"{path}: column `{name}` holds a number of no class ({reason_of(error)}); write the numbers of the classes from 0 up") from error
+        raise UserError(
+            f"{path}: column `{name}` holds a number of no class ({reason_of(error)}); write the numbers of the classes from 0 up"
+        ) from error
 
 
 def _names(metadata: dict[bytes, bytes] | None, label: str) -> list[str] | None:

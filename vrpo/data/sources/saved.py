@@ -22,7 +22,13 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 KINDS = {kind.__name__: kind for kind in (FolderSource, ZipSource, WebDatasetSource, ParquetSource)}
-LISTED = {"source", "root", "class_index", "resolution", "num_classes"}  # the options that it depends on
+LISTED = {
+    "source",
+    "root",
+    "class_index",
+    "resolution",
+    "num_classes",
+}  # the options that it depends on
 STATE = "state"  # all that is neither array nor names, as JSON
 
 
@@ -38,7 +44,11 @@ def save_listing(source: EncodedSource, options: DataOptions, path: Path | str) 
             arrays[f"array {name}"] = value
         else:
             rest[name] = str(value) if isinstance(value, Path) else value
-    state = {"kind": type(source).__name__, "options": options.model_dump(include=LISTED), "rest": rest}
+    state = {
+        "kind": type(source).__name__,
+        "options": options.model_dump(include=LISTED),
+        "rest": rest,
+    }
     with atomic_output(path) as partial, open(partial, "wb") as file:
         np.savez(file, **{STATE: np.array(json.dumps(state))}, **arrays)
 

@@ -32,11 +32,26 @@ def training_files(files: Sequence[Path], root: Path) -> Sequence[Path]:
     if len(counts) < 2:
         return files
     if TRAIN not in counts or None in counts:
-        first = {split: next(path.name for path in files if splits[path] == split) for split in counts}
-        said = ", ".join(f"{counts[split]} of {split or 'no split'} (`{printable(name)}`)" for split, name in first.items())
-        raise UserError(f"data.root: {root} holds files of several splits: {said}; put those to train on into a folder of their own and name it in `data.root`")
-    others = ", ".join(f"{number} of {split}" for split, number in sorted(counts.items()) if split != TRAIN)
-    log.info("data.root: of the %d files in %s the %d of the training split are used; left out: %s", len(files), root, counts[TRAIN], others)
+        first = {
+            split: next(path.name for path in files if splits[path] == split) for split in counts
+        }
+        said = ", ".join(
+            f"{counts[split]} of {split or 'no split'} (`{printable(name)}`)"
+            for split, name in first.items()
+        )
+        raise UserError(
+            f"data.root: {root} holds files of several splits: {said}; put those to train on into a folder of their own and name it in `data.root`"
+        )
+    others = ", ".join(
+        f"{number} of {split}" for split, number in sorted(counts.items()) if split != TRAIN
+    )
+    log.info(
+        "data.root: of the %d files in %s the %d of the training split are used; left out: %s",
+        len(files),
+        root,
+        counts[TRAIN],
+        others,
+    )
     return [path for path in files if splits[path] == TRAIN]
 
 
@@ -46,14 +61,21 @@ def training_folder(folders: Iterable[str], where: str) -> str | None:
     Raises:
         UserError: they are splits and none or several of them are for training, or others lie beside them.
     """
-    splits = {name: SPLITS.get(match[1]) if (match := re.fullmatch(r"([a-z]+)[\W\d_]*", name.lower())) else None for name in sorted(folders)}
+    splits = {
+        name: SPLITS.get(match[1])
+        if (match := re.fullmatch(r"([a-z]+)[\W\d_]*", name.lower()))
+        else None
+        for name in sorted(folders)
+    }
     found = {split for split in splits.values() if split}
     if len(found) < 2 or (TRAIN not in found and None in splits.values()):
         return None
     chosen = [name for name, split in splits.items() if split == TRAIN]
     if len(chosen) != 1 or None in splits.values():
         said = ", ".join(f"`{printable(name)}`" for name in list(splits)[:20])
-        raise UserError(f"data.root: {where} holds splits of a data set, not classes: {said}; name the folder of the training split alone in `data.root`")
+        raise UserError(
+            f"data.root: {where} holds splits of a data set, not classes: {said}; name the folder of the training split alone in `data.root`"
+        )
     others = ", ".join(f"`{name}`" for name in splits if name != chosen[0])
     log.info("data.root: of the splits in %s, `%s` is used; left out: %s", where, chosen[0], others)
     return chosen[0]

@@ -49,15 +49,27 @@ class WebDatasetSource(EncodedSource):
     def __init__(self, root: Path | str, resolution: int, index: ClassIndex | None = None) -> None:
         super().__init__("webdataset", root, resolution)
         self.stamps[str(self.root)] = stamp(self.root)
-        self._shards = [str(path) for path in training_files(containers(self.root, ".tar"), self.root)]
+        self._shards = [
+            str(path) for path in training_files(containers(self.root, ".tar"), self.root)
+        ]
         self.stamps |= {path: stamp(path) for path in self._shards}
         if not self._shards:
-            raise UserError(f"data.root: {self.root} holds no *.tar; set `data.root` to the folder of the WebDataset shards")
+            raise UserError(
+                f"data.root: {self.root} holds no *.tar; set `data.root` to the folder of the WebDataset shards"
+            )
         names: list[str] = []
         places: list[tuple[int, int, int]] = []
         labels: list[int] = []
         unread: list[str] = []
-        for shard, path in enumerate(tqdm(self._shards, desc="tar shards", unit="shard", disable=len(self._shards) < 8, mininterval=1.0)):
+        for shard, path in enumerate(
+            tqdm(
+                self._shards,
+                desc="tar shards",
+                unit="shard",
+                disable=len(self._shards) < 8,
+                mininterval=1.0,
+            )
+        ):
             samples, others = _read_headers(Path(path))
             for sample in samples:
                 names.append(sample.name)
@@ -65,7 +77,9 @@ class WebDatasetSource(EncodedSource):
                 labels.append(sample.label)
             unread += others
         if not names and not unread:
-            raise UserError(f"data.root: the shards of {self.root} hold no images ({', '.join(EXTENSIONS)}); set `data.root` to shards of images")
+            raise UserError(
+                f"data.root: the shards of {self.root} hold no images ({', '.join(EXTENSIONS)}); set `data.root` to shards of images"
+            )
         prefix = training_prefix([*names, *unread], str(self.root), folders=0)
         refuse_unread(self.root, [name for name in unread if name.startswith(prefix)])
         used = [index for index, name in enumerate(names) if name.startswith(prefix)]
@@ -94,7 +108,9 @@ class WebDatasetSource(EncodedSource):
     def content(self) -> str:
         """Hash of the shards' names and of the images' names, sizes and labels, in order."""
         content = hashlib.sha256("\n".join(Path(path).name for path in self._shards).encode())
-        for file, (shard, _, size), label in zip(self.files, self._places.tolist(), self.labels.tolist(), strict=True):
+        for file, (shard, _, size), label in zip(
+            self.files, self._places.tolist(), self.labels.tolist(), strict=True
+        ):
             content.update(f"{shard}\0{file}\0{size}\0{label}\n".encode("utf-8", "surrogateescape"))
         return content.hexdigest()
 
@@ -137,14 +153,20 @@ def _read_headers(path: Path) -> tuple[list[Sample], list[str]]:
     except UserError:
         raise
     except Exception as error:  # of damaged headers nearly anything is raised
-        raise UserError(f"{path}: not a readable, uncompressed tar ({reason_of(error)}); fetch it again") from error
+        raise UserError(
+            f"{path}: not a readable, uncompressed tar ({reason_of(error)}); fetch it again"
+        ) from error
     missing = next((key for key in images if key not in labels), None)
     if missing is not None:
-        raise UserError(f"{path}: image `{printable(images[missing][0])}` has no `{printable(missing)}.{LABEL}` beside it; a sample needs its label")
+        raise UserError(
+            f"{path}: image `{printable(images[missing][0])}` has no `{printable(missing)}.{LABEL}` beside it; a sample needs its label"
+        )
     unread_keys = {_key(name)[0] for name in unread}
     alone = next((key for key in labels if key not in images and key not in unread_keys), None)
     if alone is not None:
-        raise UserError(f"{path}: label `{printable(label_names[alone])}` has no image beside it; a sample is an image and its label, in one shard")
+        raise UserError(
+            f"{path}: label `{printable(label_names[alone])}` has no image beside it; a sample is an image and its label, in one shard"
+        )
     return [Sample(*image, labels[key]) for key, image in images.items()], unread
 
 
@@ -157,7 +179,9 @@ def _label(content: bytes, where: str) -> int:
     if not re.fullmatch(rb"\s*[+-]?\d{1,18}\s*", content):
         shown = content[:MOST_SHOWN].decode(errors="backslashreplace")
         more = "..." if len(content) > MOST_SHOWN else ""
-        raise UserError(f"{where} holds `{printable(shown)}{more}`; a label is the number of its class in digits, from 0 up")
+        raise UserError(
+            f"{where} holds `{printable(shown)}{more}`; a label is the number of its class in digits, from 0 up"
+        )
     return int(content)
 
 

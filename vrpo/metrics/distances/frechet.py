@@ -38,6 +38,8 @@ def trace_of_root(first: Gaussian, second: Gaussian) -> float:
 
 def _without_roots(first: Gaussian, second: Gaussian) -> float:
     if first.dim != second.dim:
-        raise UserError(f"statistics of {first.dim} and of {second.dim} features: they come from different networks; compute the reference with this one")
+        raise UserError(
+            f"statistics of {first.dim} and of {second.dim} features: they come from different networks; compute the reference with this one"
+        )
     difference = first.mu - second.mu
     return float(difference @ difference + first.sigma.trace() + second.sigma.trace())

@@ -23,7 +23,9 @@ class InceptionScore:
     warnings: tuple[str, ...]
 
 
-def inception_score(logits: Tensor, split_size: int = 5_000, permutation_seed: int | None = 0) -> InceptionScore:
+def inception_score(
+    logits: Tensor, split_size: int = 5_000, permutation_seed: int | None = 0
+) -> InceptionScore:
     """Score of `logits` [N, K] (without bias, as ADM's), in float64.
 
     The images are permuted first (class-sorted samples would leave few classes in a chunk and a score many times too low);
@@ -36,12 +38,18 @@ def inception_score(logits: Tensor, split_size: int = 5_000, permutation_seed: i
     size = min(split_size, count)
     splits = count // size
     if count < split_size:
-        warnings.append(f"is: {count:,} images are fewer than one chunk of {split_size:,}; the score is biased low")
+        warnings.append(
+            f"is: {count:,} images are fewer than one chunk of {split_size:,}; the score is biased low"
+        )
     elif count % size:
-        warnings.append(f"is: {count:,} images are no multiple of {split_size:,}; {count % size:,} of them (drawn at random) are left out")
+        warnings.append(
+            f"is: {count:,} images are no multiple of {split_size:,}; {count % size:,} of them (drawn at random) are left out"
+        )
     scores = torch.stack([_chunk_score(logits[i * size : (i + 1) * size]) for i in range(splits)])
     std = float(scores.std(correction=0)) if splits > 1 else None
-    return InceptionScore(float(scores.mean()), std, splits, size, splits * size, permutation_seed, tuple(warnings))
+    return InceptionScore(
+        float(scores.mean()), std, splits, size, splits * size, permutation_seed, tuple(warnings)
+    )
 
 
 def permuted(logits: Tensor, seed: int) -> Tensor:

@@ -22,7 +22,9 @@ class KernelDistance:
     seed: int
 
 
-def kernel_distance(reference: Tensor, samples: Tensor, subsets: int = 100, subset_size: int = 1_000, seed: int = 0) -> KernelDistance:
+def kernel_distance(
+    reference: Tensor, samples: Tensor, subsets: int = 100, subset_size: int = 1_000, seed: int = 0
+) -> KernelDistance:
     """KID of `samples` [N, D] against `reference` [R, D].
 
     The mean of `subsets` unbiased estimates, each on `subset_size` random rows of both (or as many as the smaller set has).
@@ -36,7 +38,9 @@ def kernel_distance(reference: Tensor, samples: Tensor, subsets: int = 100, subs
             y = samples[torch.randperm(len(samples), generator=generator)[:size]]
             values.append(squared_mmd(x, y))
     estimates = torch.stack(values)
-    return KernelDistance(float(estimates.mean()), float(estimates.std(correction=0)), subsets, size, seed)
+    return KernelDistance(
+        float(estimates.mean()), float(estimates.std(correction=0)), subsets, size, seed
+    )
 
 
 def squared_mmd(x: Tensor, y: Tensor) -> Tensor:

@@ -18,7 +18,10 @@ from vrpo.errors import UserError
 from vrpo.metrics.exact import full_precision
 
 Distances = Literal["fp32", "adm_fp16"]
-BLOCKS = {"fp32": 4096, "adm_fp16": 10_000}  # ADM decides per 10,000 x 10,000 block whether float16 will do
+BLOCKS = {
+    "fp32": 4096,
+    "adm_fp16": 10_000,
+}  # ADM decides per 10,000 x 10,000 block whether float16 will do
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,12 @@ class PrecisionRecall:
 
 
 def precision_recall(
-    reference: Tensor, samples: Tensor, k: int = 3, distances: Distances = "fp32", device: torch.device | str = "cpu", progress: bool = False
+    reference: Tensor,
+    samples: Tensor,
+    k: int = 3,
+    distances: Distances = "fp32",
+    device: torch.device | str = "cpu",
+    progress: bool = False,
 ) -> PrecisionRecall:
     """Precision and recall of `samples` [N, D] against `reference` [R, D].
 
@@ -44,10 +52,16 @@ def precision_recall(
         UserError: a set has no more than `k` points.
     """
     with full_precision():
-        work = _Pairs(distances, torch.device(device), centre=reference.mean(0, dtype=torch.float64).to(reference.dtype))
+        work = _Pairs(
+            distances,
+            torch.device(device),
+            centre=reference.mean(0, dtype=torch.float64).to(reference.dtype),
+        )
         size = work.size
         n_blocks, m_blocks = -(-len(reference) // size), -(-len(samples) // size)
-        total = n_blocks * (n_blocks + 1) // 2 + m_blocks * (m_blocks + 1) // 2 + n_blocks * m_blocks
+        total = (
+            n_blocks * (n_blocks + 1) // 2 + m_blocks * (m_blocks + 1) // 2 + n_blocks * m_blocks
+        )
         with tqdm(total=total, desc="neighbours", unit="block", disable=not progress) as bar:
             reference_radii = _radii(reference, k, work, bar)
             sample_radii = _radii(samples, k, work, bar)
@@ -62,20 +76,26 @@ def precision_recall(
     return PrecisionRecall(float(precise.double().mean()), float(recalled.double().mean()))
 
 
-def radii(features: Tensor, k: int = 3, distances: Distances = "fp32", device: torch.device | str = "cpu") -> Tensor:
+def radii(
+    features: Tensor, k: int = 3, distances: Distances = "fp32", device: torch.device | str = "cpu"
+) -> Tensor:
     """Squared distance [N] of each row of `features` [N, D] to its k-th nearest other row.
 
     Raises:
         UserError: no more than `k` rows.
     """
     with full_precision(), tqdm(disable=True) as bar:
-        return _radii(features, k, _Pairs(distances, torch.device(device), features.mean(0)), bar).cpu()
+        return _radii(
+            features, k, _Pairs(distances, torch.device(device), features.mean(0)), bar
+        ).cpu()
 
 
 def _radii(features: Tensor, k: int, work: _Pairs, bar: tqdm) -> Tensor:
     count = len(features)
     if count <= k:
-        raise UserError(f"precision and recall: {count} images are too few for neighbour {k}; take more images or a smaller `neighbours`")
+        raise UserError(
+            f"precision and recall: {count} images are too few for neighbour {k}; take more images or a smaller `neighbours`"
+        )
     # the point itself, at distance zero, is the nearest of the k + 1
     nearest = torch.full((count, k + 1), torch.inf, device=work.device)
     for rows in _blocks(count, work.size):
@@ -86,7 +106,9 @@ def _radii(features: Tensor, k: int, work: _Pairs, bar: tqdm) -> Tensor:
                 block = work.block(features[rows], features[rows], same=True)
                 nearest[rows] = _smallest(nearest[rows], block, k + 1)
             else:
-                for part, block in zip((rows, columns), work.both_ways(features[rows], features[columns]), strict=True):
+                for part, block in zip(
+                    (rows, columns), work.both_ways(features[rows], features[columns]), strict=True
+                ):
                     nearest[part] = _smallest(nearest[part], block, k + 1)
             bar.update()
     return nearest.amax(1)

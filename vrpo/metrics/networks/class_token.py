@@ -37,9 +37,14 @@ class ClassTokenNetwork:
 
     def __init__(self, name: str, options: NetworkOptions, device: torch.device | str) -> None:
         native = _native_size(options)
-        encoder = load_encoder(EncoderOptions(**{**dict(options), "image_size": native}), None, "cpu")
+        encoder = load_encoder(
+            EncoderOptions(**{**dict(options), "image_size": native}), None, "cpu"
+        )
         network = encoder.network
-        if getattr(network, "global_pool", None) != "token" or getattr(network, "pos_embed", None) is None:
+        if (
+            getattr(network, "global_pool", None) != "token"
+            or getattr(network, "pos_embed", None) is None
+        ):
             raise UserError(
                 f"evaluation.extra_networks.{name}: `{options.architecture}` gives no class token, or has no position embedding; take a ViT such as DINOv2's"
             )
@@ -50,7 +55,11 @@ class ClassTokenNetwork:
         self._input = NetworkInput(options.image_size, *normalisation(network))
         self._device = torch.device(device)
         self._network = network.to(self._device).eval().requires_grad_(False)
-        self._description = {"architecture": options.architecture, "arguments": dict(options.arguments), "image_size": options.image_size}
+        self._description = {
+            "architecture": options.architecture,
+            "arguments": dict(options.arguments),
+            "image_size": options.image_size,
+        }
 
     def features(self, images: Tensor) -> Features:
         """Class tokens of uint8 `images` [B, 3, H, W]."""
@@ -72,7 +81,10 @@ def resize_positions(network: nn.Module, image_size: int) -> None:
     plane = before[:, prefix:].reshape(1, side, side, -1).permute(0, 3, 1, 2).float()
     scale = (grid + SCALE_OFFSET) / side
     plane = F.interpolate(plane, mode="bicubic", antialias=False, scale_factor=(scale, scale))
-    network.pos_embed = nn.Parameter(torch.cat([before[:, :prefix], plane.permute(0, 2, 3, 1).flatten(1, 2)], 1), requires_grad=False)
+    network.pos_embed = nn.Parameter(
+        torch.cat([before[:, :prefix], plane.permute(0, 2, 3, 1).flatten(1, 2)], 1),
+        requires_grad=False,
+    )
 
 
 def _native_size(options: NetworkOptions) -> int:
@@ -83,4 +95,8 @@ def _native_size(options: NetworkOptions) -> int:
         config = timm.models.get_pretrained_cfg(options.architecture, allow_unregistered=False)
     except RuntimeError:  # no such network: `load_encoder` names the nearest
         config = None
-    return config.input_size[-1] if config is not None and config.fixed_input_size else options.image_size
+    return (
+        config.input_size[-1]
+        if config is not None and config.fixed_input_size
+        else options.image_size
+    )

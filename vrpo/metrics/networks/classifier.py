@@ -27,15 +27,25 @@ class ClassifierNetwork:
         UserError: weights are missing, damaged or of another architecture, or timm cannot take this one apart.
     """
 
-    def __init__(self, options: NetworkOptions, weights: Path | None, device: torch.device | str, where: str = "evaluation.trained") -> None:
+    def __init__(
+        self,
+        options: NetworkOptions,
+        weights: Path | None,
+        device: torch.device | str,
+        where: str = "evaluation.trained",
+    ) -> None:
         """`where`: the config's section that `options` come from."""
         if options.weights != "trained":
-            raise UserError(f"{where}.weights: `{options.weights}`; the evaluation network is fitted on the images, set it to `trained`")
+            raise UserError(
+                f"{where}.weights: `{options.weights}`; the evaluation network is fitted on the images, set it to `trained`"
+            )
         with torch.random.fork_rng(devices=[]):  # weights are drawn before they are loaded
             network = load_classifier(options, weights)
         head = network.get_classifier()
         if not isinstance(head, nn.Linear) or not hasattr(network, "forward_intermediates"):
-            raise UserError(f"{where}.architecture: `{options.architecture}` has no linear classifier or no feature maps; take a ResNet or ViT of timm")
+            raise UserError(
+                f"{where}.architecture: `{options.architecture}` has no linear classifier or no feature maps; take a ResNet or ViT of timm"
+            )
         self.sha256 = state_sha256(network)
         self.warnings: list[str] = []
         self._device = torch.device(device)
@@ -43,13 +53,19 @@ class ClassifierNetwork:
         self._network = network.to(self._device).eval().requires_grad_(False)
         self._head = head
         self._middle = len(network.feature_info) // 2
-        self._description = {"architecture": options.architecture, "arguments": dict(options.arguments), "image_size": options.image_size}
+        self._description = {
+            "architecture": options.architecture,
+            "arguments": dict(options.arguments),
+            "image_size": options.image_size,
+        }
 
     def features(self, images: Tensor) -> Features:
         """Features of uint8 `images` [B, 3, H, W]."""
         with torch.inference_mode(), full_precision():
             x = self._input(images.to(self._device))
-            last, (middle,) = self._network.forward_intermediates(x, indices=[self._middle], output_fmt="NCHW")
+            last, (middle,) = self._network.forward_intermediates(
+                x, indices=[self._middle], output_fmt="NCHW"
+            )
             pool = self._network.forward_head(last, pre_logits=True)  # [B, D]
             logits = pool @ self._head.weight.T  # [B, K]
             spatial = middle[:, :SPATIAL_CHANNELS].permute(0, 2, 3, 1).flatten(1)  # [B, h * w * 7]

@@ -25,7 +25,9 @@ from vrpo.models.weights import check_finite, printable, read_weights
 
 URL = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
 SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"  # of the file at URL; also of pytorch-fid's pt_inception-2015-12-05-6726825d.pth
-CPU_BATCH = 10  # images at once: a CPU is no faster with more, and a hidden layer of one image has 5 MB
+CPU_BATCH = (
+    10  # images at once: a CPU is no faster with more, and a hidden layer of one image has 5 MB
+)
 
 
 class InceptionNetwork:
@@ -73,12 +75,16 @@ def find_weights(given: Path | None, fetch: bool = True) -> Path:
     """
     if given is not None:
         if not given.is_file():
-            raise UserError(f"evaluation.inception_weights: {given} does not exist; fetch {URL} and put it there")
+            raise UserError(
+                f"evaluation.inception_weights: {given} does not exist; fetch {URL} and put it there"
+            )
         return given
     place = Path(torch.hub.get_dir()) / "checkpoints" / URL.rsplit("/", 1)[1]
     if not place.is_file():
         if not fetch:
-            raise UserError(f"evaluation.inception_weights: not given, and {place} does not exist; fetch {URL} and put it there, or give its path")
+            raise UserError(
+                f"evaluation.inception_weights: not given, and {place} does not exist; fetch {URL} and put it there, or give its path"
+            )
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
             torch.hub.download_url_to_file(URL, str(place), hash_prefix=SHA256)
@@ -100,7 +106,13 @@ def _build(weights: Path) -> nn.Module:
     buffer.seek(0)
     with torch.random.fork_rng(devices=[]):  # the constructor draws weights before it loads them
         try:
-            return FeatureExtractorInceptionV3("inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=buffer)
+            return FeatureExtractorInceptionV3(
+                "inception-v3-compat",
+                ["2048", "logits_unbiased"],
+                feature_extractor_weights_path=buffer,
+            )
         except (RuntimeError, AttributeError, TypeError) as error:
             what = printable(" ".join(str(error).split()))
-            raise UserError(f"{weights}: not the weights of this Inception ({what[:300]}); fetch {URL}") from error
+            raise UserError(
+                f"{weights}: not the weights of this Inception ({what[:300]}); fetch {URL}"
+            ) from error

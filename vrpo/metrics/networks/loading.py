@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from vrpo.config.scoring import EvaluationOptions
 
 
-def load_network(options: EvaluationOptions, weights: Path | None, device: torch.device | str) -> FeatureNetwork:
+def load_network(
+    options: EvaluationOptions, weights: Path | None, device: torch.device | str
+) -> FeatureNetwork:
     """The evaluation network of `options`, frozen, on `device`.
 
     Args:
@@ -37,7 +39,9 @@ def load_network(options: EvaluationOptions, weights: Path | None, device: torch
     return ClassifierNetwork(options.trained, weights, device)
 
 
-def extra_networks(options: EvaluationOptions, weights: Mapping[str, Path], device: torch.device | str) -> Iterator[tuple[str, FeatureNetwork]]:
+def extra_networks(
+    options: EvaluationOptions, weights: Mapping[str, Path], device: torch.device | str
+) -> Iterator[tuple[str, FeatureNetwork]]:
     """The networks of `options.extra_networks`, by name, each loaded when its turn comes.
 
     Args:
@@ -50,12 +54,16 @@ def extra_networks(options: EvaluationOptions, weights: Mapping[str, Path], devi
     """
     if stray := sorted({*weights} - {*options.extra_networks}):
         known = ", ".join(options.extra_networks) or "none"
-        raise UserError(f"--extra-weights {stray[0]}: there is none in evaluation.extra_networks; known: {known}")
+        raise UserError(
+            f"--extra-weights {stray[0]}: there is none in evaluation.extra_networks; known: {known}"
+        )
     for name, network in options.extra_networks.items():
         yield name, _extra_network(name, network, weights.get(name), device)
 
 
-def _extra_network(name: str, options: NetworkOptions, weights: Path | None, device: torch.device | str) -> FeatureNetwork:
+def _extra_network(
+    name: str, options: NetworkOptions, weights: Path | None, device: torch.device | str
+) -> FeatureNetwork:
     where = f"evaluation.extra_networks.{name}"
     if options.weights != "trained":
         return ClassTokenNetwork(name, options, device)
