@@ -1,14 +1,20 @@
-# The whole pipeline: images -> latents and features -> trained runs -> samples -> scores -> figures, tables, report.
+# Images -> latents and features -> trained runs -> samples -> scores -> figures, tables, report.
 #
-#   snakemake --cores all                                        everything, for the default config/mini.yaml
-#   snakemake --cores all figures | tables | report              only those, with what they need
-#   snakemake --cores all fid                                    one of them, by its name in vrpo/report/catalogue.py
-#   snakemake --cores all prepare | milestones                   data and networks; trained weights
-#   snakemake --cores all --configfile config/mini.yaml config/benchmark.yaml -- benchmark        the method benchmark (docs/benchmark.md)
-#   snakemake -n --configfile config/imagenet256.yaml --workflow-profile slurm                the paper, planned
+#   snakemake --cores all                              everything, for the default config/mini.yaml
+#   snakemake --cores all figures | tables | report    only those, with what they need
+#   snakemake --cores all fid                          a figure by name (vrpo/report/catalogue.py)
+#   snakemake --cores all prepare | milestones         data and networks; trained weights
 #
-# Behind options that take several values (--configfile, --config, --forcerun), targets follow after `--`.
-# Options lie in config/*.yaml and are explained in docs/options.md; any can be set with --config, e.g. --config seeds='[0,1,2]'.
+# The method benchmark (docs/benchmark.md), and a plan of the paper's runs on SLURM:
+#
+#   snakemake --cores all --configfile config/mini.yaml config/benchmark.yaml -- benchmark
+#   snakemake -n --configfile config/imagenet256.yaml --workflow-profile slurm
+#
+# Options are in config/ and explained in docs/options.md. `--config` sets any of them, e.g.
+# --config seeds='[0,1,2]'. After options that take several values, targets follow `--`.
+from snakemake.utils import min_version
+
+min_version("9.19")
 
 if not workflow.overwrite_configfiles:
 
@@ -16,8 +22,6 @@ if not workflow.overwrite_configfiles:
 
 
 include: "workflow/rules/common.smk"
-include: "workflow/rules/inputs.smk"
-include: "workflow/rules/requests.smk"
 include: "workflow/rules/config.smk"
 include: "workflow/rules/prepare.smk"
 include: "workflow/rules/train.smk"
@@ -33,17 +37,15 @@ report: "workflow/report/workflow.rst"
 
 
 onstart:
-    check_machine()
-    start()
-    check_weights()
+    start(workflow, PLAN)
 
 
 onsuccess:
-    release_results(RESULTS)
+    release_results(PATHS.folder)
 
 
 onerror:
-    release_results(RESULTS)
+    release_results(PATHS.folder)
 
 
 rule all:
@@ -56,12 +58,12 @@ rule all:
 
 rule prepare:
     input:
-        PATHS.files(PATHS.images),
+        INPUTS.images,
         rules.manifest.output,
-        PATHS.files(PATHS.latents),
+        INPUTS.latents,
         rules.reference.output,
-        feature_files(EXPERIMENT.encoders),
-        trained_networks(),
+        INPUTS.features(EXPERIMENT.encoders),
+        INPUTS.networks,
 
 
 rule milestones:
@@ -69,5 +71,7 @@ rule milestones:
         [PATHS.milestone(*key) for key in jobs.milestones(EXPERIMENT)],
 
 
-if workflow.is_main_process and workflow.modifier.namespace is None:  # not in jobs, nor where another workflow uses this one
-    check_command_line([rule.name for rule in workflow.rules], lambda file: any(rule.is_producer(file) for rule in workflow.rules))
+check_requests(workflow, EXPERIMENT)
+if workflow.is_main_process and workflow.modifier.namespace is None:  # not in jobs nor modules
+    names = [rule.name for rule in workflow.rules]
+    check_command_line(names, lambda file: any(rule.is_producer(file) for rule in workflow.rules))

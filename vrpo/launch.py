@@ -1,9 +1,9 @@
-"""`python -m vrpo.launch N STAGE ...`: run `python -m vrpo STAGE ...` on N GPUs that no other job of this machine holds.
+"""`vrpo --gpus N STAGE ...`: run a stage on N GPUs that no other job of this machine holds.
 
-Snakemake's `gpu` resource counts jobs but does not say which GPU a job gets. Here each GPU has a lock file, named by its
-UUID; the locks that this process takes stay with the stage, into which it turns, and the kernel drops them when the stage
-ends, however it ends. In a SLURM allocation that several jobs share, each gets its own as well; in one made for a single job
-nobody else holds its GPUs. With more than one GPU the stage runs on as many ranks; with `--device cpu` as well.
+Snakemake's `gpu` resource counts jobs but does not say which GPU a job gets. Here each GPU has a
+lock file, named by its UUID. The process turns into the stage, which keeps the locks; the kernel
+drops them when the stage ends, however it ends. Jobs that share a SLURM allocation each get their
+own GPUs, too. On more than one GPU, or with `--device cpu` and N above 1, the stage runs on N ranks.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from pathlib import Path
 
 from vrpo.errors import BAD_INPUT, INTERRUPTED, UserError
 from vrpo.files import FileLock, LockedError
-from vrpo.restore import restore, take_planned
+from vrpo.restore import restore
 from vrpo.runtime.gpus import Gpu, visible_gpus
+from vrpo.runtime.queue import has_given_gpus
 from vrpo.runtime.ranks import reported_error, set_up_logging, share_threads
 
 log = logging.getLogger(__name__)
 CHECKOUT = Path(__file__).resolve().parents[1]
 
 
-def use_environment_of(python: str) -> None:
-    """Let the processes that this one starts find `python`'s environment, activated or not."""
-    os.environ["PATH"] = os.pathsep.join(
-        [str(Path(python).parent), os.environ.get("PATH", os.defpath)]
-    )
+def use_environment_of(python: str, scripts: Path) -> None:
+    """Let child processes find `scripts` and `python`'s environment, activated or not."""
+    path = os.environ.get("PATH", os.defpath)
+    os.environ["PATH"] = os.pathsep.join([str(scripts), str(Path(python).parent), path])
 
 
 def run_check(*arguments: str) -> None:
@@ -59,26 +59,6 @@ def run_check(*arguments: str) -> None:
         raise UserError(result.stderr.strip().splitlines()[-1].removeprefix("vrpo: error: "))
 
 
-def requested_gpus(device: str, gpus: int, *, stated: bool) -> tuple[int, str]:
-    """GPUs of a training, and the device of all jobs, as a config asks for them.
-
-    Args:
-        device: `auto`, `cpu` or `cuda`.
-        gpus: of a training.
-        stated: whether the config itself says how many; then they are not optional, and no job may fall back to the CPU.
-
-    Raises:
-        UserError: `cuda` with no GPU.
-    """
-    if device == "cuda" and not gpus:
-        raise UserError(
-            "resources.gpus: 0 does not go with `resources.device: cuda`; set it to 1 or more, or the device to `cpu`"
-        )
-    if device == "cpu" or not gpus:
-        return 0, "cpu"
-    return gpus, "cuda" if stated else device
-
-
 def require_gpus(count: int, limit: int | None = None) -> None:
     """See that a job can have `count` GPUs on this machine, of which `limit` may be used at once.
 
@@ -87,27 +67,21 @@ def require_gpus(count: int, limit: int | None = None) -> None:
     """
     found = visible_gpus()
     offered = len(found.devices)
+    asked = f"{count} GPUs are" if count > 1 else "a GPU is"
+    if not offered and count:
+        remedy = "set `resources: {device: cpu}`, or make one visible"
+        reason = f"this machine offers none ({found.reason})"
+        raise UserError(f"gpu: {asked} asked for, {reason}; {remedy}")
     if count > offered:
-        remedy = (
-            f"--config resources='{{gpus: {offered}}}'"
-            if offered
-            else "`resources: {device: cpu}`, or make one visible"
-        )
-        raise UserError(
-            f"resources.gpus: {_gpus(count)} asked for, this machine offers {offered or f'none ({found.reason})'}; set {remedy}"
-        )
+        remedy = f"set --set-resources RULE:gpu={offered} for the rule that asks for them"
+        raise UserError(f"gpu: {asked} asked for, this machine offers {offered}; {remedy}")
     if count > 1 and any(gpu.name.startswith("MIG-") for gpu in found.devices):
-        raise UserError(
-            f"resources.gpus: {_gpus(count)} asked for, but of MIG instances a process sees one only; set --config resources='{{gpus: 1}}'"
-        )
+        reason = "but a process sees only one MIG instance"
+        raise UserError(f"gpu: {asked} asked for, {reason}; set --set-resources RULE:gpu=1")
     if limit is not None and count > limit:
-        raise UserError(
-            f"resources.gpus: {_gpus(count)} asked for, but `--resources gpu={limit}` allows fewer; raise it or set resources.gpus to {limit}"
-        )
-
-
-def _gpus(count: int) -> str:
-    return f"{count} GPUs are" if count > 1 else "a GPU is"
+        remedy = f"raise it or set --set-resources RULE:gpu={limit}"
+        reason = f"but `--resources gpu={limit}` allows fewer"
+        raise UserError(f"gpu: {asked} asked for, {reason}; {remedy}")
 
 
 def take_gpus(count: int, device: str) -> None:
@@ -117,8 +91,7 @@ def take_gpus(count: int, device: str) -> None:
         UserError: there are fewer. Without any, `device: auto` computes on the CPU, unless SLURM has given the job a GPU.
     """
     found = visible_gpus()
-    given_by_slurm = any(name.startswith("SLURM_") and "GPU" in name for name in os.environ)
-    if count == 1 and device == "auto" and not found.devices and not given_by_slurm:
+    if count == 1 and device == "auto" and not found.devices and not has_given_gpus():
         log.warning("no GPU here (%s): computing on the CPU", found.reason)
         return
     require_gpus(count)
@@ -163,20 +136,33 @@ def locked_gpus(gpus: Sequence[Gpu], count: int, folder: Path) -> list[Gpu]:
         time.sleep(1 + os.getpid() % 7 / 10)
 
 
-def main() -> None:
-    """Restore the stage's result, or take the GPUs and become the stage."""
+def launch(gpus: str, arguments: Sequence[str]) -> None:
+    """Restore the stage's result, or take the GPUs and become the stage.
+
+    Args:
+        gpus: how many; 0 in a SLURM job that was given GPUs by `--gres` means all of these.
+        arguments: the stage and its arguments.
+    """
     set_up_logging()
-    count, arguments = int(sys.argv[1]), sys.argv[2:]
-    device = arguments[arguments.index("--device") + 1] if "--device" in arguments else "auto"
-    stage = ["-m", "vrpo", *arguments]
+    words = list(arguments)
+    place = words.index("--device") + 1 if "--device" in words[:-1] else None
+    device = words[place] if place else "auto"
     try:
-        if restore(take_planned(arguments)):
+        if not gpus.isdecimal():
+            raise UserError(f"--gpus: `{gpus}` is no number of GPUs; give 0 or more")
+        if restore(words):
             return
+        count = int(gpus)
+        if not count and device != "cpu" and has_given_gpus():
+            count = len(visible_gpus().devices)
         if count and device != "cpu":
             take_gpus(count, device)
+        elif place and device == "auto":
+            words[place] = "cpu"
     except UserError as error:
         print(f"vrpo: error: {error}", file=sys.stderr)
         sys.exit(BAD_INPUT)
+    stage = ["-m", "vrpo", *words]
     if count > 1:
         share_threads(count)
         sys.exit(run_ranks(count, stage))
@@ -247,7 +233,3 @@ def _ended(status: int) -> str:
         if status < 0
         else f"ended with exit status {status}; what it said is above"
     )
-
-
-if __name__ == "__main__":
-    main()

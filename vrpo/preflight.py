@@ -172,23 +172,18 @@ def _locks(config: ExperimentConfig) -> str:
 
 
 def _gpus(config: ExperimentConfig) -> str:
-    from vrpo.launch import requested_gpus, require_gpus
+    from vrpo.launch import require_gpus
     from vrpo.runtime.gpus import visible_gpus
 
-    resources = config.resources
-    count, device = requested_gpus(
-        resources.device, resources.gpus, stated="gpus" in resources.model_fields_set
-    )
-    offered = visible_gpus()
+    device, offered = config.resources.device, visible_gpus()
     here = f"{len(offered.devices)} here" if offered.devices else f"none here ({offered.reason})"
     if device == "cpu":
         return f"{here}; the config asks for the CPU"
     if shutil.which("sbatch"):
-        return f"{here}; SLURM is asked for {count} a training"
-    if device == "cuda" or offered.devices:
-        require_gpus(count)
-        return f"{here}, {count} a training"
-    return f"{here}; everything is computed on the CPU"
+        return f"{here}; jobs ask SLURM for theirs"
+    if device == "cuda":
+        require_gpus(1)
+    return here if offered.devices else f"{here}; everything is computed on the CPU"
 
 
 def _compiler(config: ExperimentConfig) -> str:

@@ -24,15 +24,15 @@ import yaml
 
 from vrpo.data.layout import SEAL, read_attributes
 from vrpo.errors import UserError
-from vrpo.files import partial_path, sha256, short_hash, write_text
+from vrpo.files import partial_path, sha256, write_text
 from vrpo.plan.paths import Paths
 
 log = logging.getLogger(__name__)
 
 STAGES = {
     "images": "images",
-    "fit-tokenizer": "fit_tokenizer",
-    "fit-classifier": "fit_encoder fit_evaluation fit_extra_evaluation",
+    "fit-tokenizer": "fit_network",
+    "fit-classifier": "fit_network",
     "fit-critic": "fit_critic",
     "encode-latents": "encode_latents",
     "encode-features": "encode_features describe_features",
@@ -72,34 +72,6 @@ HDF5 = b"\x89HDF\r\n\x1a\n"  # how such a file begins
 
 KEEP = "VRPO_KEEP"
 """Environment variable that is set in workflows: new results get a second name until the workflow ends."""
-
-
-def take_planned(arguments: Sequence[str]) -> list[str]:
-    """Check the resolved configs that a command line was planned with (`--planned FILE=HASH` before the stage), and return the rest of it.
-
-    Raises:
-        UserError: a config is missing, or was changed since.
-    """
-    rest = list(arguments)
-    while rest[:1] == ["--planned"] and len(rest) > 1:
-        require_planned(rest[1])
-        del rest[:2]
-    return rest
-
-
-def require_planned(planned: str) -> None:
-    """See that a resolved config, `FILE=HASH`, is still the one that a job was planned with.
-
-    Raises:
-        UserError: it is missing, or was changed since.
-    """
-    name, _, digest = planned.rpartition("=")
-    if not Path(name).is_file():
-        raise UserError(f"{name}: no such file; start the workflow again, which writes it")
-    if short_hash(Path(name).read_bytes()) != digest:
-        raise UserError(
-            f"{name}: changed since this job was planned; start the workflow again, and change options in the experiment's config, not here"
-        )
 
 
 def restore(arguments: Sequence[str]) -> bool:

@@ -205,10 +205,6 @@ def row(**options: Any) -> dict[str, Any]:
             ["alignments.repa.kind", "did you mean `repa`"],
         ),
         ({"alignments": {"repa": {"kind": None}}}, ["alignments.repa.kind"]),
-        (
-            {"resources": {"max_runtime_minutes": 59}},
-            ["resources", "`max_runtime_minutes` 59 is below `runtime_minutes` 60"],
-        ),
         ({"results": ""}, ["results", "is empty"]),
         ({"results": "a{run}"}, ["results", "braces"]),
         ({"results": "x" * 256}, ["results", "too long"]),

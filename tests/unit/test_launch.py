@@ -14,7 +14,6 @@ import vrpo.launch
 from vrpo.errors import UserError
 from vrpo.launch import (
     locked_gpus,
-    requested_gpus,
     require_gpus,
     run_check,
     take_gpus,
@@ -95,7 +94,8 @@ def launch(tmp_path: Path) -> Iterator[Launch]:
     started = []
 
     def start(*arguments: str, **variables: str) -> subprocess.Popen:
-        command = [sys.executable, str(module), *arguments]
+        code = "import sys; from vrpo.launch import launch; launch(sys.argv[1], sys.argv[2:])"
+        command = [sys.executable, "-c", code, *arguments]
         process = subprocess.Popen(
             command,
             env={**plain, **variables},
@@ -149,7 +149,7 @@ SLURM = {"SLURM_JOB_ID": "3", "SLURM_JOB_GPUS": "0"}
             "3",
             "auto",
             {},
-            "3 GPUs are asked for, this machine offers 2; set --config resources='{gpus: 2}'",
+            "3 GPUs are asked for, this machine offers 2; set --set-resources RULE:gpu=2",
         ),
         ("3", "cuda", {"SLURM_JOB_ID": "3"}, "3 GPUs are asked for, this machine offers 2"),
         (
@@ -174,7 +174,7 @@ def test_gpus_that_are_missing_are_one_line(
     job = launch(count, "train", "--device", device, **variables)
     out, err = job.communicate()
     assert job.returncode == 2 and not out
-    assert err.startswith("vrpo: error: resources.gpus: ") and words in err and err.count("\n") == 1
+    assert err.startswith("vrpo: error: gpu: ") and words in err and err.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -189,29 +189,27 @@ def test_auto_on_a_machine_without_gpus_computes_on_the_cpu_and_says_so(
     assert "computing on the CPU" in err and err.count("\n") == 1
 
 
-@pytest.mark.parametrize(
-    ("device", "gpus", "stated", "request_of_jobs"),
-    [
-        ("auto", 1, False, (1, "auto")),
-        ("auto", 1, True, (1, "cuda")),
-        ("auto", 8, True, (8, "cuda")),
-        ("auto", 0, True, (0, "cpu")),
-        ("cuda", 1, False, (1, "cuda")),
-        ("cuda", 8, True, (8, "cuda")),
-        ("cpu", 8, True, (0, "cpu")),
-    ],
-)
-def test_gpus_that_a_config_states_are_not_optional(
-    device: str, gpus: int, stated: bool, request_of_jobs: tuple[int, str]
-) -> None:
-    assert requested_gpus(device, gpus, stated=stated) == request_of_jobs
+def test_without_gpus_auto_is_the_cpu(launch: Launch) -> None:
+    out, err = launch("0", "train", "--device", "auto", **{CUDA: "0,1"}).communicate()
+    assert out.endswith(" train --device cpu\n") and not err
 
 
-def test_cuda_without_a_gpu_is_a_contradiction() -> None:
-    with pytest.raises(
-        UserError, match=r"^resources\.gpus: 0 does not go with `resources\.device: cuda`; "
-    ):
-        requested_gpus("cuda", 0, stated=True)
+def test_gpus_that_a_queue_gave_otherwise_are_taken(launch: Launch) -> None:
+    """`--gres` in place of `gpu`: the job asks Snakemake for none and has what SLURM gave it."""
+    variables = {CUDA: "1", **SLURM}
+    assert launch("0", "train", "--device", "auto", **variables).communicate()[0].split()[0] == "1"
+    assert launch("0", "x", "--device", "cpu", **variables).communicate()[0].split()[2:] == [
+        "--device",
+        "cpu",
+    ]
+
+
+@pytest.mark.parametrize("count", ["", "-1", "two", "1.5"])
+def test_no_number_of_gpus_is_one_line(launch: Launch, count: str) -> None:
+    job = launch(count, "train")
+    _, err = job.communicate()
+    assert job.returncode == 2
+    assert err == f"vrpo: error: --gpus: `{count}` is no number of GPUs; give 0 or more\n"
 
 
 def test_what_a_machine_cannot_give(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,7 +224,7 @@ def test_what_a_machine_cannot_give(monkeypatch: pytest.MonkeyPatch) -> None:
         vrpo.launch, "visible_gpus", lambda: Gpus((Gpu("MIG-1", "MIG-1"), Gpu("MIG-2", "MIG-2")))
     )
     require_gpus(1)
-    with pytest.raises(UserError, match=r"of MIG instances a process sees one only"):
+    with pytest.raises(UserError, match=r"a process sees only one MIG instance"):
         require_gpus(2)
 
 
@@ -267,5 +265,5 @@ def test_a_check_of_the_machine_finds_the_package(monkeypatch: pytest.MonkeyPatc
 
 def test_jobs_find_python(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/usr/bin")
-    use_environment_of("/somewhere/bin/python")
-    assert os.environ["PATH"] == "/somewhere/bin:/usr/bin"
+    use_environment_of("/somewhere/bin/python", Path("/scripts"))
+    assert os.environ["PATH"] == "/scripts:/somewhere/bin:/usr/bin"

@@ -28,6 +28,7 @@ ROOMS = [
     "report",
     "benchmark",
     "preflight",
+    "workflow",
     "cli",
 ]
 BELOW_ALL = {"errors", "files", "seeds"}  # with the package itself

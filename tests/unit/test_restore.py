@@ -11,8 +11,6 @@ import numpy as np
 import pytest
 
 from vrpo.data.arrays import ArrayWriter
-from vrpo.errors import UserError
-from vrpo.files import short_hash
 from vrpo.restore import (
     KEEP,
     inputs_of,
@@ -22,7 +20,6 @@ from vrpo.restore import (
     read_note,
     release_results,
     restore,
-    take_planned,
 )
 
 CONFIG = "training: {learning_rate: 0.1, latents: auto}\nweights: WEIGHTS\n"
@@ -242,25 +239,6 @@ def test_a_disk_without_hard_links_keeps_nothing(
     made(stage(), tmp_path / "first")
     assert "no hard link" in caplog.text
     assert not restore(stage())
-
-
-def test_a_config_must_be_the_planned_one(tmp_path: Path) -> None:
-    config = tmp_path / "a=b.yaml"
-    config.write_text("training: {}\n")
-    planned = ["--planned", f"{config}={short_hash(config.read_bytes())}"]
-    assert take_planned([*planned, *planned, "train", "--planned", "x"]) == [
-        "train",
-        "--planned",
-        "x",
-    ]
-    config.write_text("training: {learning_rate: 0.5}\n")
-    with pytest.raises(
-        UserError, match=r"a=b\.yaml: changed since this job was planned; start the workflow again"
-    ):
-        take_planned([*planned, "train"])
-    config.unlink()
-    with pytest.raises(UserError, match=r"a=b\.yaml: no such file"):
-        take_planned([*planned, "train"])
 
 
 def test_collected_results_come_back_when_collecting_failed(tmp_path: Path) -> None:

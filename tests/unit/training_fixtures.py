@@ -133,7 +133,7 @@ class Toy:
         run.mkdir(parents=True, exist_ok=True)
         file = run / "config.yaml"
         file.write_text(yaml.safe_dump(config.model_dump(mode="json")))
-        launcher = ["vrpo.launch", str(ranks)] if ranks > 1 else ["vrpo"]
+        launcher = ["vrpo", "--gpus", str(ranks)] if ranks > 1 else ["vrpo"]
         command = [
             sys.executable,
             "-m",

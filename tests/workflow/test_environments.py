@@ -19,7 +19,7 @@ from vrpo.report.catalogue import CATALOGUE
 pytestmark = [pytest.mark.workflow, pytest.mark.timeout(900)]
 
 PYPI_NAMES = {"pytorch": "torch", "matplotlib-base": "matplotlib"}
-COMMANDS = re.compile(r"python -m vrpo(?:\.launch)?(?: \{[a-z.]+\})* ([a-z-]+)")
+COMMANDS = re.compile(r'"vrpo(?: --gpus \S+)? ([a-z-]+)')
 LISTED = """
 import importlib, pkgutil, sys
 import vrpo

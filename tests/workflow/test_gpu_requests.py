@@ -13,19 +13,31 @@ TRAINED = "results/tiny/runs/sit-vrpo/seed0/step0000008.safetensors"
 
 
 @pytest.mark.parametrize(
-    ("resources", "words"),
+    ("options", "words"),
     [
-        ("{gpus: 2}", "resources.gpus: 2 GPUs are asked for, this machine offers none"),
-        ("{device: cuda, gpus: 1}", "resources.gpus: a GPU is asked for, this machine offers none"),
+        (
+            ["--set-resources", "train:gpu=2"],
+            "gpu: 2 GPUs are asked for, this machine offers none",
+        ),
+        (
+            ["--config", "resources={device: cuda}"],
+            "gpu: a GPU is asked for, this machine offers none",
+        ),
+        (
+            ["--set-resources", "train:gpu=3", "-n"],
+            "--set-resources train:gpu=3: the global batch 16 is not divisible by 3 GPUs",
+        ),
+        (
+            ["--set-resources", "train:gpu=4", "-n"],
+            "--set-resources train:gpu=4: groups of 8 rollouts do not divide the 4 samples",
+        ),
     ],
 )
-def test_gpus_that_are_missing_are_refused_before_the_first_job(
-    resources: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_gpus_that_cannot_be_had_are_refused_before_the_first_job(
+    options: list[str], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    result = snakemake(
-        tmp_path, "--cores", "1", "--config", f"resources={resources}", "--", TRAINED
-    )
+    result = snakemake(tmp_path, "--cores", "1", *options, "--", TRAINED)
     text = whole(result)
     assert result.returncode != 0
     assert words in text and "Traceback" not in text
@@ -35,14 +47,14 @@ def test_gpus_that_are_missing_are_refused_before_the_first_job(
 def test_stages_without_gpus_run_where_there_are_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With a config that states GPUs, which nothing that is due needs."""
+    """The config asks for GPUs, but no job that is due needs one."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     result = snakemake(
         tmp_path,
         "--cores",
         "1",
         "--config",
-        "resources={device: cuda, gpus: 2}",
+        "resources={device: cuda}",
         "--",
         "results/tiny/images/shard-00000-of-00001.h5",
     )
@@ -97,23 +109,25 @@ def requested(resources: dict[str, str]) -> str:
 
 
 @pytest.mark.parametrize(
-    ("name", "train", "encode"),
-    [("", "--gpus=2", "--gpus=1"), ("gpu:h100", "--gres=gpu:h100:2", "--gres=gpu:h100:1")],
+    ("options", "train", "encode"),
+    [
+        ("train:gpu=2", "--gpus=2", "--gpus=1"),
+        (
+            "train:gpu=0 train:gres=gpu:h100:2 encode_latents:gpu=0 encode_latents:gres=gpu:h100:1",
+            "--gres=gpu:h100:2",
+            "--gres=gpu:h100:1",
+        ),
+    ],
 )
 def test_the_queue_is_asked_as_the_cluster_knows_it(
-    name: str, train: str, encode: str, tmp_path: Path
+    options: str, train: str, encode: str, tmp_path: Path
 ) -> None:
-    """One way or the other, never both; the launcher is given its number in either case, and a plan needs no GPU."""
-    options = [
-        "-n",
-        "-p",
-        "--resources",
-        "gpu=2",
-        "--config",
-        f"resources={{device: cuda, gpus: 2, gres: '{name}'}}",
-    ]
-    text = whole(snakemake(tmp_path, *options, "--", TRAINED))
-    for rule, asked, count in (("train", train, 2), ("encode_latents", encode, 1)):
+    """One way or the other, never both; a plan needs no GPU."""
+    arguments = ["-n", "-p", "--resources", "gpu=2", "--config", "resources={device: cuda}"]
+    arguments += ["--set-resources", *options.split()]
+    text = whole(snakemake(tmp_path, *arguments, "--", TRAINED))
+    for rule, asked in (("train", train), ("encode_latents", encode)):
         assert requested(resources_of(text, rule)) == asked
         stage = {"train": "train", "encode_latents": "encode-latents"}[rule]
-        assert re.search(rf" -m vrpo\.launch {count} (--planned \S+ )*{stage} ", text)
+        count = asked[-1] if "gpus" in asked else 0
+        assert f"vrpo --gpus {count} {stage} " in text

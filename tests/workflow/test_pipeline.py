@@ -124,7 +124,7 @@ def test_another_seed_trains_only_that_seed(copied: Path) -> None:
     text = whole(snakemake(copied, "-n", "--config", "seeds=[0,1]"))
     assert not planned(text) & {
         "images",
-        "fit_tokenizer",
+        "fit_network",
         "encode_latents",
         "encode_features",
         "reference",

@@ -4,23 +4,13 @@ import re
 from pathlib import Path
 
 import pytest
-from running import ROOT, TINY, plan, snakemake, whole
-
-from vrpo.config import load_experiment
+import yaml
+from running import ROOT, plan, snakemake, whole
 
 pytestmark = [pytest.mark.workflow]
 IMAGENET = ROOT / "config/imagenet256.yaml"
-READING = {
-    "listing",
-    "images",
-    "manifest",
-    "collect",
-    "fid",
-    "samples",
-    "comparison",
-    "claims",
-    "report",
-}  # without networks
+PROFILE = yaml.safe_load((ROOT / "profiles/slurm/config.yaml").read_text())
+PLAIN = {"listing", "collect", "fid", "samples", "comparison", "claims", "report"}
 
 
 def asked(text: str) -> dict[str, list[dict[str, str]]]:
@@ -38,62 +28,38 @@ def asked(text: str) -> dict[str, list[dict[str, str]]]:
 
 @pytest.fixture(scope="module")
 def paper(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, str]]]:
-    arguments = (
-        "--workflow-profile",
-        "slurm",
-        "--config",
-        f"results={tmp_path_factory.mktemp('paper')}",
-    )
-    return asked(
-        whole(
-            plan(
-                ROOT,
-                *arguments,
-                "--set-resources",
-                "collect:mem_mb=77",
-                "train:runtime=90",
-                config=IMAGENET,
-            )
-        )
-    )
+    results = f"results={tmp_path_factory.mktemp('paper')}"
+    changed = ["--set-resources", "collect:mem_mb=77", "sample:runtime=90"]
+    changed += ["--default-resources", "slurm_account=me"]
+    arguments = ["--workflow-profile", "slurm", "--config", results, *changed]
+    return asked(whole(plan(ROOT, *arguments, config=IMAGENET)))
 
 
-def test_jobs_without_networks_ask_for_less(paper: dict[str, list[dict[str, str]]]) -> None:
-    resources = load_experiment(IMAGENET).resources
-    for rule in READING - {"collect"}:
-        assert {int(job["mem_mb"]) for job in paper[rule]} == {resources.cpu_memory_mb}, rule
-        assert {job["gpu"] for job in paper[rule]} == {"0"}, rule
-    assert resources.cpu_memory_mb < resources.memory_mb
-    assert {
-        int(job["mem_mb"]) for rule in ("train", "sample", "encode_latents") for job in paper[rule]
-    } == {resources.memory_mb}
-    assert all(
-        int(paper[rule][0]["runtime"]) < resources.runtime_minutes
-        for rule in ("fid", "claims", "report")
-    )
+def test_jobs_ask_for_what_the_profile_says(paper: dict[str, list[dict[str, str]]]) -> None:
+    """The defaults, and for rules that it names more."""
+    for rule in PLAIN - {"collect", "listing"}:
+        memory = str(PROFILE["default-resources"]["mem_mb"])
+        assert {(job["mem_mb"], job["runtime"]) for job in paper[rule]} == {(memory, "60")}, rule
+        assert all("gpu" not in job for job in paper[rule]), rule
+    train = PROFILE["set-resources"]["train"]
+    for name in ("gpu", "mem_mb", "runtime"):
+        assert {job[name] for job in paper["train"]} == {str(train[name])}
+    assert {job["gpu"] for job in paper["encode_latents"]} == {"1"}
+
+
+def test_the_profile_names_rules_that_exist(paper: dict[str, list[dict[str, str]]]) -> None:
+    optional = {"fit_network", "fit_critic", "representation_of_run"}  # the paper trains none
+    assert set(PROFILE["set-resources"]) - optional <= set(paper)
+    rules = "".join(file.read_text() for file in (ROOT / "workflow/rules").glob("*.smk"))
+    assert all(f"rule {name}:" in rules for name in optional)
 
 
 def test_the_command_line_changes_what_jobs_ask_for(paper: dict[str, list[dict[str, str]]]) -> None:
+    """Only what it names; Snakemake by itself would drop the profile's other requests."""
     assert paper["collect"][0]["mem_mb"] == "77"
-    assert {job["runtime"] for job in paper["train"]} == {"90"}
-
-
-def test_the_config_changes_what_jobs_ask_for(tmp_path: Path) -> None:
-    jobs = asked(
-        whole(plan(tmp_path, "--config", "resources={cpu_memory_mb: 700, memory_mb: 900}"))
-    )
-    assert {job["mem_mb"] for rule in READING - {"listing"} for job in jobs[rule]} == {"700"}
-    assert {job["mem_mb"] for job in jobs["train"]} == {"900"}
-    small = asked(whole(plan(tmp_path, "--config", "resources={memory_mb: 600}", "--", "collect")))
-    assert {job["mem_mb"] for rule in ("images", "collect", "train") for job in small[rule]} == {
-        "600"
-    }
-
-
-def test_a_training_ends_before_its_job_whatever_it_asks_for(tmp_path: Path) -> None:
-    for arguments, minutes in ([], "20"), (["--set-resources", "train:runtime=90"], "90"):
-        text = whole(plan(tmp_path, "-p", *arguments, "--", "milestones"))
-        assert set(re.findall(r"SLURM_JOB_ID:\+--max-minutes (\S+)}", text)) == {minutes}
+    assert {job["runtime"] for job in paper["sample"]} == {"90"}
+    assert {job["mem_mb"] for job in paper["sample"]} == {"32000"}
+    assert all(job["slurm_account"] == "me" for jobs in paper.values() for job in jobs if job)
 
 
 def test_the_memory_of_an_import_follows_its_file(tmp_path: Path) -> None:
@@ -112,50 +78,14 @@ def test_the_memory_of_an_import_follows_its_file(tmp_path: Path) -> None:
             )
         )
         needed.append(int(asked(text)["import_checkpoint"][0]["mem_mb"]))
-    assert needed[0] <= load_experiment(TINY).resources.memory_mb and needed[1] > 40_000
+    assert needed[0] < 5_000 and needed[1] > 40_000
 
 
-@pytest.mark.parametrize(
-    ("longest", "minutes"), [("35", ["20", "35", "35"]), ("null", ["20", "20", "20"])]
-)
-def test_later_tries_do_not_pass_the_longest_limit(
-    longest: str, minutes: list[str], tmp_path: Path
-) -> None:
-    options = [
-        "data={source: folder, root: missing}",
-        f"resources={{max_runtime_minutes: {longest}}}",
-    ]
-    result = snakemake(
-        tmp_path,
-        "--cores",
-        "1",
-        "--retries",
-        "2",
-        "--config",
-        *options,
-        "--",
-        "results/tiny/images/shard-00000-of-00001.h5",
-    )
+def test_later_tries_ask_for_more_up_to_the_limit(tmp_path: Path) -> None:
+    profile = PROFILE["default-resources"]["runtime"]
+    arguments = ["--cores", "1", "--retries", "2", "--default-resources", f"runtime={profile}"]
+    missing = ["--config", "data={source: folder, root: missing}"]
+    target = "results/tiny/images/shard-00000-of-00001.h5"
+    result = snakemake(tmp_path, *arguments, *missing, "--", target)
     assert result.returncode != 0
-    assert [job["runtime"] for job in asked(whole(result))["images"]] == minutes
-
-
-def test_a_training_asks_for_the_same_in_each_try(tmp_path: Path) -> None:
-    (tmp_path / "results/tiny/latents").mkdir(parents=True)
-    (tmp_path / "results/tiny/latents/shard-00000-of-00001.h5").write_bytes(b"not HDF5")
-    arguments = [
-        "--cores",
-        "1",
-        "--retries",
-        "1",
-        "--allowed-rules",
-        "train",
-        "resolved_config",
-        "--config",
-        "resources={max_runtime_minutes: 100}",
-    ]
-    result = snakemake(
-        tmp_path, *arguments, "--", "results/tiny/runs/dit-none/seed0/step0000016.safetensors"
-    )
-    assert result.returncode != 0
-    assert [job["runtime"] for job in asked(whole(result))["train"]] == ["20", "20"]
+    assert [job["runtime"] for job in asked(whole(result))["images"]] == ["60", "120", "180"]

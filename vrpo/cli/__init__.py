@@ -14,7 +14,7 @@ import yaml
 
 from vrpo.cli import bench, machine, prepare, results, runs, scores
 from vrpo.errors import BAD_INPUT, INTERRUPTED, InterruptionError, UserError
-from vrpo.restore import inputs_of, note_result, take_planned
+from vrpo.restore import inputs_of, note_result
 from vrpo.runtime.ranks import is_first, report_error, set_up_logging
 
 app = typer.Typer(
@@ -29,7 +29,7 @@ def main() -> None:
     """Run a command; a `UserError` is printed as its line, with exit status 2, an interrupted training exits with 75."""
     set_up_logging()
     try:
-        arguments = take_planned(sys.argv[1:])
+        arguments = sys.argv[1:]
         refuse_empty(arguments)
         made_from = _inputs_of(arguments)
         try:

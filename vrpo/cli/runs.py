@@ -37,7 +37,7 @@ def train(
     max_minutes: Annotated[
         float | None,
         typer.Option(
-            help="minutes after which it must have ended, e.g. the job's limit; before, the state is saved, exit status 75"
+            help="minutes until it must have ended; the state is saved before, exit status 75; default: what a SLURM job has left"
         ),
     ] = None,
     log_every: Annotated[
@@ -51,6 +51,7 @@ def train(
 ) -> None:
     """Train a run to a milestone, going on from its state; under `torchrun`, on several GPUs."""
     from vrpo.config import RunConfig, load_resolved
+    from vrpo.runtime.queue import minutes_left
     from vrpo.training.run import train as train_run
 
     use_threads(threads)
@@ -63,7 +64,7 @@ def train(
         output=output,
         device=device,
         save_minutes=save_minutes,
-        max_minutes=max_minutes,
+        max_minutes=minutes_left() if max_minutes is None else max_minutes,
         log_every=log_every,
         max_skipped=max_skipped,
     )

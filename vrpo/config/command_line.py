@@ -6,15 +6,22 @@ The profiles call `check_command_line` before Snakemake reads config files, the 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import os
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vrpo.config.messages import nearest
 from vrpo.config.reading import merge_configs
 from vrpo.errors import UserError
 
+if TYPE_CHECKING:
+    from snakemake.settings.types import ResourceSettings
+
+REQUESTS = ("--set-resources", "--default-resources")
 REPEATED = {"--config": ("--config", "-C"), "--configfile": ("--configfile", "--configfiles")}
 
 
@@ -99,3 +106,36 @@ def _require_names(
                 raise UserError(
                     f"--{option.replace('_', '-')} {name}: there is no such rule; {nearest(name, rules)}"
                 )
+
+
+def keep_requests_of_profiles(settings: ResourceSettings) -> None:
+    """Give `settings` the profile's requests that the command line does not change.
+
+    Snakemake drops all of a profile's `set-resources` (`default-resources`) when the command line
+    has that option: `--set-resources train:gpu=4` would lose the memory of every other rule.
+    """
+    if Path(sys.argv[0]).name not in ("snakemake", "__main__.py"):  # called from Python
+        return
+    kept, given, option = [], {name: [] for name in REQUESTS}, None
+    for word in sys.argv[1:]:
+        if word.startswith("-"):
+            option = word if word in REQUESTS else None
+        if option is None:
+            kept.append(word)
+        elif word != option:
+            given[option].append(word)
+    if not any(given.values()):
+        return
+    from snakemake.cli import parse_args
+    from snakemake.resources import Resources
+
+    with contextlib.redirect_stderr(io.StringIO()):  # it names the profiles, once more
+        _, profile = parse_args(kept)
+    for rule, requests in (profile.set_resources or {}).items():
+        merged = requests.copy()
+        merged.update(settings.overwrite_resources.get(rule, {}))
+        settings.overwrite_resources[rule] = merged
+    if profile.default_resources is not None:
+        merged = profile.default_resources.copy()
+        merged.update(Resources.parse(given["--default-resources"], allow_expressions=True))
+        settings.default_resources = merged

@@ -95,7 +95,7 @@ class ExperimentConfig(Options):
     @model_validator(mode="after")
     def _consistent(self) -> ExperimentConfig:
         try:
-            self.training.micro_batch(self.resources.gpus)
+            self.training.micro_batch(1)
         except ValueError as error:
             raise ValueError(f"training.batch_size: {error}") from None
         for name, alignment in self.alignments.items():
@@ -191,7 +191,7 @@ class ExperimentConfig(Options):
                     f"name as many of its blocks in `encoders.{encoder}.attention`"
                 )
         try:
-            self.training.micro_batch(self.resources.gpus, alignment.group)
+            self.training.micro_batch(1, alignment.group)
         except ValueError as error:
             raise ValueError(f"{where}.group_size: {error}") from None
         try:

@@ -11,10 +11,12 @@ from pydantic import BaseModel
 
 from vrpo.config.experiment import ExperimentConfig
 from vrpo.config.messages import validate
-from vrpo.config.strict_yaml import parse_yaml
+from vrpo.config.strict_yaml import dump_yaml, parse_yaml
 from vrpo.errors import UserError
+from vrpo.files import short_hash
 
 Model = TypeVar("Model", bound=BaseModel)
+SEAL = "# written by the workflow; hash of the lines above: "
 
 
 def load_experiment(*paths: Path | str) -> ExperimentConfig:
@@ -63,9 +65,20 @@ def load_resolved(model: type[Model], path: Path | str) -> Model:
     """Read one resolved config as `model`.
 
     Raises:
-        UserError: the file is missing or does not fit.
+        UserError: the file is missing, does not fit, or was edited after the workflow wrote it.
     """
-    return validate(model, read_yaml(path), str(path))
+    content = read_yaml(path)
+    body, seal, digest = Path(path).read_text(encoding="utf-8-sig").rpartition(SEAL)
+    if seal and digest.strip() != short_hash(body.encode()):
+        remedy = "start the workflow again, and change options in the experiment's config, not here"
+        raise UserError(f"{path}: changed since this job was planned; {remedy}")
+    return validate(model, content, str(path))
+
+
+def sealed(options: Mapping[str, Any]) -> str:
+    """Text of a resolved config; its last line lets `load_resolved` notice edits."""
+    body = dump_yaml(options)
+    return f"{body}{SEAL}{short_hash(body.encode())}\n"
 
 
 def deep_merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from vrpo.config.base import Options
 from vrpo.config.described import described_report
 from vrpo.config.experiment import ExperimentConfig
-from vrpo.config.reading import load_resolved
+from vrpo.config.reading import load_resolved, sealed
 from vrpo.config.strict_yaml import dump_yaml
 from vrpo.errors import UserError
 from vrpo.files import short_hash, write_text_if_changed
@@ -66,7 +66,8 @@ class Plan:
         Raises:
             UserError: a resolved config is too long to be handed to a job.
         """
-        texts = {path: _as_yaml(options) for path, options in resolved_files(experiment).items()}
+        files = resolved_files(experiment)
+        texts = {path: sealed(options.model_dump(mode="json")) for path, options in files.items()}
         for path, text in texts.items():
             if len(text.encode()) > LONGEST_TEXT:
                 raise UserError(
@@ -78,10 +79,6 @@ class Plan:
     def path(self) -> Path:
         """Where the plan is written."""
         return Paths.of(self.experiment).folder / PLAN
-
-    def digest(self, path: Path) -> str:
-        """Short hash of a resolved config."""
-        return short_hash(self.texts[path].encode())
 
     def is_stale(self, path: Path) -> bool:
         """Whether a resolved config is on the disk and holds something else than planned."""
@@ -115,7 +112,3 @@ class Plan:
                 f"{name}: another workflow was started on these results with other options, this job is of an earlier one; start the workflow again"
             )
         return cls.of(load_resolved(ExperimentConfig, name))
-
-
-def _as_yaml(options: Options) -> str:
-    return dump_yaml(options.model_dump(mode="json"))

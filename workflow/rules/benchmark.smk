@@ -3,6 +3,10 @@
 from vrpo.report.catalogue import benchmark_entries
 
 BENCHMARK = EXPERIMENT.benchmark
+NO_BENCHMARK = (
+    "benchmark: this config has no section `benchmark`; "
+    "add one: --configfile config/mini.yaml config/benchmark.yaml"
+)
 MADE = [file for entry in benchmark_entries(BENCHMARK) for file in entry.files] if BENCHMARK else []
 
 
@@ -20,23 +24,18 @@ if BENCHMARK:
             PATHS.log("benchmark"),
         conda:
             REPORT_ENV
-        threads: 1
-        resources:
-            mem_mb=CPU_MEMORY,
-            runtime=short_runtime,
-            gpu=0,
         params:
-            planned=planned,
             collected=lambda wildcards, input: str(Path(input.collected[0]).parent),
             folder=lambda wildcards, output: str(Path(output.readme).parent),
         shell:
-            "PYTHONPATH=$VRPO_PATH python -m vrpo {params.planned} benchmark --config {input.config:q} --report-config {input.report:q} --collected {params.collected:q}"
-            " --output-folder {params.folder:q} &> {log:q}"
+            "vrpo benchmark --config {input.config:q} --report-config {input.report:q}"
+            " --collected {params.collected:q} --output-folder {params.folder:q} &> {log:q}"
 
     rule benchmark_snapshot:
         input:
             rules.benchmark.output,
-            experiment=ancient(PATHS.config("experiment")),  # benchmark.yaml and collect.yaml hold what matters of it
+            # benchmark.yaml and collect.yaml hold what matters of it
+            experiment=ancient(PATHS.config("experiment")),
         output:
             f"docs/{EXPERIMENT.experiment}/provenance.json",
             f"docs/{EXPERIMENT.experiment}/machine.json",
@@ -44,23 +43,18 @@ if BENCHMARK:
             PATHS.log("benchmark-snapshot"),
         conda:
             REPORT_ENV
-        threads: 1
-        resources:
-            mem_mb=CPU_MEMORY,
-            runtime=short_runtime,
-            gpu=0,
         params:
-            planned=planned,
             folder=lambda wildcards, output: str(Path(output[0]).parent),
         shell:
-            "PYTHONPATH=$VRPO_PATH python -m vrpo {params.planned} benchmark-snapshot --config {input.experiment:q} --output-folder {params.folder:q} &> {log:q}"
+            "vrpo benchmark-snapshot --config {input.experiment:q}"
+            " --output-folder {params.folder:q} &> {log:q}"
 
 else:
 
     rule benchmark:
         input:
-            no_benchmark,
+            lambda wildcards: refuse(NO_BENCHMARK),
 
     rule benchmark_snapshot:
         input:
-            no_benchmark,
+            lambda wildcards: refuse(NO_BENCHMARK),

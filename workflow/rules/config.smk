@@ -5,15 +5,25 @@ localrules:
     resolved_config,
 
 
+def force_where_stale(wildcards):
+    """No input; forces a config that differs from the plan, whatever its time of change."""
+    path = PATHS.folder / f"{wildcards.resolved}.yaml"
+    if workflow.is_main_process and PLAN.is_stale(path):
+        workflow.dag.forcefiles.add(str(path))
+    return []
+
+
 rule resolved_config:
     input:
         force_where_stale,
     output:
-        RESULTS / "{resolved}.yaml",
+        PATHS.folder / "{resolved}.yaml",
     log:
         PATHS.log("{resolved}"),
     wildcard_constraints:
-        resolved=one_of([path.relative_to(RESULTS).with_suffix("").as_posix() for path in PLAN.texts]),
+        resolved=one_of(
+            [path.relative_to(PATHS.folder).with_suffix("").as_posix() for path in PLAN.texts]
+        ),
     conda:
         REPORT_ENV
     params:

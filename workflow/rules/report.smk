@@ -3,7 +3,9 @@ from vrpo.config.described import described_report
 from vrpo.report.catalogue import CATALOGUE, COLLECTED
 
 config["report"] = described_report(EXPERIMENT).model_dump()  # for workflow/report/workflow.rst
-config["captions"] = {entry.name: f"{entry.title}. {entry.caption}" for entry in CATALOGUE}  # entry.rst
+config["captions"] = {
+    entry.name: f"{entry.title}. {entry.caption}" for entry in CATALOGUE
+}  # entry.rst
 COLLECTED = [PATHS.collected / name for name in COLLECTED]
 
 
@@ -14,23 +16,17 @@ rule collect:
         metrics=[PATHS.metrics(*key) for key in jobs.evaluations(EXPERIMENT)],
         samples=[PATHS.samples(*key) for key in jobs.shown(EXPERIMENT)],
         representation=[PATHS.representation(*key) for key in jobs.represented(EXPERIMENT)],
-        images=PATHS.files(PATHS.images),
+        images=INPUTS.images,
     output:
         COLLECTED,
     log:
         PATHS.log("collect"),
     conda:
         REPORT_ENV
-    threads: 1
-    resources:
-        mem_mb=CPU_MEMORY,
-        runtime=short_runtime,
-        gpu=0,
     params:
-        planned=planned,
         folder=lambda wildcards, output: str(Path(output[0]).parent),
     shell:
-        "PYTHONPATH=$VRPO_PATH python -m vrpo {params.planned} collect --config {input.experiment:q} --output-folder {params.folder:q} &> {log:q}"
+        "vrpo collect --config {input.experiment:q} --output-folder {params.folder:q} &> {log:q}"
 
 
 DRAWN = {"figure": [], "table": []}  # all their files
@@ -44,7 +40,7 @@ for ENTRY in CATALOGUE:
             ENTRY.name
         input:
             config=PATHS.config("report"),
-            published=published_numbers if ENTRY.kind == "table" else [],
+            published=INPUTS.published if ENTRY.kind == "table" else [],
             collected=[PATHS.collected / name for name in ENTRY.needs],
         output:
             shown=report(
@@ -58,19 +54,14 @@ for ENTRY in CATALOGUE:
             PATHS.log(f"{ENTRY.kind}s/{ENTRY.name}"),
         conda:
             REPORT_ENV
-        threads: 1
-        resources:
-            mem_mb=CPU_MEMORY,
-            runtime=short_runtime,
-            gpu=0,
         params:
-            planned=planned,
             kind=ENTRY.kind,
             name=ENTRY.name,
             folder=lambda wildcards, input: str(Path(input.collected[0]).parent),
         shell:
-            "PYTHONPATH=$VRPO_PATH python -m vrpo {params.planned} {params.kind} {params.name}"
-            " --config {input.config:q} --collected {params.folder:q} --output {output.shown:q} &> {log:q}"
+            "vrpo {params.kind} {params.name}"
+            " --config {input.config:q} --collected {params.folder:q}"
+            " --output {output.shown:q} &> {log:q}"
 
 
 rule figures:
@@ -96,13 +87,8 @@ rule report:
         PATHS.log("report"),
     conda:
         REPORT_ENV
-    threads: 1
-    resources:
-        mem_mb=CPU_MEMORY,
-        runtime=short_runtime,
-        gpu=0,
     params:
-        planned=planned,
         folder=lambda wildcards, output: str(Path(output.html).parent),
     shell:
-        "PYTHONPATH=$VRPO_PATH python -m vrpo {params.planned} report --config {input.config:q} --folder {params.folder:q} --output {output.html:q} &> {log:q}"
+        "vrpo report --config {input.config:q} --folder {params.folder:q}"
+        " --output {output.html:q} &> {log:q}"

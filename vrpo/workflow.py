@@ -1,0 +1,157 @@
+"""The Snakemake workflow's planning, start and end, as far as rules do not say it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from vrpo.config import merge_configs, parse_experiment
+from vrpo.config.experiment import ExperimentConfig
+from vrpo.errors import UserError
+from vrpo.files import exclusive_lock
+from vrpo.launch import require_gpus, run_check
+from vrpo.plan.paths import Paths
+from vrpo.plan.resolved import Plan
+from vrpo.preflight import weight_checks
+from vrpo.restore import keep_results
+
+if TYPE_CHECKING:
+    from snakemake.rules import Rule
+    from snakemake.workflow import Workflow
+
+LOADING = {  # rules that load weights made elsewhere
+    *("encode_latents", "encode_features", "describe_features", "reference"),
+    *("sample", "evaluate", "import_checkpoint"),
+}
+LOCKS = contextlib.ExitStack()
+
+
+def refuse(error: UserError | str) -> NoReturn:
+    """End with the error's line alone; Snakemake shows exceptions with a traceback."""
+    print(f"vrpo: error: {error}", file=sys.stderr)
+    sys.exit(2)
+
+
+class Refusing:
+    """An object whose user errors end planning with their line."""
+
+    def __init__(self, inner: object) -> None:
+        self._inner = inner
+
+    def __getattr__(self, name: str) -> Any:
+        value = _refusing(getattr)(self._inner, name)
+        return _refusing(value) if callable(value) else value
+
+
+def _refusing(function: Callable[..., Any]) -> Callable[..., Any]:
+    def call(*arguments: object) -> Any:
+        try:
+            return function(*arguments)
+        except UserError as error:
+            refuse(error)
+
+    return call
+
+
+@_refusing
+def plan_of(workflow: Workflow, config: Mapping[str, Any]) -> Plan:
+    """The plan of a workflow's config files and `--config`, which Snakemake reads less strictly.
+
+    A workflow that another one uses as a module gets its `config` from that one. Jobs on a cluster
+    read the plan that the main process published.
+    """
+    if not workflow.is_main_process and (published := Plan.published(os.environ)):
+        return published
+    if workflow.modifier.skip_configfile:
+        plan = Plan.of(parse_experiment(config, "config"))
+    else:
+        files, assignments = workflow.configfiles, workflow.config_settings.config_args or []
+        sources = [*map(str, files), *(["--config"] if assignments else [])]
+        plan = Plan.of(parse_experiment(merge_configs(files, assignments), " + ".join(sources)))
+    if workflow.is_main_process:
+        plan.publish(os.environ)
+    return plan
+
+
+def asked_gpus(rule: Rule) -> int:
+    """GPUs that a rule asks for, before Snakemake cuts them to what `--resources` allows.
+
+    0 where they are an expression, which only a job evaluates.
+    """
+    asked = rule.resources.get("gpu") or 0
+    if hasattr(asked, "is_evaluable"):
+        asked = 0 if asked.is_evaluable() else asked.value
+    return asked if isinstance(asked, int) else 0
+
+
+def check_requests(workflow: Workflow, experiment: ExperimentConfig) -> None:
+    """End planning unless the GPUs of a training divide its batch."""
+    train = workflow.modifier.modify_rulename("train")  # of a module
+    gpus = max(asked_gpus(workflow.get_rule(train)), 1) if workflow.is_rule(train) else 1
+    for run in experiment.runs.values():
+        try:
+            experiment.training.micro_batch(gpus, experiment.alignments[run.alignment].group)
+        except ValueError as error:
+            refuse(f"--set-resources train:gpu={gpus}: {error}")
+
+
+@_refusing
+def start(workflow: Workflow, plan: Plan) -> None:
+    """Check this machine, lock the results, write the plan, keep what is there, check weights.
+
+    The kernel drops the lock with the process.
+    """
+    due = {job.rule for job in workflow.dag.needrun_jobs()}
+    in_environments = bool(workflow.deployment_settings.deployment_method)
+    if workflow.local_exec and not workflow.touch:
+        _check_machine(workflow, plan.experiment, due, in_environments)
+    results = Paths.of(plan.experiment).folder
+    LOCKS.enter_context(exclusive_lock(results / ".lock", "a workflow on these results"))
+    plan.write()
+    keep_results(results, _forced(workflow))
+    loading = any(rule.name in LOADING for rule in due)
+    if loading and not workflow.touch and not in_environments:
+        _check_weights(plan)
+
+
+def _check_machine(
+    workflow: Workflow, experiment: ExperimentConfig, due: set[Rule], in_environments: bool
+) -> None:
+    """See that the jobs that are due find their GPUs and a compiler on this machine."""
+    device = experiment.resources.device
+    wanted = max((asked_gpus(rule) for rule in due), default=0)
+    if device == "cuda" or wanted > 1:
+        limit = workflow.global_resources.get("gpu")
+        require_gpus(wanted, getattr(limit, "value", limit))
+    sampling = any(sampler.compile for sampler in experiment.samplers.values())
+    compiling = {"train": experiment.training.compile, "sample": sampling}
+    if any(compiling.get(rule.name) for rule in due) and not in_environments:
+        run_check("check-compiler", "--device", device)
+
+
+def _check_weights(plan: Plan) -> None:
+    """Load, or fetch, the weights that the config names."""
+    if any(weight_checks(plan.experiment, fetch=True)):
+        run_check("check", "--weights-only", "--fetch", "--config", str(plan.path))
+
+
+def _forced(workflow: Workflow) -> set[str]:
+    """Rules and files that the command line forces."""
+    settings = workflow.dag_settings
+    if settings.forceall:
+        return {rule.name for rule in workflow.rules}
+    return {*settings.forcerun, *(settings.targets if settings.forcetargets else ())}
+
+
+def missing_data(experiment: ExperimentConfig) -> str | None:
+    """A warning where the training images are missing."""
+    root, source = experiment.data.root, experiment.data.source
+    if not root or Path(root).exists():
+        return None
+    remedy = f"put them there (source `{source}`), or name their place"
+    example = "--config data='{root: /path/to/train}'"
+    return f"data.root: no training images at {root}; {remedy}: {example}"
