@@ -1,4 +1,4 @@
-"""Which of PyTorch's kernels computes attention on a GPU: chosen by name, or by a measurement at the shape at hand."""
+"""PyTorch's attention kernel on a GPU: chosen by name, or by a measurement at the shape at hand."""
 
 from __future__ import annotations
 
@@ -32,16 +32,17 @@ def choose_attention(
     backward: bool = True,
     agree: Callable[[Tensor], Tensor] = lambda seconds: seconds,
 ) -> str:
-    """Let `scaled_dot_product_attention` use one kernel in all of this process, and return its name; on a CPU, where there is one, do nothing.
+    """Make `scaled_dot_product_attention` use one kernel in this process, and return its name.
 
-    Set before anything is compiled: the choice is part of the compiled code.
+    Call it before anything is compiled: the choice is part of the compiled code. A CPU has only
+    one kernel, so nothing is done there.
 
     Args:
         name: `flash`, `cudnn`, `efficient`, `math`, or `auto`: the fastest of them here.
         shape: of queries, keys and values (B, heads, N, d).
-        dtype: theirs.
-        device: where they are.
-        backward: whether the backward pass counts.
+        dtype: type of queries, keys and values.
+        device: their device.
+        backward: whether the backward pass is timed, too.
         agree: sums times [4] over ranks, so that all choose the same.
 
     Raises:
@@ -50,25 +51,19 @@ def choose_attention(
     if device.type != "cuda":
         return "cpu"
     if name == "auto":
-        seconds = agree(
-            torch.tensor(
-                [_seconds(each, shape, dtype, device, backward) for each in SWITCHES], device=device
-            )
-        ).tolist()
+        own = [_seconds(each, shape, dtype, device, backward) for each in SWITCHES]
+        seconds = agree(torch.tensor(own, device=device)).tolist()
         times = dict(zip(SWITCHES, seconds, strict=True))
         chosen = min(times, key=times.__getitem__)
-        log.info(
-            "attention %s %s: %s takes %s",
-            "x".join(map(str, shape)),
-            dtype,
-            chosen,
-            ", ".join(f"{each} {1e3 * value:.3f} ms" for each, value in times.items()),
-        )
+        listed = ", ".join(f"{each} {1e3 * value:.3f} ms" for each, value in times.items())
+        size = "x".join(map(str, shape))
+        log.info("attention %s %s: %s takes %s", size, dtype, chosen, listed)
     else:
         chosen = name
         if _seconds(name, shape, dtype, device, backward) == float("inf"):
             raise UserError(
-                f"training.attention: `{name}` does not compute heads of {shape[3]} in {dtype} on this GPU; set it to auto"
+                f"training.attention: `{name}` does not compute heads of {shape[3]} "
+                f"in {dtype} on this GPU; set it to auto"
             )
     _only(chosen)
     return chosen
@@ -86,15 +81,17 @@ def _seconds(
     device: torch.device,
     backward: bool,
 ) -> float:
-    """Time of one pass on random values laid out as the network has them; infinite where the kernel refuses them."""
+    """Time of a pass on random values in the network's layout; infinite if the kernel refuses."""
     _only(name)
     B, heads, N, d = shape
     try:
-        generator = torch_generator("attention", device=device)
-        qkv = torch.randn(
-            B, N, 3, heads, d, device=device, dtype=dtype, generator=generator
-        ).requires_grad_(backward)
-        grad = torch.randn(shape, device=device, dtype=dtype, generator=generator)
+        how = {
+            "device": device,
+            "dtype": dtype,
+            "generator": torch_generator("attention", device=device),
+        }
+        qkv = torch.randn(B, N, 3, heads, d, **how).requires_grad_(backward)
+        grad = torch.randn(shape, **how)
         with torch.set_grad_enabled(backward):
             for repeat in range(WARM_UP + TIMED):
                 if repeat == WARM_UP:

@@ -19,7 +19,7 @@ T = TypeVar("T")
 def build_network(
     model: ModelOptions, latent_shape: tuple[int, ...] | list[int], out_channels: int
 ) -> DiffusionTransformer | nn.Module:
-    """The network of `model` for latents of shape (C, h, w): the transformer, or the class that `model.backbone` names.
+    """The network of `model` for latents of shape (C, h, w): the transformer or `model.backbone`.
 
     A custom class takes the keyword arguments of `DiffusionTransformer` and those in
     `model.arguments`. It has `null_label` and, as there, `forward(x, t, labels, hidden_after)`;
@@ -37,7 +37,8 @@ def build_network(
         return network_class(**sizes, **model.arguments)
     except TypeError as error:
         raise UserError(
-            f"model {model.name}: `{backbone}` cannot be built with {model.arguments} ({error}); correct `arguments`, or the class"
+            f"model {model.name}: `{backbone}` cannot be built with {model.arguments} ({error}); "
+            "correct `arguments`, or the class"
         ) from error
 
 

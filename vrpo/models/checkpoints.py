@@ -1,4 +1,4 @@
-"""Weights in safetensors: tensors by name, and one JSON description under the metadata key `vrpo`."""
+"""Weights in safetensors: tensors, and a JSON description under the metadata key `vrpo`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from vrpo.models.transformer import DiffusionTransformer
 from vrpo.models.weights import check_finite, printable, read_weights
 
 METADATA_KEY = "vrpo"
-SEAL = "sha256_of_all"  # in the file's description, and not in what is returned of it
+SEAL = "sha256_of_all"  # part of the file's description; removed when it is read
 NETWORK, ALIGNMENT = "network.", "alignment."
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -39,9 +39,8 @@ def save_network(
     """
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     sealed = {**description, SEAL: _seal(plain, description)}
-    metadata = {
-        METADATA_KEY: json.dumps(sealed, sort_keys=True)
-    }  # one key: several would come out in random order
+    # one key: several would be written in random order
+    metadata = {METADATA_KEY: json.dumps(sealed, sort_keys=True)}
     with atomic_output(path) as partial:
         try:
             save_file(plain, partial, metadata)
@@ -58,32 +57,30 @@ def read_network(
 
     Args:
         path: what `save_network` wrote.
-        kind: `kind` that the description must have, e.g. `critic`, the output of `fit-critic`; None: any.
+        kind: `kind` in the description, e.g. `critic`, the output of `fit-critic`; None: any.
 
     Raises:
-        UserError: the file is missing, damaged, not one of this pipeline, of another kind, or holds values that are not finite.
+        UserError: the file is missing, damaged, not of this pipeline, of another kind, or holds
+            values that are not finite.
     """
     remedy = f"run the stage that makes it (`snakemake --force {path}`)"
     state, metadata = read_weights(path, remedy)
     if METADATA_KEY not in metadata:
         raise UserError(
-            f"{path}: holds tensors but was not written by this pipeline (its metadata lack `{METADATA_KEY}`); convert it with `import-checkpoint`"
+            f"{path}: holds tensors but was not written by this pipeline "
+            f"(its metadata lack `{METADATA_KEY}`); convert it with `import-checkpoint`"
         )
     try:
         description = json.loads(metadata[METADATA_KEY])
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: its description is damaged ({error}); {remedy}") from error
     if not isinstance(description, dict):
-        raise UserError(
-            f"{path}: its description is damaged (a {type(description).__name__}, not an object); {remedy}"
-        )
+        found = type(description).__name__
+        raise UserError(f"{path}: its description is damaged (a {found}, not an object); {remedy}")
     if kind is not None and description.get("kind") != kind:
-        raise UserError(
-            f"{path}: holds a {printable(str(description.get('kind', 'foreign network')))}, not a {kind}; give the output of `fit-{kind}`"
-        )
-    check_finite(
-        state, path, f"{remedy}; where it comes out again, lower that training's learning rate"
-    )
+        found = printable(str(description.get("kind", "foreign network")))
+        raise UserError(f"{path}: holds a {found}, not a {kind}; give the output of `fit-{kind}`")
+    check_finite(state, path, f"{remedy}; if it happens again, lower that training's learning rate")
     seal = description.pop(SEAL, None)  # files of earlier versions have none
     if seal is not None and seal != _seal(state, description):
         raise UserError(f"{path}: is not as it was written, so damaged or edited; {remedy}")
@@ -103,17 +100,19 @@ def build_loaded(
     *,
     sized_by_file: bool = True,
 ) -> Network:
-    """The module that `build` makes, with the weights `state`, frozen and in evaluation mode; the global generator stays as it is.
+    """The module of `build` with the weights `state`, frozen and in evaluation mode.
+
+    The global random generator is left unchanged.
 
     Args:
         build: constructs the module from the file's description.
         state: all of its tensors and nothing else.
         where: the file, for messages.
-        sized_by_file: whether its description, not the config, gives the sizes.
-            They are then compared without memory first: damaged ones could ask for any amount.
+        sized_by_file: whether its description, not the config, gives the sizes. They are then
+            compared on the meta device first: damaged sizes could ask for any amount of memory.
 
     Raises:
-        UserError: the description is damaged, or `check_state` finds something.
+        UserError: the description is damaged, or `check_state` finds a fault.
     """
     if sized_by_file:
         with torch.device("meta"):
@@ -127,12 +126,13 @@ def _built(build: Callable[[], Network], where: Path | str, sized_by_file: bool)
     try:
         with torch.random.fork_rng(devices=[]):
             return build()
-    except Exception as error:  # a damaged description fails in as many ways as there are arguments
+    except Exception as error:  # a damaged description raises errors of almost any kind
         if isinstance(error, UserError) and not sized_by_file:
             raise  # about options of the config
         reason = printable(" ".join(f"{type(error).__name__}: {error}".split()))[:200]
         raise UserError(
-            f"{where}: the network cannot be built as the file describes it ({reason}); delete it and make it again"
+            f"{where}: the network cannot be built as the file describes it ({reason}); "
+            "delete it and rebuild it"
         ) from error
 
 
@@ -147,32 +147,30 @@ def load_into(module: nn.Module, state: Mapping[str, Tensor], where: Path | str)
 
 
 def check_state(module: nn.Module, state: Mapping[str, Tensor], where: Path | str) -> None:
-    """See that `state` has the tensors of `module`, in their shapes and types.
+    """Check that `state` has the tensors of `module`, in their shapes and types.
 
     Raises:
-        UserError: a tensor is missing, extra or of another shape or type; the first of them are named, with both.
+        UserError: a tensor is missing, extra or of another shape or type; names the first of them.
     """
     own = module.state_dict()
-    faults = [f"{name} {_shape(own[name])} is missing" for name in own if name not in state]
-    faults += [
+    missing = [f"{name} {_shape(own[name])} is missing" for name in own if name not in state]
+    extra = [
         f"{printable(name)} {_shape(state[name])} is not in the network"
         for name in state
         if name not in own
     ]
-    both = [(name, state[name], own[name]) for name in own if name in state]
-    faults += [
-        f"{name} is {_shape(given)}, not {_shape(wanted)}"
-        for name, given, wanted in both
-        if given.shape != wanted.shape
-    ]
-    faults += [
-        f"{name} is {_type(given)}, not {_type(wanted)}"
-        for name, given, wanted in both
-        if given.dtype != wanted.dtype
-    ]
+    shapes, types = [], []
+    for name, wanted in own.items():
+        given = state.get(name, wanted)
+        if given.shape != wanted.shape:
+            shapes.append(f"{name} is {_shape(given)}, not {_shape(wanted)}")
+        if given.dtype != wanted.dtype:
+            types.append(f"{name} is {_type(given)}, not {_type(wanted)}")
+    faults = missing + extra + shapes + types
     if faults:
         raise UserError(
-            f"{where}: the weights are of another architecture: {listed(faults)}; give weights of this network, or change its options"
+            f"{where}: the weights are of another architecture: {listed(faults)}; "
+            "give weights of this network, or change its options"
         )
 
 
@@ -188,7 +186,8 @@ def save_milestone(
         path: file to write.
         network_state: parameters of a `DiffusionTransformer`.
         projector_state: parameters of its alignment; may be empty.
-        description: `run`, `seed`, `step`, `model`, `process`, `latent_shape`, `out_channels`, `alignment`, `config_sha256`.
+        description: `run`, `seed`, `step`, `model`, `process`, `latent_shape`, `out_channels`,
+            `alignment`, `config_sha256`.
 
     Raises:
         UserError: the disk is full or the folder cannot be written.
@@ -201,7 +200,7 @@ def save_milestone(
 def load_milestone(
     path: Path | str, device: torch.device | str = "cpu"
 ) -> tuple[DiffusionTransformer, dict[str, Any]]:
-    """The network of a milestone on `device`, ready for evaluation, and the milestone's description.
+    """The network of a milestone on `device`, in evaluation mode, and the description.
 
     Raises:
         UserError: the file is missing, damaged, or not a milestone.
@@ -218,39 +217,38 @@ def load_milestone(
 
 
 def read_milestone(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
-    """Tensors of a milestone's network and of its alignment, by their names there, and the milestone's description.
+    """Tensors of a milestone's network, those of its alignment, and its description.
 
     Raises:
         UserError: the file is missing, damaged, or not a milestone.
     """
-    from vrpo.config.resolved import (
-        milestone_fault,
-    )  # training writes milestones, and does without pydantic
+    # training, which writes milestones, does without pydantic
+    from vrpo.config.resolved import milestone_fault
 
     tensors, description = read_network(path)
     if not {"model", "process", "latent_shape", "out_channels"} <= description.keys():
         raise UserError(
-            f"{path}: holds a network but no diffusion transformer; give a milestone (`step*.safetensors`)"
+            f"{path}: holds a network but no diffusion transformer; "
+            "give a milestone (`step*.safetensors`)"
         )
+    remedy = f"run the stage that makes it (`snakemake --force {path}`)"
     fault = milestone_fault(description)
     if fault:
-        raise UserError(
-            f"{path}: its description is damaged ({printable(fault)}); run the stage that makes it (`snakemake --force {path}`)"
-        )
-    network, alignment = (
-        {
-            name.removeprefix(part): tensor
-            for name, tensor in tensors.items()
-            if name.startswith(part)
-        }
-        for part in (NETWORK, ALIGNMENT)
-    )
+        raise UserError(f"{path}: its description is damaged ({printable(fault)}); {remedy}")
     foreign = [name for name in tensors if not name.startswith((NETWORK, ALIGNMENT))]
     if foreign:
         raise UserError(
-            f"{path}: {printable(foreign[0])} belongs to neither network nor alignment; run the stage that makes it (`snakemake --force {path}`)"
+            f"{path}: {printable(foreign[0])} belongs to neither network nor alignment; {remedy}"
         )
-    return network, alignment, description
+    return _part(tensors, NETWORK), _part(tensors, ALIGNMENT), description
+
+
+def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
+    }
 
 
 def _shape(tensor: Tensor) -> str:

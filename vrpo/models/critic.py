@@ -1,7 +1,8 @@
-"""The latent perceptual critic: a small convolutional network from latents to the tokens a visual encoder gives for the image.
+"""The latent perceptual critic: a small convolutional network from latents to encoder tokens.
 
-VRPO's perceptual reward compares its tokens of the estimated and of the true clean latent, so no VAE decoder and no encoder run in the
-training loop. Its gradient with respect to the latent is used: all layers are smooth.
+VRPO's perceptual reward compares its tokens of the estimated and of the true clean latent, so no
+VAE decoder and no encoder run in the training loop. Its gradient with respect to the latent is
+used: all layers are smooth.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ MAX_GROUPS = 8
 class LatentCritic(nn.Module):
     """Latents to unit-length tokens.
 
-    A convolution with stride takes the latent to the token grid (where the latent's side is no multiple of the grid's, area interpolation does),
-    residual blocks of GroupNorm, SiLU and 3x3 convolution follow there, and a linear layer to the tokens' width.
+    A strided convolution takes the latent to the token grid; area interpolation does so where the
+    latent's side is no multiple of the grid's. Residual blocks of GroupNorm, SiLU and 3x3
+    convolution follow, and a linear layer to the tokens' width.
 
     Args:
         latent_shape: (C, h, w).
@@ -44,23 +46,23 @@ class LatentCritic(nn.Module):
         self.grid = math.isqrt(tokens[0])
         if self.grid**2 != tokens[0]:
             raise UserError(
-                f"critic: {tokens[0]} tokens are no square grid; choose an encoder and `image_size` that give one"
+                f"critic: {tokens[0]} tokens are no square grid; "
+                "choose an encoder and `image_size` that give one"
             )
         stride = height // self.grid if height % self.grid == 0 else 1
         groups = math.gcd(MAX_GROUPS, width)
         self.stem = nn.Conv2d(channels, width, kernel_size=3, padding=1)
-        self.down = (
-            nn.Sequential(nn.SiLU(), nn.Conv2d(width, width, kernel_size=stride, stride=stride))
-            if stride > 1
-            else nn.Identity()
-        )
+        self.down: nn.Module = nn.Identity()
+        if stride > 1:
+            strided = nn.Conv2d(width, width, kernel_size=stride, stride=stride)
+            self.down = nn.Sequential(nn.SiLU(), strided)
         self.blocks = nn.ModuleList(ResidualBlock(width, groups) for _ in range(depth))
         self.head = nn.Sequential(
             nn.GroupNorm(groups, width), nn.SiLU(), nn.Conv2d(width, tokens[1], kernel_size=1)
         )
 
     def forward(self, latents: Tensor) -> Tensor:
-        """Tokens `[B, T, D]` float32 of unit length, of latents `[B, C, h, w]`; computed in fp32 under autocast, too."""
+        """Unit-length tokens `[B, T, D]` of latents `[B, C, h, w]`, in fp32 even under autocast."""
         with torch.autocast(latents.device.type, enabled=False):
             x = self.down(self.stem(latents.float()))  # (B, width, g, g), or (B, width, h, w)
             if x.shape[-1] != self.grid or x.shape[-2] != self.grid:
@@ -90,21 +92,18 @@ class ResidualBlock(nn.Module):
 def load_critic(path: Path | str, device: torch.device | str) -> LatentCritic:
     """The critic that `fit_critic` wrote, frozen and in evaluation mode.
 
-    Its `description` holds `latents` and `features`, the fingerprints (`Arrays.fingerprint`) of what it was distilled from.
+    `latents` and `features` in its `description` are the fingerprints (`Arrays.fingerprint`) of the
+    files it was distilled from.
 
     Raises:
         UserError: the file is missing, damaged, or no critic.
     """
     state, description = read_network(path, "critic")
-    critic = build_loaded(
-        lambda: LatentCritic(
-            tuple(description["latent_shape"]),
-            tuple(description["tokens"]),
-            description["width"],
-            description["depth"],
-        ),
-        state,
-        path,
-    )
+
+    def build() -> LatentCritic:
+        shapes = tuple(description["latent_shape"]), tuple(description["tokens"])
+        return LatentCritic(*shapes, description["width"], description["depth"])
+
+    critic = build_loaded(build, state, path)
     critic.description = description
     return critic.to(device)

@@ -1,4 +1,4 @@
-"""Networks of timm: the visual encoder whose patch tokens are the alignment targets, and classifiers of the miniature."""
+"""Networks of timm: the visual encoder of the alignment targets, the miniature's classifiers."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ if TYPE_CHECKING:
 
 
 class NetworkInput(nn.Module):
-    """Images uint8 `[B, 3, H, W]` to what a timm network was trained on: resized (bicubic, antialiased) to `size` and normalised by its own mean and std.
+    """Images to a timm network's input: resized (bicubic, antialiased) to `size` and normalised.
 
-    REPA normalises before it resizes and does not antialias; the values differ by rounding when the image grows, as from 256 to 224 by little.
+    REPA normalises before it resizes and does not antialias: the values differ by rounding when the
+    image grows, and little from 256 to 224 pixels.
     """
 
     def __init__(self, size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
@@ -64,7 +65,7 @@ class VisualEncoder(nn.Module):
         self.attention_layers = self._attention_layers(network, attention)
 
     def tokens(self, images: Tensor) -> Tensor:
-        """Patch tokens `[B, T, D]` float32 of `images` uint8 `[B, 3, H, W]`, without class and register tokens, after the final norm.
+        """Patch tokens `[B, T, D]` float32 of `images` uint8 `[B, 3, H, W]`, as `patch_tokens`.
 
         Raises:
             UserError: the network gives no row of tokens.
@@ -74,7 +75,7 @@ class VisualEncoder(nn.Module):
     forward = tokens
 
     def attention(self, images: Tensor) -> Tensor:
-        """Queries and keys `[B, L, 2, heads, T, D / heads]` float32 of the L blocks, of patch tokens alone.
+        """Queries and keys `[B, L, 2, heads, T, D / heads]` float32 of patch tokens, in L blocks.
 
         A block's attention logits among patches are `q k^T / sqrt(D / heads)`.
         """
@@ -88,42 +89,39 @@ class VisualEncoder(nn.Module):
         finally:
             for hook in hooks:
                 hook.remove()
-        return torch.stack(
-            [
-                self._queries_keys(layer, qkv)
-                for layer, qkv in zip(self.attention_layers, outputs, strict=True)
-            ],
-            dim=1,
-        )
+        pairs = zip(self.attention_layers, outputs, strict=True)
+        return torch.stack([self._queries_keys(layer, qkv) for layer, qkv in pairs], dim=1)
 
     def _queries_keys(self, layer: timm.layers.Attention, qkv: Tensor) -> Tensor:
         """[B,2,heads,T,D/heads] of `qkv` [B,prefix+T,3D]."""
-        queries, keys, _ = (
-            qkv.unflatten(-1, (3, layer.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-        )  # (B, heads, prefix + T, D / heads)
-        return torch.stack([layer.q_norm(queries), layer.k_norm(keys)], dim=1)[
-            ..., self.prefix :, :
-        ].float()
+        split = qkv.unflatten(-1, (3, layer.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        queries, keys, _ = split.unbind(0)  # each (B, heads, prefix + T, D / heads)
+        both = torch.stack([layer.q_norm(queries), layer.k_norm(keys)], dim=1)
+        return both[..., self.prefix :, :].float()
 
     @staticmethod
     def _attention_layers(network: nn.Module, blocks: Sequence[int]) -> list[timm.layers.Attention]:
+        kind = type(network).__name__
         layers = [getattr(block, "attn", None) for block in getattr(network, "blocks", [])]
         for block in blocks:
             if not 1 <= block <= len(layers):
                 raise UserError(
-                    f"encoders: `attention` names block {block}, {type(network).__name__} has blocks 1 to {len(layers)}"
+                    f"encoders: `attention` names block {block}, "
+                    f"{kind} has blocks 1 to {len(layers)}"
                 )
             if type(layers[block - 1]) is not timm.layers.Attention:
                 raise UserError(
-                    f"encoders: the attention of {type(network).__name__} is not plain (rotary, perhaps), its maps cannot be cached; leave `attention` empty"
+                    f"encoders: the attention of {kind} is not plain (rotary, perhaps), "
+                    "its maps cannot be cached; leave `attention` empty"
                 )
         return [layers[block - 1] for block in blocks]
 
 
 def patch_tokens(network: nn.Module, inputs: Tensor) -> Tensor:
-    """Patch tokens `[B, T, D]` float32 of prepared inputs, without prefix tokens, after the final norm.
+    """Patch tokens `[B, T, D]` float32 of prepared inputs, after the final norm.
 
-    A network that pools before its norm has no `norm` but `fc_norm`, which `forward_features` leaves out: it is applied here.
+    Class and register tokens are left out. A network that pools before its norm has no `norm` but
+    `fc_norm`, which `forward_features` leaves out: it is applied here.
 
     Raises:
         UserError: the network gives no row of tokens.
@@ -131,7 +129,8 @@ def patch_tokens(network: nn.Module, inputs: Tensor) -> Tensor:
     tokens = network.forward_features(inputs)
     if tokens.ndim != 3:
         raise UserError(
-            f"encoders: {type(network).__name__} gives features {tuple(tokens.shape)}, no patch tokens; choose a vision transformer of timm"
+            f"encoders: {type(network).__name__} gives features {tuple(tokens.shape)}, "
+            "no patch tokens; choose a vision transformer of timm"
         )
     if isinstance(getattr(network, "norm", None), nn.Identity):
         tokens = getattr(network, "fc_norm", network.norm)(tokens)
@@ -139,37 +138,42 @@ def patch_tokens(network: nn.Module, inputs: Tensor) -> Tensor:
 
 
 def create_network(options: NetworkOptions, num_classes: int, **extra: Any) -> nn.Module:
-    """timm's network for inputs of `options.image_size`; weights are drawn from the global generator unless `extra` says `pretrained`.
+    """timm's network for inputs of `options.image_size`.
 
-    Networks of a fixed input size (vision transformers) get it, so that timm resamples pretrained position embeddings to its grid.
+    Weights are drawn from the global generator unless `extra` says `pretrained`. Networks of a
+    fixed input size (vision transformers) are told it, so that timm resamples pretrained position
+    embeddings to its grid.
 
     Raises:
-        UserError: no such architecture, unknown arguments, or an image size that the patches do not divide.
+        UserError: no such architecture, unknown arguments, or an image size that the patches do
+            not divide.
     """
-    config = _pretrained_config(options.architecture)
+    architecture, size = options.architecture, options.image_size
+    config = _pretrained_config(architecture)
+    pretrained = extra.get("pretrained", False)
     if config is None or (
-        extra.get("pretrained") and not (config.has_weights or "pretrained_cfg_overlay" in extra)
+        pretrained and not (config.has_weights or "pretrained_cfg_overlay" in extra)
     ):
-        names = timm.list_pretrained() if extra.get("pretrained") else timm.list_models()
-        close = difflib.get_close_matches(options.architecture, names, n=1, cutoff=0.3)
+        names = timm.list_pretrained() if pretrained else timm.list_models()
+        close = difflib.get_close_matches(architecture, names, n=1, cutoff=0.3)
         what = "network" if config is None else "pretrained weights for"
-        raise UserError(
-            f"architecture: timm has no {what} `{options.architecture}`; {f'did you mean `{close[0]}`?' if close else 'see `timm.list_models()`'}"
-        )
-    sized = {"img_size": options.image_size} if config.fixed_input_size else {}
+        hint = f"did you mean `{close[0]}`?" if close else "see `timm.list_models()`"
+        raise UserError(f"architecture: timm has no {what} `{architecture}`; {hint}")
+    arguments = {"img_size": size} if config.fixed_input_size else {}
+    arguments |= options.arguments
     try:
-        network = timm.create_model(
-            options.architecture, num_classes=num_classes, **{**sized, **options.arguments}, **extra
-        )
+        network = timm.create_model(architecture, num_classes=num_classes, **arguments, **extra)
     except (TypeError, AssertionError) as error:
         raise UserError(
-            f"arguments: timm cannot build `{options.architecture}` with {options.arguments} ({error}); mend `arguments`"
+            f"arguments: timm cannot build `{architecture}` with {options.arguments} ({error}); "
+            "fix `arguments`"
         ) from error
     patch = getattr(getattr(network, "patch_embed", None), "patch_size", (1, 1))
-    if options.image_size % patch[0] or options.image_size % patch[1]:
-        fitting = options.image_size // patch[0] * patch[0]
+    if size % patch[0] or size % patch[1]:
+        fitting = size // patch[0] * patch[0] or patch[0]
         raise UserError(
-            f"image_size: {options.image_size} is no multiple of the patch {patch[0]} of `{options.architecture}`; {fitting or patch[0]} would fit"
+            f"image_size: {size} is no multiple of the patch {patch[0]} of `{architecture}`; "
+            f"{fitting} would fit"
         )
     return network
 
@@ -185,7 +189,8 @@ def load_encoder(
     """The visual encoder of `options`, frozen, in evaluation mode and fp32.
 
     Args:
-        options: `weights: timm` loads by name, `trained` the file `weights`, anything else is a local file in timm's naming.
+        options: `weights: timm` loads by name, `trained` the file `weights`; anything else is a
+            local file in timm's naming.
         weights: file of `fit_classifier`, or None.
         device: where to put it.
 
@@ -199,30 +204,23 @@ def load_encoder(
         network = _fetch(options)
     else:
         network = _read(options, Path(options.weights))
-    return (
-        VisualEncoder(network, options.image_size, options.attention)
-        .to(device)
-        .eval()
-        .requires_grad_(False)
-    )
+    encoder = VisualEncoder(network, options.image_size, options.attention)
+    return encoder.to(device).eval().requires_grad_(False)
 
 
 def load_classifier(options: NetworkOptions, weights: Path | str | None) -> nn.Module:
-    """The whole network that `fit_classifier` wrote to `weights`, with its head, in evaluation mode on the CPU.
+    """The network of `fit_classifier` in `weights`, with its head, in evaluation mode on the CPU.
 
     Raises:
         UserError: the file is missing, damaged, or of another architecture than `options`.
     """
     if weights is None:
         raise UserError(
-            f"weights: `trained` needs the fitted weights of `{options.architecture}`; give them by `--weights` (`fit-classifier` makes them)"
+            f"weights: `trained` needs the fitted weights of `{options.architecture}`; "
+            "give them by `--weights` (`fit-classifier` makes them)"
         )
     state, description = read_network(weights, "classifier")
-    wanted = {
-        "architecture": options.architecture,
-        "arguments": options.arguments,
-        "image_size": options.image_size,
-    }
+    wanted = {name: getattr(options, name) for name in ("architecture", "arguments", "image_size")}
     different = [
         f"{name} {description.get(name)} instead of {value}"
         for name, value in wanted.items()
@@ -230,12 +228,13 @@ def load_classifier(options: NetworkOptions, weights: Path | str | None) -> nn.M
     ]
     if different:
         raise UserError(
-            f"{weights}: has {printable(', '.join(different))}; fit it again or mend the options"
+            f"{weights}: has {printable(', '.join(different))}; fit it again or fix the options"
         )
     classes = description.get("num_classes")
     if not isinstance(classes, int) or classes < 1:
         raise UserError(
-            f"{weights}: its description is damaged (num_classes: {printable(str(classes))}); delete it and make it again"
+            f"{weights}: its description is damaged (num_classes: {printable(str(classes))}); "
+            "delete it and rebuild it"
         )
     return build_loaded(
         lambda: create_network(options, classes), state, weights, sized_by_file=False
@@ -243,6 +242,7 @@ def load_classifier(options: NetworkOptions, weights: Path | str | None) -> nn.M
 
 
 def _fetch(options: NetworkOptions) -> nn.Module:
+    name = f"weights: the pretrained `{options.architecture}`"
     try:
         with torch.random.fork_rng(devices=[]):
             network = create_network(options, 0, pretrained=True)
@@ -250,14 +250,11 @@ def _fetch(options: NetworkOptions) -> nn.Module:
         raise
     except Exception as error:  # the hub's client raises errors of several libraries
         raise UserError(
-            f"weights: the pretrained `{options.architecture}` could not be loaded ({_one_line(error)}); on a machine with network fetch "
+            f"{name} could not be loaded ({_one_line(error)}); on a machine with network fetch "
             f"{_where(options.architecture)} and set `weights` to its path"
         ) from error
-    check_finite(
-        network.state_dict(),
-        f"weights: the pretrained `{options.architecture}`",
-        "remove it from the hub's cache and fetch it again",
-    )
+    remedy = "remove it from the hub's cache and fetch it again"
+    check_finite(network.state_dict(), name, remedy)
     return network
 
 
@@ -270,30 +267,23 @@ def _read(options: NetworkOptions, path: Path) -> nn.Module:
     state = dict(read_weights(path, remedy).content)
     foreign = [name for name, value in state.items() if not isinstance(value, Tensor)]
     if foreign or not state:
-        raise UserError(
-            f"{path}: {f'{printable(str(foreign[0]))} is not a tensor' if foreign else 'holds no tensors'}; {remedy}"
-        )
+        fault = f"{printable(str(foreign[0]))} is not a tensor" if foreign else "holds no tensors"
+        raise UserError(f"{path}: {fault}; {remedy}")
     check_finite(state, path, remedy)
+    # with as many classes as the file has: else timm would accept missing tensors
     classes = _classes(options.architecture, state)
+    overlay = {"state_dict": state, "num_classes": classes, "label_offset": 0}
     try:
-        with torch.random.fork_rng(
-            devices=[]
-        ):  # with as many classes as the file has, else timm would let tensors be missing
+        with torch.random.fork_rng(devices=[]):
             network = create_network(
-                options,
-                classes,
-                pretrained=True,
-                pretrained_cfg_overlay={
-                    "state_dict": state,
-                    "num_classes": classes,
-                    "label_offset": 0,
-                },
+                options, classes, pretrained=True, pretrained_cfg_overlay=overlay
             )
     except UserError:
         raise
     except Exception as error:  # safetensors' and torch's own
         raise UserError(
-            f"{path}: does not fit `{options.architecture}` ({_one_line(error)}); fetch its weights, or mend `architecture`"
+            f"{path}: does not fit `{options.architecture}` ({_one_line(error)}); "
+            "fetch its weights, or fix `architecture`"
         ) from error
     network.pretrained_cfg.pop("state_dict")  # timm keeps a copy
     network.reset_classifier(0)
@@ -311,7 +301,8 @@ def _classes(architecture: str, state: Mapping[str, Tensor]) -> int:
 
 def _where(architecture: str) -> str:
     config = _pretrained_config(architecture)
-    return f"`model.safetensors` of https://huggingface.co/{(config.hf_hub_id if config else None) or f'timm/{architecture}'}"
+    repository = (config.hf_hub_id if config else None) or f"timm/{architecture}"
+    return f"`model.safetensors` of https://huggingface.co/{repository}"
 
 
 def _pretrained_config(architecture: str) -> timm.models.PretrainedCfg | None:

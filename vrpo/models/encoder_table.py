@@ -1,4 +1,7 @@
-"""Visual encoders that fit images of 256 pixels, in one table: what to write in a config, and what timm's networks expect (docs/encoders.md)."""
+"""Table of visual encoders for images of 256 pixels: config values and timm's expectations.
+
+`docs/encoders.md` is generated from it.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,8 @@ import timm
 
 from vrpo.files import write_text_if_changed
 
-IMAGE = 256  # pixels of the training images, whose latents of 32 x 32 give GRID x GRID tokens at patch 2
-GRID = 16
+IMAGE = 256  # pixels of the training images, whose latents are 32 x 32
+GRID = 16  # tokens along a side: of those latents at patch 2, and of the encoder
 
 
 @dataclass(frozen=True)
@@ -48,8 +51,9 @@ class Encoder:
 
 CLIP_NOTE = "REPA takes CLIP's tokens before the final norm, this pipeline after it"
 MOCO_NOTE = (
-    "timm has no weights of MoCo v3; DINO's network is the same. Save `module.base_encoder.*` of its checkpoint, without that prefix and without `head`, as "
-    "safetensors and name the file in `weights`"
+    "timm has no weights of MoCo v3; DINO's network is the same. Save `module.base_encoder.*` of "
+    "its checkpoint, without that prefix and without `head`, as safetensors and name the file in "
+    "`weights`"
 )
 ENCODERS = (
     Encoder("dinov2-s", "vit_small_patch14_dinov2.lvd142m", 14, 384, 1),
@@ -77,11 +81,15 @@ ENCODERS = (
 
 HEADER = f"""# Encoders
 
-Visual encoders whose patch tokens can be alignment targets, generated from `vrpo/models/encoder_table.py` by `python -m vrpo docs`. Any other
-vision transformer of timm serves as well. For images of {IMAGE} pixels the transformers have {GRID} x {GRID} tokens at patch 2, and so must the
-encoder: the input size is {GRID} patches. Images are divided by 255, resized (bicubic, antialiased) to the input size and normalised by mean and
-deviation of the network's own training. Tokens are taken after the network's last norm, without class and register tokens. Learned position
-embeddings are resampled to the grid (bicubic, antialiased) when the weights are loaded, as REPA does.
+Visual encoders whose patch tokens can be alignment targets, generated from
+`vrpo/models/encoder_table.py` by `python -m vrpo docs`. Any other vision transformer of timm works
+as well.
+
+For images of {IMAGE} pixels the transformers have {GRID} x {GRID} tokens at patch 2. So must the
+encoder: the input size is {GRID} patches. Images are divided by 255, resized (bicubic, antialiased)
+to the input size and normalised by the mean and deviation of the network's training. Tokens are
+taken after the network's last norm, without class and register tokens. Learned position embeddings
+are resampled to the grid (bicubic, antialiased) when the weights are loaded, as REPA does.
 
 In a config, e.g.
 
@@ -96,11 +104,9 @@ encoders:
 
 
 def write_encoder_docs(folder: Path | str) -> bool:
-    """Write `encoders.md` into `folder`; says whether its content changed."""
-    return write_text_if_changed(
-        Path(folder) / "encoders.md",
-        HEADER + "".join(f"| {' | '.join(cells)} |\n" for cells in _rows()),
-    )
+    """Write `encoders.md` into `folder`; returns whether its content changed."""
+    rows = "".join(f"| {' | '.join(cells)} |\n" for cells in _rows())
+    return write_text_if_changed(Path(folder) / "encoders.md", HEADER + rows)
 
 
 def _rows() -> Iterator[list[str]]:
@@ -109,6 +115,6 @@ def _rows() -> Iterator[list[str]]:
             ", ".join(f"{value:.3f}" for value in values) for values in encoder.normalisation
         )
         tokens = f"{GRID} x {GRID} x {encoder.width}"
-        yield [
-            encoder.name, f"`{encoder.architecture}`", str(encoder.image_size), str(encoder.patch), tokens, str(encoder.prefix), mean, deviation, encoder.note
-        ]  # fmt: skip
+        sizes = [str(encoder.image_size), str(encoder.patch), tokens, str(encoder.prefix)]
+        name, architecture = encoder.name, f"`{encoder.architecture}`"
+        yield [name, architecture, *sizes, mean, deviation, encoder.note]

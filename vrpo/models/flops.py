@@ -1,7 +1,8 @@
 """FLOPs of the networks, counted from their sizes; a multiply-add is two.
 
-Biases, norms and activations are left out: they are bound by memory and belong to the utilisation. A backward pass takes twice its forward pass, or as much
-as it where only the input has a gradient. Counts are per image.
+Biases, norms and activations are left out: they are bound by memory and belong to the utilisation.
+A backward pass takes twice its forward pass, or as much where only the input has a gradient.
+Counts are per image.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ def vit_flops(tokens: int, width: int, depth: int) -> float:
 def transformer_flops(
     *, depth: int, width: int, patch_size: int, side: int, channels: int, out_channels: int
 ) -> float:
-    """One forward pass of a SiT or DiT on a latent [channels, side, side]: a ViT's, 12 D^2 a block for adaLN, and the ends."""
+    """One forward pass of a SiT or DiT on a latent [channels, side, side].
+
+    That is a ViT's, 12 D^2 a block for adaLN, and both ends.
+    """
     tokens, patch = (side // patch_size) ** 2, patch_size**2
-    ends = (
-        2 * tokens * width * patch * (channels + out_channels)
-        + 2 * width * (256 + width)
-        + 4 * width**2
-    )
+    patches = 2 * tokens * width * patch * (channels + out_channels)
+    ends = patches + 2 * width * (256 + width) + 4 * width**2
     return vit_flops(tokens, width, depth) + depth * 12 * width**2 + ends
 
 
@@ -37,7 +38,5 @@ def critic_flops(
     channels, side, _ = latent_shape
     count, out = tokens
     stem = 2 * side**2 * 9 * channels * width
-    down = (
-        2 * side**2 * width**2 if side**2 > count else 0
-    )  # each of its weights meets each pixel once
+    down = 2 * side**2 * width**2 if side**2 > count else 0  # each weight meets each pixel once
     return stem + down + 2 * count * (depth * 2 * 9 * width**2 + width * out)

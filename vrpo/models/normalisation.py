@@ -13,7 +13,7 @@ from vrpo.errors import UserError
 
 
 class Normalisation(NamedTuple):
-    """`(z - shift) * scale` of latents z, which so get about unit variance; and `latents / scale + shift` before they are decoded."""
+    """`(z - shift) * scale` of latents z, of about unit variance; decoding takes it back."""
 
     scale: float | list[float]
     """One number, or one a channel."""
@@ -29,10 +29,11 @@ class Normalisation(NamedTuple):
 
 
 def normalisation_of(config: Mapping[str, Any], scale: float | None, where: str) -> Normalisation:
-    """The normalisation that the config of a diffusers AutoencoderKL asks for, as diffusers' pipelines do it.
+    """The normalisation that the config of a diffusers AutoencoderKL asks for, as its pipelines do.
 
-    With `latents_mean` and `latents_std` that is `(z - latents_mean) * scaling_factor / latents_std` (Stable Diffusion XL's pipeline, diffusers 0.27), else
-    `(z - shift_factor) * scaling_factor` (Flux's, Stable Diffusion 3's).
+    With `latents_mean` and `latents_std` that is
+    `(z - latents_mean) * scaling_factor / latents_std` (Stable Diffusion XL's pipeline, diffusers
+    0.27), else `(z - shift_factor) * scaling_factor` (Flux's, Stable Diffusion 3's).
 
     Args:
         config: of the VAE.
@@ -42,54 +43,52 @@ def normalisation_of(config: Mapping[str, Any], scale: float | None, where: str)
     Raises:
         UserError: the config contradicts itself, or has values that normalise nothing.
     """
-    shift, factor = (
-        config.get("shift_factor"),
-        config.get("scaling_factor") if scale is None else scale,
-    )
+    shift = config.get("shift_factor")
+    factor = config.get("scaling_factor") if scale is None else scale
     mean, std = (_per_channel(config, name, where) for name in ("latents_mean", "latents_std"))
     if (mean is None) != (std is None):
-        there, missing = (
-            ("latents_mean", "latents_std") if std is None else ("latents_std", "latents_mean")
-        )
+        names = ("latents_mean", "latents_std")
+        there, missing = names if std is None else reversed(names)
         raise UserError(
-            f"{where}: its config has `{there}` and no `{missing}`; give both in its config.json, or neither"
+            f"{where}: its config has `{there}` and no `{missing}`; "
+            "give both in its config.json, or neither"
         )
     if mean is not None and shift:
         raise UserError(
-            f"{where}: its config has both `shift_factor` and `latents_mean`, of which diffusers uses only one; remove one from its config.json"
+            f"{where}: its config has both `shift_factor` and `latents_mean`, of which diffusers "
+            "uses only one; remove one from its config.json"
         )
     if factor is None and std is None:
         raise UserError(
-            f"{where}: its config has no `scaling_factor`; set `tokenizer.scale` to 1 / the standard deviation of its latents"
+            f"{where}: its config has no `scaling_factor`; "
+            "set `tokenizer.scale` to 1 / the standard deviation of its latents"
         )
     factor = _number(1.0 if factor is None else factor, "scaling_factor", where, positive=True)
     if mean is None or std is None:
         return Normalisation(factor, _number(shift or 0.0, "shift_factor", where))
-    return Normalisation(
-        [factor / _number(value, "latents_std", where, positive=True) for value in std], mean
-    )
+    deviations = [_number(value, "latents_std", where, positive=True) for value in std]
+    return Normalisation([factor / value for value in deviations], mean)
 
 
 def recorded_normalisation(attributes: Mapping[str, Any]) -> Normalisation | None:
-    """The normalisation of stored latents, of their attributes; None: they do not tell.
+    """The normalisation in the attributes of stored latents; None: they do not tell.
 
-    Those of a trained tokenizer do not, as its file holds its scale and is read by both stages; nor do synthetic ones, nor those of earlier versions.
+    Those of a trained tokenizer do not, as its file holds its scale and is read by both stages; nor
+    do synthetic ones, nor those of earlier versions.
     """
-    return (
-        Normalisation(attributes["scale"], attributes["shift"])
-        if {"scale", "shift"} <= attributes.keys()
-        else None
-    )
+    if not {"scale", "shift"} <= attributes.keys():
+        return None
+    return Normalisation(attributes["scale"], attributes["shift"])
 
 
 def check_normalisation(
     description: Mapping[str, Any], own: Normalisation, milestone: Path | str, other: str
 ) -> None:
-    """See that a milestone was trained on latents that are normalised as those at hand.
+    """Check that a milestone was trained on latents that are normalised as those at hand.
 
     Args:
-        description: of the milestone; `normalisation`, where it has it, is that of the latents it was trained on.
-        own: what decodes, or what the latents at hand have.
+        description: of the milestone; its `normalisation`, if any, is that of its latents.
+        own: the normalisation at hand, of the decoder or of other latents.
         milestone: its file, for messages.
         other: names what has `own`, for messages.
 
@@ -100,14 +99,16 @@ def check_normalisation(
     if recorded is None:
         if own.per_channel and "source" not in description:
             raise UserError(
-                f"{milestone}: was trained on latents without a normalisation of each channel, {other} has one; give the VAE that made its latents"
+                f"{milestone}: was trained on latents without a normalisation of each channel, "
+                f"{other} has one; give the VAE that made its latents"
             )
         return
     trained = Normalisation(**recorded)
     if not (_same(trained.scale, own.scale) and _same(trained.shift, own.shift)):
         raise UserError(
-            f"{milestone}: was trained on latents of another normalisation ({trained}) than that of {other} ({own}); "
-            "give the VAE that made its latents, with its `tokenizer.scale`, or encode and train anew"
+            f"{milestone}: was trained on latents of another normalisation ({trained}) than that "
+            f"of {other} ({own}); give the VAE that made its latents, with its `tokenizer.scale`, "
+            "or encode and train anew"
         )
 
 
@@ -118,41 +119,36 @@ def _per_channel(config: Mapping[str, Any], name: str, where: str) -> list[float
     try:
         values = torch.tensor(value, dtype=torch.float64).flatten().tolist()
     except (TypeError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:100]
         raise UserError(
-            f"{where}: `{name}` of its config is not a list of numbers ({' '.join(str(error).split())[:100]}); mend its config.json"
+            f"{where}: `{name}` of its config is not a list of numbers ({reason}); "
+            "fix its config.json"
         ) from error
     if len(values) != channels:
         raise UserError(
-            f"{where}: `{name}` of its config has {len(values)} numbers, its latents {channels} channels; mend its config.json"
+            f"{where}: `{name}` of its config has {len(values)} numbers, "
+            f"its latents {channels} channels; fix its config.json"
         )
     return [_number(each, name, where) for each in values]
 
 
 def _number(value: Any, name: str, where: str, positive: bool = False) -> float:
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, int | float)
-        or not math.isfinite(value)
-        or (positive and value <= 0)
-    ):
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not math.isfinite(value) or (positive and value <= 0):
+        kind = "positive" if positive else "finite"
         raise UserError(
-            f"{where}: `{name}` is {value}, not a {'positive' if positive else 'finite'} number; mend its config.json, or set `tokenizer.scale`"
+            f"{where}: `{name}` is {value}, not a {kind} number; "
+            "fix its config.json, or set `tokenizer.scale`"
         )
     return float(value)
 
 
 def _same(first: float | Sequence[float], second: float | Sequence[float]) -> bool:
-    if isinstance(first, Sequence) != isinstance(second, Sequence):
+    if isinstance(first, Sequence) and isinstance(second, Sequence):
+        return len(first) == len(second) and all(map(_same, first, second))
+    if isinstance(first, Sequence) or isinstance(second, Sequence):
         return False
-    pairs = (
-        zip(first, second, strict=False)
-        if isinstance(first, Sequence) and isinstance(second, Sequence)
-        else [(first, second)]
-    )
-    lengths = [len(values) if isinstance(values, Sequence) else 1 for values in (first, second)]
-    return lengths[0] == lengths[1] and all(
-        math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-9) for a, b in pairs
-    )
+    return math.isclose(first, second, rel_tol=1e-6, abs_tol=1e-9)
 
 
 def _short(values: float | Sequence[float]) -> str:

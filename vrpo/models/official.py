@@ -1,12 +1,15 @@
 """Checkpoints of the official DiT, SiT, REPA, iREPA and HASTE code, in and out.
 
-Their tensors carry our names; what differs is converted exactly, so that process and samplers need not know where weights come from:
+Their tensors have our names. Differences are converted exactly, so that process and samplers need
+not know where weights come from:
 
 - DiT: nothing.
-- REPA, iREPA, HASTE: nothing; their projectors become the alignment's. Early files of REPA call the blocks after the aligned one `decoder_blocks`.
-- SiT: its time runs from noise (0) to data (1), ours the other way, as REPA's, so `v(x, t) = -v_SiT(x, 1 - t)`. The sign goes into the
-  last layer. The time enters by cosines and sines of `t f`, and those of `(1 - t) f` are a rotation and reflection of them,
-  which goes into the first layer of the time embedding. The half of the output that SiT learns to no purpose (`learn_sigma`) is dropped.
+- REPA, iREPA, HASTE: nothing; their projectors become the alignment's. Early files of REPA call the
+  blocks after the aligned one `decoder_blocks`.
+- SiT: its time runs from noise (0) to data (1), ours the other way, as REPA's, so
+  `v(x, t) = -v_SiT(x, 1 - t)`. The sign goes into the last layer. The time enters by cosines and
+  sines of `t f`, and those of `(1 - t) f` are a rotation and reflection of them. It goes into the
+  first layer of the time embedding. The unused half of SiT's output (`learn_sigma`) is dropped.
 """
 
 from __future__ import annotations
@@ -43,6 +46,7 @@ Family = Literal["dit", "sit", "repa", "irepa", "haste"]
 ALIGNED = ("repa", "irepa", "haste")  # one and the same network and process, with projectors
 
 REMEDY = "give a checkpoint of the official DiT, SiT, REPA, iREPA or HASTE code"
+INCOMPLETE = "it is not a whole checkpoint of DiT, SiT, REPA, iREPA or HASTE"
 POSITION_TOLERANCE = 1e-2  # averaging a constant in float32 for millions of steps moves it a little
 PATHS = {"linear": "linear", "cosine": "cosine", "Linear": "linear", "GVP": "cosine"}
 LAST = "final_layer.linear"
@@ -75,35 +79,37 @@ def import_checkpoint(
     """Convert an official checkpoint to a milestone that `sample` takes.
 
     Args:
-        path: file of `torch.save` or safetensors: a bare state dict, or a dict with `ema` and perhaps `model`, `opt`, `args`, `steps` (see `released_state`).
+        path: file of `torch.save` or safetensors: a bare state dict, or a dict with `ema` and
+            perhaps `model`, `opt`, `args`, `steps` (see `released_state`).
         output: safetensors file to write.
-        family: whose code wrote it; None: as the file says (its arguments, its projectors, or its name).
+        family: whose code wrote it; None: as the file's arguments, projectors or name say.
         weights: averaged or plain weights, where the file has both.
         heads: attention heads; None: those of the paper's model of this width and depth.
         run: name of the run in tables; None: the file's name.
         step: training steps; None: as the file or its name says, else 0.
         seed: training seed; None: as the file says, else 0.
-        model: what the model must be, e.g. `SiT-XL/2`, or what one that is none of the papers' is called; None: whatever it is.
+        model: what the model must be, e.g. `SiT-XL/2`, or a name for one of other sizes than the
+            papers'; None: any.
 
     Returns:
         The description written beside the tensors.
 
     Raises:
-        UserError: the file is missing, damaged or of an unknown kind, a tensor does not fit, or something cannot be told from it.
+        UserError: the file is missing, damaged or of an unknown kind, a tensor does not fit, or the
+            file does not tell what is needed.
     """
     path = Path(path)
     shard = re.search(r"-(\d{5})-of-(\d{5})$", path.stem)
     if shard and int(shard[2]) > 1:
         raise UserError(
-            f"{path}: is one of {int(shard[2])} files that hold one set of weights; save them as one file"
+            f"{path}: is one of {int(shard[2])} files that hold one set of weights; "
+            "save them as one file"
         )
     content, metadata = read_weights(path, REMEDY)
     if METADATA_KEY in metadata:
         raise UserError(f"{path}: was written by this pipeline; give it to `sample` as it is")
-    state, arguments = (
-        _with_todays_names(released_state(content, weights, path)),
-        released_arguments(content),
-    )
+    state = _with_todays_names(released_state(content, weights, path))
+    arguments = released_arguments(content)
     family = _family(family, state, arguments, path)
     projectors = {name: tensor for name, tensor in state.items() if name.startswith(PREFIX)}
     state = {name: tensor for name, tensor in state.items() if name not in projectors}
@@ -113,7 +119,7 @@ def import_checkpoint(
     size, heads = _size(layout, heads, path)
     name = f"{'DiT' if family == 'dit' else 'SiT'}-{size}/{layout.patch_size}"
     if model and model != name and size in PAPER_SIZES:
-        raise UserError(f"{path}: is a {name}, not a {model}; mend `model`, or give another file")
+        raise UserError(f"{path}: is a {name}, not a {model}; fix `model`, or give another file")
     sizes = {
         "depth": layout.depth,
         "width": layout.width,
@@ -123,20 +129,18 @@ def import_checkpoint(
     }
     latent_shape = [layout.channels, *[layout.grid * layout.patch_size] * 2]
     doubled = family == "dit" or (family == "sit" and layout.out_channels == 2 * layout.channels)
+    out_channels = layout.channels * (2 if doubled else 1)
     with torch.device("meta"):
-        expected = build_transformer(
-            SimpleNamespace(name=name, **sizes),
-            latent_shape,
-            layout.channels * (2 if doubled else 1),
-        )
+        described = SimpleNamespace(name=name, **sizes)
+        expected = build_transformer(described, latent_shape, out_channels)
     check_state(expected, state, path)
     if family == "sit":
         state = _from_sit(state, layout)
+    if seed is None:
+        seed = int(arguments.get("seed") or arguments.get("global_seed") or 0)
     description = {
         "run": run or path.stem,
-        "seed": int(arguments.get("seed") or arguments.get("global_seed") or 0)
-        if seed is None
-        else seed,
+        "seed": seed,
         "step": released_step(content, path) if step is None else step,
         "model": {"name": model or name, **sizes},
         "process": _process(family, arguments, path),
@@ -160,28 +164,33 @@ def export_checkpoint(
     Args:
         milestone: safetensors file of a run, or of `import_checkpoint`.
         output: `.pt` file to write.
-        family: whose code is to read it; None: DiT for DDPM, iREPA for a run with its projectors, REPA for one with others, else SiT.
+        family: whose code is to read it; None: DiT for DDPM, iREPA for a run with its projectors,
+            REPA for one with others, else SiT.
 
     Returns:
         The family.
 
     Raises:
-        UserError: the file is damaged or no milestone, or its process or its projectors are not the family's.
+        UserError: the file is damaged or no milestone, or its process or projectors are not the
+            family's.
     """
     state, alignment, description = read_milestone(milestone)
     projectors = {name: tensor for name, tensor in alignment.items() if name.startswith(PREFIX)}
-    ddpm, convolutional = description["process"]["kind"] == "ddpm", is_convolutional(projectors)
-    family = family or (
-        "dit" if ddpm else "irepa" if convolutional else "repa" if projectors else "sit"
-    )
+    process, convolutional = description["process"]["kind"], is_convolutional(projectors)
+    ddpm = process == "ddpm"
+    if family is None:
+        aligned = "irepa" if convolutional else "repa"
+        family = "dit" if ddpm else aligned if projectors else "sit"
     if ddpm != (family == "dit"):
         fitting = "dit" if ddpm else "sit, repa, irepa or haste"
         raise UserError(
-            f"--family {family}: {milestone} was trained with the process `{description['process']['kind']}`; choose {fitting}"
+            f"--family {family}: {milestone} was trained with the process `{process}`; "
+            f"choose {fitting}"
         )
     if family in ("repa", "haste") and convolutional:
         raise UserError(
-            f"--family {family}: {milestone} has iREPA's projectors, which {FAMILIES[family]}'s code does not know; choose irepa"
+            f"--family {family}: {milestone} has iREPA's projectors, "
+            f"which {FAMILIES[family]}'s code does not know; choose irepa"
         )
     model, latent = description["model"], description["latent_shape"]
     if family == "sit":
@@ -197,16 +206,15 @@ def export_checkpoint(
 
 
 def reverse_time(weight: Tensor) -> Tensor:
-    """The first time-embedding weight [W,2F] of a network that is given 1 - t where it was given t; its own inverse.
+    """The first time-embedding weight [W,2F] for a network given 1 - t instead of t; an involution.
 
     cos((1-t) f) = cos f cos tf + sin f sin tf, and sin((1-t) f) = sin f cos tf - cos f sin tf.
     """
     frequencies = TimeEmbedding(1).frequencies.double()
     cosine, sine = frequencies.cos(), frequencies.sin()
     of_cosine, of_sine = weight.double().chunk(2, dim=1)
-    return torch.cat(
-        [of_cosine * cosine + of_sine * sine, of_cosine * sine - of_sine * cosine], dim=1
-    ).to(weight.dtype)
+    halves = [of_cosine * cosine + of_sine * sine, of_cosine * sine - of_sine * cosine]
+    return torch.cat(halves, dim=1).to(weight.dtype)
 
 
 def _from_sit(state: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor]:
@@ -228,11 +236,9 @@ def _to_sit(state: Mapping[str, Tensor], patch_size: int, channels: int) -> dict
 
 
 def _with_todays_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    first = _depth(state)
+    first, old = _depth(state), re.compile(r"^decoder_blocks\.(\d+)(?=\.)")
     return {
-        re.sub(
-            r"^decoder_blocks\.(\d+)(?=\.)", lambda found: f"blocks.{first + int(found[1])}", name
-        ): tensor
+        old.sub(lambda found: f"blocks.{first + int(found[1])}", name): tensor
         for name, tensor in state.items()
     }
 
@@ -240,7 +246,7 @@ def _with_todays_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _family(
     given: Family | None, state: Mapping[str, Tensor], arguments: Mapping[str, Any], path: Path
 ) -> Family:
-    """The family that is `given`, if nothing in the file contradicts it; else as the file says."""
+    """The family `given`, if nothing in the file contradicts it; else as the file says."""
     aligned, trained = family_of(state, arguments), str(arguments.get("model", "")).lower()
     if aligned:
         found, evidence = aligned, f"projectors, or arguments, of {FAMILIES[aligned]}'s code"
@@ -251,9 +257,11 @@ def _family(
         found, evidence = given or (named[1] if named else None), ""
     if found is None:
         raise UserError(
-            f"{path}: DiT's and SiT's checkpoints hold the same tensors, and nothing else in this file tells which it is; say `--family dit` or `--family sit`"
+            f"{path}: DiT's and SiT's checkpoints hold the same tensors, and nothing else in this "
+            "file tells which it is; say `--family dit` or `--family sit`"
         )
-    # the networks of REPA, iREPA and HASTE are called SiT, and are REPA's; where there are no arguments nothing tells an MLP of one from another's
+    # REPA, iREPA and HASTE call their network, which is REPA's, SiT; without arguments nothing
+    # tells an MLP of one from another's
     alike = (found in ALIGNED and given == "repa") or (found == "repa" and not arguments)
     if given and given != found and not (given in ALIGNED and (found == "sit" or alike)):
         raise UserError(
@@ -263,59 +271,47 @@ def _family(
 
 
 def _layout(state: Mapping[str, Tensor], path: Path) -> Layout:
-    needed = {
-        "x_embedder.proj.weight": 4,
-        "y_embedder.embedding_table.weight": 2,
-        "pos_embed": 3,
-        f"{LAST}.bias": 1,
-    }  # and their dimensions
+    patches, labels = "x_embedder.proj.weight", "y_embedder.embedding_table.weight"
+    needed = {patches: 4, labels: 2, "pos_embed": 3, f"{LAST}.bias": 1}  # and dimensions
     missing = [
         name
         for name, dimensions in needed.items()
         if name not in state or state[name].ndim != dimensions or 0 in state[name].shape
     ]
     if missing:
-        raise UserError(
-            f"{path}: {', '.join(missing)} missing, or not of its shape; it is not a whole checkpoint of DiT, SiT, REPA, iREPA or HASTE"
-        )
-    if _depth(state) > len(state):
-        raise UserError(
-            f"{path}: has a block {_depth(state) - 1} and not those before it; it is not a whole checkpoint of DiT, SiT, REPA, iREPA or HASTE"
-        )
-    width, channels, patch_size, _ = state["x_embedder.proj.weight"].shape
-    tokens = state["pos_embed"].shape[1]
+        raise UserError(f"{path}: {', '.join(missing)} missing, or not of its shape; {INCOMPLETE}")
+    depth = _depth(state)
+    if depth > len(state):
+        raise UserError(f"{path}: has a block {depth - 1} and not those before it; {INCOMPLETE}")
+    width, channels, patch_size, _ = state[patches].shape
     return Layout(
-        depth=_depth(state),
+        depth=depth,
         width=width,
         patch_size=patch_size,
         channels=channels,
         out_channels=len(state[f"{LAST}.bias"]) // patch_size**2,
-        num_classes=len(state["y_embedder.embedding_table.weight"]) - 1,
-        grid=math.isqrt(tokens),
+        num_classes=len(state[labels]) - 1,
+        grid=math.isqrt(state["pos_embed"].shape[1]),
     )
 
 
 def _depth(state: Mapping[str, Tensor]) -> int:
-    return 1 + max(
-        (
-            int(found[1])
-            for name in state
-            if (found := re.match(r"blocks\.(\d+)\.", name, re.ASCII))
-        ),
-        default=-1,
-    )
+    found = (re.match(r"blocks\.(\d+)\.", name, re.ASCII) for name in state)
+    return 1 + max((int(match[1]) for match in found if match), default=-1)
 
 
 def _check_positions(positions: Tensor, layout: Layout, path: Path) -> None:
     expected = position_embedding(layout.width, layout.grid)
     if positions.shape != expected.shape:
         raise UserError(
-            f"{path}: pos_embed is {list(positions.shape)}, not {list(expected.shape)}; only square grids of tokens are supported"
+            f"{path}: pos_embed is {list(positions.shape)}, not {list(expected.shape)}; "
+            "only square grids of tokens are supported"
         )
     off = float((positions - expected).abs().max())
     if off > POSITION_TOLERANCE:
         raise UserError(
-            f"{path}: pos_embed differs from the fixed sines and cosines by up to {off:.3g}; networks with learned positions are not supported"
+            f"{path}: pos_embed differs from the fixed sines and cosines by up to {off:.3g}; "
+            "networks with learned positions are not supported"
         )
 
 
@@ -324,7 +320,8 @@ def _size(layout: Layout, heads: int | None, path: Path) -> tuple[str, int]:
     known = named.get((layout.depth, layout.width))
     if known is None and heads is None:
         raise UserError(
-            f"{path}: {layout.depth} blocks of width {layout.width} are none of the papers' sizes, and tensors do not tell the heads; say `--heads`"
+            f"{path}: {layout.depth} blocks of width {layout.width} are none of the papers' sizes, "
+            "and tensors do not tell the heads; say `--heads`"
         )
     name, own_heads = known or (f"{layout.depth}x{layout.width}", 0)
     return name, heads or own_heads
@@ -333,16 +330,12 @@ def _size(layout: Layout, heads: int | None, path: Path) -> tuple[str, int]:
 def _process(family: Family, arguments: Mapping[str, Any], path: Path) -> dict[str, Any]:
     if family == "dit":
         return {"kind": "ddpm", "betas": "linear", "steps": 1000}
-    prediction, route = (
-        arguments.get("prediction", "velocity"),
-        arguments.get("path_type", "linear"),
-    )
+    prediction = arguments.get("prediction", "velocity")
+    route = arguments.get("path_type", "linear")
     if prediction not in ("v", "velocity") or route not in PATHS:
         raise UserError(
-            f"{path}: predicts `{prediction}` on the path `{route}`; only velocities on the linear and the cosine (GVP) path are supported"
+            f"{path}: predicts `{prediction}` on the path `{route}`; "
+            "only velocities on the linear and the cosine (GVP) path are supported"
         )
-    return {
-        "kind": "interpolant",
-        "path": PATHS[route],
-        "time": arguments.get("weighting") or "uniform",
-    }
+    time = arguments.get("weighting") or "uniform"
+    return {"kind": "interpolant", "path": PATHS[route], "time": time}

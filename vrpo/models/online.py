@@ -1,4 +1,4 @@
-"""Encoder tokens computed from the images when a batch is taken, for those without the disk for a cache of them."""
+"""Encoder tokens computed from the images of each batch, where there is no disk to cache them."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ KIND = "online features"
 
 
 class OnlineFeatures:
-    """Stands where the stored features of an encoder do; instead of their rows, those of the images are read, and `encode` makes tokens of them.
+    """Takes the place of stored features: rows of the images are read, `encode` makes tokens.
 
     Args:
         path: file of `describe_features`.
         device: where the encoder computes.
 
     Raises:
-        UserError: the file is none of these, images or weights are missing or others than it was made for.
+        UserError: the file is no such description; images or weights are missing or have changed.
     """
 
     def __init__(self, path: Path | str, device: torch.device | str) -> None:
@@ -40,43 +40,42 @@ class OnlineFeatures:
         content = _read(self.path)
         self.images = open_arrays(self.path.parent / content["images"], IMAGES)
         weights = content["weights"] and self.path.parent / content["weights"]
-        from vrpo.models.encoder import (
-            load_encoder,
-        )  # where stored features are used, nothing of timm is needed
+        from vrpo.models.encoder import load_encoder  # stored features do without timm
 
         options = SimpleNamespace(**content["options"])
         self.encoder = load_encoder(options, weights, device)
         self.attributes: dict[str, Any] = content["attributes"]
-        self._shapes = {
-            name: (self.images.shape("images")[0], *shape)
-            for name, shape in content["shapes"].items()
-        }
+        count = self.images.shape("images")[0]
+        self._shapes = {name: (count, *shape) for name, shape in content["shapes"].items()}
         self._device, self._batch_size = device, options.batch_size
         now = {"images": self.images.attributes["fingerprint"], "sha256": self.encoder.sha256}
         for what, value in now.items():
             if self.attributes[what] != value:
+                changed = "images" if what == "images" else "weights"
                 raise UserError(
-                    f"{self.path}: made for other {'images' if what == 'images' else 'weights'} than there are now; delete it and make it again"
+                    f"{self.path}: made for other {changed} than there are now; "
+                    "delete it and rebuild it"
                 )
 
     def __contains__(self, name: str) -> bool:
         return name in self._shapes
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of what would be stored: `tokens` `[N, T, D]`, `attention` `[N, L, 2, heads, T, D / heads]`.
+        """Shape as if stored: `tokens` [N, T, D], `attention` [N, L, 2, heads, T, D / heads].
 
         Raises:
             UserError: there is nothing of this name.
         """
         if name not in self._shapes:
             raise UserError(
-                f"{self.path}: computes no `{name}`, only {', '.join(self._shapes)}; mend the encoder's options"
+                f"{self.path}: computes no `{name}`, only {', '.join(self._shapes)}; "
+                "fix the encoder's options"
             )
         return self._shapes[name]
 
     @torch.no_grad()
     def encode(self, pixels: Tensor, name: str) -> Tensor:
-        """float32 `[B, ...]` of images uint8 `[B, H, W, 3]`: `tokens` or `attention`; on the device of the images."""
+        """`tokens` or `attention` float32 [B, ...] of images uint8 [B, H, W, 3], on that device."""
         make = self.encoder.tokens if name == "tokens" else self.encoder.attention
         parts = [
             make(part.to(self._device).permute(0, 3, 1, 2).contiguous())
@@ -86,10 +85,9 @@ class OnlineFeatures:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of what the tokens are made by and from."""
-        return layout_key(
-            {name: (shape, np.float32) for name, shape in self._shapes.items()}, self.attributes
-        )
+        """Hash of the tokens' shapes and of what they are computed by and from."""
+        shapes = {name: (shape, np.float32) for name, shape in self._shapes.items()}
+        return layout_key(shapes, self.attributes)
 
 
 def describe_features(
@@ -100,10 +98,10 @@ def describe_features(
     encoder: VisualEncoder,
     attributes: Mapping[str, Any],
 ) -> str:
-    """The content of a file that `OnlineFeatures` reads; places are relative to `path`.
+    """The content of a file that `OnlineFeatures` reads; paths in it are relative to `path`.
 
     Args:
-        path: where it will lie.
+        path: where it will be.
         images: stored images.
         weights: weights of the encoder, or None.
         options: of the encoder.
@@ -117,23 +115,19 @@ def describe_features(
     shapes = {"tokens": list(encoder.tokens(example).shape[1:])}
     if encoder.attention_layers:
         shapes["attention"] = list(encoder.attention(example).shape[1:])
-    places = {"images": _relative(images, path), "weights": weights and _relative(weights, path)}
-    return (
-        as_json(
-            {
-                "kind": KIND,
-                **places,
-                "options": dict(options),
-                "shapes": shapes,
-                "attributes": dict(attributes),
-            }
-        )
-        + "\n"
-    )
+    content = {
+        "kind": KIND,
+        "images": _relative(images, path),
+        "weights": weights and _relative(weights, path),
+        "options": dict(options),
+        "shapes": shapes,
+        "attributes": dict(attributes),
+    }
+    return as_json(content) + "\n"
 
 
 def open_features(path: Path | str, device: torch.device | str) -> Path | OnlineFeatures:
-    """Features to give `TrainingData`: the path of stored ones as it is, or those that are computed when a batch is taken.
+    """Features for `TrainingData`: the path of stored ones, or `OnlineFeatures` of a .json file.
 
     Raises:
         UserError: as of `OnlineFeatures`.
@@ -154,6 +148,7 @@ def _read(path: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(content, dict) or content.get("kind") != KIND:
         raise UserError(
-            f"{path}: does not say how features are computed; give the output of `encode-features` with `features: online`"
+            f"{path}: does not say how features are computed; "
+            "give the output of `encode-features` with `features: online`"
         )
     return content

@@ -1,4 +1,7 @@
-"""Projectors from hidden tokens to an encoder's tokens: REPA's MLP (arXiv:2410.06940, section 3), iREPA's convolution (arXiv:2512.10794)."""
+"""Projectors from hidden tokens to an encoder's tokens.
+
+REPA's MLP (arXiv:2410.06940, section 3) and iREPA's convolution (arXiv:2512.10794).
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,10 @@ from torch import Tensor, nn
 
 
 class Projector(nn.Sequential):
-    """Three linear layers with SiLU between: tokens [...,width_in] to [...,width_out]. Weights Xavier-uniform, biases zero, as in REPA."""
+    """Three linear layers with SiLU between: tokens [...,width_in] to [...,width_out].
+
+    Weights are Xavier-uniform, biases zero, as in REPA.
+    """
 
     def __init__(self, width_in: int, width_hidden: int, width_out: int) -> None:
         super().__init__(
@@ -24,7 +30,10 @@ class Projector(nn.Sequential):
 
 
 class ConvolutionalProjector(nn.Conv2d):
-    """One convolution over the grid of tokens: [B,N,width_in] to [B,N,width_out]; N is a square number. PyTorch's initial weights, as in iREPA."""
+    """One convolution over the grid of tokens: [B,N,width_in] to [B,N,width_out].
+
+    N is a square number. PyTorch's initial weights, as in iREPA.
+    """
 
     def __init__(self, width_in: int, width_out: int, kernel_size: int) -> None:
         super().__init__(width_in, width_out, kernel_size, padding=kernel_size // 2)

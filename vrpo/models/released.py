@@ -1,4 +1,4 @@
-"""The network in a released checkpoint: where its tensors are in the file, their names without wrappers, their values in float32."""
+"""The network in a released checkpoint: its tensors, found in the file, renamed, and in float32."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from torch import Tensor
 from vrpo.errors import UserError
 from vrpo.models.weights import check_finite, printable
 
-TIME = "t_embedder.mlp.0.weight"  # by which a network is found: every DiT has it
-WRAPPERS = {  # modules around a module, whose names become part of those of its tensors
+TIME = "t_embedder.mlp.0.weight"  # every DiT has it, so it marks a network
+WRAPPERS = {  # modules around a module, whose names become part of its tensors' names
     "module",  # DataParallel, DistributedDataParallel, AveragedModel, DeepSpeed
     "_module",
     "_orig_mod",  # torch.compile
@@ -46,45 +46,48 @@ def released_state(
 ) -> dict[str, Tensor]:
     """The tensors of the network in a checkpoint's `content`, in float32, by their plain names.
 
-    The network may be the content itself, or within dicts (`ema`, `model`, `state_dict`, ...) or behind a head that its names share; wrappers may
-    be anywhere in the names. Counters beside the tensors are left out.
+    The network may be the content itself, or within dicts (`ema`, `model`, `state_dict`, ...), or
+    its names may share a prefix; wrappers may be anywhere in the names. Counters beside the tensors
+    are left out.
 
     Args:
         content: what `read_weights` gave.
-        weights: averaged or plain weights; of a content that has one network and does not say which it is, that one.
+        weights: averaged or plain weights; a single network that does not say which it is is taken
+            for either.
         path: the file, for messages.
 
     Raises:
-        UserError: there is no network, none of these weights or several, or a tensor that is none, is not of floating point, or holds a NaN or
-            infinite value.
+        UserError: there is no network, none of these weights or several, or an entry that is no
+            tensor, is not of floating point, or holds a NaN or infinite value.
     """
     found = list(_search(content))
     if not found:
         raise UserError(
-            f"{path}: is not a checkpoint of DiT, SiT or REPA, or of code that shares their network ({TIME} is missing); give one of these"
+            f"{path}: is not a checkpoint of DiT, SiT or REPA, or of code that shares their "
+            f"network ({TIME} is missing); give one of these"
         )
     wanted = [state for state in found if state.averaged == (weights == "ema")]
     if len(found) == 1 and not found[0].place:
         wanted = found
-    places = ", ".join(
-        printable(".".join(state.place)) or "the file itself" for state in wanted or found
-    )
+    named = [printable(".".join(state.place)) for state in wanted or found]
+    places = ", ".join(name or "the file itself" for name in named)
     if not wanted:
+        other = "model" if weights == "ema" else "ema"
         raise UserError(
-            f"{path}: has no weights `{weights}`, only {places}; choose those (`--weights {'model' if weights == 'ema' else 'ema'}`)"
+            f"{path}: has no weights `{weights}`, only {places}; choose those (`--weights {other}`)"
         )
     if len(wanted) > 1:
         raise UserError(
-            f"{path}: has several networks of weights `{weights}` ({places}); save the one that is meant alone"
+            f"{path}: has several networks of weights `{weights}` ({places}); "
+            "save the one that is meant alone"
         )
     state = {
         name: _in_float32(name, value, path)
         for name, value in wanted[0].tensors.items()
         if not _is_counter(name, value)
     }
-    check_finite(
-        state, path, "fetch it again, or give a checkpoint from before its training diverged"
-    )
+    remedy = "fetch it again, or give a checkpoint from before its training diverged"
+    check_finite(state, path, remedy)
     return state
 
 
@@ -113,23 +116,18 @@ def _search(content: Mapping[Any, Any], place: tuple[str, ...] = ()) -> Iterator
         for key in content
         if isinstance(key, str) and not isinstance(content[key], Mapping)
     }
-    heads = sorted(
-        (name.removesuffix(TIME) for name in names.values() if f".{name}".endswith(f".{TIME}")),
-        key=len,
-        reverse=True,
-    )
+    times = (name for name in names.values() if f".{name}".endswith(f".{TIME}"))
+    heads = dict.fromkeys(name.removesuffix(TIME) for name in times)
     remaining = dict(names)
-    for head in dict.fromkeys(heads):
+    for head in sorted(heads, key=len, reverse=True):
         own = {
             key: name.removeprefix(head) for key, name in remaining.items() if name.startswith(head)
         }
         remaining = {key: name for key, name in remaining.items() if key not in own}
         tensors: dict[str, Any] = {}
         for key, name in own.items():
-            if name in tensors:  # wrapped and not: no name of a network's is told from the other
-                tensors[key] = content[key]
-            else:
-                tensors[name] = content[key]
+            # the same name with and without wrapper: the second keeps its full name
+            tensors[key if name in tensors else name] = content[key]
         yield _Found((*place, *filter(None, head.split("."))), tensors)
     for key, value in content.items():
         if isinstance(value, Mapping) and len(place) < DEEPEST:
@@ -141,24 +139,21 @@ def _unwrapped(name: str) -> str:
 
 
 def _is_counter(name: str, value: Any) -> bool:
-    """Whether an entry beside the tensors is none of the network's: `epoch`, `n_averaged` and the like."""
+    """Whether an entry is not the network's: `epoch`, `n_averaged` and the like."""
     return "." not in name and not (isinstance(value, Tensor) and value.is_floating_point())
 
 
 def _in_float32(name: str, value: Any, path: Path) -> Tensor:
     if not isinstance(value, Tensor):
         raise UserError(
-            f"{path}: {printable(name)} is not a tensor but a {type(value).__name__}; give a checkpoint of DiT, SiT, REPA, iREPA or HASTE"
+            f"{path}: {printable(name)} is not a tensor but a {type(value).__name__}; "
+            "give a checkpoint of DiT, SiT, REPA, iREPA or HASTE"
         )
-    if not value.is_floating_point() or value.layout != torch.strided or value.is_meta:
-        kind = (
-            "without values"
-            if value.is_meta
-            else str(value.dtype if value.layout == torch.strided else value.layout).removeprefix(
-                "torch."
-            )
-        )
+    dense = value.layout == torch.strided
+    if not value.is_floating_point() or not dense or value.is_meta:
+        kind = str(value.dtype if dense else value.layout).removeprefix("torch.")
         raise UserError(
-            f"{path}: {printable(name)} is {kind}; give weights in floating point, neither quantised nor sparse"
+            f"{path}: {printable(name)} is {'without values' if value.is_meta else kind}; "
+            "give weights in floating point, neither quantised nor sparse"
         )
     return value.detach().float()

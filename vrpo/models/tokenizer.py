@@ -1,4 +1,4 @@
-"""The VAE between images and latents: diffusers' AutoencoderKL, pretrained or the miniature's own."""
+"""The VAE between images and latents: diffusers' AutoencoderKL, pretrained or fitted here."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 class Tokenizer(nn.Module):
     """Images uint8 to scaled latents and back.
 
-    Latents are the VAE's minus `shift`, times `scale`, so that they have about unit variance (Rombach et al., arXiv:2112.10752, appendix G).
-    Each of the two is a number, or a list of one a channel.
+    Latents are the VAE's minus `shift`, times `scale`, so that they have about unit variance
+    (Rombach et al., arXiv:2112.10752, appendix G). Both are a number, or a list of one a channel.
     """
 
     def __init__(
@@ -37,19 +37,18 @@ class Tokenizer(nn.Module):
         self.sha256 = state_sha256(vae)
         for name, value in (("_scale", scale), ("_shift", shift)):
             if isinstance(value, list):
-                self.register_buffer(
-                    name, torch.tensor(value).view(-1, 1, 1), persistent=False
-                )  # (C, 1, 1)
+                by_channel = torch.tensor(value).view(-1, 1, 1)  # (C, 1, 1)
+                self.register_buffer(name, by_channel, persistent=False)
             else:
                 setattr(self, name, value)
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation `[B, C, h, w]` of the scaled latents of `images` uint8 `[B, 3, H, W]`."""
+        """Mean and deviation `[B, C, h, w]` of scaled latents of images uint8 `[B, 3, H, W]`."""
         posterior = self.vae.encode(images.float() / 127.5 - 1).latent_dist
         return (posterior.mean - self._shift) * self._scale, posterior.std * self._scale
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Images `[B, 3, H, W]` of scaled latents `[B, C, h, w]`: float, in [-1, 1] up to overshoot, not clamped."""
+        """Images `[B, 3, H, W]` float of scaled latents `[B, C, h, w]`, not clamped to [-1, 1]."""
         return self.vae.decode(latents / self._scale + self._shift).sample
 
     @property
@@ -90,28 +89,28 @@ def load_tokenizer(
     """The tokenizer, frozen, in evaluation mode and fp32.
 
     Args:
-        options: `weights: trained` needs the file `weights`; anything else is a hub name or a local folder of diffusers.
+        options: `weights: trained` needs the file `weights`; anything else is a hub name or a local
+            folder of diffusers.
         weights: file of `fit_tokenizer`, or None.
         device: where to put it.
 
     Raises:
-        UserError: the weights are missing, damaged or of another architecture (says what to fetch), or the VAE's config contradicts itself.
+        UserError: the weights are missing, damaged or of another architecture (says what to fetch),
+            or the VAE's config contradicts itself.
     """
     if options.weights == "trained":
         if weights is None:
             raise UserError(
-                "tokenizer.weights: `trained` needs the fitted weights; give them by `--weights` (the rule `fit_tokenizer` makes them)"
+                "tokenizer.weights: `trained` needs the fitted weights; "
+                "give them by `--weights` (the rule `fit_tokenizer` makes them)"
             )
         state, description = read_network(weights, "tokenizer")
         vae = build_loaded(lambda: build_vae(description["arguments"]), state, weights)
-        normalisation = normalisation_of(
-            {"scaling_factor": description.get("scale")}, options.scale, str(weights)
-        )
+        config, where = {"scaling_factor": description.get("scale")}, str(weights)
     else:
         vae = _pretrained(options.weights)
-        normalisation = normalisation_of(
-            vae.config, options.scale, f"tokenizer.weights: `{options.weights}`"
-        )
+        config, where = vae.config, f"tokenizer.weights: `{options.weights}`"
+    normalisation = normalisation_of(config, options.scale, where)
     return Tokenizer(vae, *normalisation).to(device).eval().requires_grad_(False)
 
 
@@ -119,11 +118,12 @@ def _pretrained(name: str) -> AutoencoderKL:
     from diffusers import AutoencoderKL
 
     where = f"tokenizer.weights: `{name}`"
+    expected = AutoencoderKL.__name__
     try:
-        kind = AutoencoderKL.load_config(name).get("_class_name") or AutoencoderKL.__name__
-        if kind != AutoencoderKL.__name__:
+        kind = AutoencoderKL.load_config(name).get("_class_name") or expected
+        if kind != expected:
             raise UserError(
-                f"{where} is a VAE of the class {kind}; give one of the class {AutoencoderKL.__name__}"
+                f"{where} is a VAE of the class {kind}; give one of the class {expected}"
             )
         with torch.random.fork_rng(devices=[]):
             vae, found = AutoencoderKL.from_pretrained(
@@ -131,23 +131,28 @@ def _pretrained(name: str) -> AutoencoderKL:
             )
     except UserError:
         raise
-    except Exception as error:  # of diffusers, the hub's client, safetensors and torch, for any damage to one of the two files
+    except (
+        Exception
+    ) as error:  # diffusers, the hub's client, safetensors and torch raise many kinds
         reason = printable(" ".join(str(error).split()))[:200] or type(error).__name__
         raise UserError(
-            f"{where} could not be loaded ({reason}); on a machine with network fetch `config.json` and "
-            f"`diffusion_pytorch_model.safetensors` of https://huggingface.co/{name}, put both into one folder and set `tokenizer.weights` to that folder"
+            f"{where} could not be loaded ({reason}); on a machine with network fetch "
+            "`config.json` and `diffusion_pytorch_model.safetensors` of "
+            f"https://huggingface.co/{name}, put both into one folder and set "
+            "`tokenizer.weights` to that folder"
         ) from error
-    faults = [f"{key} is missing" for key in sorted(found["missing_keys"])] + [
-        f"{key} is not in the network" for key in sorted(found["unexpected_keys"])
-    ]
-    if faults:  # diffusers would leave the first at their initial values, and the second out
+    faults = [f"{key} is missing" for key in sorted(found["missing_keys"])]
+    faults += [f"{key} is not in the network" for key in sorted(found["unexpected_keys"])]
+    if faults:  # diffusers would leave the missing at their initial values, and the others out
         raise UserError(
-            f"{where}: its weights and its config.json do not fit: {listed(faults)}; fetch both again"
+            f"{where}: its weights and its config.json do not fit: {listed(faults)}; "
+            "fetch both again"
         )
     check_finite(vae.state_dict(), where, "fetch its weights again, or give another VAE")
-    colours = vae.config.in_channels, vae.config.out_channels
-    if colours != (3, 3):
+    given, decoded = vae.config.in_channels, vae.config.out_channels
+    if (given, decoded) != (3, 3):
         raise UserError(
-            f"{where}: its images have {colours[0]} channels, {colours[1]} when decoded; give a VAE of images of 3"
+            f"{where}: its images have {given} channels, {decoded} when decoded; "
+            "give a VAE of images of 3"
         )
     return vae

@@ -1,7 +1,7 @@
-"""The diffusion transformer of DiT (arXiv:2212.09748, section 3, adaLN-Zero), which SiT and REPA share unchanged.
+"""The diffusion transformer of DiT (arXiv:2212.09748, section 3, adaLN-Zero), as in SiT and REPA.
 
-Parameters are named as in the official DiT, so that its checkpoints fit. What the papers' code does per step and need not,
-dropping labels and deriving frequencies and positions, is done outside or once.
+Parameters are named as in the official DiT, so that its checkpoints fit. Frequencies and positions
+are computed once, and labels are dropped outside; the papers' code does both at each step.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MAX_PERIOD = 10_000  # longest period of time and position embeddings, over 2 pi
 
 
 class PatchEmbedding(nn.Module):
-    """Non-overlapping patches, projected linearly; the weight has a convolution's shape, as in the official DiT."""
+    """Patches, projected linearly; the weight has a convolution's shape, as in the official DiT."""
 
     def __init__(self, patch_size: int, in_channels: int, width: int) -> None:
         super().__init__()
@@ -36,26 +36,21 @@ class PatchEmbedding(nn.Module):
         """[B,C,H,W] to tokens [B,N,width], row by row."""
         B, C, H, W = x.shape
         p = self.patch_size
-        patches = (
-            x.reshape(B, C, H // p, p, W // p, p)
-            .permute(0, 2, 4, 1, 3, 5)
-            .reshape(B, -1, C * p * p)
-        )  # (B, N, C p p)
+        x = x.reshape(B, C, H // p, p, W // p, p)
+        patches = x.permute(0, 2, 4, 1, 3, 5).reshape(B, -1, C * p * p)  # (B, N, C p p)
         return F.linear(patches, self.proj.weight.flatten(1), self.proj.bias)
 
 
 class TimeEmbedding(nn.Module):
-    """Cosines and sines of the time at geometrically spaced frequencies, through a two-layer MLP."""
+    """Cosines and sines of the time at geometrically spaced frequencies, and a two-layer MLP."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.mlp = nn.Sequential(
-            nn.Linear(2 * FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width)
-        )
+        first, second = nn.Linear(2 * FREQUENCIES, width), nn.Linear(width, width)
+        self.mlp = nn.Sequential(first, nn.SiLU(), second)
         exponents = torch.arange(FREQUENCIES, dtype=torch.float32) / FREQUENCIES
-        self.register_buffer(
-            "frequencies", torch.exp(-math.log(MAX_PERIOD) * exponents), persistent=False
-        )
+        frequencies = torch.exp(-math.log(MAX_PERIOD) * exponents)
+        self.register_buffer("frequencies", frequencies, persistent=False)
 
     def forward(self, t: Tensor) -> Tensor:
         """[B] to [B,width]."""
@@ -85,11 +80,10 @@ class Attention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor, kept: list[tuple[Tensor, Tensor]] | None = None) -> Tensor:
-        """[B,N,width] to [B,N,width]; queries and keys [B,heads,N,width/heads] are appended to `kept`."""
+        """[B,N,width] to the same; appends queries and keys [B,heads,N,width/heads] to `kept`."""
         B, N, W = x.shape
-        q, k, v = (
-            self.qkv(x).view(B, N, 3, self.heads, W // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
-        )  # (B, heads, N, W / heads)
+        qkv = self.qkv(x).view(B, N, 3, self.heads, W // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, heads, N, W / heads)
         if kept is not None:
             kept.append((q, k))
         return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(B, N, W))
@@ -109,14 +103,15 @@ class MLP(nn.Module):
 
 
 def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """Layer norm without parameters, then `x (1 + scale) + shift`; x [B,N,W], shift and scale [B,1,W]."""
+    """`norm(x) (1 + scale) + shift`, norm without parameters; x [B,N,W], shift, scale [B,1,W]."""
     return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=1e-6), 1 + scale)
 
 
 class Block(nn.Module):
     """Attention and MLP, each shifted, scaled and gated by the condition (adaLN-Zero).
 
-    The SiLU that the official DiT has where `Identity` stands here is the same for all layers: the transformer applies it once.
+    The official DiT has a SiLU in place of `Identity`, the same for all layers: here the
+    transformer applies it once.
     """
 
     def __init__(self, width: int, heads: int, mlp_ratio: float) -> None:
@@ -128,10 +123,9 @@ class Block(nn.Module):
     def forward(
         self, x: Tensor, c: Tensor, kept: list[tuple[Tensor, Tensor]] | None = None
     ) -> Tensor:
-        """Tokens [B,N,W] and activated condition [B,1,W] to tokens [B,N,W]; `kept` as in `Attention.forward`."""
-        shift_attn, scale_attn, gate_attn, shift_mlp, scale_mlp, gate_mlp = self.adaLN_modulation(
-            c
-        ).chunk(6, dim=-1)  # each (B, 1, W)
+        """Tokens [B,N,W] and activated condition [B,1,W] to tokens; `kept` as for `Attention`."""
+        modulation = self.adaLN_modulation(c).chunk(6, dim=-1)  # each (B, 1, W)
+        shift_attn, scale_attn, gate_attn, shift_mlp, scale_mlp, gate_mlp = modulation
         x = torch.addcmul(x, gate_attn, self.attn(modulated_norm(x, shift_attn, scale_attn), kept))
         return torch.addcmul(x, gate_mlp, self.mlp(modulated_norm(x, shift_mlp, scale_mlp)))
 
@@ -181,7 +175,7 @@ class DiffusionTransformer(nn.Module):
         super().__init__()
         self.patch_size, self.out_channels, self.null_label = patch_size, out_channels, num_classes
         self.grid = input_size // patch_size
-        self.activation_checkpointing = False  # whether blocks are computed again in the backward pass instead of keeping their activations
+        self.activation_checkpointing = False  # blocks are computed again in the backward pass
         self.x_embedder = PatchEmbedding(patch_size, in_channels, width)
         self.t_embedder = TimeEmbedding(width)
         self.y_embedder = LabelEmbedding(num_classes, width)
@@ -191,27 +185,20 @@ class DiffusionTransformer(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        """Initial weights, distributed as the official DiT's: with zero gates every block starts as the identity, and the output as zero."""
+        """Initialise as the official DiT: blocks start as the identity, the output as zero."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
-        nn.init.xavier_uniform_(
-            self.x_embedder.proj.weight.data.flatten(1)
-        )  # as a linear layer, not as a convolution
+        # as a linear layer, not as a convolution
+        nn.init.xavier_uniform_(self.x_embedder.proj.weight.data.flatten(1))
         nn.init.zeros_(self.x_embedder.proj.bias)
-        for weight in (
-            self.y_embedder.embedding_table.weight,
-            self.t_embedder.mlp[0].weight,
-            self.t_embedder.mlp[2].weight,
-        ):
+        mlp = self.t_embedder.mlp
+        for weight in (self.y_embedder.embedding_table.weight, mlp[0].weight, mlp[2].weight):
             nn.init.normal_(weight, std=0.02)
-        for layer in (
-            *(block.adaLN_modulation[1] for block in self.blocks),
-            self.final_layer.adaLN_modulation[1],
-            self.final_layer.linear,
-        ):
-            nn.init.zeros_(layer.weight)
+        for part in (*self.blocks, self.final_layer):
+            nn.init.zeros_(part.adaLN_modulation[1].weight)
+        nn.init.zeros_(self.final_layer.linear.weight)
 
     def forward(
         self, x: Tensor, t: Tensor, labels: Tensor, hidden_after: tuple[int, ...] = ()
@@ -225,7 +212,8 @@ class DiffusionTransformer(nn.Module):
             hidden_after: blocks, counted from 1, whose hidden tokens are returned too.
 
         Returns:
-            The prediction [B,out_channels,H,W], and for each of `hidden_after`, in ascending order, tokens [B,N,width].
+            The prediction [B,out_channels,H,W], and for each of `hidden_after`, in ascending order,
+            tokens [B,N,width].
         """
         prediction, hidden, _ = self.traced(x, t, labels, hidden_after)
         return prediction, hidden
@@ -239,19 +227,17 @@ class DiffusionTransformer(nn.Module):
         attention_of: tuple[int, ...] = (),
         gate: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None,
     ) -> tuple[Tensor, list[Tensor], list[tuple[Tensor, Tensor]]]:
-        """As `forward`, and the queries and keys [B,heads,N,width/heads] of each block in `attention_of`, in ascending order.
+        """As `forward`, and queries and keys [B,heads,N,width/heads] of blocks `attention_of`.
 
-        `gate` makes of hidden tokens those for the next block and those that are returned.
+        They are in ascending order of blocks. `gate` turns hidden tokens into those for the next
+        block and those that are returned.
         """
         x, c = self._embed(x, t, labels)
         hidden: list[Tensor] = []
         attention: list[tuple[Tensor, Tensor]] = []
+        recomputed = self.activation_checkpointing and torch.is_grad_enabled()
         for index, block in enumerate(self.blocks, start=1):
-            if (
-                self.activation_checkpointing
-                and torch.is_grad_enabled()
-                and index not in attention_of
-            ):
+            if recomputed and index not in attention_of:
                 x = checkpoint(block, x, c, use_reentrant=False, preserve_rng_state=False)
             else:
                 x = block(x, c, attention if index in attention_of else None)  # (B, N, W)
@@ -261,29 +247,29 @@ class DiffusionTransformer(nn.Module):
         return self._unpatchify(self.final_layer(x, c)), hidden, attention
 
     def hidden(self, x: Tensor, t: Tensor, labels: Tensor, after: int) -> Tensor:
-        """Hidden tokens [B,N,width] after block `after`, counted from 1, without running the blocks behind it; arguments as of `forward`."""
+        """Hidden tokens [B,N,width] after block `after`, from 1; later blocks do not run."""
         x, c = self._embed(x, t, labels)
         for block in self.blocks[:after]:
             x = block(x, c)
         return x
 
     def _embed(self, x: Tensor, t: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens [B,N,W], and the condition [B,1,W] after the activation with which every adaLN begins."""
+        """Tokens [B,N,W], and the condition [B,1,W] after the SiLU that all adaLNs share."""
         c = F.silu(self.t_embedder(t) + self.y_embedder(labels))
         return self.x_embedder(x) + self.pos_embed, c.unsqueeze(1)
 
     def _unpatchify(self, patches: Tensor) -> Tensor:
         """[B,N,p p out] to [B,out,H,W]."""
         g, p, channels = self.grid, self.patch_size, self.out_channels
-        return (
-            patches.view(-1, g, g, p, p, channels)
-            .permute(0, 5, 1, 3, 2, 4)
-            .reshape(-1, channels, g * p, g * p)
-        )
+        grid = patches.view(-1, g, g, p, p, channels).permute(0, 5, 1, 3, 2, 4)
+        return grid.reshape(-1, channels, g * p, g * p)
 
 
 def position_embedding(width: int, grid: int) -> Tensor:
-    """Fixed sines and cosines of column (first half of the channels) and row (second half): [1, grid * grid, width] float32."""
+    """Fixed sines and cosines [1, grid * grid, width] float32.
+
+    The first half of the channels encodes the column, the second half the row.
+    """
     frequencies = MAX_PERIOD ** -(torch.arange(width // 4, dtype=torch.float64) / (width // 4))
     angles = torch.arange(grid, dtype=torch.float64)[:, None] * frequencies  # (grid, width / 4)
     axis = torch.cat([angles.sin(), angles.cos()], dim=-1)  # (grid, width / 2)
@@ -301,7 +287,8 @@ def build_transformer(
     """
     if model.width % model.heads or model.width % 4:
         raise UserError(
-            f"model {model.name}: width {model.width} must be a multiple of 4 and of its {model.heads} heads"
+            f"model {model.name}: width {model.width} must be a multiple of 4 "
+            f"and of its {model.heads} heads"
         )
     return DiffusionTransformer(**network_arguments(model, latent_shape, out_channels))
 
@@ -317,15 +304,9 @@ def network_arguments(
     channels, height, width = latent_shape
     if height != width or height % model.patch_size:
         raise UserError(
-            f"model {model.name}: latents of {height}x{width} cannot be cut into patches of {model.patch_size}; choose a resolution or patch that fits"
+            f"model {model.name}: latents of {height}x{width} cannot be cut into patches of "
+            f"{model.patch_size}; choose a resolution or patch that fits"
         )
-    return {
-        "input_size": height,
-        "patch_size": model.patch_size,
-        "in_channels": channels,
-        "out_channels": out_channels,
-        "width": model.width,
-        "depth": model.depth,
-        "heads": model.heads,
-        "num_classes": model.num_classes,
-    }
+    shared = ("patch_size", "width", "depth", "heads", "num_classes")
+    sizes = {name: getattr(model, name) for name in shared}
+    return {"input_size": height, "in_channels": channels, "out_channels": out_channels, **sizes}

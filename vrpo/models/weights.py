@@ -1,4 +1,4 @@
-"""Files of weights: what is in them, whichever of PyTorch's two formats they have, and whether it can be used."""
+"""Files of weights, in either of PyTorch's two formats: reading, and checks of their content."""
 
 from __future__ import annotations
 
@@ -16,10 +16,15 @@ from torch import Tensor
 from vrpo.errors import UserError
 
 LARGEST_HEADER = 100_000_000  # bytes; safetensors' own limit
-FOREIGN = {  # how files begin that are often found in the place of weights
-    rb"version https://git-lfs": "is a Git LFS pointer in the place of the file (`git lfs pull` fetches that)",
+FOREIGN = {  # the first bytes of files that are often given in place of weights
+    rb"version https://git-lfs": (
+        "is a Git LFS pointer in the place of the file (`git lfs pull` fetches that)"
+    ),
     rb"\s*<(!doctype|html|\?xml)": "is a web page in the place of the file",
-    rb'\s*\{\s*"': "is a JSON file (the list of the shards, perhaps, that weights were cut into: save them as one)",
+    rb'\s*\{\s*"': (
+        "is a JSON file "
+        "(the list of the shards, perhaps, that weights were cut into: save them as one)"
+    ),
     rb"\x89HDF": "is an HDF5 file, not one of weights",
     rb"\x93NUMPY": "is a NumPy array, not a file of weights",
 }
@@ -50,7 +55,8 @@ def read_weights(path: Path | str, remedy: str) -> Weights:
     if not path.is_file():
         what = "is a folder, not a file" if path.is_dir() else "no such file"
         if (path / ".metadata").is_file():
-            what = f"is a distributed checkpoint (`python -m torch.distributed.checkpoint.format_utils dcp_to_torch {path} FILE` makes a file of it)"
+            command = f"torch.distributed.checkpoint.format_utils dcp_to_torch {path} FILE"
+            what = f"is a distributed checkpoint (`python -m {command}` makes a file of it)"
         raise UserError(f"{path}: {what}; {remedy}")
     try:
         with open(path, "rb") as file:
@@ -68,7 +74,7 @@ def read_weights(path: Path | str, remedy: str) -> Weights:
 
 
 def check_archive(path: Path | str) -> None:
-    """Compare the parts of a file of `torch.save` with their checksums, which `torch.load` does not.
+    """Compare the parts of a `torch.save` file with their checksums; `torch.load` does not.
 
     Raises:
         ValueError: one of them differs.
@@ -81,21 +87,22 @@ def check_archive(path: Path | str) -> None:
 
 
 def check_finite(state: Mapping[str, Any], where: Path | str, remedy: str) -> None:
-    """See that no tensor in `state`, which may be nested, holds a NaN or an infinite value.
+    """Check that no tensor in `state`, which may be nested, holds a NaN or an infinite value.
 
     Raises:
-        UserError: one does; the first is named.
+        UserError: one does; names the first.
     """
     for name, tensor in _tensors(state):
         if not is_finite(tensor):
             bad = int((~torch.isfinite(tensor)).sum())
             raise UserError(
-                f"{where}: {printable(name)} {list(tensor.shape)} holds NaN or infinite values ({bad:,} of {tensor.numel():,}); {remedy}"
+                f"{where}: {printable(name)} {list(tensor.shape)} holds NaN or infinite values "
+                f"({bad:,} of {tensor.numel():,}); {remedy}"
             )
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """Whether all values are finite: their minimum and maximum are, which takes a tenth of the time of `isfinite`."""
+    """Whether all values are finite, by minimum and maximum: ten times as fast as `isfinite`."""
     if not tensor.is_floating_point() or tensor.numel() == 0:
         return True
     if tensor.element_size() == 1:  # 8-bit floats have no minimum
@@ -109,11 +116,7 @@ def printable(name: str) -> str:
 
 
 def _is_safetensors(start: bytes) -> bool:
-    return (
-        len(start) > 8
-        and int.from_bytes(start[:8], "little") <= LARGEST_HEADER
-        and start[8:9] == b"{"
-    )
+    return start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= LARGEST_HEADER
 
 
 def _read_safetensors(path: Path) -> Weights:

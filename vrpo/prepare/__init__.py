@@ -1,1 +1,1 @@
-"""Stages that run once per data set: latents, encoder features, critic, and the miniature's networks."""
+"""Stages that run once per data set: images, latents, features, critic, fitted networks."""

@@ -1,4 +1,4 @@
-"""Fitting the miniature's visual encoder and evaluation network: timm networks as classifiers of the images."""
+"""Fitting the miniature's visual encoder and evaluation network: timm classifiers of the images."""
 
 from __future__ import annotations
 
@@ -30,16 +30,17 @@ HELD_OUT_EVERY = 10  # every tenth image is left out of the training and measure
 def fit_classifier(
     options: NetworkOptions, images: Path | str, output: Path | str, device: torch.device | str
 ) -> None:
-    """Train `options.architecture` from scratch on the images' classes; write its weights and what they are.
+    """Train `options.architecture` from scratch on the images' classes; write its weights.
 
-    The description holds `architecture`, `arguments`, `image_size`, `num_classes`, `mean`, `std` and the held-out `accuracy`.
+    Their description holds `architecture`, `arguments`, `image_size`, `num_classes`, `mean`, `std`
+    and the held-out `accuracy`.
 
     Raises:
         UserError: the images are missing, or timm cannot build the network.
     """
     data = open_arrays(images, IMAGES)
     count, num_classes = data.shape("images")[0], int(data.attributes["classes"])
-    seed = options.training.seed
+    seed, batch_size = options.training.seed, options.training.batch_size
     with initial_weights("classifier-weights", options.architecture, seed):
         network = create_network(options, num_classes).to(device)
     prepare = NetworkInput(options.image_size, *normalisation(network))
@@ -47,18 +48,14 @@ def fit_classifier(
     labels = torch.from_numpy(data.rows("labels", slice(None))).to(device)
 
     def loss_of_step(step: int) -> Tensor:
-        indices = kept[sample_indices(len(kept), options.training.batch_size, seed, step)]
-        batch = augment(
-            image_batch(data, indices, device), torch_generator("augmentation", seed, step)
-        )
-        return F.cross_entropy(
-            network(prepare(batch)), labels[torch.from_numpy(indices).to(device)]
-        )
+        indices = kept[sample_indices(len(kept), batch_size, seed, step)]
+        pixels = image_batch(data, indices, device)
+        batch = augment(pixels, torch_generator("augmentation", seed, step))
+        wanted = labels[torch.from_numpy(indices).to(device)]
+        return F.cross_entropy(network(prepare(batch)), wanted)
 
     fit(network, options.training, loss_of_step, options.architecture)
-    accuracy = _held_out_accuracy(
-        network, prepare, data, labels, options.training.batch_size, device
-    )
+    accuracy = _held_out_accuracy(network, prepare, data, labels, batch_size, device)
     log.info(
         "%s: held-out accuracy %.2f%% (every %dth image, not trained on)",
         options.architecture,

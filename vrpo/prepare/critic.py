@@ -33,10 +33,11 @@ def fit_critic(
     output: Path | str,
     device: torch.device | str,
 ) -> None:
-    """Distil a critic: its tokens of latents drawn from their posterior are to point where the encoder's tokens of the image do (mean -cos).
+    """Distil a critic: its tokens of sampled latents are trained towards the encoder's tokens.
 
-    The description holds `latent_shape`, `tokens`, `width`, `depth`, the fingerprints of `latents` and `features`, and `cosine`: the mean over every tenth
-    image, which is left out of the training.
+    The loss is the mean of -cos; latents are drawn from their posterior. The description holds
+    `latent_shape`, `tokens`, `width`, `depth`, the fingerprints of `latents` and `features`, and
+    `cosine`: the mean over every tenth image, which is left out of the training.
 
     Raises:
         UserError: a file is missing or damaged, or the two were made from different images.
@@ -92,10 +93,6 @@ def _held_out_cosine(
     total = 0.0
     for start in range(0, len(held_out), batch_size):
         indices = held_out[start : start + batch_size]
-        total += (
-            len(indices)
-            * _cosine(
-                critic, data, indices, torch_generator("critic-held-out", seed, start), device
-            ).item()
-        )
+        generator = torch_generator("critic-held-out", seed, start)
+        total += len(indices) * _cosine(critic, data, indices, generator, device).item()
     return total / len(held_out)

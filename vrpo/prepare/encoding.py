@@ -1,7 +1,8 @@
-"""All images through a network, into a file: the next batch is read and the last one written while the network works."""
+"""All images through a network into a file; reading and writing overlap with the network."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -29,7 +30,8 @@ def encode_images(
 ) -> None:
     """Write `encode(batch)` of all images of `part` that are still to be written.
 
-    Reading and writing have a thread each. On a GPU, batch k + 1 is queued before the results of batch k are fetched, so that it never waits for the CPU.
+    Reading and writing have a thread each. On a GPU, batch k + 1 is queued before the results of
+    batch k are fetched, so that it never waits for the CPU.
 
     Args:
         images: with `images` uint8 `[N, H, W, 3]` and `labels` int64 `[N]`.
@@ -41,24 +43,18 @@ def encode_images(
         title: of the progress bar.
 
     Raises:
-        UserError: the network gives values that are not finite, or that overflow the type they are stored in.
+        UserError: the network gives values that are not finite, or that overflow the stored type.
     """
     labelled = "labels" in writer.shapes
     slices = list(writer.batches(batch_size))
-    with (
-        ThreadPoolExecutor(1) as reader,
-        ThreadPoolExecutor(1) as behind,
-        tqdm(
-            total=writer.count, initial=writer.done, desc=title, unit="image", mininterval=1.0
-        ) as progress,
-    ):
-        read = _ahead(
-            reader,
-            [
-                lambda rows=rows: read_pinned(images, _shifted(rows, part.start), device)
-                for rows in slices
-            ],
-        )
+    progress = tqdm(
+        total=writer.count, initial=writer.done, desc=title, unit="image", mininterval=1.0
+    )
+    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as behind, progress:
+        tasks = [
+            functools.partial(read_pinned, images, _shifted(rows, part.start), device)
+            for rows in slices
+        ]
 
         def write(rows: slice, stored: dict[str, Tensor], copied: torch.cuda.Event | None) -> None:
             if copied:
@@ -68,7 +64,8 @@ def encode_images(
                 if values.dtype.kind == "f" and not np.isfinite(values).all():
                     first, last = part.start + rows.start, part.start + rows.stop - 1
                     raise UserError(
-                        f"{writer.path}: `{name}` of images {first} to {last} is not finite; give other weights, or a wider `storage`"
+                        f"{writer.path}: `{name}` of images {first} to {last} is not finite; "
+                        "give other weights, or a wider `storage`"
                     )
             if labelled:
                 arrays["labels"] = images.rows("labels", _shifted(rows, part.start))
@@ -76,11 +73,9 @@ def encode_images(
             progress.update(rows.stop - rows.start)
 
         writing: list[Future[None]] = []
-        for rows, pixels in zip(slices, read, strict=True):
-            stored = {
-                name: values.to("cpu", non_blocking=True)
-                for name, values in encode(to_device(pixels, device)).items()
-            }
+        for rows, pixels in zip(slices, _ahead(reader, tasks), strict=True):
+            made = encode(to_device(pixels, device))
+            stored = {name: values.to("cpu", non_blocking=True) for name, values in made.items()}
             copied = torch.cuda.Event() if torch.device(device).type == "cuda" else None
             if copied:
                 copied.record()

@@ -35,36 +35,36 @@ def encode_features(
     output: Path | str,
     device: torch.device | str,
 ) -> None:
-    """Write the tokens `[N, T, D]` of encoder `name`; a killed run goes on where it was. Of the part of the images that `output` names.
+    """Write encoder `name`'s tokens of the part of the images that `output` names.
 
-    With `features: online` only a description is written, by which they are computed when they are needed (vrpo/models/online.py).
-    With `options.attention`, queries and keys `attention` `[N, L, 2, heads, T, D / heads]` of those L blocks, stored as the tokens are (`attention_scale`).
-    `tokens` are as `options.storage` says (vrpo/data/quantisation.py), `scale` is float16 `[N, T]`. `error` float32 `[N, 2]` is each image's mean and worst
-    1 - cos between a token and what is stored of it; the attribute `error` has both over all images.
+    A killed run resumes. With `features: online` only a description is written, and tokens are
+    computed when they are needed (vrpo/models/online.py). Arrays:
+
+    - `tokens` [N, T, D] as `options.storage` says (vrpo/data/quantisation.py), and their `scale`
+      [N, T] float16.
+    - `attention` [N, L, 2, heads, T, D / heads] and `attention_scale`: queries and keys of the L
+      blocks of `options.attention`, stored as the tokens are.
+    - `error` [N, 2] float32: each image's mean and worst 1 - cos between a token and its stored
+      value. The attribute `error` has both over all images.
 
     Raises:
         UserError: images or weights are missing, damaged, or do not fit; the disk is too small.
     """
     data = open_arrays(images, IMAGES)
     encoder = load_encoder(options, weights, device)
+    attributes = _attributes(options, name, data.attributes["fingerprint"], encoder)
     if options.features == "online":
-        attributes = _attributes(options, name, data.attributes["fingerprint"], encoder)
         places = Path(output), Path(images), Path(weights) if weights else None
-        write_text(
-            output, describe_features(*places, options.model_dump(mode="json"), encoder, attributes)
-        )
+        plain = options.model_dump(mode="json")
+        write_text(output, describe_features(*places, plain, encoder, attributes))
         return
     part = shard_rows(data.shape("images")[0], output, options.batch_size)
     example = image_batch(data, slice(0, 1), device)
-    arrays = {
-        "tokens": encoder.tokens(example),
-        **({"attention": encoder.attention(example)} if options.attention else {}),
-    }
-    token_shape, count = tuple(arrays["tokens"].shape[1:]), part.stop - part.start
-    shapes = {
-        key: ((count, *values.shape[1:]), STORED_TYPES[options.storage])
-        for key, values in arrays.items()
-    }
+    arrays = {"tokens": encoder.tokens(example)}
+    if options.attention:
+        arrays["attention"] = encoder.attention(example)
+    count, kind = part.stop - part.start, STORED_TYPES[options.storage]
+    shapes = {key: ((count, *values.shape[1:]), kind) for key, values in arrays.items()}
     if options.storage != "float16":
         shapes |= {scale_name(key): (shape[:-1], np.float16) for key, (shape, _) in shapes.items()}
     shapes["error"] = ((count, 2), np.float32)
@@ -72,34 +72,22 @@ def encode_features(
     def stored_of(pixels: Tensor) -> dict[str, Tensor]:
         tokens = encoder.tokens(pixels)
         values, scale = encode(tokens, options.storage)
-        stored = {
-            "tokens": values,
-            "scale": scale,
-            "error": storage_error(tokens, decode(values, scale, options.storage)),
-        }
+        error = storage_error(tokens, decode(values, scale, options.storage))
+        stored = {"tokens": values, "scale": scale, "error": error}
         if options.attention:
-            stored["attention"], stored["attention_scale"] = encode(
-                encoder.attention(pixels), options.storage
-            )
+            both = encode(encoder.attention(pixels), options.storage)
+            stored["attention"], stored["attention_scale"] = both
         return {key: values for key, values in stored.items() if values is not None}
 
-    attributes = _attributes(options, name, data.attributes["fingerprint"], encoder)
     with ArrayWriter(output, shapes, shard_attributes(output, attributes, {})) as writer:
         encode_images(data, part, writer, options.batch_size, stored_of, device, name)
         errors = writer.read("error")
         mean, worst = float(errors[:, 0].mean(dtype=np.float64)), float(errors[:, 1].max())
-        writer.finish(
-            shard_attributes(output, attributes, {"error": {"mean": mean, "worst": worst}})
-        )
-    log.info(
-        "%s: %d x %s tokens as %s, 1 - cos: mean %.1e, worst %.1e",
-        name,
-        count,
-        "x".join(map(str, token_shape)),
-        options.storage,
-        mean,
-        worst,
-    )
+        measured = {"error": {"mean": mean, "worst": worst}}
+        writer.finish(shard_attributes(output, attributes, measured))
+    size = "x".join(map(str, arrays["tokens"].shape[1:]))
+    stored = f"{count} x {size} tokens as {options.storage}"
+    log.info("%s: %s, 1 - cos: mean %.1e, worst %.1e", name, stored, mean, worst)
 
 
 def _attributes(

@@ -23,7 +23,7 @@ WARMUP = 0.05  # part of the steps
 
 @contextlib.contextmanager
 def initial_weights(*key: str | int) -> Iterator[None]:
-    """Networks built inside draw their initial weights from a generator of their own, seeded by `key`."""
+    """Seed by `key` the initial weights of networks built inside; the global generator is kept."""
     with torch.random.fork_rng(devices=[]):
         torch.random.default_generator.manual_seed(derive_seed(*key))
         yield
@@ -43,6 +43,7 @@ def fit(
     Raises:
         UserError: the loss, or at the end a weight, is not finite.
     """
+    remedy = f"lower `training.learning_rate` ({options.learning_rate})"
     network.train()
     optimizer = torch.optim.Adam(network.parameters(), lr=options.learning_rate, betas=(0.9, 0.99))
     with tqdm(range(options.steps), desc=name, unit="step", mininterval=1.0) as steps:
@@ -51,18 +52,12 @@ def fit(
                 group["lr"] = options.learning_rate * schedule(step, options.steps)
             loss = loss_of_step(step)
             if not math.isfinite(value := loss.item()):
-                raise UserError(
-                    f"{name}: the loss is {value} at step {step}; lower `training.learning_rate` ({options.learning_rate})"
-                )
+                raise UserError(f"{name}: the loss is {value} at step {step}; {remedy}")
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             steps.set_postfix(loss=f"{value:.4f}", refresh=False)
-    check_finite(
-        network.state_dict(),
-        name,
-        f"the last steps diverged, lower `training.learning_rate` ({options.learning_rate})",
-    )
+    check_finite(network.state_dict(), name, f"the last steps diverged, {remedy}")
     network.eval()
 
 

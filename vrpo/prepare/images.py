@@ -36,11 +36,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 BATCH = 64  # images handed to a worker at once
-MOST_SKIPPED = 5_000  # images of one file; their numbers are among its attributes, and more are a broken data set
+MOST_SKIPPED = 5_000  # images of one file, listed in its attributes; more are a broken data set
 
-Decoded = tuple[
-    np.ndarray, list[Unreadable]
-]  # images [n, H, W, 3], zeros where one cannot be read; those
+# images [n, H, W, 3], zeros where one cannot be read, and those that cannot
+Decoded = tuple[np.ndarray, list[Unreadable]]
 
 
 def list_images(options: DataOptions, output: Path | str) -> None:
@@ -60,17 +59,20 @@ def list_images(options: DataOptions, output: Path | str) -> None:
 def write_images(
     options: DataOptions, output: Path | str, listing: Path | str | None = None
 ) -> None:
-    """Write `images` uint8 `[N, H, W, 3]` and `labels` int64 `[N]` of the part that `output` names (`shard-...`, or all); a killed run goes on where it was.
+    """Write `images` uint8 `[N, H, W, 3]` and `labels` int64 `[N]`; a killed run resumes.
 
-    Images that cannot be read are listed in a file beside `output`. With `options.skip_unreadable` the rest is written, as another set of images.
+    `output` names the part of the images (`shard-...`, or all). Images that cannot be read are
+    listed in a file beside it. With `options.skip_unreadable` the rest is written, as another set
+    of images.
 
     Args:
         options: which source.
         output: HDF5 file to write.
-        listing: of `list_images`, in place of listing the source again; one that the data have outrun is not used.
+        listing: of `list_images`, so that the source is not listed again; not used where outdated.
 
     Raises:
-        UserError: the source is missing, has another number of classes or unreadable images, the disk is too small, or a worker was killed.
+        UserError: the source is missing, has another number of classes or unreadable images, the
+            disk is too small, or a worker was killed.
     """
     output = Path(output)
     source = _listed(options, listing, output) or open_source(options)
@@ -95,13 +97,14 @@ def write_images(
         _decode_all(source, writer, kept, options.workers, unreadable)
         if len(unreadable.images) > len(skipped):
             raise UserError(
-                f"{unreadable.path}: more images became unreadable while they were read; see that nothing changes the data set and start again"
+                f"{unreadable.path}: more images became unreadable while they were read; "
+                "see that nothing changes the data set and start again"
             )
         writer.finish()
 
 
 def _listed(options: DataOptions, listing: Path | str | None, output: Path) -> ImageSource | None:
-    """The source as it was listed; None where it was not, or has changed since as far as can be seen without looking at the images of other parts."""
+    """The source as it was listed; None where it was not, or this part of it has changed since."""
     source = load_listing(options, listing) if listing else None
     if source is not None and not source.is_current(shard_rows(len(source), output)):
         log.info("%s: the data have changed since they were listed; they are listed again", listing)
@@ -125,14 +128,18 @@ def _writer(
 
 def _refuse_or_skip(options: DataOptions, unreadable: UnreadableList, count: int) -> None:
     found = unreadable.images
-    said = f"{unreadable.path}: lists {len(found)} of {count} images that cannot be read, first {found[0].where} ({found[0].reason})"
+    said = (
+        f"{unreadable.path}: lists {len(found)} of {count} images that cannot be read, "
+        f"first {found[0].where} ({found[0].reason})"
+    )
     if not options.skip_unreadable:
         raise UserError(
             f"{said}; restore them, or set `data.skip_unreadable: true` to leave them out"
         )
     if len(found) == count or len(found) > MOST_SKIPPED:
         raise UserError(
-            f"{said}; so many are not left out ({MOST_SKIPPED} at most, and not all): mend the data set"
+            f"{said}; so many are not left out ({MOST_SKIPPED} at most, and not all): "
+            "fix the data set"
         )
 
 
@@ -143,15 +150,14 @@ def _decode_all(
     workers: int,
     unreadable: UnreadableList,
 ) -> None:
-    with tqdm(
+    progress = tqdm(
         total=writer.count, initial=writer.done, desc="images", unit="image", mininterval=1.0
-    ) as progress:
+    )
+    with progress:
         slices = list(writer.batches(BATCH))
         decoded = _decode(source, [indices[rows] for rows in slices], workers)
         for rows, (images, failed) in zip(slices, decoded, strict=True):
-            unreadable.add(
-                failed
-            )  # before the rows, so that it is known of every row that is written
+            unreadable.add(failed)  # before the rows: so the list covers every row written
             writer.write(rows.start, {"images": images, "labels": source.labels[indices[rows]]})
             progress.update(len(images))
 
@@ -171,7 +177,8 @@ def _decode(source: ImageSource, batches: Sequence[np.ndarray], workers: int) ->
                 yield waiting.pop(0).result()
             except BrokenProcessPool as error:
                 raise UserError(
-                    "data.workers: a process that decodes images was killed, perhaps for want of memory; give the job more memory or set fewer workers"
+                    "data.workers: a process that decodes images was killed, perhaps for want of "
+                    "memory; give the job more memory or set fewer workers"
                 ) from error
             if batch is not None:
                 waiting.append(pool.submit(_decode_in_worker, batch))
@@ -198,7 +205,7 @@ def _set_source(source: ImageSource) -> None:
 
 
 def _end_with_parent() -> None:
-    """A worker whose stage was killed would wait for work for ever."""
+    """End a worker whose stage was killed; it would wait for work forever."""
     multiprocessing.parent_process().join()
     os._exit(1)
 

@@ -1,4 +1,4 @@
-"""Latents of all images: the moments of the tokenizer's posterior, from which training draws anew at each visit."""
+"""Latents of all images: moments of the tokenizer's posterior, from which training samples."""
 
 from __future__ import annotations
 
@@ -34,22 +34,24 @@ def encode_latents(
     output: Path | str,
     device: torch.device | str,
 ) -> None:
-    """Write `mean` and `std` `[N, C, h, w]` of the normalised latents, and `labels` int64 `[N]`; a killed run goes on where it was.
+    """Write `mean` and `std` `[N, C, h, w]` of the normalised latents, and `labels` int64 `[N]`.
 
-    Of the part of the images that `output` names: one of several shards, or all.
+    `output` names the part of the images: one of several shards, or all. A killed run resumes.
 
     Raises:
-        UserError: images or weights are missing, damaged, or do not fit; a latent is not finite; the disk is too small.
+        UserError: images or weights are missing, damaged, or do not fit; a latent is not finite;
+            the disk is too small.
     """
     data = open_arrays(images, IMAGES)
     part = shard_rows(data.shape("images")[0], output, options.batch_size)
     tokenizer = load_tokenizer(options, weights, device)
     latent_shape = tuple(tokenizer.encode(image_batch(data, slice(0, 1), device))[0].shape[1:])
     side, latent_side = data.shape("images")[1], latent_shape[-1]
-    if side != latent_side * tokenizer.downsampling:
+    decoded = latent_side * tokenizer.downsampling
+    if side != decoded:
         raise UserError(
-            f"data.resolution: images of {side} pixels have latents of {latent_side}, which decode to {latent_side * tokenizer.downsampling} pixels; "
-            f"choose a multiple of {tokenizer.downsampling}"
+            f"data.resolution: images of {side} pixels have latents of {latent_side}, which decode "
+            f"to {decoded} pixels; choose a multiple of {tokenizer.downsampling}"
         )
     count = part.stop - part.start
     shapes = {
@@ -65,19 +67,14 @@ def encode_latents(
         "scale": tokenizer.scale,
         "batch_size": options.batch_size,
     }
-    if options.weights != "trained":  # whose file has its scale, and which has no shift
+    if options.weights != "trained":  # a trained one has its scale in its file, and no shift
         attributes["shift"] = tokenizer.shift
-    moments = torch.zeros(
-        2, dtype=torch.float64, device=device
-    )  # sums of the latents and of their squares
+    moments = torch.zeros(2, dtype=torch.float64, device=device)  # sums of latents, and of squares
 
     def encode(pixels: Tensor) -> dict[str, Tensor]:
         mean, std = tokenizer.encode(pixels)
-        moments.add_(
-            torch.stack(
-                [mean.double().sum(), (mean.double().square() + std.double().square()).sum()]
-            )
-        )
+        squares = mean.double().square() + std.double().square()
+        moments.add_(torch.stack([mean.double().sum(), squares.sum()]))
         stored = getattr(torch, options.storage)
         return {"mean": mean.to(stored), "std": std.to(stored)}
 
@@ -85,22 +82,22 @@ def encode_latents(
         encoded = (writer.count - writer.done) * math.prod(latent_shape)
         encode_images(data, part, writer, options.batch_size, encode, device, "latents")
         writer.finish()
-    log.info(
-        "latents: %d of %s, %s", count, "x".join(map(str, latent_shape)), tokenizer.normalisation
-    )
+    size = "x".join(map(str, latent_shape))
+    log.info("latents: %d of %s, %s", count, size, tokenizer.normalisation)
     if encoded:
         _report_deviation(*(moments / encoded).tolist())
 
 
 def _report_deviation(mean: float, square: float) -> None:
-    """Log the standard deviation of what was encoded just now, as a warning where it is far from 1."""
+    """Log the standard deviation of the new latents, as a warning where it is far from 1."""
     deviation = math.sqrt(max(square - mean**2, 0.0))
     if NEAR_ONE[0] <= deviation <= NEAR_ONE[1]:
         log.info("latents: standard deviation %.4f", deviation)
     else:
         log.warning(
-            "latents: their standard deviation is %.4f, diffusion wants about 1; unless this is meant, multiply `tokenizer.scale` "
-            "(or `scaling_factor` in the VAE's config.json) by %.5g",
+            "latents: their standard deviation is %.4f, diffusion wants about 1; unless this is "
+            "meant, multiply `tokenizer.scale` (or `scaling_factor` in the VAE's config.json) "
+            "by %.5g",
             deviation,
             1 / max(deviation, 1e-12),
         )

@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 
 
 def write_manifest(options: DataOptions, images: Path | str, output: Path | str) -> None:
-    """Check that the images, in all their shards, are those that the source has now, and write what they are (JSON).
+    """Check that the images, in all shards, are those of the source now; write their manifest.
 
-    Keys: `source`, `fingerprint`, `resolution`, `count`, `class_names` and `images_per_class` by label, `unreadable` (path and reason of images left out).
+    JSON with the keys `source`, `fingerprint`, `resolution`, `count`, `class_names` and
+    `images_per_class` by label, and `unreadable` (path and reason of images left out).
 
     Raises:
         UserError: a shard is missing or damaged, or the source has changed since.
@@ -32,19 +33,16 @@ def write_manifest(options: DataOptions, images: Path | str, output: Path | str)
     source = open_source(options)
     files = arrays.files if isinstance(arrays, ShardedArrays) else [arrays]
     description = source.describe()
-    lists = (
-        [UnreadableList(file.path, description["fingerprint"]) for file in files]
-        if arrays.attributes.get("skipped")
-        else []
-    )
-    unreadable = [image for found in lists for image in found.images]
+    unreadable = []
+    if arrays.attributes.get("skipped"):
+        for file in files:
+            unreadable += UnreadableList(file.path, description["fingerprint"]).images
     now = without(description, [image.index for image in unreadable])
-    if (
-        now["fingerprint"] != arrays.attributes["fingerprint"]
-        or now["count"] != arrays.shape("labels")[0]
-    ):
+    written = arrays.attributes["fingerprint"], arrays.shape("labels")[0]
+    if (now["fingerprint"], now["count"]) != written:
         raise UserError(
-            f"{images}: the data set has changed since it was written; delete it (and images.listing.npz, where it has shards) and make it again"
+            f"{images}: the data set has changed since it was written; "
+            "delete it (and images.listing.npz, where it has shards) and rebuild it"
         )
     counts = np.bincount(arrays.rows("labels", slice(None)), minlength=len(source.classes))
     manifest = {

@@ -32,10 +32,11 @@ log = logging.getLogger(__name__)
 def fit_tokenizer(
     options: TokenizerOptions, images: Path | str, output: Path | str, device: torch.device | str
 ) -> None:
-    """Fit a VAE to `images` and write its weights, construction arguments, measured scale and reconstruction quality.
+    """Fit a VAE to `images`; write its weights, arguments, measured scale and PSNR.
 
-    The loss is the mean absolute plus the mean squared error of pixels in [-1, 1], plus `kl_weight` times the mean KL divergence of a
-    latent element from a standard normal; no perceptual or adversarial part, which images as small as the miniature's do not need.
+    The loss is the mean absolute plus the mean squared error of pixels in [-1, 1], plus `kl_weight`
+    times the mean KL divergence of a latent element from a standard normal. Images as small as the
+    miniature's need no perceptual or adversarial part.
 
     Raises:
         UserError: the images are missing, or their side is not divisible by the VAE's downsampling.
@@ -45,7 +46,8 @@ def fit_tokenizer(
     downsampling = 2 ** (len(options.block_channels) - 1)
     if side % downsampling:
         raise UserError(
-            f"tokenizer.block_channels: {len(options.block_channels)} levels divide by {downsampling}, images of {side} pixels cannot be; give fewer levels"
+            f"tokenizer.block_channels: {len(options.block_channels)} levels divide by "
+            f"{downsampling}, images of {side} pixels cannot be; give fewer levels"
         )
     seed = options.training.seed
     arguments = vae_arguments(options, side)
@@ -53,25 +55,20 @@ def fit_tokenizer(
         vae = build_vae(arguments).to(device, memory_format=torch.channels_last)
 
     def loss_of_step(step: int) -> Tensor:
-        batch = image_batch(
-            data, sample_indices(count, options.training.batch_size, seed, step), device
-        )
+        indices = sample_indices(count, options.training.batch_size, seed, step)
+        batch = image_batch(data, indices, device)
         x = (batch.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
         posterior = vae.encode(x).latent_dist
-        noise = torch.randn(
-            posterior.mean.shape, generator=torch_generator("tokenizer-noise", seed, step)
-        ).to(device)
+        generator = torch_generator("tokenizer-noise", seed, step)
+        noise = torch.randn(posterior.mean.shape, generator=generator).to(device)
         error = vae.decode(posterior.mean + posterior.std * noise).sample - x
         kl = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).mean()
         return error.abs().mean() + error.square().mean() + options.kl_weight * kl
 
     fit(vae, options.training, loss_of_step, "tokenizer")
     scale, psnr = _measure(vae, data, options.batch_size, seed, device)
-    log.info(
-        "tokenizer: reconstructions of the training images at %.1f dB PSNR, latent scale %.4f",
-        psnr,
-        scale,
-    )
+    said = "tokenizer: reconstructions of the training images at %.1f dB PSNR, latent scale %.4f"
+    log.info(said, psnr, scale)
     description = {
         "kind": "tokenizer",
         "arguments": arguments,
@@ -88,18 +85,16 @@ def fit_tokenizer(
 def _measure(
     vae: AutoencoderKL, data: StoredArrays, batch_size: int, seed: int, device: torch.device | str
 ) -> tuple[float, float]:
-    """1 / standard deviation of latents sampled over all images, and the PSNR in dB of their reconstructions."""
+    """1 / standard deviation of latents sampled over all images, and their images' PSNR in dB."""
     tokenizer = Tokenizer(vae, scale=1.0)
     count = data.shape("images")[0]
     total, squares, errors, elements, pixels = 0.0, 0.0, 0.0, 0, 0
-    for start in tqdm(
-        range(0, count, batch_size), desc="latent scale", unit="batch", mininterval=1.0
-    ):
+    starts = range(0, count, batch_size)
+    for start in tqdm(starts, desc="latent scale", unit="batch", mininterval=1.0):
         batch = image_batch(data, slice(start, start + batch_size), device)
         mean, std = tokenizer.encode(batch)
-        noise = torch.randn(
-            mean.shape, generator=torch_generator("tokenizer-scale", seed, start)
-        ).to(device)
+        generator = torch_generator("tokenizer-scale", seed, start)
+        noise = torch.randn(mean.shape, generator=generator).to(device)
         latents = mean + std * noise
         reconstructions = tokenizer.decode(latents).clamp(-1, 1)
         total += latents.double().sum().item()
@@ -110,6 +105,7 @@ def _measure(
     variance = squares / elements - (total / elements) ** 2
     if not (variance > 0 and math.isfinite(variance) and math.isfinite(errors)):
         raise UserError(
-            "tokenizer.training: the latents of all images are equal or not finite after it; lower its `learning_rate`"
+            "tokenizer.training: the latents of all images are equal or not finite after it; "
+            "lower its `learning_rate`"
         )
     return 1 / math.sqrt(variance), 10 * math.log10(4 * pixels / errors)

@@ -21,7 +21,7 @@ class Unreadable(NamedTuple):
 
 
 class UnreadableList:
-    """`images.unreadable.json`: kept up to date while images are read, so that a killed stage knows of all that it has met.
+    """`images.unreadable.json`, updated while images are read, so that a kill loses nothing.
 
     Args:
         output: file of the images.
@@ -33,15 +33,12 @@ class UnreadableList:
         self.source = source
         self.images: list[Unreadable] = []
         self.complete = False  # all images have been tried
-        with contextlib.suppress(
-            OSError, ValueError, KeyError, TypeError
-        ):  # a missing or damaged list is none: the images are read again
+        # without a list, or with a damaged one, the images are read again
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             content = json.loads(self.path.read_text(encoding="utf-8"))
             if content["source"] == source:
-                self.images, self.complete = (
-                    [Unreadable(**image) for image in content["images"]],
-                    bool(content["complete"]),
-                )
+                images = [Unreadable(**image) for image in content["images"]]
+                self.images, self.complete = images, bool(content["complete"])
 
     def add(self, images: Sequence[Unreadable]) -> None:
         """Add those that are not listed yet."""
@@ -78,5 +75,5 @@ class UnreadableList:
 
 
 def unreadable_path(output: Path) -> Path:
-    """Where the list of the images missing from `output` lies."""
+    """Path of the list of the images missing from `output`."""
     return output.with_name(f"{output.stem}.unreadable.json")

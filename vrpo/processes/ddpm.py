@@ -1,6 +1,7 @@
 """DiT's process: DDPM with epsilon prediction, learned range variance and the hybrid loss.
 
-Ho et al. 2020 (DDPM), Nichol and Dhariwal 2021 (IDDPM, arXiv:2102.09672), with the defaults of the official DiT (arXiv:2212.09748).
+Ho et al. 2020 (DDPM), Nichol and Dhariwal 2021 (IDDPM, arXiv:2102.09672), with the defaults of the
+official DiT (arXiv:2212.09748).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from vrpo.errors import UserError
 from vrpo.processes.process import Process, per_sample
 
 MAX_BETA = 0.999
-DATA_EDGE = 0.999  # beyond it the decoder's first and last bin take all that is left, as for images in [-1, 1]
+DATA_EDGE = 0.999  # beyond it the decoder's first and last bin take all that is left
 SMALLEST_PROBABILITY = 1e-12
 
 
@@ -44,9 +45,10 @@ class DDPM(Process):
         self.alpha_bars = torch.cumprod(1 - betas, 0)
         before = torch.cat([torch.ones(1, dtype=torch.float64), self.alpha_bars[:-1]])
         rest = 1 - self.alpha_bars
-        variance = (
-            betas * (1 - before) / rest
-        )  # of the posterior, 0 at level 0: there its logarithm is that of level 1
+        log_variance = betas.log()  # of the posterior; at level 0 that of level 1, as its own is 0
+        if self.count > 1:
+            variance = betas * (1 - before) / rest
+            log_variance = torch.cat([variance[1:2], variance[1:]]).log()
         columns = (
             self.alpha_bars.sqrt(),  # x_t = 0 x_0 + 1 noise
             rest.sqrt(),
@@ -54,9 +56,7 @@ class DDPM(Process):
             (1 / self.alpha_bars - 1).sqrt(),
             betas * before.sqrt() / rest,  # posterior mean = 4 x_0 + 5 x_t
             (1 - before) * (1 - betas).sqrt() / rest,
-            torch.cat([variance[1:2], variance[1:]]).log()
-            if self.count > 1
-            else betas.log(),  # range of the log variance: 6 to 7
+            log_variance,  # range of the log variance: 6 to 7
             betas.log(),
             (self.alpha_bars / rest).log(),  # log-SNR
             (1 / self.alpha_bars).clamp(max=options.loss_weight_limit),  # of the noise's error
@@ -64,7 +64,7 @@ class DDPM(Process):
         self.register_buffer("table", torch.stack(columns, dim=1).float(), persistent=False)
 
     def respaced(self, steps: int) -> DDPM:
-        """The chain over `steps` of the levels, evenly spread from the first to the last, with the betas that keep their alpha-bars."""
+        """The chain over `steps` of the levels, evenly spread; betas keep the alpha-bars."""
         stride = (self.count - 1) / (steps - 1) if steps > 1 else 1.0
         position, levels = 0.0, []
         for _ in range(steps):
@@ -105,12 +105,15 @@ class DDPM(Process):
         return row[2] * x_t - row[3] * prediction[:, : x_t.shape[1]]
 
     def posterior(self, x0: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean [B,C,h,w] and log variance [B,1,1,1] of q(x_{t-1} | x_t, x_0) (DDPM, eqs. 6 and 7)."""
+        """Mean [B,C,h,w] and log variance [B,1,1,1] of q(x_{t-1} | x_t, x_0) (DDPM, eqs. 6, 7)."""
         row = self._rows(t)
         return row[4] * x0 + row[5] * x_t, row[6]
 
     def reverse(self, prediction: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log variance [B,C,h,w] of the learned p(x_{t-1} | x_t); the variance lies between posterior and beta (IDDPM, eq. 15)."""
+        """Mean and log variance [B,C,h,w] of the learned p(x_{t-1} | x_t).
+
+        The variance is between the posterior's and beta (IDDPM, eq. 15).
+        """
         row = self._rows(t)
         noise, position = prediction.chunk(2, dim=1)
         x0 = row[2] * x_t - row[3] * noise
@@ -120,30 +123,32 @@ class DDPM(Process):
     def losses(
         self, prediction: Tensor, x0: Tensor, noise: Tensor, x_t: Tensor, t: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Hybrid loss [B]: the error of the noise, plus the variational bound in bits per dimension, which trains the variance alone; and that error [B].
+        """Hybrid loss [B] and the error of the noise [B].
 
-        In the loss the error is weighted by min(1 / alpha_bar, `options.loss_weight_limit`). The
-        velocity's error is the noise's over alpha_bar (Salimans and Ho, arXiv:2202.00512), so below
-        the limit this is the loss of a network that predicts the velocity; with the limit 1 it is
-        DiT's.
+        The loss is that error, plus the variational bound in bits per dimension, which trains the
+        variance alone. In it the error is weighted by min(1 / alpha_bar,
+        `options.loss_weight_limit`). The velocity's error is the noise's over alpha_bar (Salimans
+        and Ho, arXiv:2202.00512), so below the limit this is the loss of a network that predicts
+        the velocity; with the limit 1 it is DiT's.
         """
         predicted, position = prediction.float().chunk(2, dim=1)
         error = (predicted - noise).square().flatten(1).mean(1)
-        return self._rows(t)[9].flatten() * error + self.variational_bound(
-            torch.cat([predicted.detach(), position], dim=1), x0, x_t, t
-        ), error
+        weighted = self._rows(t)[9].flatten() * error
+        frozen = torch.cat([predicted.detach(), position], dim=1)
+        return weighted + self.variational_bound(frozen, x0, x_t, t), error
 
     def variational_bound(self, prediction: Tensor, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-        """One term of the bound [B] in bits per dimension: the KL of posterior to prediction; at level 0 the decoder's negative log-likelihood."""
+        """One term of the bound [B] in bits per dimension.
+
+        The KL of posterior to prediction; at level 0 the decoder's negative log-likelihood.
+        """
         true_mean, true_log_variance = self.posterior(x0, x_t, t)
         mean, log_variance = self.reverse(prediction, x_t, t)
         gap = log_variance - true_log_variance
-        kl = 0.5 * (
-            gap - 1 + torch.exp(-gap) + (true_mean - mean).square() * torch.exp(-log_variance)
-        )
-        nats = torch.where(
-            per_sample(t) == 0, -discretised_log_likelihood(x0, mean, 0.5 * log_variance), kl
-        )
+        distance = (true_mean - mean).square() * torch.exp(-log_variance)
+        kl = 0.5 * (gap - 1 + torch.exp(-gap) + distance)
+        decoder = -discretised_log_likelihood(x0, mean, 0.5 * log_variance)
+        nats = torch.where(per_sample(t) == 0, decoder, kl)
         return nats.flatten(1).mean(1) / math.log(2)
 
     def _rows(self, t: Tensor) -> tuple[Tensor, ...]:
@@ -163,7 +168,8 @@ def named_betas(options: DDPMOptions) -> Tensor:
     if options.betas == "linear":
         if steps <= 20:
             raise UserError(
-                f"process steps: {steps} are too few for linear betas, which would reach {20 / steps:g}; choose more than 20, or cosine betas"
+                f"process steps: {steps} are too few for linear betas, which would reach "
+                f"{20 / steps:g}; choose more than 20, or cosine betas"
             )
         return torch.linspace(0.1 / steps, 20 / steps, steps, dtype=torch.float64)
     levels = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
@@ -172,7 +178,10 @@ def named_betas(options: DDPMOptions) -> Tensor:
 
 
 def discretised_log_likelihood(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
-    """Log probability of the 256-level bin of [-1, 1] around `x` under a Gaussian (DDPM, eq. 13); nats, in the shape of `x`."""
+    """Log probability of the 256-level bin of [-1, 1] around `x` under a Gaussian (DDPM, eq. 13).
+
+    In nats, in the shape of `x`.
+    """
     inverse = torch.exp(-log_scale)
     below_upper = _normal_cdf(inverse * (x - mean + 1 / 255))
     below_lower = _normal_cdf(inverse * (x - mean - 1 / 255))
@@ -181,5 +190,5 @@ def discretised_log_likelihood(x: Tensor, mean: Tensor, log_scale: Tensor) -> Te
 
 
 def _normal_cdf(x: Tensor) -> Tensor:
-    """The tanh approximation of the standard normal distribution function that the official code uses."""
+    """The official code's tanh approximation of the standard normal distribution function."""
     return 0.5 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))

@@ -1,4 +1,4 @@
-"""Classifier-free guidance (arXiv:2207.12598), on an interval of noise levels (arXiv:2404.07724): written once for all samplers."""
+"""Classifier-free guidance (arXiv:2207.12598) on an interval of noise levels (arXiv:2404.07724)."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from vrpo.processes.process import Process
 class Guided:
     """A denoiser: called with (x_t, t), it gives the guided prediction for fixed labels.
 
-    Prediction = unconditional + scale (conditional - unconditional) on the first `channels` channels; the others, and with them
-    the variance of DDPM, are the conditional ones, as in the official DiT.
+    Prediction = unconditional + scale (conditional - unconditional) on the first `channels`
+    channels. The others, and with them DDPM's variance, are the conditional ones, as in the
+    official DiT.
 
     Args:
         network: the transformer.
@@ -44,21 +45,19 @@ class Guided:
         )
 
     def __call__(self, x: Tensor, t: Tensor, began: Tensor | None = None) -> Tensor:
-        """Prediction [B,P,h,w] for x [B,C,h,w] at times t [B], all equal; on the CPU, so that reading them does not wait for a GPU.
+        """Prediction [B,P,h,w] for x [B,C,h,w] at times t [B], all equal.
 
-        `began`, a scalar, is the time whose noise level is compared with the interval; None: `t`.
+        `t` is on the CPU, so that reading it does not wait for a GPU. `began`, a scalar, is the
+        time whose noise level is compared with the interval; None: `t`.
         """
         low, high = self.interval
         times = self.process.network_time(t).to(x.device, non_blocking=True)
         level = float(self.process.noise_level(t[0] if began is None else began))
         if self.scale == 1 or not low <= level <= high:
             return self.network(x, times, self.labels)[0].float()
-        both = self.network(torch.cat([x, x]), torch.cat([times, times]), self.both_labels)[
-            0
-        ].float()
-        conditional, unconditional = both.chunk(2)
+        inputs = torch.cat([x, x]), torch.cat([times, times]), self.both_labels
+        conditional, unconditional = self.network(*inputs)[0].float().chunk(2)
         guided = x.shape[1] if self.channels is None else self.channels
-        prediction = unconditional[:, :guided] + self.scale * (
-            conditional[:, :guided] - unconditional[:, :guided]
-        )
-        return torch.cat([prediction, conditional[:, guided:]], dim=1)
+        plain, rest = unconditional[:, :guided], conditional[:, guided:]
+        prediction = plain + self.scale * (conditional[:, :guided] - plain)
+        return torch.cat([prediction, rest], dim=1)

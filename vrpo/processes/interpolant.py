@@ -1,4 +1,7 @@
-"""SiT's stochastic interpolant with velocity prediction (arXiv:2401.08740), in REPA's direction: t = 0 is data, t = 1 is noise."""
+"""SiT's stochastic interpolant with velocity prediction (arXiv:2401.08740).
+
+Times run in REPA's direction: t = 0 is data, t = 1 is noise.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,7 @@ from vrpo.config.options import InterpolantOptions
 from vrpo.processes.process import Process, per_sample
 
 HALF_PI = math.pi / 2
-SMALLEST_TIME = (
-    2.0**-24
-)  # times are drawn inside (0, 1): 1 minus this is the largest float32 below 1
+SMALLEST_TIME = 2.0**-24  # times are inside (0, 1): 1 minus this is the largest float32 below 1
 
 
 class Coefficients(NamedTuple):
@@ -27,7 +28,7 @@ class Coefficients(NamedTuple):
 
 
 class Interpolant(Process):
-    """x_t = alpha(t) x_0 + sigma(t) noise; the network predicts the velocity dx_t / dt (SiT, eqs. 1 and 3).
+    """x_t = alpha(t) x_0 + sigma(t) noise; the network predicts dx_t / dt (SiT, eqs. 1 and 3).
 
     On the linear path the times `logit-normal`, logit(t) ~ N(0, 1), and `lognormal`,
     log(sigma / alpha) ~ N(0, 1) as in REPA, are the same.
@@ -94,11 +95,11 @@ class Interpolant(Process):
         return error, error
 
     def x0_hat(self, prediction: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-        """Solve x_t and the velocity for x_0: (d_sigma x_t - sigma v) / (alpha d_sigma - sigma d_alpha)."""
+        """(d_sigma x_t - sigma v) / (alpha d_sigma - sigma d_alpha): x_t and v solved for x_0."""
         _, sigma, _, d_sigma = self.coefficients(per_sample(t))
         return (d_sigma * x_t - sigma * prediction) / self.determinant
 
     def score(self, velocity: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-        """The score that a velocity implies, -noise / sigma (SiT, eq. 9); `t` [B] or a scalar tensor, above 0."""
+        """The velocity's score, -noise / sigma (SiT, eq. 9); `t` [B] or a scalar, above 0."""
         alpha, sigma, d_alpha, _ = self.coefficients(per_sample(t))
         return (d_alpha * x_t - alpha * velocity) / (self.determinant * sigma)

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 
 class Process(nn.Module, ABC):
-    """A diffusion process; a module only so that its tables move with `.to(device)`, it holds no weights.
+    """A diffusion process; a module so that its tables move with `.to(device)`, without weights.
 
-    Shapes: latents `x0`, `noise`, `x_t` [B,C,h,w]; times `t` [B], in the process's own unit; predictions [B,P,h,w] with
-    P = `prediction_channels(C)`. Losses are computed in float32.
+    Shapes: latents `x0`, `noise`, `x_t` [B,C,h,w]; times `t` [B], in the process's own unit;
+    predictions [B,P,h,w] with P = `prediction_channels(C)`. Losses are computed in float32.
     """
 
     @abstractmethod

@@ -1,8 +1,9 @@
 """Samplers: from noise to latents, given a denoiser.
 
-A denoiser gives the prediction [B,P,h,w], guidance included, for x_t [B,C,h,w] float32 and t [B] float64 or int64, all equal and on the CPU.
-Heun's second evaluation passes `began` too, the time at which its step began: as in REPA, guidance acts on whole steps.
-Which ones belong to which process stands in `SAMPLERS`.
+A denoiser gives the prediction [B,P,h,w], guidance included, for x_t [B,C,h,w] float32 and t [B]
+float64 or int64, all equal and on the CPU. Heun's second evaluation passes `began` too, the time at
+which its step began: as in REPA, guidance acts on whole steps. `SAMPLERS` lists the samplers of
+each process.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ def sample(
 
     Args:
         process: what the denoiser was trained on.
-        options: `kind`, a key of `SAMPLERS`; `steps`, network evaluations (`ode-heun`: nearly two a step); for `ode-dopri5` `rtol` and `atol` instead.
+        options: `kind`, a key of `SAMPLERS`; `steps`, network evaluations (`ode-heun`: nearly two a
+            step); for `ode-dopri5` `rtol` and `atol` instead.
         denoiser: see above; for `ode-dopri5` with `rows`, as `Guided` has it.
         x: standard normal start [B,C,h,w] float32.
         noise: gives the next standard normal draw [B,C,h,w]; called once per noisy step.
@@ -56,22 +58,22 @@ def sample(
 
 
 def check_sampler(process: Process, options: SamplerOptions) -> None:
-    """See that `options` fit the process.
+    """Check that `options` fit the process.
 
     Raises:
-        UserError: the sampler belongs to another process, or has more steps than the process has noise levels.
+        UserError: the sampler is for another process, or has more steps than that has levels.
     """
     owner, _ = SAMPLERS[options.kind]
     if not isinstance(process, owner):
-        fitting = ", ".join(
-            name for name, (other, _) in SAMPLERS.items() if isinstance(process, other)
-        )
+        fitting = [name for name, (other, _) in SAMPLERS.items() if isinstance(process, other)]
         raise UserError(
-            f"sampler kind: `{options.kind}` samples {owner.__name__} processes, this one is {type(process).__name__}; use one of {fitting}"
+            f"sampler kind: `{options.kind}` samples {owner.__name__} processes, "
+            f"this one is {type(process).__name__}; use one of {', '.join(fitting)}"
         )
     if isinstance(process, DDPM) and options.steps > process.count:
         raise UserError(
-            f"sampler steps: {options.steps} are more than the {process.count} noise levels of the process; choose at most {process.count}"
+            f"sampler steps: {options.steps} are more than the {process.count} noise levels of the "
+            f"process; choose at most {process.count}"
         )
 
 
@@ -94,11 +96,9 @@ def ode_heun(
     for index, (now, then) in enumerate(itertools.pairwise(times)):
         slope = _velocity(denoiser, x, now)
         ahead = x + (then - now) * slope
-        x = (
-            ahead
-            if index == steps - 1
-            else x + (then - now) * 0.5 * (slope + _velocity(denoiser, ahead, then, began=now))
-        )
+        if index == steps - 1:
+            return ahead
+        x = x + (then - now) * 0.5 * (slope + _velocity(denoiser, ahead, then, began=now))
     return x
 
 
@@ -112,65 +112,58 @@ def ode_dopri5(
     rtol: float,
     atol: float,
 ) -> Tensor:
-    """torchdiffeq's adaptive Dormand-Prince method on dx / dt = v from t = 1 to 0, SiT's default, with state in float64; `steps` is not used.
+    """torchdiffeq's adaptive Dormand-Prince method on dx / dt = v from t = 1 to 0, SiT's default.
 
-    Each image is integrated by itself: the library's step control looks at the whole of what it integrates, so that in a batch an image would
-    depend on its neighbours. The price is a batch of one.
+    State in float64; `steps` is not used. Each image is integrated alone, in a batch of one: the
+    library's step control looks at the whole batch, so an image would depend on its neighbours.
     """
     from torchdiffeq import odeint
 
     times = torch.tensor([1.0, 0.0], dtype=torch.float64, device=x.device)
     images = []
     for index in range(len(x)):
-        alone = denoiser.rows(slice(index, index + 1))
+        rows = slice(index, index + 1)
+        alone = denoiser.rows(rows)
 
         def velocity(t: Tensor, state: Tensor, alone: Denoiser = alone) -> Tensor:
             return _velocity(alone, state, t.cpu())
 
-        images.append(
-            odeint(
-                velocity,
-                x[index : index + 1].double(),
-                times,
-                rtol=rtol,
-                atol=atol,
-                method="dopri5",
-            )[-1]
-        )
+        start = x[rows].double()
+        states = odeint(velocity, start, times, rtol=rtol, atol=atol, method="dopri5")
+        images.append(states[-1])
     return torch.cat(images)
 
 
 def sde(process: Interpolant, steps: int, denoiser: Denoiser, x: Tensor, noise: Noise) -> Tensor:
-    """Euler-Maruyama on the reverse SDE dx = (v - w/2 score) dt + sqrt(w) dW with w = 2 t (SiT, eq. 5), in REPA's schedule.
+    """Euler-Maruyama on the reverse SDE dx = (v - w/2 score) dt + sqrt(w) dW, w = 2 t (SiT, eq. 5).
 
-    Times go evenly from 1 to 0.04; the last step, from there to 0, is without noise. State in float64.
+    In REPA's schedule: times go evenly from 1 to 0.04; the last step, from there to 0, is without
+    noise. State in float64.
     """
     x = x.double()
     times = torch.linspace(1, LAST_SDE_STEP, steps, dtype=torch.float64)
     for now, then in itertools.pairwise(times):
-        x = (
-            x
-            + (then - now) * _drift(process, denoiser, x, now)
-            + (2 * now * (now - then)).sqrt() * noise().double()
-        )
+        ahead = x + (then - now) * _drift(process, denoiser, x, now)
+        x = ahead + (2 * now * (now - then)).sqrt() * noise().double()
     return x - times[-1] * _drift(process, denoiser, x, times[-1])
 
 
 def ddpm(process: DDPM, steps: int, denoiser: Denoiser, x: Tensor, noise: Noise) -> Tensor:
-    """Ancestral sampling over evenly respaced levels with the learned variance, as DiT samples; the estimate of x_0 is not clipped."""
+    """Ancestral sampling over evenly respaced levels with the learned variance, as in DiT.
+
+    The estimate of x_0 is not clipped.
+    """
     spaced = process.respaced(steps).to(x.device)
     for level in reversed(range(steps)):
-        mean, log_variance = spaced.reverse(
-            denoiser(x, _same(process, spaced, level, x)),
-            x,
-            torch.full((len(x),), level, device=x.device),
-        )
+        prediction = denoiser(x, _same(process, spaced, level, x))
+        t = torch.full((len(x),), level, device=x.device)
+        mean, log_variance = spaced.reverse(prediction, x, t)
         x = mean if level == 0 else mean + torch.exp(0.5 * log_variance) * noise()
     return x
 
 
 def ddim(process: DDPM, steps: int, denoiser: Denoiser, x: Tensor, noise: Noise) -> Tensor:
-    """Deterministic DDIM (arXiv:2010.02502, eq. 12 with eta = 0) over the levels that `ddpm` uses."""
+    """Deterministic DDIM (arXiv:2010.02502, eq. 12 with eta = 0) over the levels of `ddpm`."""
     spaced = process.respaced(steps)
     alpha_bars = [1.0, *spaced.alpha_bars.tolist()]
     for level in reversed(range(steps)):

@@ -1,4 +1,4 @@
-"""Whether `torch.compile` works on this machine, found out by compiling a few lines before anything long begins."""
+"""Check that `torch.compile` works on this machine, before anything long begins."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ CAUSES = {
 
 
 def require_compiler(device: torch.device, option: str, otherwise: str = "set it to false") -> None:
-    """See that code can be compiled for `device`: that there are a compiler, headers, Triton on a GPU, and a cache that can be written.
+    """Check that code can be compiled for `device`.
+
+    That takes a compiler, headers, Triton on a GPU, and a writable cache.
 
     Args:
         device: where it will run.
@@ -45,7 +47,8 @@ def require_compiler(device: torch.device, option: str, otherwise: str = "set it
     except Exception as error:
         cause, remedy = explained(error)
         raise UserError(
-            f"{option}: torch.compile does not work on this machine, {cause}; {remedy}, or {otherwise}"
+            f"{option}: torch.compile does not work on this machine, {cause}; "
+            f"{remedy}, or {otherwise}"
         ) from error
 
 
@@ -57,12 +60,8 @@ def explained(error: BaseException) -> tuple[str, str]:
         if re.search(pattern, text):
             return explanation
     if isinstance(error, OSError):
-        return (
-            f"its cache cannot be written ({error})",
-            "name a folder that can be in TORCHINDUCTOR_CACHE_DIR",
-        )
-    errors = [line for line in text.splitlines() if re.search(r"\berror: ", line)]
-    return (
-        f"{type(error).__name__}: {' '.join((errors or text.splitlines() or [''])[0].split())[:200]}",
-        "repair the compiler",
-    )
+        remedy = "name a folder that can be in TORCHINDUCTOR_CACHE_DIR"
+        return f"its cache cannot be written ({error})", remedy
+    lines = text.splitlines() or [""]
+    first = next((line for line in lines if re.search(r"\berror: ", line)), lines[0])
+    return f"{type(error).__name__}: {' '.join(first.split())[:200]}", "repair the compiler"

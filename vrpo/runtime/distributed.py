@@ -17,9 +17,7 @@ from vrpo.runtime.gpus import visible_gpus
 
 log = logging.getLogger(__name__)
 
-PATIENCE = datetime.timedelta(
-    hours=12
-)  # for what one rank does while the others wait, as checking data for the first time
+PATIENCE = datetime.timedelta(hours=12)  # while one rank works alone, e.g. checks data
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,7 @@ class Ranks:
 
 
 def choose_device(name: str, local_rank: int = 0) -> torch.device:
-    """`auto`, `cpu` or `cuda` as a device; the log says so where `auto` finds a GPU that torch cannot use.
+    """`auto`, `cpu` or `cuda` as a device; warns where `auto` finds a GPU that torch cannot use.
 
     Raises:
         UserError: `cuda` is asked for and there is none, or `name` is something else.
@@ -77,7 +75,8 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
         return torch.device("cuda", local_rank)
     if name == "cuda":
         raise UserError(
-            f"resources.device: `cuda` is asked for but torch sees no GPU ({_why_not()}); repair that, or set it to `auto` or `cpu`"
+            f"resources.device: `cuda` is asked for but torch sees no GPU ({_why_not()}); "
+            "repair that, or set it to `auto` or `cpu`"
         )
     if name == "auto" and visible_gpus().devices:
         log.warning("computing on the CPU, for torch sees no GPU (%s)", _why_not())
@@ -87,23 +86,24 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
 def _why_not() -> str:
     """Why torch sees no GPU."""
     found = visible_gpus()
-    build = (
-        f"CUDA {torch.version.cuda}"
-        if torch.version.cuda
-        else f"ROCm {torch.version.hip}"
-        if torch.version.hip
-        else "CPUs only"
-    )
-    return (
-        f"the driver shows {len(found.devices)}, but torch {torch.__version__} is built for {build}"
-        if found.devices
-        else found.reason
-    )
+    if not found.devices:
+        return found.reason
+    cuda, hip = torch.version.cuda, torch.version.hip
+    build = f"CUDA {cuda}" if cuda else f"ROCm {hip}" if hip else "CPUs only"
+    count, version = len(found.devices), torch.__version__
+    return f"the driver shows {count}, but torch {version} is built for {build}"
 
 
 @contextlib.contextmanager
 def joined_ranks(device: str) -> Iterator[Ranks]:
-    """Join the process group that `torchrun` describes in the environment (nccl on GPUs, gloo on CPU), and leave it at the end."""
+    """Join the process group that `torchrun` describes in the environment; leave it at the end.
+
+    It is nccl on GPUs, gloo on CPUs.
+
+    Raises:
+        UserError: as `choose_device`.
+        InterruptionError: another rank is gone.
+    """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     chosen = choose_device(device, int(os.environ.get("LOCAL_RANK", "0")))
     if chosen.type == "cuda":
@@ -113,26 +113,21 @@ def joined_ranks(device: str) -> Iterator[Ranks]:
         return
     distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
     try:
-        yield Ranks(
-            distributed.get_rank(),
-            world,
-            chosen,
-            distributed.new_group(backend="gloo", timeout=PATIENCE),
-        )
+        control = distributed.new_group(backend="gloo", timeout=PATIENCE)
+        yield Ranks(distributed.get_rank(), world, chosen, control)
     except RuntimeError as error:
         if not _is_lost_rank(error):
             raise
         reason = " ".join(str(error).split())[:200]
         raise InterruptionError(
-            f"ended because another rank is gone ({reason}); that one's message says why, the same command goes on"
+            f"ended because another rank is gone ({reason}); "
+            "that one's message says why, the same command goes on"
         ) from error
     finally:
         distributed.destroy_process_group()
 
 
 def _is_lost_rank(error: RuntimeError) -> bool:
-    """Whether a collective failed because a rank at the other end of it ended."""
-    text = str(error).lower()
-    return isinstance(error, distributed.DistError) or any(
-        word in text for word in ("gloo", "nccl", "connection closed", "connection reset")
-    )
+    """Whether a collective failed because another rank ended."""
+    text, words = str(error).lower(), ("gloo", "nccl", "connection closed", "connection reset")
+    return isinstance(error, distributed.DistError) or any(word in text for word in words)

@@ -1,6 +1,7 @@
-"""Which GPUs this process may use, asked of the driver: so containers, WSL2, CUDA_VISIBLE_DEVICES and its order are taken into account.
+"""GPUs that this process may use, as the driver reports them.
 
-Needs nothing but the standard library (torch alone for AMD's GPUs). The question is put in a process of its own, which leaves no driver behind in this one.
+So containers, WSL2, CUDA_VISIBLE_DEVICES and its order are taken into account. Needs only the
+standard library (torch for AMD's GPUs). A separate process asks, so that this one loads no driver.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class Gpus(NamedTuple):
 
 
 def visible_gpus() -> Gpus:
-    """The GPUs that a process started now would see, in its order; asked once for each value of the variables."""
+    """The GPUs that a process started now would see, in its order; cached by the variables."""
     return _visible_gpus(os.environ.get(CUDA), os.environ.get(HIP))
 
 
@@ -48,9 +49,8 @@ def visible_gpus() -> Gpus:
 def _visible_gpus(cuda: str | None, hip: str | None) -> Gpus:
     answer = _ask()
     if answer["kind"] == "hip":
-        return Gpus(
-            _named(answer["uuids"], hip if hip is not None else cuda), answer["reason"], (HIP, CUDA)
-        )
+        devices = _named(answer["uuids"], cuda if hip is None else hip)
+        return Gpus(devices, answer["reason"], (HIP, CUDA))
     devices = _named(answer["uuids"], cuda)
     if len(devices) == 1:
         devices = _instances(cuda) or devices
@@ -58,12 +58,8 @@ def _visible_gpus(cuda: str | None, hip: str | None) -> Gpus:
 
 
 def _named(uuids: list[str], chosen: str | None) -> tuple[Gpu, ...]:
-    """A device is called as in the variable that lets it be seen, else by its number."""
-    names = (
-        [str(number) for number in range(len(uuids))]
-        if chosen is None
-        else [name.strip() for name in chosen.split(",")]
-    )
+    """Devices are named as in the variable that lists them, else by number."""
+    names = map(str, range(len(uuids))) if chosen is None else map(str.strip, chosen.split(","))
     return tuple(Gpu(name, uuid or name) for name, uuid in zip(names, uuids, strict=False))
 
 
@@ -73,56 +69,44 @@ def _instances(chosen: str | None) -> tuple[Gpu, ...]:
         names = [name.strip() for name in chosen.split(",")]
         return tuple(Gpu(name, name) for name in names if name.startswith("MIG-"))
     try:
-        listing = subprocess.run(
-            ["nvidia-smi", "-L"], capture_output=True, text=True, timeout=PATIENCE, check=True
-        ).stdout
+        listing = _output("nvidia-smi", "-L")
     except (OSError, subprocess.SubprocessError):
         return ()
     return tuple(Gpu(uuid, uuid) for uuid in instances_of(listing))
 
 
+def _output(*command: str) -> str:
+    result = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=True)
+    return result.stdout
+
+
 def instances_of(listing: str) -> list[str]:
-    """UUIDs of all MIG instances, and of GPUs without any, from what `nvidia-smi -L` shows; none where no GPU is shared."""
+    """UUIDs of MIG instances and whole GPUs, from `nvidia-smi -L`; none where no GPU is shared."""
     found: list[tuple[str, list[str]]] = []
     for kind, uuid in re.findall(r"^(GPU|\s+MIG) .*\(UUID: (\S+)\)", listing, re.MULTILINE):
         if kind == "GPU":
             found.append((uuid, []))
         elif found:
             found[-1][1].append(uuid)
-    return (
-        [uuid for gpu, instances in found for uuid in instances or [gpu]]
-        if any(instances for _, instances in found)
-        else []
-    )
+    if not any(instances for _, instances in found):
+        return []
+    return [uuid for gpu, instances in found for uuid in instances or [gpu]]
 
 
 def _ask() -> dict[str, Any]:
     """Output of `main`, run in a separate process."""
     try:
-        answer = subprocess.run(
-            [sys.executable, "-P", __file__],
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-            check=True,
-        )
+        return json.loads(_output(sys.executable, "-P", __file__).splitlines()[-1])
     except subprocess.TimeoutExpired:
-        return {
-            "kind": "cuda",
-            "uuids": [],
-            "reason": f"the GPU driver did not answer within {PATIENCE} s",
-        }
+        reason = f"the GPU driver did not answer within {PATIENCE} s"
     except subprocess.CalledProcessError as error:
-        return {
-            "kind": "cuda",
-            "uuids": [],
-            "reason": f"asking the GPU driver failed: {(error.stderr.strip().splitlines() or [error])[-1]}",
-        }
-    return json.loads(answer.stdout.splitlines()[-1])
+        last = (error.stderr.strip().splitlines() or [error])[-1]
+        reason = f"asking the GPU driver failed: {last}"
+    return {"kind": "cuda", "uuids": [], "reason": reason}
 
 
 def main() -> None:
-    """Print the visible GPUs of this process: `kind` cuda or hip, `uuids`, and why there are none."""
+    """Print the GPUs this process sees: `kind` cuda or hip, `uuids`, and why there are none."""
     try:
         kind, uuids, reason = "cuda", *cuda_uuids(ctypes.CDLL("libcuda.so.1"))
     except OSError:
@@ -138,31 +122,29 @@ def cuda_uuids(driver: Any) -> tuple[list[str], str]:
     code, uuids = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)), []
     for number in range(count.value):
         code = code or driver.cuDeviceGet(ctypes.byref(device), number)
-        code = code or getattr(driver, "cuDeviceGetUuid_v2", driver.cuDeviceGetUuid)(
-            uuid, device
-        )  # the second is of MIG instances, too
+        # the second version knows MIG instances, too
+        get_uuid = getattr(driver, "cuDeviceGetUuid_v2", driver.cuDeviceGetUuid)
+        code = code or get_uuid(uuid, device)
         uuids.append(bytes(uuid).hex())
     if code not in (0, NO_DEVICE):
         text = ctypes.c_char_p()
         driver.cuGetErrorString(code, ctypes.byref(text))
         return [], f"CUDA's driver answers: {(text.value or b'unknown error').decode()} ({code})"
+    if uuids:
+        return uuids, ""
     chosen = os.environ.get(CUDA)
-    return uuids, "" if uuids else "CUDA sees no device" + (
-        "" if chosen is None else f" with {CUDA}={chosen!r}"
-    )
+    return [], "CUDA sees no device" + ("" if chosen is None else f" with {CUDA}={chosen!r}")
 
 
 def hip_uuids() -> tuple[list[str], str]:
-    """The same of AMD's GPUs, of which torch knows; a UUID may be unknown, and is empty then."""
+    """The same of AMD's GPUs, asked of torch; an unknown UUID is empty."""
     try:
         import torch
     except ImportError:
         return [], "there are AMD GPUs (/dev/kfd), but no torch"
     if torch.version.hip is None:
         return [], "there are AMD GPUs (/dev/kfd), but this torch is not built for ROCm"
-    found = [
-        torch.cuda.get_device_properties(number) for number in range(torch.cuda.device_count())
-    ]
+    found = [*map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))]
     return [str(getattr(gpu, "uuid", "")) for gpu in found], "" if found else "ROCm shows no GPU"
 
 

@@ -6,7 +6,10 @@ import torch
 
 
 def use_tf32(allowed: bool, device: torch.device) -> None:
-    """Whether a GPU may compute fp32 matrix products and convolutions in TensorFloat-32; nothing on a CPU, where the switch would mean something else."""
+    """Allow a GPU to compute fp32 matrix products and convolutions in TensorFloat-32, or forbid it.
+
+    Nothing changes on a CPU, where the switch has another meaning.
+    """
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = allowed
         torch.backends.cudnn.allow_tf32 = allowed

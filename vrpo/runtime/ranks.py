@@ -1,4 +1,4 @@
-"""Ranks of one stage, as `torchrun` describes them in the environment: who speaks, how errors are reported, and whose threads are whose."""
+"""Ranks of one stage, from `torchrun`'s environment: logging, error reports, shares of threads."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def own_threads(threads: int) -> int:
 
 
 def share_threads(ranks: int) -> None:
-    """Share the job's threads in the environment among `ranks` processes that are to be started; without any there, each gets one."""
+    """Divide the threads in the environment among `ranks` processes; each gets at least one."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     for name in THREAD_VARIABLES:
         if os.environ.get(name, "").isdecimal():
@@ -39,17 +39,14 @@ def is_first() -> bool:
 
 
 def set_up_logging() -> None:
-    """Log to stderr. What is said by every rank is said by the first one alone; of the others only errors are shown, with the rank."""
+    """Log to stderr: the first rank everything, the others only errors, with their rank."""
     if is_first():
-        logging.basicConfig(
-            level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S"
-        )
+        line, level = "%(asctime)s %(message)s", logging.INFO
+    else:
+        line, level = f"%(asctime)s rank {os.environ['RANK']}: %(message)s", logging.ERROR
+    logging.basicConfig(level=level, format=line, datefmt="%H:%M:%S")
+    if is_first():
         return
-    logging.basicConfig(
-        level=logging.ERROR,
-        format=f"%(asctime)s rank {os.environ['RANK']}: %(message)s",
-        datefmt="%H:%M:%S",
-    )
     logging.disable(logging.WARNING)  # of libraries that set levels and handlers of their own, too
     logging.captureWarnings(True)
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
@@ -68,18 +65,14 @@ def _hide_progress_bars() -> None:
 
 
 def report_error(message: str, status: int) -> None:
-    """Leave the line that ends this rank, and its exit status, to what started it, where `torchrun` has named a file for them."""
+    """Write this rank's last line and exit status to the file that `torchrun` names, if it does."""
     if file := os.environ.get("TORCHELASTIC_ERROR_FILE"):
-        details = {
-            "timestamp": str(int(time.time())),
-            "py_callstack": message,
-        }  # as torch writes them, and shows them
-        Path(file).write_text(
-            json.dumps({"message": {"message": message, "extraInfo": details}, "status": status}),
-            encoding="utf-8",
-        )
+        # in the form that torch writes and shows
+        details = {"timestamp": str(int(time.time())), "py_callstack": message}
+        content = {"message": {"message": message, "extraInfo": details}, "status": status}
+        Path(file).write_text(json.dumps(content), encoding="utf-8")
 
 
 def reported_error(content: dict[str, Any]) -> tuple[str, int] | None:
-    """The report of `report_error`, from the parsed file; None if the rank wrote none."""
+    """Message and status that `report_error` wrote, from the parsed file; None: there are none."""
     return (content["message"]["message"], content["status"]) if "status" in content else None

@@ -1,10 +1,12 @@
-"""Images from a milestone, one seed an image: label, initial noise and the noise of every step come from a generator of its own.
+"""Images from a milestone, each with a random generator for its label and all its noise.
 
-So an image depends on the sampler's seed and its own number, not on batches, ranks or interruptions. On the CPU this holds bitwise: matrix
-kernels round differently for different batch shapes, so there the shapes are fixed and the last batch is filled up. On a GPU
-the shape is `batch_size`, and images of different batch sizes agree up to rounding.
+So an image depends on the sampler's seed and its own number, not on batches, ranks or
+interruptions. On the CPU this holds bitwise: matrix kernels round differently for different batch
+shapes, so there the shapes are fixed and the last batch is filled up. On a GPU the shape is
+`batch_size`, and images of different batch sizes agree up to rounding.
 
-Ranks take the batches in turn. The first one gathers and writes them, so that there is one file, in order, to go on with on any number of ranks.
+Ranks take the batches in turn. The first one gathers and writes them, so that there is one file, in
+order, and any number of ranks can resume.
 """
 
 from __future__ import annotations
@@ -58,7 +60,7 @@ def sample_images(
     device: torch.device | str,
     ranks: Ranks | None = None,
 ) -> None:
-    """Write `images` uint8 [N,H,W,3] and `labels` int64 [N]; a killed run goes on where it was.
+    """Write `images` uint8 [N,H,W,3] and `labels` int64 [N]; a killed run resumes.
 
     Args:
         options: sampler, guidance, labels, rounding, count and seed.
@@ -70,7 +72,8 @@ def sample_images(
         ranks: this process among those that share the work; None: alone.
 
     Raises:
-        UserError: sampler, milestone and tokenizer do not fit each other, or are missing or damaged; the network gives values that are not finite.
+        UserError: sampler, milestone and tokenizer do not fit each other, or are missing or
+            damaged; the network gives values that are not finite.
     """
     device = torch.device(device)
     ranks = ranks or Ranks(0, 1, device)
@@ -86,9 +89,8 @@ def sample_images(
     decoder = load_tokenizer(tokenizer, tokenizer_weights, device)
     channels, height, width = shape = tuple(description["latent_shape"])
     _check_channels(options, channels, decoder, milestone)
-    check_normalisation(
-        description, decoder.normalisation, milestone, f"the tokenizer `{tokenizer.weights}`"
-    )
+    named = f"the tokenizer `{tokenizer.weights}`"
+    check_normalisation(description, decoder.normalisation, milestone, named)
     batch_size = options.batch_size if device.type == "cuda" else CPU_BATCH
     side = (height * decoder.downsampling, width * decoder.downsampling)
     shapes = {
@@ -114,15 +116,16 @@ def sample_images(
         if waiting:
             collected.add(waiting, milestone)
         collected.finish()
-    if not ranks.is_main:
-        return
-    log.info(
-        "samples: %d of %dx%d, %s with %d steps", options.images, *side, options.kind, options.steps
-    )
+    if ranks.is_main:
+        how = f"{options.kind} with {options.steps} steps"
+        log.info("samples: %d of %dx%d, %s", options.images, *side, how)
 
 
 class ImageDraws:
-    """All that is random about the images `numbers`: one CPU generator an image gives its label, then its normal draws [*shape] in order."""
+    """All that is random about the images `numbers`.
+
+    One CPU generator an image gives its label, then its normal draws [*shape] in order.
+    """
 
     def __init__(
         self, seed: int, numbers: range, shape: tuple[int, ...], device: torch.device
@@ -131,27 +134,26 @@ class ImageDraws:
         self.generators = [torch_generator("sample", seed, number) for number in numbers]
 
     def labels(self, kind: str, num_classes: int) -> Tensor:
-        """Classes [B] int64: `random`, uniform and drawn first; or `balanced`, the classes in turn, without a draw."""
+        """Classes [B] int64: `random`, uniform and drawn first; `balanced`, in turn, not drawn."""
         if kind == "balanced":
-            return torch.tensor(
-                [number % num_classes for number in self.numbers], device=self.device
-            )
-        return torch.cat(
-            [torch.randint(num_classes, (1,), generator=generator) for generator in self.generators]
-        ).to(self.device)
+            return torch.tensor([each % num_classes for each in self.numbers], device=self.device)
+        drawn = [torch.randint(num_classes, (1,), generator=each) for each in self.generators]
+        return torch.cat(drawn).to(self.device)
 
     def normal(self) -> Tensor:
         """The next standard normal draw of every image [B,*shape] float32."""
-        draws = torch.empty(
-            len(self.generators), *self.shape, pin_memory=self.device.type == "cuda"
-        )
+        on_gpu = self.device.type == "cuda"
+        draws = torch.empty(len(self.generators), *self.shape, pin_memory=on_gpu)
         for draw, generator in zip(draws, self.generators, strict=True):
             draw.normal_(generator=generator)
         return draws.to(self.device, non_blocking=True)
 
 
 def to_uint8(images: Tensor, rounding: str) -> Tensor:
-    """Images [B,3,H,W] in [-1, 1] to uint8 [B,H,W,3]: `truncate`, 255 (x + 1) / 2 cut off (REPA); `round`, 127.5 x + 128 cut off (DiT, SiT)."""
+    """Images [B,3,H,W] in [-1, 1] to uint8 [B,H,W,3].
+
+    `truncate`: 255 (x + 1) / 2 cut off (REPA); `round`: 127.5 x + 128 cut off (DiT, SiT).
+    """
     scaled = 255 * ((images + 1) / 2) if rounding == "truncate" else 127.5 * images + 128
     return scaled.clamp(0, 255).permute(0, 2, 3, 1).to(torch.uint8)
 
@@ -163,15 +165,16 @@ def _sample_latents(
     labels: Tensor,
     draws: ImageDraws,
 ) -> Tensor:
-    guidance = options.guidance
-    denoiser = Guided(
-        network, process, labels, guidance.scale, guidance.interval, guidance.channels
-    )
+    chosen = options.guidance
+    denoiser = Guided(network, process, labels, chosen.scale, chosen.interval, chosen.channels)
     return sample(process, options, denoiser, draws.normal(), draws.normal)
 
 
 class _Batch:
-    """A rank's batch on its way from latents to images: on a GPU it is decoded on a stream of its own, while the next batch is sampled."""
+    """A rank's batch, from latents to images.
+
+    On a GPU it is decoded on a separate stream, while the next batch is sampled.
+    """
 
     def __init__(self, rows: slice, wanted: int) -> None:
         self.rows, self.wanted = rows, wanted
@@ -181,19 +184,14 @@ class _Batch:
         with _decoding_stream(latents, labels):
             self.finite = torch.isfinite(latents[: self.wanted]).all()
             self.labels = labels[: self.wanted].to("cpu", non_blocking=True)
-            full = torch.cat(
-                [latents, latents.new_zeros(-len(latents) % DECODE_BATCH, *latents.shape[1:])]
-            )
-            batches = full[: self.wanted + -self.wanted % DECODE_BATCH].split(DECODE_BATCH)
-            decoded = torch.cat([to_uint8(decoder.decode(batch), rounding) for batch in batches])[
-                : self.wanted
-            ]
-            self.images = decoded.to("cpu", non_blocking=True)
-            self.done = (
-                torch.cuda.current_stream(latents.device).record_event()
-                if latents.is_cuda
-                else None
-            )
+            padding = latents.new_zeros(-len(latents) % DECODE_BATCH, *latents.shape[1:])
+            padded = self.wanted + -self.wanted % DECODE_BATCH
+            batches = torch.cat([latents, padding])[:padded].split(DECODE_BATCH)
+            decoded = torch.cat([to_uint8(decoder.decode(batch), rounding) for batch in batches])
+            self.images = decoded[: self.wanted].to("cpu", non_blocking=True)
+            self.done = None
+            if latents.is_cuda:
+                self.done = torch.cuda.current_stream(latents.device).record_event()
 
     def wait(self) -> bool:
         """Wait until the images are there; whether the latents were finite."""
@@ -206,7 +204,7 @@ class _Batch:
 
 @contextlib.contextmanager
 def _decoding_stream(*inputs: Tensor) -> Iterator[None]:
-    """On a GPU, work inside goes on a stream of its own, after what makes `inputs`."""
+    """On a GPU, run the work inside on a separate stream, after the work that makes `inputs`."""
     device = inputs[0].device
     if device.type != "cuda":
         yield
@@ -234,12 +232,8 @@ class _Collector:
         image_shape: tuple[int, ...],
         writer: ArrayWriter | None,
     ) -> None:
-        self.ranks, self.batch_size, self.image_shape, self.writer = (
-            ranks,
-            batch_size,
-            image_shape,
-            writer,
-        )
+        self.ranks, self.writer = ranks, writer
+        self.batch_size, self.image_shape = batch_size, image_shape
         self.group = distributed.new_group(backend="gloo") if ranks.world > 1 else None
         self.progress = tqdm(
             total=writer.count if writer else None,
@@ -258,21 +252,17 @@ class _Collector:
         """
         if not self._all(batch.wait()):
             raise UserError(
-                f"{milestone}: not finite at images {batch.rows.start} to {batch.rows.stop - 1}; the training diverged, lower its learning rate"
+                f"{milestone}: not finite at images {batch.rows.start} to {batch.rows.stop - 1}; "
+                "the training diverged, lower its learning rate"
             )
-        images = self._gathered(
-            getattr(batch, "images", None),
-            torch.zeros(self.batch_size, *self.image_shape, dtype=torch.uint8),
-        )
-        labels = self._gathered(
-            getattr(batch, "labels", None), torch.zeros(self.batch_size, dtype=torch.int64)
-        )
+        padded = torch.zeros(self.batch_size, *self.image_shape, dtype=torch.uint8)
+        images = self._gathered(getattr(batch, "images", None), padded)
+        padded = torch.zeros(self.batch_size, dtype=torch.int64)
+        labels = self._gathered(getattr(batch, "labels", None), padded)
         if self.writer is not None:
             count = batch.rows.stop - batch.rows.start
-            self.writer.write(
-                batch.rows.start,
-                {"images": images[:count].numpy(), "labels": labels[:count].numpy()},
-            )
+            rows = {"images": images[:count].numpy(), "labels": labels[:count].numpy()}
+            self.writer.write(batch.rows.start, rows)
             self.progress.update(count)
 
     def finish(self) -> None:
@@ -283,7 +273,7 @@ class _Collector:
         self.ranks.barrier()
 
     def _all(self, flag: bool) -> bool:
-        """Whether `flag` is set on every rank; over the CPU, so that nothing waits for the batch that a GPU is sampling."""
+        """Whether `flag` is set on every rank; over the CPU, not to wait for a GPU's queue."""
         if self.group is None:
             return flag
         unset = torch.tensor(int(not flag))
@@ -296,11 +286,9 @@ class _Collector:
             return own
         if own is not None:
             padded[: len(own)] = own
-        parts = (
-            [torch.empty_like(padded) for _ in range(self.ranks.world)]
-            if self.ranks.is_main
-            else None
-        )
+        parts = None
+        if self.ranks.is_main:
+            parts = [torch.empty_like(padded) for _ in range(self.ranks.world)]
         distributed.gather(padded, parts, dst=0, group=self.group)
         return torch.cat(parts) if parts else padded
 
@@ -320,14 +308,11 @@ def _writer(
 def _rounds(
     ranks: Ranks, writer: ArrayWriter | None, count: int, batch_size: int
 ) -> Iterator[slice]:
-    """Rows that are still to be made, a batch of each rank at a time; the first rank knows where to begin."""
-    size = batch_size * ranks.world
-    rounds = list(writer.batches(size)) if writer else []
-    begin = int(
-        ranks.all_reduce(
-            torch.tensor(rounds[0].start if rounds else count if writer else 0, device=ranks.device)
-        )
-    )
+    """Rows still to be made, a batch of each rank at a time; the first rank knows the start."""
+    size, begin = batch_size * ranks.world, 0
+    if writer:
+        begin = next((rows.start for rows in writer.batches(size)), count)
+    begin = int(ranks.all_reduce(torch.tensor(begin, device=ranks.device)))
     return (slice(start, min(start + size, count)) for start in range(begin, count, size))
 
 
@@ -337,11 +322,14 @@ def _check_channels(
     own = decoder.vae.config.latent_channels
     if own != channels:
         raise UserError(
-            f"{milestone}: was trained on latents of {channels} channels, the tokenizer has {own}; give the tokenizer that made its latents"
+            f"{milestone}: was trained on latents of {channels} channels, "
+            f"the tokenizer has {own}; give the tokenizer that made its latents"
         )
-    if options.guidance.channels is not None and options.guidance.channels > channels:
+    guided = options.guidance.channels
+    if guided is not None and guided > channels:
         raise UserError(
-            f"sampler guidance.channels: {options.guidance.channels} are more than the latent's {channels}; choose at most {channels}, or null for all"
+            f"sampler guidance.channels: {guided} are more than the latent's {channels}; "
+            f"choose at most {channels}, or null for all"
         )
 
 
@@ -352,22 +340,19 @@ def _protocol(
     tokenizer: TokenizerOptions,
     decoder: Tokenizer,
 ) -> dict[str, Any]:
-    """Attributes of the output: all that the images depend on, and so neither batch size nor the choice of milestones."""
-    unused = () if options.kind == "ode-dopri5" else ("rtol", "atol")
+    """Attributes of the output: all that the images depend on, so without e.g. the batch size."""
+    unused = {"preset", "decoder", "batch_size", "milestones", "compile"}
+    if options.kind != "ode-dopri5":
+        unused |= {"rtol", "atol"}
+    used = {"weights": tokenizer.weights, "scale": decoder.scale, "sha256": decoder.sha256}
+    if decoder.shift:
+        used["shift"] = decoder.shift
     return {
         "run": description["run"],
         "seed": description["seed"],
         "step": description["step"],
         "milestone_sha256": sha256(milestone),
-        "sampler": options.model_dump(
-            mode="json",
-            exclude={"preset", "decoder", "batch_size", "milestones", "compile", *unused},
-        ),
-        "tokenizer": {
-            "weights": tokenizer.weights,
-            "scale": decoder.scale,
-            "sha256": decoder.sha256,
-            **({"shift": decoder.shift} if decoder.shift else {}),
-        },
+        "sampler": options.model_dump(mode="json", exclude=unused),
+        "tokenizer": used,
         "versions": {"vrpo": vrpo.__version__, "torch": torch.__version__.split("+")[0]},
     }

@@ -1,4 +1,4 @@
-"""The network as the samplers call it: in its own precision (`tf32` is a switch of the GPU's) or under bf16 autocast, plain or compiled."""
+"""The network as the samplers call it: as it is or under bf16 autocast, plain or compiled."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from vrpo.models.transformer import DiffusionTransformer
 
 
 class SamplingNetwork:
-    """A network for inference with the interface that `Guided` calls; compiled code is for one batch shape, and one more under guidance."""
+    """A network for inference with the interface that `Guided` calls.
+
+    Compiled code is for one batch shape, and one more under guidance. TF32 is a switch of the GPU.
+    """
 
     def __init__(
         self,
@@ -21,11 +24,11 @@ class SamplingNetwork:
     ) -> None:
         self.null_label = network.null_label
         self.precision = precision
-        self.network = (
-            torch.compile(network, fullgraph=True, dynamic=False) if compiled else network
-        )
+        self.network = network
+        if compiled:
+            self.network = torch.compile(network, fullgraph=True, dynamic=False)
 
     def __call__(self, x: Tensor, t: Tensor, labels: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """As `DiffusionTransformer.forward`, without hidden tokens; the state may be float64, as the samplers' is."""
+        """As `DiffusionTransformer.forward`, without hidden tokens; `x` may be float64."""
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             return self.network(x.float(), t, labels)

@@ -1,4 +1,4 @@
-"""How PyTorch computes on this machine: TensorFloat-32, attention's kernel, and the record of both beside the run."""
+"""How PyTorch computes on this machine: TensorFloat-32, attention's kernel, and their record."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def configure_backend(
     options: TrainingOptions, objective: Objective, ranks: Ranks
 ) -> dict[str, Any]:
-    """Set TF32 and the attention kernel as `options` say, before anything is compiled; returns what holds now.
+    """Set TF32 and the attention kernel, before anything is compiled; returns what is used.
 
     Raises:
         UserError: the attention kernel that is asked for cannot compute this network.

@@ -1,13 +1,15 @@
-"""Micro-batches of one rank, read a step ahead: a thread reads the next step's samples while this one computes.
+"""Micro-batches of one rank; a thread reads the next step's samples while this one computes.
 
-On a GPU they are read into pinned memory, copied on a stream of their own as they are stored (int8 stays int8), and decoded there. What a step gets is a
-function of its plan alone, so reading ahead changes no result and is no part of the training's state.
+On a GPU they are read into pinned memory, copied on a separate stream as they are stored (int8
+stays int8), and decoded there. A step's data are a function of its plan alone, so reading ahead
+changes no result and is no part of the training's state.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -59,7 +61,8 @@ class Feed:
         encoders: those whose tokens are read.
         attention: whether their queries and keys are, too.
         null_label: label of dropped classes.
-        latents: `resident`, all latents lie in the device's memory; `mapped`, they are read for each batch; `auto`, as they fit.
+        latents: `resident`, all latents are in the device's memory; `mapped`, they are read for
+            each batch; `auto`, as they fit.
         """
         self.data, self.plans, self.device, self.null_label = data, plans, device, null_label
         self.resident = self._load_latents() if _is_resident(data, device, latents) else None
@@ -102,18 +105,15 @@ class Feed:
         if half in self._in_use:
             self._in_use[half].synchronize()  # its copies of two steps ago are done
         with torch.cuda.stream(self._stream) if self._on_gpu else contextlib.nullcontext():
-            batches = [
-                self._micro_batch(part, (half, micro))
-                for micro, part in enumerate(self.plans(step))
-            ]
+            parts = enumerate(self.plans(step))
+            batches = [self._micro_batch(part, (half, micro)) for micro, part in parts]
             if self._on_gpu:
                 self._copied = self._in_use[half] = self._stream.record_event()
         return batches
 
     def _micro_batch(self, part: StepPlan, place: tuple[int, int]) -> MicroBatch:
-        stored = self.data.read(
-            part.indices, self._buffers(place, len(part.indices)), **self.wanted
-        )
+        buffers = self._buffers(place, len(part.indices))
+        stored = self.data.read(part.indices, buffers, **self.wanted)
         stored = {name: self._moved(values) for name, values in stored.items()}
         if self.resident is not None:
             rows = self._moved(torch.from_numpy(part.indices))
@@ -138,15 +138,10 @@ class Feed:
         if not self._on_gpu:
             return None
         if place not in self._pinned:
-            arrays = self.data.stored(**self.wanted)
-            self._pinned[place] = {
-                key: torch.empty(
-                    (size, *source.shape(name)[1:]),
-                    dtype=_torch_type(source.dtype(name)),
-                    pin_memory=True,
-                )
-                for key, (source, name) in arrays.items()
-            }
+            buffers = self._pinned[place] = {}
+            for key, (source, name) in self.data.stored(**self.wanted).items():
+                shape, kind = (size, *source.shape(name)[1:]), _torch_type(source.dtype(name))
+                buffers[key] = torch.empty(shape, dtype=kind, pin_memory=True)
         return self._pinned[place]
 
     def _load_latents(self) -> StoredBatch:
@@ -157,21 +152,17 @@ class Feed:
             resident[name] = torch.empty(shape, dtype=kind, device=self.device)
             for start in range(0, shape[0], LOADED_AT_ONCE):
                 rows = slice(start, min(start + LOADED_AT_ONCE, shape[0]))
-                resident[name][rows] = torch.from_numpy(self.data.latents.rows(name, rows)).to(
-                    self.device
-                )
-        log.info(
-            "latents: %.1f GB lie in the memory of %s", _latent_bytes(self.data) / 1e9, self.device
-        )
+                values = torch.from_numpy(self.data.latents.rows(name, rows))
+                resident[name][rows] = values.to(self.device)
+        size = _latent_bytes(self.data) / 1e9
+        log.info("latents: %.1f GB are in the memory of %s", size, self.device)
         return resident
 
 
 def plan_parts(plan: StepPlan, *, rank: int, world: int, accumulation: int) -> list[StepPlan]:
     """The parts of a step for `rank`, one for each accumulation step."""
-    return [
-        plan.part(rank * accumulation + micro, world * accumulation)
-        for micro in range(accumulation)
-    ]
+    first, parts = rank * accumulation, world * accumulation
+    return [plan.part(first + micro, parts) for micro in range(accumulation)]
 
 
 def _is_resident(data: TrainingData, device: torch.device, latents: str) -> bool:
@@ -179,29 +170,18 @@ def _is_resident(data: TrainingData, device: torch.device, latents: str) -> bool
         return latents == "resident"
     if device.type != "cuda":
         return False
-    return (
-        _latent_bytes(data)
-        <= RESIDENT_SHARE * torch.cuda.get_device_properties(device).total_memory
-    )
+    memory = torch.cuda.get_device_properties(device).total_memory
+    return _latent_bytes(data) <= RESIDENT_SHARE * memory
 
 
 def _latent_bytes(data: TrainingData) -> int:
-    return sum(
-        data.latents.dtype(name).itemsize * torch.Size(data.latents.shape(name)).numel()
-        for name in MOMENTS
-    )
+    latents = data.latents
+    return sum(latents.dtype(name).itemsize * math.prod(latents.shape(name)) for name in MOMENTS)
 
 
 def _tensors(batch: MicroBatch) -> list[Tensor]:
-    return [
-        batch.mean,
-        batch.std,
-        batch.labels,
-        batch.times,
-        batch.draw,
-        *batch.tokens.values(),
-        *batch.attention.values(),
-    ]
+    plain = [batch.mean, batch.std, batch.labels, batch.times, batch.draw]
+    return [*plain, *batch.tokens.values(), *batch.attention.values()]
 
 
 def _torch_type(kind: Any) -> torch.dtype:

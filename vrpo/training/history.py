@@ -17,22 +17,19 @@ TABLES = ("train", "diagnostics")
 class History:
     """The tables of a run.
 
-    train.csv (losses and rewards) and diagnostics.csv (the same by noise level) hold what is a function of (config, seed, step): their rows are part of
-    the training state, and a resume writes them anew, so that every repetition ends in the same bytes. speed.csv holds wall-clock rates, which never are
-    the same; rows are only ever added to it.
+    train.csv (losses and rewards) and diagnostics.csv (the same by noise level) are a function of
+    (config, seed, step): their rows are part of the training state, and a resume writes them anew,
+    so that every repetition produces identical files. speed.csv holds wall-clock rates, which
+    differ between repetitions; rows are only added to it.
     """
 
     def __init__(
         self, run_folder: Path, batch_size: int, step: int, tables: dict[str, Rows]
     ) -> None:
-        """Go on from `step`, whose state held `tables`, a list of rows for each of `TABLES`."""
+        """Continue from `step`, whose state held `tables`, a list of rows for each of `TABLES`."""
         self.folder, self.speed = run_folder, run_folder / "speed.csv"
-        self.batch_size, self.step, self.time, self.tables = (
-            batch_size,
-            step,
-            time.monotonic(),
-            tables,
-        )
+        self.batch_size, self.step, self.tables = batch_size, step, tables
+        self.time = time.monotonic()
         for name, rows in tables.items():
             write_text(run_folder / f"{name}.csv", _text(rows))
 
@@ -44,15 +41,13 @@ class History:
         Args:
             step: optimiser steps done.
             metrics: means over the steps since the last rows.
-            by_noise_level: quantities in equal bins over the noise level; NaN where a bin had no rollout.
+            by_noise_level: quantities in equal bins over the noise level; NaN for empty bins.
         """
         now = time.monotonic()
         seconds = now - self.time
         rate = (step - self.step) * self.batch_size / max(seconds, 1e-9)
-        self._add(
-            "train",
-            [{"step": str(step), **{name: f"{value:.8g}" for name, value in metrics.items()}}],
-        )
+        texts = {name: f"{value:.8g}" for name, value in metrics.items()}
+        self._add("train", [{"step": str(step), **texts}])
         self._add("diagnostics", _rows_by_noise_level(step, by_noise_level))
         speed = {"step": str(step), "images_per_second": f"{rate:.1f}", "seconds": f"{seconds:.2f}"}
         with open(self.speed, "a", encoding="utf-8") as file:
@@ -68,7 +63,7 @@ class History:
 
 
 def _rows_by_noise_level(step: int, quantities: dict[str, list[float]]) -> Rows:
-    """A row for each bin in which there was anything, with the noise level at its middle."""
+    """A row for each bin that is not empty, with the noise level at its middle."""
     rows = []
     bins = max(map(len, quantities.values()), default=0)
     for index in range(bins):

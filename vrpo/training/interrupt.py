@@ -1,4 +1,4 @@
-"""When a training must save, and when it must end early: signals, the wall-time budget, the time between states."""
+"""When a training must save or end early: signals, wall-time budget, time between states."""
 
 from __future__ import annotations
 
@@ -14,20 +14,23 @@ CHECK_EVERY = 10
 
 
 def budget_minutes(limit: float) -> float:
-    """Minutes of work in a job that must have ended after `limit`: ten, or a fifth if that is less, are left to start, to save and to end."""
+    """Minutes of work in a job that must have ended after `limit`.
+
+    Ten, or a fifth if that is less, are left to start, to save and to end.
+    """
     return max(limit - 10, 0.8 * limit)
 
 
 class Interrupt:
-    """Watches SIGTERM, SIGUSR1 and two clocks; all ranks come to the same answer at the same step."""
+    """Watches SIGTERM, SIGUSR1 and two clocks; all ranks get the same answer at the same step."""
 
     def __init__(self, ranks: Ranks, *, save_minutes: float, max_minutes: float | None) -> None:
         """`max_minutes`: minutes after which this process must have ended; None is unlimited."""
         self.ranks = ranks
         self.save_seconds = 60 * save_minutes
-        self.deadline = (
-            None if max_minutes is None else time.monotonic() + 60 * budget_minutes(max_minutes)
-        )
+        self.deadline: float | None = None
+        if max_minutes is not None:
+            self.deadline = time.monotonic() + 60 * budget_minutes(max_minutes)
         self.last_save = time.monotonic()
         self.reason: str | None = None
         self.stopping = False
@@ -44,9 +47,8 @@ class Interrupt:
         now = time.monotonic()
         if self.reason is None and self.deadline is not None and now > self.deadline:
             self.reason = "the wall-time budget"
-        self.stopping, due = self.ranks.any(
-            self.reason is not None, now - self.last_save > self.save_seconds
-        )
+        late = now - self.last_save > self.save_seconds
+        self.stopping, due = self.ranks.any(self.reason is not None, late)
         if due or self.stopping:
             self.last_save = now
         return due or self.stopping
@@ -56,5 +58,6 @@ class Interrupt:
         if self.stopping:
             reason = self.reason or "another rank"
             raise InterruptionError(
-                f"training: ended by {reason} after step {step}, state is saved; the same command goes on from there"
+                f"training: ended by {reason} after step {step}, state is saved; "
+                "the same command goes on from there"
             )

@@ -49,9 +49,8 @@ class Objective(nn.Module):
         self.options = options
         self.measured = alignment.agreement is not None and hasattr(network, "traced")
         if alignment.agreement is not None and not self.measured:
-            log.warning(
-                "%s has no method `traced`: the agreement is not measured", type(network).__name__
-            )
+            kind = type(network).__name__
+            log.warning("%s has no method `traced`: the agreement is not measured", kind)
 
     def forward(
         self,
@@ -80,9 +79,8 @@ class Objective(nn.Module):
         x_t = process.corrupt(x0, noise, t)
         noise_level = process.noise_level(t)
         with self._autocast(x0):
-            prediction, hidden, attention = self._predict(
-                x_t, process.network_time(t), labels, noise_level
-            )
+            times = process.network_time(t)
+            prediction, hidden, attention = self._predict(x_t, times, labels, noise_level)
             prediction = prediction.float()
             denoising, error = process.losses(prediction, x0, noise, x_t, t)  # (B), (B)
             batch = AlignmentBatch(

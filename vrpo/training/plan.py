@@ -17,7 +17,7 @@ from vrpo.seeds import torch_generator
 
 @dataclass(frozen=True)
 class StepPlan:
-    """A global batch of B rollouts, in the order in which ranks and micro-batches cut it: groups side by side."""
+    """A global batch of B rollouts, ordered by rank and micro-batch: groups are side by side."""
 
     indices: np.ndarray
     """Samples [B] int64."""
@@ -50,15 +50,12 @@ def plan_step(
     similar noise level only reorder the batch, groups of one image take more rollouts of fewer
     samples.
     """
-    batch_size = training.batch_size
-    group = alignment.group
+    batch_size, group = training.batch_size, alignment.group
     repeats = group if alignment.by_image else 1
     indices = np.repeat(sample_indices(count, batch_size // repeats, seed, step), repeats)
     times = process.sample_times(batch_size, torch_generator("train-time", seed, step))
-    dropped = (
-        torch.rand(batch_size, generator=torch_generator("train-label-dropout", seed, step))
-        < training.label_dropout
-    )
+    generator = torch_generator("train-label-dropout", seed, step)
+    dropped = torch.rand(batch_size, generator=generator) < training.label_dropout
     order = torch.arange(batch_size)
     if group > 1 and not alignment.by_image:
         order = process.noise_level(times).argsort(stable=True)
@@ -74,9 +71,5 @@ def step_noise(
     device: torch.device,
 ) -> Tensor:
     """Standard normal noise of a whole global batch [B, *shape], drawn on `device`."""
-    return torch.randn(
-        batch_size,
-        *shape,
-        generator=torch_generator("train", purpose, seed, step, device=device),
-        device=device,
-    )
+    generator = torch_generator("train", purpose, seed, step, device=device)
+    return torch.randn(batch_size, *shape, generator=generator, device=device)

@@ -1,4 +1,4 @@
-"""One training job: build what a resolved run describes, go on from its state, end in a milestone's weights."""
+"""One training job: from a resolved run, or its newest state, to a milestone's weights."""
 
 from __future__ import annotations
 
@@ -52,127 +52,105 @@ def train(
 ) -> None:
     """Train `config` to `milestone` steps and write its averaged weights to `output`.
 
-    Goes on from the newest state in `output`'s folder; a killed training ends in the same bytes as an undisturbed one (CPU).
-    Under `torchrun` all ranks call this.
+    Resumes from the newest state in `output`'s folder. On a CPU, a killed and resumed training
+    produces the same bytes as an undisturbed one. Under `torchrun` all ranks call this.
 
     Args:
         config: the resolved run.
         latents: latents.h5.
-        features: features/<encoder>.h5 by encoder, for the encoders of the alignment; or the .json of one whose tokens are computed from the images.
+        features: features/<encoder>.h5 by encoder, for the encoders of the alignment; or the .json
+            of one whose tokens are computed from the images.
         critics: networks/critic-<encoder>.safetensors by encoder, where the alignment uses them.
         milestone: steps at which it ends.
         output: safetensors file of the averaged network and projectors.
         device: `auto`, `cpu` or `cuda`.
         save_minutes: time between saved states.
-        max_minutes: time after which this must have ended; before it the state is saved and `InterruptionError` raised.
+        max_minutes: time after which this must have ended; before it the state is saved and
+            `InterruptionError` raised.
         log_every: steps in a row of train.csv.
         max_skipped: tolerated non-finite steps in a row.
 
     Raises:
-        UserError: inputs that do not fit each other, a training of this run already under way, a state of another version, a full disk.
+        UserError: inputs that do not fit each other, a training of this run already under way, a
+            state of another version, a full disk.
     """
-    with joined_ranks(device) as ranks:
-        lock = exclusive_lock(
-            output.parent / "state" / "lock", f"a training of run {config.run}, seed {config.seed},"
+    with joined_ranks(device) as ranks, _alone(config, output, ranks):
+        options, plain = config.training, config.model_dump(mode="json")
+        try:
+            micro_batch = options.micro_batch(ranks.world, config.alignment.group)
+        except ValueError as error:
+            raise UserError(f"training.batch_size: {error}") from None
+        if options.compile:
+            require_compiler(ranks.device, "training.compile")
+        data = _open_data(latents, features, ranks)
+        objective = build_objective(config, data, critics, ranks.device)
+        backend = configure_backend(options, objective, ranks)
+        trainer = Trainer(objective, data, options, seed=config.seed, ranks=ranks)
+        store = StateStore(output.parent, plain)
+        if ranks.is_main:
+            store.announce_other_configs()
+            store.remove_leftovers()
+            store.require_space(sum(parameter.numel() for parameter in trainer.parameters))
+        state = store.load(at_most=milestone)
+        if state is not None:
+            _go_on_from(trainer, state, store)
+        log.info(
+            "%s, seed %d: steps %d to %d on %s; batch %d global = %d ranks x %d accumulation x %d",
+            config.run, config.seed, trainer.step, milestone, ranks.device, options.batch_size,
+            ranks.world, options.accumulation, micro_batch,
+        )  # fmt: skip
+        log.info("%s", ", ".join(f"{name} {value}" for name, value in backend.items()))
+        history = None
+        if ranks.is_main:
+            write_text(output.parent / "backend.json", json.dumps(backend, indent=1) + "\n")
+            history = History(output.parent, options.batch_size, trainer.step, trainer.tables)
+        interrupt = Interrupt(ranks, save_minutes=save_minutes, max_minutes=max_minutes)
+        trainer.train(
+            milestone, store, history, interrupt, log_every=log_every, max_skipped=max_skipped
         )
-        with lock if ranks.is_main else contextlib.nullcontext():
-            _train(
-                config,
-                ranks,
-                latents,
-                features,
-                critics,
-                milestone,
-                output,
-                save_minutes,
-                max_minutes,
-                log_every,
-                max_skipped,
-            )
+        if ranks.is_main:
+            _save_averaged(trainer, plain, milestone, output)
 
 
-def _train(
-    config: RunConfig,
-    ranks: Ranks,
-    latents: Path,
-    features: dict[str, Path],
-    critics: dict[str, Path],
-    milestone: int,
-    output: Path,
-    save_minutes: float,
-    max_minutes: float | None,
-    log_every: int,
-    max_skipped: int,
-) -> None:
-    options = config.training
-    try:
-        micro_batch = options.micro_batch(ranks.world, config.alignment.group)
-    except ValueError as error:
-        raise UserError(f"training.batch_size: {error}") from None
-    if options.compile:
-        require_compiler(ranks.device, "training.compile")
-    data = _open_data(latents, features, ranks)
-    objective = build_objective(config, data, critics, ranks.device)
-    backend = configure_backend(options, objective, ranks)
-    trainer = Trainer(objective, data, options, seed=config.seed, ranks=ranks)
-    plain = config.model_dump(mode="json")
-    store = StateStore(output.parent, plain)
-    if ranks.is_main:
-        store.announce_other_configs()
-        store.remove_leftovers()
-        store.require_space(sum(parameter.numel() for parameter in trainer.parameters))
-    state = store.load(at_most=milestone)
-    if state is not None:
-        _go_on_from(trainer, state, store)
-    log.info(
-        "%s, seed %d: steps %d to %d on %s; batch %d global = %d ranks x %d accumulation x %d",
-        config.run, config.seed, trainer.step, milestone, ranks.device, options.batch_size,
-        ranks.world, options.accumulation, micro_batch,
-    )  # fmt: skip
-    log.info("%s", ", ".join(f"{name} {value}" for name, value in backend.items()))
-    if ranks.is_main:
-        write_text(output.parent / "backend.json", json.dumps(backend, indent=1) + "\n")
-    history = (
-        History(output.parent, options.batch_size, trainer.step, trainer.tables)
-        if ranks.is_main
-        else None
-    )
-    interrupt = Interrupt(ranks, save_minutes=save_minutes, max_minutes=max_minutes)
-    trainer.train(
-        milestone, store, history, interrupt, log_every=log_every, max_skipped=max_skipped
-    )
-    if ranks.is_main:
-        description = {
-            "run": config.run,
-            "seed": config.seed,
-            "step": milestone,
-            "model": plain["model"],
-            "process": plain["process"],
-            "alignment": plain["alignment"],
-            "latent_shape": list(data.latent_shape),
-            "out_channels": objective.process.prediction_channels(data.latent_shape[0]),
-            "config_sha256": config_hash(plain),
-        }
-        normalisation = recorded_normalisation(data.latents.attributes)
-        if normalisation is not None:
-            description["normalisation"] = normalisation._asdict()
-        averaged = trainer.ema
-        save_milestone(
-            output,
-            dict(averaged.network.named_parameters()),
-            dict(averaged.alignment.named_parameters()),
-            description,
-        )
+def _alone(
+    config: RunConfig, output: Path, ranks: Ranks
+) -> contextlib.AbstractContextManager[None]:
+    """The lock of the run, on the first rank."""
+    if not ranks.is_main:
+        return contextlib.nullcontext()
+    what = f"a training of run {config.run}, seed {config.seed},"
+    return exclusive_lock(output.parent / "state" / "lock", what)
+
+
+def _save_averaged(trainer: Trainer, plain: dict[str, Any], milestone: int, output: Path) -> None:
+    data, process = trainer.data, trainer.objective.process
+    description = {
+        "step": milestone,
+        "latent_shape": list(data.latent_shape),
+        "out_channels": process.prediction_channels(data.latent_shape[0]),
+        "config_sha256": config_hash(plain),
+        **{name: plain[name] for name in ("run", "seed", "model", "process", "alignment")},
+    }
+    normalisation = recorded_normalisation(data.latents.attributes)
+    if normalisation is not None:
+        description["normalisation"] = normalisation._asdict()
+    network, alignment = trainer.ema.network, trainer.ema.alignment
+    parameters = dict(network.named_parameters()), dict(alignment.named_parameters())
+    save_milestone(output, *parameters, description)
 
 
 def _go_on_from(trainer: Trainer, state: dict[str, Any], store: StateStore) -> None:
-    """Restore `trainer`; the state is whole and of this config, so what does not fit was trained on other data or laid out by other code."""
-    data = trainer.data.origin()
-    differences = config_differences(state["data"], data)
+    """Restore `trainer` from a whole state of this config.
+
+    Raises:
+        UserError: the state is of other data, or of another version of the code.
+    """
+    differences = config_differences(state["data"], trainer.data.origin())
     if differences:
         raise UserError(
-            f"{store.folder}: its states were trained on other latents or features than those of now ({'; '.join(differences)}); "
-            "give those, or remove the folder to begin the training anew"
+            f"{store.folder}: its states were trained on other latents or features than those of "
+            f"now ({'; '.join(differences)}); give those, or remove the folder to begin the "
+            "training anew"
         )
     try:
         trainer.load_state_dict(state)
@@ -185,7 +163,7 @@ def _go_on_from(trainer: Trainer, state: dict[str, Any], store: StateStore) -> N
 
 
 def _open_data(latents: Path, features: dict[str, Path], ranks: Ranks) -> TrainingData:
-    """The data; checked by the first rank for all, where they were not checked before."""
+    """The data; the first rank checks them for all, where they were not checked before."""
 
     def opened() -> TrainingData:
         return TrainingData(
@@ -201,22 +179,20 @@ def _open_data(latents: Path, features: dict[str, Path], ranks: Ranks) -> Traini
 def build_objective(
     config: RunConfig, data: TrainingData, critics: dict[str, Path], device: torch.device
 ) -> Objective:
-    """Network, process and alignment of a run, initialised from its seed: runs that differ in alignment start from the same network."""
+    """Network, process and alignment of a run, initialised from its seed.
+
+    Runs that differ in alignment start from the same network.
+
+    Raises:
+        UserError: features or critics are missing, or do not fit the run.
+    """
     process, encoders = build_process(config.process), config.alignment.encoders
-    for name in encoders:
-        if name not in data.feature_shapes:
-            raise UserError(
-                f"--features: the features of encoder `{name}` are missing, the alignment of run {config.run} reads them; give {name}=FILE"
-            )
-        made_by = data.features[name].attributes.get("encoder", name)
-        if made_by != name:
-            raise UserError(
-                f"--features {name}: {data.features[name].path} holds the tokens of encoder `{made_by}`; give those of `{name}`"
-            )
+    _check_features(config, data)
     needs_critic = config.alignment.needs_critic
     if needs_critic and set(critics) != set(encoders):
         raise UserError(
-            f"--critic: run {config.run} needs a latent critic for each of {', '.join(encoders)}; give NAME=FILE for each"
+            f"--critic: run {config.run} needs a latent critic for each of {', '.join(encoders)}; "
+            "give NAME=FILE for each"
         )
     used = critics if needs_critic else {}
     context = AlignmentContext(
@@ -239,28 +215,48 @@ def build_objective(
                 f"{data.attention_blocks[name]} blocks, the alignment of run {config.run} "
                 f"reads {wanted}; name them in `encoders.{name}.attention` and encode again"
             )
-    for name in encoders:
-        tokens, grid = data.feature_shapes[name][0], data.latent_shape[1] // config.model.patch_size
+    _check_grids(config, data)
+    return Objective(network, alignment, process, config.training)
+
+
+def _check_features(config: RunConfig, data: TrainingData) -> None:
+    """Check that the features of each encoder are there, and are its own."""
+    for name in config.alignment.encoders:
+        if name not in data.feature_shapes:
+            raise UserError(
+                f"--features: the features of encoder `{name}` are missing, "
+                f"the alignment of run {config.run} reads them; give {name}=FILE"
+            )
+        features = data.features[name]
+        made_by = features.attributes.get("encoder", name)
+        if made_by != name:
+            raise UserError(
+                f"--features {name}: {features.path} holds the tokens of encoder `{made_by}`; "
+                f"give those of `{name}`"
+            )
+
+
+def _check_grids(config: RunConfig, data: TrainingData) -> None:
+    """Check that each encoder has as many tokens as the network."""
+    _, height, width = data.latent_shape
+    grid = height // config.model.patch_size
+    for name in config.alignment.encoders:
+        tokens = data.feature_shapes[name][0]
         if tokens != grid**2:
             raise UserError(
-                f"encoders.{name}: gives {tokens} tokens an image, but {config.model.name} on latents of {data.latent_shape[1]}x{data.latent_shape[2]} "
-                f"has {grid}x{grid}; set encoders.{name}.image_size to {_fitting_size(data, name, grid)}"
+                f"encoders.{name}: gives {tokens} tokens an image, but {config.model.name} on "
+                f"latents of {height}x{width} has {grid}x{grid}; "
+                f"set encoders.{name}.image_size to {_fitting_size(data, name, grid)}"
             )
-    return Objective(network, alignment, process, config.training)
 
 
 def _fitting_size(data: TrainingData, encoder: str, grid: int) -> str:
     """The image size at which an encoder would have `grid` x `grid` tokens."""
-    image_size, side = (
-        data.features[encoder].attributes.get("image_size"),
-        math.isqrt(data.feature_shapes[encoder][0]),
-    )
-    patches = f"{grid} of its patches"
-    return (
-        f"{image_size // side * grid}, {patches}"
-        if image_size and side**2 == data.feature_shapes[encoder][0]
-        else patches
-    )
+    patches, tokens = f"{grid} of its patches", data.feature_shapes[encoder][0]
+    image_size, side = data.features[encoder].attributes.get("image_size"), math.isqrt(tokens)
+    if not image_size or side**2 != tokens:
+        return patches
+    return f"{image_size // side * grid}, {patches}"
 
 
 def _fitting_critic(
@@ -270,6 +266,7 @@ def _fitting_critic(
     for made_from, arrays in (("latents", data.latents), ("features", data.features[encoder])):
         if critic.description[made_from] != arrays.fingerprint:
             raise UserError(
-                f"{path}: distilled from other {made_from} than {arrays.path}; delete it and distil again"
+                f"{path}: distilled from other {made_from} than {arrays.path}; "
+                "delete it and distil again"
             )
     return critic

@@ -1,6 +1,7 @@
-"""Training state on disk: everything that resume needs in one file, the last two kept, a damaged one passed over.
+"""Training state on disk: one file has all that resume needs; the last two files are kept.
 
-A state is copied to the host's memory at its step, and written by a thread while the training goes on.
+A state is copied to the host's memory at its step, and written by a thread while the training
+continues. A damaged file is skipped.
 """
 
 from __future__ import annotations
@@ -26,14 +27,16 @@ from vrpo.models.weights import check_archive, check_finite
 
 log = logging.getLogger(__name__)
 KEPT = 2
+CHECKED = ("objective", "ema", "optimizer")  # parts of a state that must be finite
 WITHOUT_EFFECT = ("training.latents", "training.attention", "training.activation_checkpointing")
-"""Options that change speed and memory and, up to rounding, no result: a training goes on when they change."""
+"""Options that change speed and memory but, up to rounding, no result: training resumes anyway."""
 
 
 class StateStore:
     """States of one run, in `state/<hash of its config>/step<NNNNNNN>.pt`.
 
-    A changed config so starts a training of its own, and nothing of the earlier one is lost: changing back goes on with it.
+    So a changed config starts a separate training and keeps the earlier one, which resumes when the
+    config is changed back.
     """
 
     def __init__(self, run_folder: Path, config: dict[str, Any]) -> None:
@@ -49,25 +52,21 @@ class StateStore:
         """Log which options differ from trainings of this run under another config."""
         for other in sorted(self.root.glob("*/config.json")):
             if other.parent != self.folder:
-                differences = "; ".join(
-                    config_differences(json.loads(other.read_text()), self.config)
-                )
-                log.warning(
-                    "%s: an earlier state of another config (%s); it is kept, and not used",
-                    other.parent,
-                    differences,
-                )
+                differences = config_differences(json.loads(other.read_text()), self.config)
+                said = "%s: an earlier state of another config (%s); it is kept, and not used"
+                log.warning(said, other.parent, "; ".join(differences))
 
     def require_space(self, parameters: int) -> None:
-        """Refuse to begin what the disk cannot hold: the states kept and the one being written, four fp32 numbers a parameter, and a milestone.
+        """Check that the disk has space for new states and a milestone.
+
+        A state has four fp32 numbers a parameter; one is written beside those kept.
 
         Raises:
             UserError: too little is free.
         """
         new_states = max(1, KEPT + 1 - len(self._states()))
-        require_free_space(
-            self.folder, (16 * new_states + 4) * parameters, "training state and weights"
-        )
+        size = (16 * new_states + 4) * parameters
+        require_free_space(self.folder, size, "training state and weights")
 
     def remove_leftovers(self) -> None:
         """Remove what a killed training was writing; only who holds the run's lock may."""
@@ -82,30 +81,21 @@ class StateStore:
             try:
                 check_archive(path)
                 state = torch.load(path, map_location="cpu", weights_only=True)
-                check_finite(
-                    {
-                        name: state[name]
-                        for name in ("objective", "ema", "optimizer")
-                        if name in state
-                    },
-                    path,
-                    "it is not used",
-                )
+                parts = {name: state[name] for name in CHECKED if name in state}
+                check_finite(parts, path, "it is not used")
                 return state
             except MemoryError:
                 raise
             except Exception as error:  # a damaged file raises errors of almost any kind
-                log.warning(
-                    "%s: damaged (%s), falling back to the state before it",
-                    path,
-                    " ".join(str(error).split())[:200],
-                )
+                reason = " ".join(str(error).split())[:200]
+                log.warning("%s: damaged (%s), falling back to the state before it", path, reason)
         return None
 
     def save(self, step: int, state: dict[str, Any]) -> None:
         """Copy `state` as it is now and begin to write it, after the one before is written.
 
-        All but the last two up to `step` are dropped then; later ones (of a milestone that is made again) stay.
+        All but the last two up to `step` are then removed; later ones (of a milestone that is
+        rebuilt) stay.
 
         Raises:
             UserError: the state before could not be written.
@@ -130,7 +120,7 @@ class StateStore:
             self.wait()
 
     def close(self) -> None:
-        """Let a state that is being written be finished; whatever comes of it was asked for by `wait` or is no longer."""
+        """Let a state that is being written be finished, and ignore errors: `wait` reports them."""
         self._thread.shutdown(wait=True)
 
     def _write(self, step: int, state: dict[str, Any], arrived: Callable[[], None]) -> None:
@@ -143,28 +133,30 @@ class StateStore:
             except RuntimeError as error:  # torch reports a failed write so
                 free = shutil.disk_usage(self.folder).free
                 raise UserError(
-                    f"{self.folder}: the training state could not be written, {free:,} bytes are free; free space and start again"
+                    f"{self.folder}: the training state could not be written, "
+                    f"{free:,} bytes are free; free space and start again"
                 ) from error
         for _, path in sorted(found for found in self._states() if found[0] <= step)[:-KEPT]:
             path.unlink()
 
     def _states(self) -> list[tuple[int, Path]]:
-        found = [
-            (re.fullmatch(r"step(\d+)\.pt", path.name), path)
-            for path in self.folder.glob("step*.pt")
-        ]
+        name = re.compile(r"step(\d+)\.pt")
+        found = [(name.fullmatch(path.name), path) for path in self.folder.glob("step*.pt")]
         return [(int(match[1]), path) for match, path in found if match]
 
 
 class Snapshot:
-    """Copies of a state's tensors in the host's memory, which is kept for the next copy; pinned for those from a GPU."""
+    """Copies of a state's tensors in the host's memory, reused by the next; pinned for a GPU's."""
 
     def __init__(self) -> None:
         self._kept: dict[tuple[str, ...], Tensor] = {}
         self._streams: dict[torch.device, torch.cuda.Stream] = {}
 
     def take(self, state: Mapping[str, Any]) -> tuple[dict[str, Any], Callable[[], None]]:
-        """A copy of `state`, and what waits until it is there; work issued on the GPU after this call does not change it."""
+        """A copy of `state`, and a function that waits until it is complete.
+
+        Work issued on the GPU after this call does not change the copy.
+        """
         events: list[torch.cuda.Event] = []
         devices = {tensor.device for tensor in _tensors(state) if tensor.is_cuda}
         for device in devices:
@@ -173,9 +165,8 @@ class Snapshot:
         copied = self._copied(state, ())
         for device in devices:
             event = self._streams[device].record_event()
-            torch.cuda.current_stream(device).wait_event(
-                event
-            )  # the next step's weights wait, some tenths of a second
+            # the next step's weights wait, some tenths of a second
+            torch.cuda.current_stream(device).wait_event(event)
             events.append(event)
         return copied, functools.partial(_wait_for, events)
 
@@ -188,14 +179,10 @@ class Snapshot:
             return value
         kept = self._kept.get(path)
         if kept is None or kept.shape != value.shape or kept.dtype != value.dtype:
-            kept = self._kept[path] = torch.empty(
-                value.shape, dtype=value.dtype, pin_memory=value.is_cuda
-            )
-        with (
-            torch.cuda.stream(self._streams.get(value.device))
-            if value.is_cuda
-            else contextlib.nullcontext()
-        ):
+            kept = torch.empty(value.shape, dtype=value.dtype, pin_memory=value.is_cuda)
+            self._kept[path] = kept
+        stream = self._streams.get(value.device)
+        with torch.cuda.stream(stream) if value.is_cuda else contextlib.nullcontext():
             return kept.copy_(value.detach(), non_blocking=True)
 
 

@@ -31,14 +31,16 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 _OPTIONS = inspect.signature(DistributedDataParallel).parameters
-BUFFERS_STAY = {
-    "forward_sync_buffers" if "forward_sync_buffers" in _OPTIONS else "broadcast_buffers": False
-}  # the first name of it is deprecated
-"""Option of `DistributedDataParallel`: each rank's sums of a step are its own until the step ends."""
+_NEW = "forward_sync_buffers"  # `broadcast_buffers` in earlier versions of torch
+BUFFERS_STAY = {_NEW if _NEW in _OPTIONS else "broadcast_buffers": False}
+"""Option of `DistributedDataParallel`: each rank has its own sums until the step ends."""
 
 
 class Trainer:
-    """One run in training. `state_dict` lists all that resume needs; everything else is a function of (config, seed, step)."""
+    """One run in training.
+
+    `state_dict` lists all that resume needs; all else is a function of (config, seed, step).
+    """
 
     def __init__(
         self,
@@ -50,21 +52,21 @@ class Trainer:
         ranks: Ranks,
         mark: Callable[[str], None] | None = None,
     ) -> None:
-        """`objective` is freshly initialised; every rank holds the same one. `mark` is told the name of each part of a step when it has been issued."""
+        """`objective` is freshly initialised, the same on every rank.
+
+        `mark` is called with the name of each part of a step when it has been issued.
+
+        Raises:
+            UserError: the network has no activation checkpointing, and the options ask for it.
+        """
         self.options, self.seed, self.ranks, self.data = options, seed, ranks, data
         self.mark = mark or (lambda part: None)
         self.objective = objective.to(ranks.device).train()
         self.ema = copy.deepcopy(self.objective).eval().requires_grad_(False)
-        self.parameters = [
-            parameter for parameter in self.objective.parameters() if parameter.requires_grad
-        ]
-        self.ema_parameters = [
-            average
-            for average, parameter in zip(
-                self.ema.parameters(), self.objective.parameters(), strict=True
-            )
-            if parameter.requires_grad
-        ]
+        pairs = zip(self.objective.parameters(), self.ema.parameters(), strict=True)
+        trained = [pair for pair in pairs if pair[0].requires_grad]
+        self.parameters = [parameter for parameter, _ in trained]
+        self.ema_parameters = [average for _, average in trained]
         self.optimizer = torch.optim.AdamW(
             self.parameters,
             lr=options.learning_rate,
@@ -81,7 +83,8 @@ class Trainer:
         if options.activation_checkpointing:
             if not hasattr(network, "activation_checkpointing"):
                 raise UserError(
-                    f"training.activation_checkpointing: {type(network).__name__} does not know it; set it to false"
+                    f"training.activation_checkpointing: {type(network).__name__} does not know "
+                    "it; set it to false"
                 )
             network.activation_checkpointing = True
         self.warned: set[str] = set()
@@ -94,14 +97,10 @@ class Trainer:
             self.loss_function = DistributedDataParallel(
                 self.loss_function, **BUFFERS_STAY, gradient_as_bucket_view=True
             )
+        cut = {"rank": ranks.rank, "world": ranks.world, "accumulation": options.accumulation}
         self.feed = Feed(
             data,
-            lambda step: plan_parts(
-                self.plan(step),
-                rank=ranks.rank,
-                world=ranks.world,
-                accumulation=options.accumulation,
-            ),
+            lambda step: plan_parts(self.plan(step), **cut),
             device=ranks.device,
             encoders=alignment.options.encoders,
             attention=bool(alignment.attention_of),
@@ -110,7 +109,10 @@ class Trainer:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that resume needs, equal on all ranks; all of them call it at the same step, for it gathers what each rank has of its own."""
+        """Everything that resume needs, equal on all ranks.
+
+        All ranks call it at the same step, because it gathers their metrics.
+        """
         return {
             "step": self.step,
             "objective": self.objective.state_dict(),
@@ -124,7 +126,7 @@ class Trainer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state_dict()`'s result: bitwise on as many ranks, up to rounding on another number."""
+        """Resume from `state_dict()`: bitwise on as many ranks, else up to rounding."""
         self.step = state["step"]
         self.objective.load_state_dict(state["objective"])
         self.ema.load_state_dict(state["ema"])
@@ -147,21 +149,15 @@ class Trainer:
     def train_step(self) -> None:
         """One optimiser step on the global batch of step `self.step`."""
         options, ranks = self.options, self.ranks
-        shape = self.data.latent_shape
         batches = self.feed.take(self.step)
-        latent_noise = step_noise(
-            "latent", self.seed, self.step, options.batch_size, shape, ranks.device
-        )
-        noise = step_noise("noise", self.seed, self.step, options.batch_size, shape, ranks.device)
+        shape = options.batch_size, self.data.latent_shape
+        latent_noise = step_noise("latent", self.seed, self.step, *shape, ranks.device)
+        noise = step_noise("noise", self.seed, self.step, *shape, ranks.device)
         step = torch.full((), self.step, device=ranks.device)
         self.mark("data")
         for micro, batch in enumerate(batches):
-            last = micro == options.accumulation - 1
-            with (
-                contextlib.nullcontext()
-                if last or ranks.world == 1
-                else self.loss_function.no_sync()
-            ):
+            synchronised = ranks.world == 1 or micro == options.accumulation - 1
+            with contextlib.nullcontext() if synchronised else self.loss_function.no_sync():
                 self._backward(batch, latent_noise, noise, step)
         self._update()
         self.step += 1
@@ -184,10 +180,13 @@ class Trainer:
         self.mark("backward")
 
     def _update(self) -> None:
-        """Clip, step, average. Fused AdamW divides the gradients by what clips them, and skips a step that is not finite, both on the device."""
-        grad_norm = nn.utils.get_total_norm(
-            [parameter.grad for parameter in self.parameters if parameter.grad is not None]
-        )
+        """Clip, step, average.
+
+        Fused AdamW clips (it divides gradients by `grad_scale`) and skips non-finite steps, both on
+        the device.
+        """
+        gradients = [each.grad for each in self.parameters if each.grad is not None]
+        grad_norm = nn.utils.get_total_norm(gradients)
         finite = torch.isfinite(grad_norm)
         self.optimizer.grad_scale = ((grad_norm + 1e-6) / self.options.max_grad_norm).clamp_min(1.0)
         self.optimizer.found_inf = (~finite).float()
@@ -211,21 +210,20 @@ class Trainer:
         """The sums of every rank, [ranks] each."""
         if not self.totals:
             return {}
-        gathered = self.ranks.all_gather(
-            torch.stack([value.double() for value in self.totals.values()])
-        ).unbind(dim=1)
+        gathered = self.ranks.all_gather(self._stacked_totals()).unbind(dim=1)
         return {
             name: values.to(self.totals[name].dtype)
             for name, values in zip(self.totals, gathered, strict=True)
         }
 
+    def _stacked_totals(self) -> Tensor:
+        return torch.stack([value.double() for value in self.totals.values()])
+
     def _own_total(self, values: Tensor) -> Tensor:
-        """This rank's part of a sum that was saved of other ranks, [saved ranks]: rows are means over ranks, so any number of ranks may share them out."""
-        return (
-            values[self.ranks.rank]
-            if len(values) == self.ranks.world
-            else values.double().mean().to(values.dtype)
-        )
+        """This rank's part of the saved ranks' sums: logged rows are means over ranks."""
+        if len(values) == self.ranks.world:
+            return values[self.ranks.rank]
+        return values.double().mean().to(values.dtype)
 
     def train(
         self,
@@ -240,7 +238,8 @@ class Trainer:
         """Train up to `milestone` steps, saving state as `interrupt` asks and at the end.
 
         Raises:
-            UserError: more than `max_skipped` steps in a row were not finite, and the state is saved; or a state could not be written.
+            UserError: more than `max_skipped` steps in a row were not finite, and the state is
+                saved; or a state could not be written.
             InterruptionError: a signal or the wall-time budget ended it early; the state is saved.
         """
         progress = tqdm(
@@ -267,7 +266,7 @@ class Trainer:
             self._save(store, wait=True)
 
     def _save(self, store: StateStore, *, wait: bool) -> None:
-        """The first rank saves; with `wait`, all ranks go on only when the state is on the disk."""
+        """Save on the first rank; with `wait`, all ranks wait until the state is on the disk."""
         state = self.state_dict()
         if self.ranks.is_main:
             store.save(self.step, state)
@@ -277,13 +276,10 @@ class Trainer:
             self.ranks.barrier()
 
     def _log_row(self, history: History | None, progress: tqdm, log_every: int) -> None:
-        sums = (
-            self.ranks.all_reduce(torch.stack([value.double() for value in self.totals.values()]))
-            / self.ranks.world
-        )
-        row = dict(zip(self.totals, sums.tolist(), strict=True))
+        sums = self.ranks.all_reduce(self._stacked_totals()) / self.ranks.world
         row = {
-            name: value if name == "skipped" else value / log_every for name, value in row.items()
+            name: value if name == "skipped" else value / log_every
+            for name, value in zip(self.totals, sums.tolist(), strict=True)
         }
         self.totals = {}
         by_noise_level = self.objective.alignment.log.take()
@@ -295,16 +291,18 @@ class Trainer:
                     log.warning("step %d: %s", self.step, sentence)
                     self.warned.add(sentence)
         if row["skipped"]:
+            skipped, last = int(row["skipped"]), int(self.last_skipped) + 1
             log.warning(
-                "step %d: %d of the last %d steps were not finite and changed no weight; samples of the last of them, step %d: %s",
-                self.step, int(row["skipped"]), log_every, int(self.last_skipped) + 1, self._last_skipped(),
+                "step %d: %d of the last %d steps were not finite and changed no weight; "
+                "samples of the last of them, step %d: %s",
+                self.step, skipped, log_every, last, self._last_skipped(),
             )  # fmt: skip
 
     def _not_finite(self, skipped: int) -> str:
         return (
-            f"training: {skipped} steps in a row up to step {self.step} gave a loss or gradient that is not finite "
-            f"(samples of the last: {self._last_skipped()}); "
-            "state is saved; lower training.learning_rate, or use training.precision fp32, and start again"
+            f"training: {skipped} steps in a row up to step {self.step} gave a loss or gradient "
+            f"that is not finite (samples of the last: {self._last_skipped()}); state is saved; "
+            "lower training.learning_rate, or use training.precision fp32, and start again"
         )
 
     def _last_skipped(self) -> str:
