@@ -14,25 +14,24 @@ import os
 import shutil
 import socket
 import stat
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from vrpo.errors import UserError
+from vrpo.holders import described, holder_of_this_process, is_gone, read_holder
 
 log = logging.getLogger(__name__)
 WITHOUT_FLOCK = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
-"""How file systems answer that have no locks: Lustre ENOSYS, NFS without its lock service ENOLCK."""
+"""Errors of file systems without locks: ENOSYS of Lustre, ENOLCK of NFS without lock service."""
 
 
 def partial_path(path: Path) -> Path:
-    """Where `path` is written before it is complete: hidden, beside it, so that the rename stays on one file system."""
+    """Where `path` is written until it is complete: hidden, in the same folder."""
     return path.with_name(f".{path.name}.partial")
 
 
 def commit(path: Path) -> None:
-    """Flush `partial_path(path)` to disk and rename it to `path`; from here on it is whole or absent."""
+    """Flush `partial_path(path)` to disk and rename it to `path`, which is then whole."""
     partial = partial_path(path)
     with open(partial, "rb+") as file:
         os.fsync(file.fileno())
@@ -46,12 +45,12 @@ def commit(path: Path) -> None:
 
 @contextlib.contextmanager
 def atomic_output(path: Path | str) -> Iterator[Path]:
-    """Yield a temporary path to write to; rename it to `path` at the end, remove it when the body raises.
+    """Yield a temporary path to write to; rename it to `path` at the end, or remove it on an error.
 
-    The file gets the mode of any new file (umask, default ACLs), whatever its writer set: safetensors makes its files 0600.
+    The file gets the mode of any new file (umask, default ACLs); safetensors alone would set 0600.
 
     Raises:
-        UserError: the disk is full, the folder cannot be written, or `path` is a folder, a device or a pipe.
+        UserError: the disk is full, the folder is not writable, or `path` is no regular file.
     """
     path = Path(path)
     with clear_os_errors(path):
@@ -81,24 +80,28 @@ def _mode_of_new(path: Path) -> int:
 
 @contextlib.contextmanager
 def clear_os_errors(path: Path) -> Iterator[None]:
-    """Turn a full disk, a missing permission or an impossible name met while writing `path` into a `UserError`."""
+    """Turn errors of writing `path` (full disk, permissions, impossible name) into `UserError`s."""
     try:
         yield
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
-        if full:
-            raise UserError(
-                f"{path}: the disk is full; free space (or set `results` to another disk) and start again, finished work is kept"
-            ) from error
-        if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG):
-            raise UserError(
-                f"{path}: cannot be written, its name or a folder above it is taken or too long ({error.strerror}); give another name"
-            ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise UserError(
-                f"{path}: cannot be written ({error.strerror}); make the folder writable or set `results` to another one"
-            ) from error
-        raise
+        if error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
+            reason = (
+                "the disk is full; free space (or set `results` to another disk) "
+                "and start again, finished work is kept"
+            )
+        elif error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG):
+            reason = (
+                "cannot be written, its name or a folder above it is taken or too long "
+                f"({error.strerror}); give another name"
+            )
+        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            reason = (
+                f"cannot be written ({error.strerror}); "
+                "make the folder writable or set `results` to another one"
+            )
+        else:
+            raise
+        raise UserError(f"{path}: {reason}") from error
 
 
 def write_text(path: Path | str, text: str) -> None:
@@ -108,7 +111,7 @@ def write_text(path: Path | str, text: str) -> None:
 
 
 def write_text_if_changed(path: Path | str, text: str) -> bool:
-    """Write `text` unless `path` already holds it, so that its modification time moves only with its content."""
+    """Write `text` unless `path` already holds it; returns whether it was written."""
     path = Path(path)
     if path.is_file() and path.read_text(encoding="utf-8") == text:
         return False
@@ -133,28 +136,30 @@ def require_free_space(folder: Path, n_bytes: int, what: str) -> None:
     free = shutil.disk_usage(existing).free
     if free < n_bytes:
         raise UserError(
-            f"{folder}: {what} needs {n_bytes:,} bytes but the disk has {free:,} free; free space or set `results` to another disk"
+            f"{folder}: {what} needs {n_bytes:,} bytes but the disk has {free:,} free; "
+            "free space or set `results` to another disk"
         )
 
 
 @contextlib.contextmanager
 def exclusive_lock(path: Path, what: str) -> Iterator[None]:
-    """Hold a `FileLock` on `path`, so that `what` is not done twice at once; the file names its holder.
+    """Hold a `FileLock` on `path`, so that `what` runs only once; the file names its holder.
 
     Raises:
-        UserError: another process holds it (the message names its host, pid and job), or the folder cannot be written.
+        UserError: another process holds it (named by host, pid and job), or the folder is read-only.
     """
     with clear_os_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             lock = FileLock(path)
         except LockedError as error:
+            holder = error.holder or path.read_text(encoding="utf-8").strip()
             raise UserError(
-                f"{path}: {what} is already running ({error.holder or path.read_text(encoding='utf-8').strip()}); {error.remedy}"
+                f"{path}: {what} is already running ({holder}); {error.remedy}"
             ) from None
     try:
         with clear_os_errors(path):
-            path.write_text(f"{_described(_holder())}\n", encoding="utf-8")
+            path.write_text(f"{described(holder_of_this_process())}\n", encoding="utf-8")
         yield
     finally:
         lock.release()
@@ -170,10 +175,11 @@ class LockedError(Exception):
 
 
 class FileLock:
-    """Exclusive lock on a file, held from its construction until `release` or the end of the process.
+    """Exclusive lock on a file, from construction until `release` or the end of the process.
 
-    It is the kernel's (`flock`), which goes with its process however that ends. Some network file systems have none: there a warning is logged, and a file
-    `<name>.held` beside the locked one names the holder. One that a killed process left is removed where that process is known to be gone: its own host
+    The kernel's lock (`flock`) ends with its process. Some network file systems have none: there
+    a warning is logged, and a file `<name>.held` beside the locked one names the holder. A file
+    that a killed process left is removed where the process is known to be gone: its own host
     knows, and SLURM knows the jobs of all hosts. Elsewhere the error says which file to delete.
 
     Raises:
@@ -197,7 +203,7 @@ class FileLock:
             self._take_name()
 
     def release(self) -> None:
-        """Let others have it."""
+        """Release the lock."""
         if self._file is not None:
             os.close(self._file)
             self._file = None
@@ -206,7 +212,7 @@ class FileLock:
             self._by_name = False
 
     def keep_after_exec(self) -> None:
-        """Let the program that this process turns into hold the lock: the process is the same, and so is its descriptor."""
+        """Let the program that this process becomes by `exec` hold the lock."""
         if self._file is not None:
             os.set_inheritable(self._file, True)
 
@@ -220,114 +226,47 @@ class FileLock:
             self._by_name = True
             atexit.register(self.release)
             with os.fdopen(file, "w", encoding="utf-8") as record:
-                json.dump(_holder(), record)
+                json.dump(holder_of_this_process(), record)
             return
 
     def _remove_stale(self) -> None:
         """Remove the file of a holder that is gone; of several that try, one removes it."""
-        holder = _read_holder(self._held)
+        holder = read_holder(self._held)
         if holder is None:
             return
-        if not _is_gone(holder):
+        if not is_gone(holder):
             raise LockedError(
-                _described(holder),
-                f"wait for it or end it first; this file system has no locks, so if it no longer runs, delete {self._held}",
+                described(holder),
+                "wait for it or end it first; "
+                f"this file system has no locks, so if it no longer runs, delete {self._held}",
             )
         aside = self._held.with_name(f"{self._held.name}.{socket.gethostname()}.{os.getpid()}")
-        with contextlib.suppress(FileNotFoundError):  # another one was faster
+        with contextlib.suppress(FileNotFoundError):  # another process was faster
             self._held.rename(aside)
-            if _read_holder(aside) == holder:
+            if read_holder(aside) == holder:
                 aside.unlink()
-            else:  # another one was faster, and holds it by now
+            else:  # another process was faster, and holds it now
                 aside.rename(self._held)
 
 
 def file_system(path: Path) -> tuple[str, str]:
     """Mount point and type (such as `nfs4` or `lustre`) of the file system that holds `path`."""
-    mounts = [
-        line.split()
-        for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
-    ]
-    kinds = {
-        fields[4].encode().decode("unicode_escape"): fields[fields.index("-") + 1]
-        for fields in mounts
-    }
-    mount = next(
-        (
-            str(folder)
-            for folder in [path.resolve(), *path.resolve().parents]
-            if str(folder) in kinds
-        ),
-        "/",
-    )
+    kinds = {}
+    for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines():
+        fields = line.split()
+        mount = fields[4].encode().decode("unicode_escape")
+        kinds[mount] = fields[fields.index("-") + 1]
+    folders = map(str, [path.resolve(), *path.resolve().parents])
+    mount = next((folder for folder in folders if folder in kinds), "/")
     return mount, kinds.get(mount, "unknown")
 
 
 @functools.cache
 def _warn_of_missing_locks(mount: str, kind: str, reason: str) -> None:
     log.warning(
-        "%s: this file system (%s) has no file locks (%s); a file beside each locked one says who holds it",
+        "%s: this file system (%s) has no file locks (%s); "
+        "a file beside each locked one says who holds it",
         mount,
         kind,
         reason,
     )
-
-
-def _holder() -> dict[str, Any]:
-    """Identity of this process, unique on all hosts and at all times."""
-    return {
-        "host": socket.gethostname(),
-        "pid": os.getpid(),
-        "job": os.environ.get("SLURM_JOB_ID"),
-        "started": _start_of(os.getpid()),
-        "boot": Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip(),
-        "namespace": str(Path("/proc/self/ns/pid").readlink()),
-    }
-
-
-def _read_holder(path: Path) -> dict[str, Any] | None:
-    """Who wrote a `.held` file; empty for one that is not whole, None where there is none."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except ValueError:
-        return {}
-
-
-def _described(holder: dict[str, Any]) -> str:
-    return (
-        f"host {holder['host']}, pid {holder['pid']}, SLURM job {holder['job'] or 'none'}"
-        if holder
-        else "an unknown process"
-    )
-
-
-def _is_gone(holder: dict[str, Any]) -> bool:
-    """Whether the holder of a lock is known to run no more; False where that cannot be known from here."""
-    if not holder:
-        return False
-    here = _holder()
-    if (holder["boot"], holder["namespace"]) == (here["boot"], here["namespace"]):
-        return _start_of(holder["pid"]) != holder["started"]
-    return holder["job"] not in (None, here["job"]) and _slurm_job_is_over(holder["job"])
-
-
-def _start_of(pid: int) -> str | None:
-    """When a process started, in ticks since the boot; None where there is none, or it only waits to be reaped."""
-    try:
-        state, *fields = (
-            Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-        )
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    return None if state in "ZX" else fields[18]
-
-
-def _slurm_job_is_over(job: str) -> bool:
-    command = ["squeue", "--noheader", "--format=%T", f"--jobs={job}"]
-    try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return False
-    return "Invalid job id" in answer.stderr if answer.returncode else not answer.stdout.strip()

@@ -23,7 +23,7 @@ class Finding(NamedTuple):
 
     what: str
     found: str
-    """State of it; if something is missing, how to fix it."""
+    """Its state; if something is missing, how to fix it."""
     is_missing: bool = False
 
 
@@ -32,12 +32,12 @@ Check = tuple[str, Callable[[], str]]
 
 
 def forbid_downloads() -> None:
-    """Let the clients of weight hubs read their caches only; to be called before they are imported."""
+    """Let the clients of weight hubs read only their caches; call it before importing them."""
     os.environ.update(dict.fromkeys(OFFLINE, "1"))
 
 
 def findings(checks: Iterator[Check]) -> list[Finding]:
-    """The results of `checks`, one after the other."""
+    """The results of `checks`, in order."""
     found = []
     for what, check in checks:
         try:
@@ -57,7 +57,7 @@ def table(rows: list[Finding]) -> str:
 
 
 def all_checks(config: ExperimentConfig, *, fetch: bool) -> Iterator[Check]:
-    """All checks of an experiment; with `fetch`, weights that are named by a hub's name and not yet here are downloaded."""
+    """All checks of an experiment; `fetch` allows downloads of weights named by a hub's name."""
     yield "images", partial(_images, config)
     yield from weight_checks(config, fetch=fetch)
     yield "disk", partial(_disk, config)
@@ -68,18 +68,8 @@ def all_checks(config: ExperimentConfig, *, fetch: bool) -> Iterator[Check]:
 
 
 def weight_checks(config: ExperimentConfig, *, fetch: bool) -> Iterator[Check]:
-    """Each network whose weights come from elsewhere is loaded once, and each imported checkpoint must be there."""
-    tokenizers = {"tokenizer": config.tokenizer}
-    for name, sampler in config.samplers.items():
-        if sampler.decoder:
-            tokenizers[f"decoder of {name}"] = config.tokenizer.model_copy(
-                update={"weights": sampler.decoder}
-            )
-    loaded = set()
-    for what, options in tokenizers.items():
-        if options.weights != "trained" and options.weights not in loaded:
-            loaded.add(options.weights)
-            yield f"{what} {options.weights}", partial(_tokenizer, options)
+    """Load each network whose weights are not trained here; require each imported checkpoint."""
+    yield from _tokenizer_checks(config)
     for name, encoder in config.encoders.items():
         if encoder.weights != "trained":
             yield f"encoder {name}", partial(_encoder, encoder)
@@ -91,10 +81,22 @@ def weight_checks(config: ExperimentConfig, *, fetch: bool) -> Iterator[Check]:
         if network.weights != "trained":
             yield f"evaluation network {name}", partial(_encoder, network)
     for name, checkpoint in config.checkpoints.items():
-        yield (
-            f"checkpoint {name}",
-            partial(_file, f"checkpoints.{name}.file", Path(checkpoint.file)),
-        )
+        option = f"checkpoints.{name}.file"
+        yield f"checkpoint {name}", partial(_file, option, Path(checkpoint.file))
+
+
+def _tokenizer_checks(config: ExperimentConfig) -> Iterator[Check]:
+    """The tokenizer and the decoders of samplers, each file once."""
+    tokenizers = {"tokenizer": config.tokenizer}
+    for name, sampler in config.samplers.items():
+        if sampler.decoder:
+            weights = {"weights": sampler.decoder}
+            tokenizers[f"decoder of {name}"] = config.tokenizer.model_copy(update=weights)
+    loaded = set()
+    for what, options in tokenizers.items():
+        if options.weights != "trained" and options.weights not in loaded:
+            loaded.add(options.weights)
+            yield f"{what} {options.weights}", partial(_tokenizer, options)
 
 
 def _images(config: ExperimentConfig) -> str:
@@ -102,7 +104,8 @@ def _images(config: ExperimentConfig) -> str:
 
     if config.data.root and not Path(config.data.root).exists():
         raise UserError(
-            f"data.root: {config.data.root} does not exist; put the images there, or set it to their place"
+            f"data.root: {config.data.root} does not exist; "
+            "put the images there, or set it to their place"
         )
     source = open_source(config.data)
     return f"{len(source):,} images of {len(source.classes):,} classes"
@@ -124,7 +127,8 @@ def _inception(config: ExperimentConfig, fetch: bool) -> str:
     from vrpo.metrics.networks.inception import InceptionNetwork, find_weights
 
     given = config.evaluation.inception_weights
-    return f"SHA-256 {InceptionNetwork(find_weights(Path(given) if given else None, fetch), 'cpu').sha256[:12]}"
+    weights = find_weights(Path(given) if given else None, fetch)
+    return f"SHA-256 {InceptionNetwork(weights, 'cpu').sha256[:12]}"
 
 
 def _file(option: str, path: Path) -> str:
@@ -140,14 +144,14 @@ def _disk(config: ExperimentConfig) -> str:
         needed = costs(config)[-1].bytes
     except UserError as error:
         return f"what it takes is not known ({error})"
-    folder = _existing(Paths.of(config).folder)
-    there = sum(
-        path.stat().st_size for path in Paths.of(config).folder.rglob("*") if path.is_file()
-    )
+    results = Paths.of(config).folder
+    folder = _existing(results)
+    there = sum(path.stat().st_size for path in results.rglob("*") if path.is_file())
     free, left = shutil.disk_usage(folder).free, max(0.0, needed - there)
     if free < left:
         raise UserError(
-            f"results: {left / 1e9:,.1f} GB are still to be written, {folder} has {free / 1e9:,.1f} GB free; free space or set it to another disk"
+            f"results: {left / 1e9:,.1f} GB are still to be written, "
+            f"{folder} has {free / 1e9:,.1f} GB free; free space or set it to another disk"
         )
     return f"{free / 1e9:,.1f} GB free, {left / 1e9:,.1f} GB still to be written"
 
@@ -161,14 +165,13 @@ def _locks(config: ExperimentConfig) -> str:
             lock.release()
     except OSError as error:
         raise UserError(
-            f"results: {folder} cannot be written ({error.strerror}); make it writable, or set it to another folder"
+            f"results: {folder} cannot be written ({error.strerror}); "
+            "make it writable, or set it to another folder"
         ) from error
     kind = file_system(folder)[1]
-    return (
-        f"{kind} has none; files beside the results say who writes them"
-        if by_name
-        else f"work on {kind}"
-    )
+    if by_name:
+        return f"{kind} has none; files beside the results say who writes them"
+    return f"work on {kind}"
 
 
 def _gpus(config: ExperimentConfig) -> str:
@@ -192,15 +195,16 @@ def _compiler(config: ExperimentConfig) -> str:
     from vrpo.runtime.gpus import visible_gpus
 
     if not visible_gpus().devices and shutil.which("sbatch"):
-        return "not checked, as the jobs' GPUs are on other machines; the first job that compiles checks it"
-    require_compiler(
-        choose_device(config.resources.device), "training.compile, samplers.<name>.compile"
-    )
+        return (
+            "not checked, as the jobs' GPUs are on other machines; "
+            "the first job that compiles checks it"
+        )
+    device = choose_device(config.resources.device)
+    require_compiler(device, "training.compile, samplers.<name>.compile")
     return "torch.compile works"
 
 
 def _existing(folder: Path) -> Path:
     """`folder`, or the nearest one above it that exists."""
-    return next(
-        parent for parent in [folder.resolve(), *folder.resolve().parents] if parent.is_dir()
-    )
+    place = folder.resolve()
+    return next(parent for parent in [place, *place.parents] if parent.is_dir())

@@ -1,28 +1,24 @@
 """Results that are asked for again: restored where they were made from the same config and inputs.
 
-Snakemake decides by times of change, and deletes a job's output before the job starts. Copied results
-have new times, so it asks for all of them again. Here each expensive result has a note beside it: what
-it was made from, by content. While a workflow runs, each such result has a second name (a hard link,
-which takes no disk). A job that is to make the same again restores its output from there.
+Snakemake decides by modification times, and deletes a job's output before the job starts. Copied
+results have new times, so it asks for all of them again. Therefore each expensive result has a
+note beside it of what it was made from, by content. While a workflow runs, each such result also
+has a second name (a hard link, which takes no disk). A job that would make the same result again
+restores its output from there.
 """
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import itertools
 import json
 import logging
 import os
-import re
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from vrpo.data.layout import SEAL, read_attributes
+from vrpo.content import config_hash, content_hash, is_place
 from vrpo.errors import UserError
 from vrpo.files import partial_path, sha256, write_text
 from vrpo.plan.paths import Paths
@@ -46,42 +42,23 @@ STAGES = {
 """Commands whose results are restored, each with the rules that call it."""
 
 WITHOUT_EFFECT = {
-    "--output",
-    "--listing",
-    "--device",
-    "--threads",
-    "--save-minutes",
-    "--max-minutes",
-    "--log-every",
-    "--max-skipped",
-}
+    "--output", "--listing", "--device", "--threads",
+    "--save-minutes", "--max-minutes", "--log-every", "--max-skipped",
+}  # fmt: skip
 """Arguments that change no result, or only its last digits."""
 
-OPTIONS_WITHOUT_EFFECT = (
-    "training.latents",
-    "training.attention",
-    "training.activation_checkpointing",
-    "workers",
-)
-"""Options of resolved configs that do not, either."""
-
-WEIGHTS = ("weights", "decoder")
-"""Options that may name files of weights."""
-
-HDF5 = b"\x89HDF\r\n\x1a\n"  # how such a file begins
-
 KEEP = "VRPO_KEEP"
-"""Environment variable that is set in workflows: new results get a second name until the workflow ends."""
+"""Environment variable set in workflows: new results get a second name until the workflow ends."""
 
 
 def restore(arguments: Sequence[str]) -> bool:
-    """Restore the output of the stage that `arguments` call, if it is kept and was made from the same.
+    """Restore the output of the stage that `arguments` call, if it was made from the same inputs.
 
     Args:
         arguments: of the command line, e.g. `["train", "--config", "config.yaml", ...]`.
 
     Returns:
-        Whether the output is there now; the log says so.
+        Whether the output exists now; the log says so.
     """
     output = _output_of(arguments)
     if output is None or output.exists() or not kept_path(output).is_file():
@@ -100,7 +77,10 @@ def restore(arguments: Sequence[str]) -> bool:
 
 
 def note_result(arguments: Sequence[str], made_from: Mapping[str, str]) -> None:
-    """Note beside the output of a finished stage what it was made from; in a workflow, give it its second name."""
+    """Note beside the output of a finished stage what it was made from.
+
+    In a workflow, the output also gets its second name.
+    """
     output = _output_of(arguments)
     if output is None or not made_from or not output.is_file():
         return
@@ -111,13 +91,14 @@ def note_result(arguments: Sequence[str], made_from: Mapping[str, str]) -> None:
 
 
 def keep_results(folder: Path, forced: Collection[str]) -> None:
-    """Give every noted result below `folder` its second name, so that nothing is lost when Snakemake deletes it.
+    """Give every noted result below `folder` its second name, which Snakemake does not delete.
 
-    Files from the future, which a machine with another clock wrote, become of now: Snakemake takes no output that is older than its input.
+    Files from the future, written by a machine with another clock, get the current time: Snakemake
+    rejects an output that is older than its input.
 
     Args:
         folder: results of an experiment, locked by the caller.
-        forced: rules and files that the user wants made again whatever they were made from; they lose their notes.
+        forced: rules and files that the user wants made again in any case; they lose their notes.
     """
     _end_future(folder)
     for note in folder.rglob(".*.made-from"):
@@ -134,7 +115,7 @@ def keep_results(folder: Path, forced: Collection[str]) -> None:
 
 
 def release_results(folder: Path) -> None:
-    """Take the second names away from results that are there.
+    """Remove the second names of results that exist.
 
     Collected results whose collection failed come back: figures can be drawn from them alone.
     """
@@ -149,7 +130,7 @@ def release_results(folder: Path) -> None:
 def inputs_of(arguments: Sequence[str]) -> dict[str, str]:
     """Inputs of a command: each argument, and the content of each file and folder that it names.
 
-    Paths themselves do not count, so that moved results are known again. Empty for commands whose results are not noted.
+    Paths do not count, so that moved results are recognised. Empty for commands without notes.
     """
     output = _output_of(arguments)
     if output is None:
@@ -160,35 +141,16 @@ def inputs_of(arguments: Sequence[str]) -> dict[str, str]:
             continue
         key, _, place = value.rpartition("=")
         if name in ("--config", "--tokenizer-config"):
-            found[name] = _config_hash(Path(value))
-        elif _is_place(place):
+            found[name] = config_hash(Path(value))
+        elif is_place(place):
             found[f"{name} {key}".strip()] = content_hash(Path(place))
         else:
             found[f"{name} {value}"] = ""
     return found
 
 
-def content_hash(place: Path) -> str:
-    """Hash of a file's content, or of all files of a folder; an HDF5 file's is the seal that it was written with."""
-    if place.is_dir():
-        files = sorted(
-            path for path in place.iterdir() if path.is_file() and not path.name.startswith(".")
-        )
-        return hashlib.sha256(
-            json.dumps({path.name: content_hash(path) for path in files}).encode()
-        ).hexdigest()
-    with open(place, "rb") as file:
-        is_hdf5 = file.read(len(HDF5)) == HDF5
-    if is_hdf5:
-        with contextlib.suppress(UserError):
-            attributes = read_attributes(place)
-            if SEAL in attributes:
-                return f"{attributes[SEAL]} {place.stat().st_size}"
-    return sha256(place)
-
-
 def note_path(output: Path) -> Path:
-    """Where it is noted what `output` was made from."""
+    """File that notes what `output` was made from."""
     return output.with_name(f".{output.name}.made-from")
 
 
@@ -198,7 +160,7 @@ def kept_path(output: Path) -> Path:
 
 
 def read_note(output: Path) -> dict[str, Any]:
-    """The note beside `output`; empty where there is none that can be read."""
+    """The note beside `output`; empty where none can be read."""
     try:
         note = json.loads(note_path(output).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -214,7 +176,7 @@ def _end_future(folder: Path) -> None:
 
 
 def _set_states_aside(folder: Path) -> None:
-    """Rename the states of a training that is to begin anew."""
+    """Rename the states of a training that is to start over."""
     state = folder / "state"
     if state.is_dir():
         names = (folder / f"state-before-{number}" for number in itertools.count(1))
@@ -230,7 +192,7 @@ def _output_of(arguments: Sequence[str]) -> Path | None:
 
 
 def _pairs(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """(name, value) of each argument; those without a name are numbered, flags have an empty value."""
+    """(name, value) of each argument; positional ones are numbered, flags have an empty value."""
     rest, position = list(arguments), 0
     while rest:
         name = rest.pop(0)
@@ -243,42 +205,15 @@ def _pairs(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
             yield name, rest.pop(0) if rest and not rest[0].startswith("--") else ""
 
 
-def _is_place(value: str) -> bool:
-    return bool(re.search(r"[/.]", value)) and Path(value).exists()
-
-
-def _config_hash(path: Path) -> str:
-    """Hash of a resolved config's options that have an effect, and of the weights that it names by path."""
-    options = _without(yaml.safe_load(path.read_text(encoding="utf-8")), "")
-    return hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()
-
-
-def _without(value: Any, name: str) -> Any:
-    if isinstance(value, Mapping):
-        inner = {key: _without(part, f"{name}.{key}".lstrip(".")) for key, part in value.items()}
-        return {
-            key: part
-            for key, part in inner.items()
-            if f"{name}.{key}".lstrip(".") not in OPTIONS_WITHOUT_EFFECT
-        }
-    if isinstance(value, list):
-        return [_without(part, name) for part in value]
-    if name.rpartition(".")[2] in WEIGHTS and isinstance(value, str) and _is_place(value):
-        return content_hash(Path(value))
-    return value
-
-
 def _difference(before: Mapping[str, str], now: Mapping[str, str]) -> str:
+    if not before:
+        return "it is not known what it was made from"
     changed = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
-    return (
-        f"it was made from something else: {', '.join(changed)}"
-        if before
-        else "it is not known what it was made from"
-    )
+    return f"it was made from something else: {', '.join(changed)}"
 
 
 def _link(existing: Path, second: Path) -> None:
-    """Give a file a second name, in place of whatever has it; on disks without hard links nothing is kept."""
+    """Give a file a second name, replacing that name's file; without hard links, keep nothing."""
     if second.exists() and second.samefile(existing):
         return
     beside = partial_path(second)
@@ -287,8 +222,7 @@ def _link(existing: Path, second: Path) -> None:
         os.link(existing, beside)
         beside.replace(second)
     except OSError as error:
-        log.warning(
-            "%s: no hard link to it can be made here (%s); it is made again when it is asked for",
-            existing,
-            error.strerror,
+        message = (
+            "%s: no hard link to it can be made here (%s); it is made again when it is asked for"
         )
+        log.warning(message, existing, error.strerror)

@@ -1,4 +1,4 @@
-"""Random numbers as pure functions of what they are for: (purpose, seed, step, ...), never of time, order or GPU count."""
+"""Random numbers as functions of (purpose, seed, step, ...), never of time, order or GPU count."""
 
 from __future__ import annotations
 
@@ -12,11 +12,9 @@ if TYPE_CHECKING:
 
 
 def derive_seed(*key: str | int) -> int:
-    """A 63-bit seed from a key such as `("train-noise", seed, step)`; equal keys give equal seeds on every machine."""
-    digest = hashlib.blake2b(
-        "\x1f".join(str(part) for part in key).encode(), digest_size=8
-    ).digest()
-    return int.from_bytes(digest, "big") >> 1
+    """A 63-bit seed from a key such as `("train-noise", seed, step)`, equal on every machine."""
+    text = "\x1f".join(str(part) for part in key)
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
 def torch_generator(*key: str | int, device: torch.device | str = "cpu") -> torch.Generator:

@@ -17,6 +17,7 @@ from vrpo import files
 from vrpo.data.arrays import ArrayWriter
 from vrpo.errors import UserError
 from vrpo.files import FileLock, LockedError, exclusive_lock, file_system
+from vrpo.holders import holder_of_this_process
 from vrpo.launch import locked_gpus
 from vrpo.runtime.gpus import Gpu
 
@@ -129,7 +130,7 @@ def test_a_killed_holder_is_known_to_be_gone(holder: subprocess.Popen, tmp_path:
 
 @pytest.mark.usefixtures("without_flock")
 def test_the_process_number_of_a_dead_holder_may_be_another_process_by_now(tmp_path: Path) -> None:
-    (tmp_path / "lock.held").write_text(json.dumps({**files._holder(), "started": "1"}))
+    (tmp_path / "lock.held").write_text(json.dumps({**holder_of_this_process(), "started": "1"}))
     FileLock(tmp_path / "lock").release()
 
 
@@ -222,8 +223,10 @@ def test_the_end_of_a_process_gives_back_what_it_held(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("without_flock")
 def test_a_device_stays_held_by_what_the_launcher_turns_into(tmp_path: Path) -> None:
     source = HOLDER[: HOLDER.index("with")] + (
-        "import os; from vrpo.runtime.gpus import Gpu; from vrpo.launch import locked_gpus; locked_gpus([Gpu('0', 'a')], 1, Path(sys.argv[1]))\n"
-        "os.execv(sys.executable, [sys.executable, '-c', 'import time; print(1, flush=True); time.sleep(60)'])"
+        "import os; from vrpo.runtime.gpus import Gpu; from vrpo.launch import locked_gpus; "
+        "locked_gpus([Gpu('0', 'a')], 1, Path(sys.argv[1]))\n"
+        "os.execv(sys.executable, [sys.executable, '-c', 'import time; print(1, flush=True); "
+        "time.sleep(60)'])"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", source, str(tmp_path)], stdout=subprocess.PIPE, text=True
