@@ -17,7 +17,7 @@ import pandas as pd
 
 from vrpo.config.alignments import ALIGNMENT_NAMES
 from vrpo.config.benchmark import SEARCH, BenchmarkOptions, run_name, search_name
-from vrpo.config.options import ReportOptions
+from vrpo.config.report import ReportOptions
 from vrpo.errors import UserError
 from vrpo.report.compare import by_seed, paired_gain, paired_speedup
 from vrpo.report.results import main_sampler, read_csv, read_metrics, read_speed

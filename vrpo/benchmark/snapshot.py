@@ -20,7 +20,7 @@ from vrpo.benchmark.page import write_entries
 from vrpo.config.benchmark import BenchmarkOptions
 from vrpo.config.described import described_report
 from vrpo.config.experiment import ExperimentConfig
-from vrpo.config.options import ReportOptions
+from vrpo.config.report import ReportOptions
 from vrpo.errors import UserError
 from vrpo.files import atomic_output, write_text
 from vrpo.plan.paths import Paths

@@ -25,7 +25,7 @@ app = typer.Typer()
 def list_images(config: Config, output: Output) -> None:
     """List the image source once (.npz), for the commands that write its shards."""
     from vrpo.config import load_resolved
-    from vrpo.config.options import DataOptions
+    from vrpo.config.data import DataOptions
     from vrpo.prepare.images import list_images
 
     list_images(load_resolved(DataOptions, config), output)
@@ -44,7 +44,7 @@ def images(
 ) -> None:
     """Read the image source into HDF5, centre-cropped to the resolution; --output shard-00003-of-00016.h5 means that part of it."""
     from vrpo.config import load_resolved
-    from vrpo.config.options import DataOptions
+    from vrpo.config.data import DataOptions
     from vrpo.prepare.images import write_images
 
     write_images(load_resolved(DataOptions, config), output, listing)
@@ -54,7 +54,7 @@ def images(
 def manifest(config: Config, images: Images, output: Output) -> None:
     """Check that the images are those of the source, in all their shards, and write counts, classes and fingerprint (JSON)."""
     from vrpo.config import load_resolved
-    from vrpo.config.options import DataOptions
+    from vrpo.config.data import DataOptions
     from vrpo.prepare.manifest import write_manifest
 
     write_manifest(load_resolved(DataOptions, config), images, output)
@@ -83,7 +83,7 @@ def fit_tokenizer(
 ) -> None:
     """Train the miniature's VAE."""
     from vrpo.config import load_resolved
-    from vrpo.config.options import TokenizerOptions
+    from vrpo.config.networks import TokenizerOptions
     from vrpo.prepare import tokenizer
 
     tokenizer.fit_tokenizer(
@@ -107,7 +107,7 @@ def fit_classifier(
 ) -> None:
     """Train the miniature's visual encoder or evaluation network, as a classifier."""
     from vrpo.config import load_resolved
-    from vrpo.config.options import EncoderOptions
+    from vrpo.config.networks import EncoderOptions
     from vrpo.config.scoring import EvaluationOptions
     from vrpo.prepare import classifier
 
@@ -130,7 +130,7 @@ def encode_latents(
 ) -> None:
     """Encode all images into latent means and standard deviations."""
     from vrpo.config import load_resolved
-    from vrpo.config.options import TokenizerOptions
+    from vrpo.config.networks import TokenizerOptions
     from vrpo.prepare import latents
 
     latents.encode_latents(
@@ -154,7 +154,7 @@ def encode_features(
 ) -> None:
     """Encode all images into the patch tokens of a visual encoder."""
     from vrpo.config import load_resolved
-    from vrpo.config.options import EncoderOptions
+    from vrpo.config.networks import EncoderOptions
     from vrpo.prepare import features
 
     features.encode_features(
@@ -180,7 +180,7 @@ def fit_critic(
 ) -> None:
     """Distil the latent perceptual critic from cached features."""
     from vrpo.config import load_resolved
-    from vrpo.config.options import CriticOptions
+    from vrpo.config.networks import CriticOptions
     from vrpo.prepare import critic
 
     critic.fit_critic(

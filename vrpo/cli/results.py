@@ -36,7 +36,7 @@ def figure(
 ) -> None:
     """Draw a figure from collected results (.pdf, .png and the .csv behind it)."""
     from vrpo.config import load_resolved
-    from vrpo.config.options import ReportOptions
+    from vrpo.config.report import ReportOptions
     from vrpo.report.draw import draw
 
     draw("figure", name, load_resolved(ReportOptions, config), collected, output)
@@ -51,7 +51,7 @@ def table(
 ) -> None:
     """Write a table from collected results (.csv, .md and .tex)."""
     from vrpo.config import load_resolved
-    from vrpo.config.options import ReportOptions
+    from vrpo.config.report import ReportOptions
     from vrpo.report.draw import draw
 
     draw("table", name, load_resolved(ReportOptions, config), collected, output)
@@ -65,7 +65,7 @@ def report(
 ) -> None:
     """Write report.html: figures, tables and provenance in one file."""
     from vrpo.config import load_resolved
-    from vrpo.config.options import ReportOptions
+    from vrpo.config.report import ReportOptions
     from vrpo.report.report import write_report
 
     write_report(load_resolved(ReportOptions, config), folder, output)
@@ -84,7 +84,7 @@ def benchmark(
     from vrpo.benchmark.page import write_benchmark
     from vrpo.config import load_resolved
     from vrpo.config.benchmark import BenchmarkOptions
-    from vrpo.config.options import ReportOptions
+    from vrpo.config.report import ReportOptions
 
     write_benchmark(
         load_resolved(BenchmarkOptions, config),

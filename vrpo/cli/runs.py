@@ -83,7 +83,7 @@ def sample(
 ) -> None:
     """Sample images from a milestone; one seed an image; under `torchrun`, on several GPUs."""
     from vrpo.config import load_resolved
-    from vrpo.config.options import TokenizerOptions
+    from vrpo.config.networks import TokenizerOptions
     from vrpo.config.scoring import SamplerOptions
     from vrpo.runtime.distributed import joined_ranks
     from vrpo.sampling.generate import sample_images
@@ -131,7 +131,7 @@ def import_checkpoint(
     ] = None,
 ) -> None:
     """Convert an official checkpoint to a milestone that `sample` takes."""
-    from vrpo.config.options import FAMILIES
+    from vrpo.config.runs import FAMILIES
     from vrpo.models import official
 
     require_one_of("--family", family, (None, *FAMILIES))
@@ -161,7 +161,7 @@ def export_checkpoint(
     ] = None,
 ) -> None:
     """Write a milestone as a `.pt` file that the scripts of the official code load."""
-    from vrpo.config.options import FAMILIES
+    from vrpo.config.runs import FAMILIES
     from vrpo.models import official
 
     require_one_of("--family", family, (None, *FAMILIES))

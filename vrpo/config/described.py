@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from vrpo.config.alignments import ALIGNMENT_NAMES
+from vrpo.config.data import DataOptions
 from vrpo.config.experiment import ExperimentConfig
-from vrpo.config.options import DataOptions, ReportOptions
+from vrpo.config.report import ReportOptions
 from vrpo.config.scoring import ADM_PROTOCOL
 
 PROCESS_NAMES = {"interpolant": "SiT", "ddpm": "DiT"}

@@ -9,22 +9,11 @@ from pydantic import Field, TypeAdapter, ValidationError, model_validator
 from vrpo.config.alignments import AnyAlignment
 from vrpo.config.base import Ascending, Name, Options, Seeds, WorkflowPlace, option
 from vrpo.config.benchmark import BenchmarkOptions
+from vrpo.config.data import DataOptions
 from vrpo.config.messages import require_known
-from vrpo.config.options import (
-    CHECKPOINT_PROCESS,
-    AnySize,
-    CheckpointOptions,
-    CriticOptions,
-    CustomSize,
-    DataOptions,
-    EncoderOptions,
-    ProcessOptions,
-    ReportOptions,
-    ResourceOptions,
-    RunOptions,
-    TokenizerOptions,
-    TrainingOptions,
-)
+from vrpo.config.networks import CriticOptions, EncoderOptions, TokenizerOptions
+from vrpo.config.processes import ProcessOptions
+from vrpo.config.report import ReportOptions
 from vrpo.config.resolved import (
     PAPER_SIZES,
     CustomModelOptions,
@@ -32,12 +21,15 @@ from vrpo.config.resolved import (
     RunConfig,
     split_model,
 )
+from vrpo.config.resources import ResourceOptions
+from vrpo.config.runs import CHECKPOINT_PROCESS, AnySize, CheckpointOptions, CustomSize, RunOptions
 from vrpo.config.scoring import (
     SAMPLER_PROCESS,
     EvaluationOptions,
     RepresentationOptions,
     SamplerOptions,
 )
+from vrpo.config.training import TrainingOptions
 
 STEPS = TypeAdapter(Annotated[Ascending, Field(min_length=1)])
 

@@ -11,7 +11,9 @@ from pydantic import BaseModel, PositiveInt, ValidationError
 from vrpo.config.alignments import AnyAlignment
 from vrpo.config.base import Options, option, shown
 from vrpo.config.messages import require_known
-from vrpo.config.options import ModelSize, ProcessOptions, TrainingOptions
+from vrpo.config.processes import ProcessOptions
+from vrpo.config.runs import ModelSize
+from vrpo.config.training import TrainingOptions
 
 PAPER_SIZES = {
     "S": ModelSize(depth=12, width=384, heads=6),

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import model_validator
 
 from vrpo.config.base import Distinct, Name, Names, Options, Place, option
-from vrpo.config.options import NetworkOptions
+from vrpo.config.networks import NetworkOptions
 from vrpo.errors import UserError
 
 

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from vrpo.config.experiment import ExperimentConfig
-from vrpo.config.options import CHECKPOINT_PROCESS, FAMILIES
+from vrpo.config.runs import CHECKPOINT_PROCESS, FAMILIES
 from vrpo.data.kinds import IMAGES, SAMPLES
 from vrpo.data.shards import open_arrays
 from vrpo.errors import UserError

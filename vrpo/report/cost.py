@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 
 from vrpo.config.experiment import ExperimentConfig
-from vrpo.config.options import EncoderOptions
+from vrpo.config.networks import EncoderOptions
 from vrpo.config.resolved import ModelOptions, RunConfig
 from vrpo.config.scoring import SamplerOptions
 from vrpo.errors import UserError

@@ -14,7 +14,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from vrpo.config.options import ReportOptions
+from vrpo.config.report import ReportOptions
 from vrpo.report import style
 from vrpo.report.curves import curves, say_seeds
 from vrpo.report.results import over_seeds, read_diagnostics, read_metrics

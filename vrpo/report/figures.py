@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from vrpo.config.options import ReportOptions
+from vrpo.config.report import ReportOptions
 from vrpo.report import style
 from vrpo.report.curves import curves, say_seeds
 from vrpo.report.results import main_sampler, over_seeds, read_metrics, read_samples, read_training

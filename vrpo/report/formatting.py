@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from vrpo.config.options import ReportOptions
+from vrpo.config.report import ReportOptions
 from vrpo.files import write_text
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from vrpo import __version__
-from vrpo.config.options import ReportOptions
+from vrpo.config.report import ReportOptions
 from vrpo.errors import UserError
 from vrpo.files import write_text
 from vrpo.plan.paths import Paths

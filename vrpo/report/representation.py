@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from vrpo.config.options import ReportOptions
+from vrpo.config.report import ReportOptions
 from vrpo.report import style
 from vrpo.report.curves import lines, seeds_and_bands
 from vrpo.report.results import over_seeds, read_representation

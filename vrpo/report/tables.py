@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from vrpo.config.options import ReportOptions
+from vrpo.config.report import ReportOptions
 from vrpo.errors import UserError
 from vrpo.report import claims
 from vrpo.report.compare import interval_note

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from vrpo.config.base import Names, Options, option
 
 if TYPE_CHECKING:
-    from vrpo.config.options import TrainingOptions
+    from vrpo.config.training import TrainingOptions
 
 NOISE_BINS = 20  # over the noise level, of what is logged and of the statistics of rewards
 

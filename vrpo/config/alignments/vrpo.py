@@ -10,7 +10,7 @@ from vrpo.config.alignments.base import NOISE_BINS, ProjectedOptions, SpatialOpt
 from vrpo.config.base import Options, option
 
 if TYPE_CHECKING:
-    from vrpo.config.options import TrainingOptions
+    from vrpo.config.training import TrainingOptions
 
 GREATEST_KAPPA = 40  # log rho is kappa x a difference of cosines, at most 2; exp overflows at 88
 
