@@ -47,8 +47,7 @@ class NetworkOptions(Options):
 
     architecture: Text = option(..., "timm model name, e.g. `vit_base_patch14_dinov2.lvd142m`")
     weights: Place = option(
-        "timm",
-        "`timm`: pretrained; `trained`: fit on the images; else a local .safetensors file",
+        "timm", "`timm`: pretrained; `trained`: fit on the images; else a local .safetensors file"
     )
     arguments: dict[str, Any] = option(dict, "further keyword arguments of `timm.create_model`")
     image_size: int = option(
