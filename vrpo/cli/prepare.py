@@ -37,12 +37,13 @@ def images(
     output: Output,
     listing: Annotated[
         Path | None,
-        typer.Option(
-            help="output of list-images; without it, or where the data have changed since, the source is listed"
-        ),
+        typer.Option(help="output of list-images; listed again if missing or outdated"),
     ] = None,
 ) -> None:
-    """Read the image source into HDF5, centre-cropped to the resolution; --output shard-00003-of-00016.h5 means that part of it."""
+    """Read the image source into HDF5, centre-cropped to the resolution.
+
+    --output shard-00003-of-00016.h5 writes that part of the images.
+    """
     from vrpo.config import load_resolved
     from vrpo.config.data import DataOptions
     from vrpo.prepare.images import write_images
@@ -52,7 +53,7 @@ def images(
 
 @app.command("manifest")
 def manifest(config: Config, images: Images, output: Output) -> None:
-    """Check that the images are those of the source, in all their shards, and write counts, classes and fingerprint (JSON)."""
+    """Check all shards against the source, and write counts, classes and fingerprint (JSON)."""
     from vrpo.config import load_resolved
     from vrpo.config.data import DataOptions
     from vrpo.prepare.manifest import write_manifest
@@ -67,14 +68,13 @@ def verify(
         typer.Argument(help="files of images, latents, features or samples, or folders of shards"),
     ],
 ) -> None:
-    """Compare all rows with their checksums; stages do so by themselves before they first use a file."""
+    """Compare all rows with their checksums, as stages do before they first use a file."""
     from vrpo.data.shards import open_arrays
 
     for place in places:
         arrays = open_arrays(place)
-        typer.echo(
-            f"{place}: {arrays.shape(arrays.keys()[0])[0]:,} rows of {', '.join(arrays.keys())}, whole"
-        )
+        names = arrays.keys()
+        typer.echo(f"{place}: {arrays.shape(names[0])[0]:,} rows of {', '.join(names)}, whole")
 
 
 @app.command("fit-tokenizer")
@@ -86,9 +86,8 @@ def fit_tokenizer(
     from vrpo.config.networks import TokenizerOptions
     from vrpo.prepare import tokenizer
 
-    tokenizer.fit_tokenizer(
-        load_resolved(TokenizerOptions, config), images, output, chosen_device(device, threads)
-    )
+    options = load_resolved(TokenizerOptions, config)
+    tokenizer.fit_tokenizer(options, images, output, chosen_device(device, threads))
 
 
 @app.command("fit-classifier")
@@ -99,7 +98,7 @@ def fit_classifier(
     section: Annotated[
         str,
         typer.Option(
-            help="`encoder`: --config is an encoder's; `trained` or `extra_networks.NAME`: it is the evaluation's, and this section of it"
+            help="`encoder` (its config), or the evaluation's `trained` or `extra_networks.NAME`"
         ),
     ] = "encoder",
     device: Device = "auto",
@@ -111,11 +110,10 @@ def fit_classifier(
     from vrpo.config.scoring import EvaluationOptions
     from vrpo.prepare import classifier
 
-    options = (
-        load_resolved(EncoderOptions, config)
-        if section == "encoder"
-        else load_resolved(EvaluationOptions, config).network_of(section)
-    )
+    if section == "encoder":
+        options = load_resolved(EncoderOptions, config)
+    else:
+        options = load_resolved(EvaluationOptions, config).network_of(section)
     classifier.fit_classifier(options, images, output, chosen_device(device, threads))
 
 
@@ -133,13 +131,8 @@ def encode_latents(
     from vrpo.config.networks import TokenizerOptions
     from vrpo.prepare import latents
 
-    latents.encode_latents(
-        load_resolved(TokenizerOptions, config),
-        images,
-        weights,
-        output,
-        chosen_device(device, threads),
-    )
+    options = load_resolved(TokenizerOptions, config)
+    latents.encode_latents(options, images, weights, output, chosen_device(device, threads))
 
 
 @app.command("encode-features")
@@ -157,14 +150,8 @@ def encode_features(
     from vrpo.config.networks import EncoderOptions
     from vrpo.prepare import features
 
-    features.encode_features(
-        load_resolved(EncoderOptions, config),
-        name,
-        images,
-        weights,
-        output,
-        chosen_device(device, threads),
-    )
+    options, chosen = load_resolved(EncoderOptions, config), chosen_device(device, threads)
+    features.encode_features(options, name, images, weights, output, chosen)
 
 
 @app.command("fit-critic")
@@ -183,10 +170,5 @@ def fit_critic(
     from vrpo.config.networks import CriticOptions
     from vrpo.prepare import critic
 
-    critic.fit_critic(
-        load_resolved(CriticOptions, config),
-        latents,
-        features,
-        output,
-        chosen_device(device, threads),
-    )
+    options = load_resolved(CriticOptions, config)
+    critic.fit_critic(options, latents, features, output, chosen_device(device, threads))
