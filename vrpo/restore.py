@@ -19,8 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from vrpo.content import config_hash, content_hash, is_place
-from vrpo.errors import UserError
-from vrpo.files import partial_path, sha256, write_text
+from vrpo.files import partial_path, write_text
 from vrpo.plan.paths import Paths
 
 log = logging.getLogger(__name__)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from vrpo.config.options import DataOptions, EncoderOptions, FitOptions, TokenizerOptions
+from vrpo.config.data import DataOptions
+from vrpo.config.networks import EncoderOptions, FitOptions, TokenizerOptions
 from vrpo.data.batches import TrainingData
 from vrpo.data.quantisation import decode, encode
 from vrpo.data.shards import open_arrays

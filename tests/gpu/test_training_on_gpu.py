@@ -12,7 +12,7 @@ from vrpo.bench import paper
 from vrpo.bench.sample import SampleSettings, bench_sample
 from vrpo.bench.synthetic import write_training_data
 from vrpo.bench.train import bench_train
-from vrpo.config.options import TrainingOptions
+from vrpo.config.training import TrainingOptions
 from vrpo.models.attention import SWITCHES, choose_attention
 from vrpo.runtime.distributed import Ranks
 from vrpo.training.feed import Feed

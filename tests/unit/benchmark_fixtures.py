@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from vrpo.config.benchmark import BenchmarkOptions
-from vrpo.config.options import ReportOptions
+from vrpo.config.report import ReportOptions
 
 STEPS = (500, 1000, 2000)
 REPORT = ReportOptions(title="A made-up benchmark", metric_space="made up: no images")

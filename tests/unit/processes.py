@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from vrpo.config.options import DDPMOptions, InterpolantOptions
+from vrpo.config.processes import DDPMOptions, InterpolantOptions
 from vrpo.processes.ddpm import DDPM
 from vrpo.processes.interpolant import Interpolant
 

@@ -16,7 +16,7 @@ from vrpo.alignment.agreement import Agreement, gradient_cosine
 from vrpo.alignment.base import AlignmentBatch, AlignmentResult
 from vrpo.config import RunConfig
 from vrpo.config.messages import validate
-from vrpo.config.options import TrainingOptions
+from vrpo.config.training import TrainingOptions
 from vrpo.data.batches import TrainingData
 from vrpo.training.objective import Objective
 from vrpo.training.plan import plan_step

@@ -23,7 +23,7 @@ from vrpo.bench.synthetic import write_training_data
 from vrpo.bench.train import bench_train
 from vrpo.bench.train import table as train_table
 from vrpo.config import load_experiment
-from vrpo.config.options import TrainingOptions
+from vrpo.config.training import TrainingOptions
 from vrpo.errors import UserError
 
 CPU = torch.device("cpu")

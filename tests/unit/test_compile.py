@@ -12,7 +12,7 @@ from training_fixtures import ALIGNMENTS, COUNT, LATENT, Toy
 
 from vrpo.config import RunConfig
 from vrpo.config.messages import validate
-from vrpo.config.options import TrainingOptions
+from vrpo.config.training import TrainingOptions
 from vrpo.data.arrays import ArrayWriter
 from vrpo.data.batches import TrainingData
 from vrpo.training.objective import Objective

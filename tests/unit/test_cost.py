@@ -6,7 +6,7 @@ import pytest
 
 from vrpo.config import load_experiment
 from vrpo.config.alignments.base import SpatialOptions
-from vrpo.config.options import EncoderOptions
+from vrpo.config.networks import EncoderOptions
 from vrpo.errors import UserError
 from vrpo.report.cost import (
     costs,

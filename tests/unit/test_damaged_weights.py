@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from vrpo.config.options import EncoderOptions, TokenizerOptions
+from vrpo.config.networks import EncoderOptions, TokenizerOptions
 from vrpo.errors import UserError
 from vrpo.models.checkpoints import (
     METADATA_KEY,

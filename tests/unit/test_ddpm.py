@@ -3,7 +3,7 @@ import pytest
 import torch
 from processes import ddpm
 
-from vrpo.config.options import DDPMOptions
+from vrpo.config.processes import DDPMOptions
 from vrpo.errors import UserError
 from vrpo.processes.ddpm import discretised_log_likelihood
 from vrpo.processes.registry import build_process, described_process

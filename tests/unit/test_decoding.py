@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
-from vrpo.config.options import DataOptions
+from vrpo.config.data import DataOptions
 from vrpo.data.sources import FolderSource, UnreadableImageError
 from vrpo.errors import UserError
 from vrpo.prepare import images as stage

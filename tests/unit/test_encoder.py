@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
-from vrpo.config.options import EncoderOptions
+from vrpo.config.networks import EncoderOptions
 from vrpo.errors import UserError
 from vrpo.models.checkpoints import save_network
 from vrpo.models.encoder import (

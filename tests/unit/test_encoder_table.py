@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 from training_fixtures import Toy
 
-from vrpo.config.options import EncoderOptions
+from vrpo.config.networks import EncoderOptions
 from vrpo.data.arrays import ArrayWriter
 from vrpo.errors import UserError
 from vrpo.models.encoder import (

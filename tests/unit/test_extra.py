@@ -6,7 +6,7 @@ from metrics_fixtures import ATTRIBUTES, OPTIONS, make_images, write_classifier,
 from typer.testing import CliRunner
 
 from vrpo.cli import app
-from vrpo.config.options import NetworkOptions
+from vrpo.config.networks import NetworkOptions
 from vrpo.errors import UserError
 from vrpo.metrics.distances.frechet import frechet_distance
 from vrpo.metrics.evaluate import evaluate, summary

@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 
-from vrpo.config.options import TokenizerOptions
+from vrpo.config.networks import TokenizerOptions
 from vrpo.config.scoring import SamplerOptions
 from vrpo.data.arrays import Arrays, ArrayWriter
 from vrpo.errors import UserError

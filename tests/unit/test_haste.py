@@ -18,7 +18,7 @@ from vrpo.alignment.registry import build_alignment
 from vrpo.config import RunConfig, parse_experiment
 from vrpo.config.alignments import HASTEOptions
 from vrpo.config.messages import validate
-from vrpo.config.options import EncoderOptions
+from vrpo.config.networks import EncoderOptions
 from vrpo.config.reading import read_yaml
 from vrpo.data.arrays import Arrays, ArrayWriter
 from vrpo.data.batches import TrainingData

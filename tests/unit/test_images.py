@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vrpo.config.options import DataOptions
+from vrpo.config.data import DataOptions
 from vrpo.data.sources import DigitsSource, FolderSource, center_crop, open_source
 from vrpo.errors import UserError
 

@@ -11,7 +11,7 @@ import pytest
 from metrics_fixtures import OPTIONS, make_images, write_classifier, write_h5
 from PIL import Image
 
-from vrpo.config.options import DataOptions
+from vrpo.config.data import DataOptions
 from vrpo.errors import UserError
 from vrpo.metrics.evaluate import evaluate
 from vrpo.metrics.inputs import natural_order, open_images, open_real_images

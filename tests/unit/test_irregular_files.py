@@ -10,7 +10,7 @@ import pytest
 from permissions import unprivileged
 from test_sources import CLASSES, FILES, SIDE, WRITERS, options, write_folder
 
-from vrpo.config.options import DataOptions
+from vrpo.config.data import DataOptions
 from vrpo.data.shards import open_arrays
 from vrpo.data.sources import open_source
 from vrpo.errors import UserError

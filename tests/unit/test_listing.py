@@ -23,7 +23,7 @@ from test_sources import (
     write_zip,
 )
 
-from vrpo.config.options import DataOptions
+from vrpo.config.data import DataOptions
 from vrpo.data.sources import open_source
 from vrpo.data.sources.listing import files_below, is_litter
 from vrpo.errors import UserError

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from test_representation import OPTIONS as REPRESENTATION
 from training_fixtures import Toy
 
-from vrpo.config.options import FitOptions, TokenizerOptions
+from vrpo.config.networks import FitOptions, TokenizerOptions
 from vrpo.config.scoring import SamplerOptions
 from vrpo.data.arrays import Arrays, ArrayWriter
 from vrpo.errors import UserError

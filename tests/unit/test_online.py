@@ -11,7 +11,8 @@ import pytest
 import torch
 from training_fixtures import Toy, milestone_file
 
-from vrpo.config.options import DataOptions, EncoderOptions, FitOptions, TokenizerOptions
+from vrpo.config.data import DataOptions
+from vrpo.config.networks import EncoderOptions, FitOptions, TokenizerOptions
 from vrpo.data.batches import TrainingData
 from vrpo.errors import UserError
 from vrpo.models.online import OnlineFeatures, open_features
@@ -125,7 +126,7 @@ def test_a_training_has_the_losses_of_the_cached_one(prepared: Path, tmp_path: P
 
 
 def test_a_critic_is_distilled_from_computed_tokens(prepared: Path, tmp_path: Path) -> None:
-    from vrpo.config.options import CriticOptions
+    from vrpo.config.networks import CriticOptions
     from vrpo.models.critic import load_critic
 
     options = CriticOptions(width=8, depth=0, training=FitOptions(steps=2, batch_size=8))

@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 
 import vrpo
-from vrpo.config.options import (
+from vrpo.config.data import DataOptions
+from vrpo.config.networks import (
     CriticOptions,
-    DataOptions,
     EncoderOptions,
     FitOptions,
     NetworkOptions,

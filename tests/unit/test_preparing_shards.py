@@ -16,7 +16,8 @@ from PIL import Image
 from striking import strike_at
 
 import vrpo
-from vrpo.config.options import DataOptions, EncoderOptions, FitOptions, TokenizerOptions
+from vrpo.config.data import DataOptions
+from vrpo.config.networks import EncoderOptions, FitOptions, TokenizerOptions
 from vrpo.data import arrays
 from vrpo.data.arrays import Arrays
 from vrpo.data.batches import TrainingData
@@ -404,7 +405,7 @@ def test_workers_end_with_a_killed_stage(broken, tmp_path):
     slow = f"""
 import os, time
 from pathlib import Path
-from vrpo.config.options import DataOptions
+from vrpo.config.data import DataOptions
 from vrpo.data.sources import FolderSource
 from vrpo.prepare.images import write_images
 

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from vrpo.config.options import ReportOptions
+from vrpo.config.report import ReportOptions
 from vrpo.errors import UserError
 from vrpo.report import style
 from vrpo.report.catalogue import BENCHMARK, CATALOGUE, COLLECTED, Entry, report_entries

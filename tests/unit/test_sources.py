@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vrpo.config.options import DataOptions
+from vrpo.config.data import DataOptions
 from vrpo.data.sources import FolderSource, ParquetSource, WebDatasetSource, ZipSource, open_source
 from vrpo.data.sources.base import UnreadableImageError
 from vrpo.data.sources.classes import read_class_index

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from vrpo.config.options import TokenizerOptions
+from vrpo.config.networks import TokenizerOptions
 from vrpo.errors import UserError
 from vrpo.models.checkpoints import save_network
 from vrpo.models.digest import state_sha256

@@ -8,7 +8,7 @@ import torch
 from metrics_fixtures import ATTRIBUTES, OPTIONS, make_images, write_classifier, write_h5
 from safetensors.torch import save_file
 
-from vrpo.config.options import NetworkOptions
+from vrpo.config.networks import NetworkOptions
 from vrpo.errors import UserError
 from vrpo.metrics.distances.frechet import frechet_distance
 from vrpo.metrics.evaluate import evaluate, summary

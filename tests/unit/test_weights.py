@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from test_generate import write_milestone
 from torch import Tensor
 
-from vrpo.config.options import EncoderOptions, NetworkOptions, TokenizerOptions
+from vrpo.config.networks import EncoderOptions, NetworkOptions, TokenizerOptions
 from vrpo.config.scoring import EvaluationOptions
 from vrpo.errors import UserError
 from vrpo.metrics.networks.loading import load_network

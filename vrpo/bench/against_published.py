@@ -20,7 +20,7 @@ from vrpo.bench.paper import PaperModel
 from vrpo.bench.published_loop import PublishedLoop, write_single_files
 from vrpo.bench.synthetic import write_training_data
 from vrpo.bench.train import WARM_UP
-from vrpo.config.options import TrainingOptions
+from vrpo.config.training import TrainingOptions
 from vrpo.files import write_text
 from vrpo.runtime.distributed import Ranks
 from vrpo.training.backend import configure_backend

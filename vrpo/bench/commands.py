@@ -12,7 +12,7 @@ import torch
 
 from vrpo.bench import against_published, sample, train
 from vrpo.bench.paper import ALIGNMENTS, paper_model
-from vrpo.config.options import TrainingOptions
+from vrpo.config.training import TrainingOptions
 from vrpo.models.attention import SWITCHES
 from vrpo.runtime.compiler import require_compiler
 from vrpo.runtime.distributed import choose_device

@@ -20,7 +20,8 @@ import torch
 from PIL import Image
 
 from vrpo.bench.sparse import write_sparse
-from vrpo.config.options import DataOptions, EncoderOptions, TokenizerOptions
+from vrpo.config.data import DataOptions
+from vrpo.config.networks import EncoderOptions, TokenizerOptions
 from vrpo.data.arrays import ArrayWriter
 from vrpo.data.quantisation import STORED_TYPES
 from vrpo.data.shards import StoredArrays, open_arrays

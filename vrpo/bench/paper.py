@@ -9,8 +9,9 @@ import torch
 from vrpo.alignment.base import AlignmentContext
 from vrpo.alignment.registry import build_alignment
 from vrpo.config.alignments import AnyAlignment, NoAlignment, REPAOptions, VRPOOptions
-from vrpo.config.options import DDPMOptions, InterpolantOptions, ProcessOptions, TrainingOptions
+from vrpo.config.processes import DDPMOptions, InterpolantOptions, ProcessOptions
 from vrpo.config.resolved import PAPER_SIZES, ModelOptions
+from vrpo.config.training import TrainingOptions
 from vrpo.errors import UserError
 from vrpo.models.critic import LatentCritic
 from vrpo.models.flops import critic_flops, projector_flops, transformer_flops

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from vrpo.bench.paper import CLASSES, LATENT, TOKENS, PaperModel
-from vrpo.config.options import TrainingOptions
+from vrpo.config.training import TrainingOptions
 from vrpo.seeds import numpy_generator
 
 SIDE = 256

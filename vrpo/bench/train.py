@@ -15,7 +15,7 @@ import torch
 from vrpo.bench.measure import StepClock, machine, matrix_peak, peak_of, seconds_of, tensor_bytes
 from vrpo.bench.paper import PaperModel
 from vrpo.bench.synthetic import write_training_data
-from vrpo.config.options import TrainingOptions
+from vrpo.config.training import TrainingOptions
 from vrpo.data.batches import TrainingData
 from vrpo.errors import UserError
 from vrpo.files import write_text

@@ -17,13 +17,13 @@ import pandas as pd
 
 from vrpo.config.alignments import ALIGNMENT_NAMES
 from vrpo.config.benchmark import SEARCH, BenchmarkOptions, run_name, search_name
-from vrpo.config.options import ReportOptions
+from vrpo.config.report import ReportOptions
 from vrpo.errors import UserError
 from vrpo.report.compare import by_seed, paired_gain, paired_speedup
 from vrpo.report.results import main_sampler, read_csv, read_metrics, read_speed
 
-TIE = 0.01  # candidates whose score is within this part of the best one's are equally good
-METHODS = ("repa", "vrpo")  # that are searched
+TIE = 0.01  # candidates within this part of the best score are equally good
+METHODS = ("repa", "vrpo")  # the searched ones
 COMPARED = [
     *("process", "model", "alignment", "label", "run", "score", "step", "seeds", "mean", "std"),
     *("gain", "gain_low", "gain_high", "speedup", "speedup_low", "speedup_high"),
@@ -98,14 +98,12 @@ class Benchmark:
             rows = self.searched[self.searched["method"] == method]
             taken = rows.loc[rows["rule"], "candidate"].iloc[0]
             named = getattr(self.options.chosen, method, None)
+            option, rule = f"`benchmark.chosen.{method}`", f"the rule gives `{taken}`"
             if named is None:
-                sentences.append(
-                    f"`benchmark.chosen.{method}` is not set; the rule gives `{taken}`."
-                )
+                sentences.append(f"{option} is not set; {rule}.")
             elif named != taken:
-                which = f"`benchmark.chosen.{method}` is `{named}`, the rule gives `{taken}`"
-                end = f"What follows is for `{named}`."
-                sentences.append(f"The config and the rule disagree: {which}. {end}")
+                which = f"The config and the rule disagree: {option} is `{named}`, {rule}."
+                sentences.append(f"{which} What follows is for `{named}`.")
         return sentences
 
     @cached_property

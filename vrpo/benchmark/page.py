@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from vrpo.benchmark.numbers import Benchmark
 from vrpo.benchmark.verdict import verdict
 from vrpo.config.benchmark import BenchmarkOptions
-from vrpo.config.options import ReportOptions
+from vrpo.config.report import ReportOptions
 from vrpo.files import write_text
 from vrpo.report.catalogue import Entry, benchmark_entries
 from vrpo.report.draw import write

@@ -20,7 +20,7 @@ from vrpo.benchmark.page import write_entries
 from vrpo.config.benchmark import BenchmarkOptions
 from vrpo.config.described import described_report
 from vrpo.config.experiment import ExperimentConfig
-from vrpo.config.options import ReportOptions
+from vrpo.config.report import ReportOptions
 from vrpo.errors import UserError
 from vrpo.files import atomic_output, write_text
 from vrpo.plan.paths import Paths
@@ -30,25 +30,23 @@ from vrpo.report.results import read_protocol, read_speed
 from vrpo.runtime.machine import processor
 
 COMMITTED = {"table": (".md", ".csv"), "figure": (".png",)}
-ELSEWHERE = (
-    "results",
-    "resources",
-)  # options that say where and with what a job runs, not what it computes
+ELSEWHERE = {"results", "resources"}  # options without effect on what is computed
 
 
 def write_snapshot(config: ExperimentConfig, output_folder: Path) -> None:
     """Copy the benchmark's small results to `output_folder`, with their provenance.
 
     These are README.md, tables (.md, .csv), figures (.png), scores (metrics.csv) and, of the
-    diagnostics by noise level, the moments that their figures show. machine.json is the only file
-    that a repetition changes, beside those by the clock.
+    diagnostics by noise level, the moments that their figures show. A repetition changes only
+    machine.json and what depends on measured times.
 
     Raises:
         UserError: the config has no `benchmark`, or the benchmark has not run to its end.
     """
     if config.benchmark is None:
         raise UserError(
-            "benchmark: this config has no method benchmark; add config/benchmark.yaml to --configfile"
+            "benchmark: this config has no method benchmark; "
+            "add config/benchmark.yaml to --configfile"
         )
     paths, entries = Paths.of(config), benchmark_entries(config.benchmark)
     source = paths.benchmark
@@ -57,9 +55,8 @@ def write_snapshot(config: ExperimentConfig, output_folder: Path) -> None:
     diagnosed = [f"{entry.name}.csv" for entry in entries if "diagnostics.csv" in entry.needs]
     for path in [*copied.values(), *(source / name for name in diagnosed)]:
         if not path.is_file():
-            raise UserError(
-                f"{path}: is missing; run the benchmark to its end (`snakemake benchmark`)"
-            )
+            remedy = "run the benchmark to its end (`snakemake benchmark`)"
+            raise UserError(f"{path}: is missing; {remedy}")
     for name, path in copied.items():
         _copy(path, output_folder / name)
     for name in diagnosed:
@@ -102,14 +99,11 @@ def snapshot_files(entries: Iterable[Entry]) -> list[str]:
 
 def provenance(config: ExperimentConfig) -> dict[str, Any]:
     """Config, seeds and versions."""
-    content = {
-        name: value
-        for name, value in config.model_dump(mode="json").items()
-        if name not in ELSEWHERE
-    }
+    content = config.model_dump(mode="json", exclude=ELSEWHERE)
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     return {
         "experiment": config.experiment,
-        "config_sha256": hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest(),
+        "config_sha256": digest,
         "benchmark": content["benchmark"],
         "report": described_report(config).model_dump(include={"title", "metric_space"}),
         "milestones": config.milestones,
@@ -119,19 +113,11 @@ def provenance(config: ExperimentConfig) -> dict[str, Any]:
 
 def machine(config: ExperimentConfig) -> dict[str, Any]:
     """Where this snapshot was taken, and the time that the trainings took."""
-    speed = read_speed(Paths.of(config).collected)
-    files = [
-        path.stat().st_mtime
-        for path in (Paths.of(config).folder / "runs").rglob("step*.safetensors")
-    ]
-    times = (
-        [
-            datetime.fromtimestamp(moment, UTC).isoformat(timespec="seconds")
-            for moment in (min(files), max(files))
-        ]
-        if files
-        else None
-    )
+    paths = Paths.of(config)
+    speed = read_speed(paths.collected)
+    rates = speed.groupby("run", sort=False)["images_per_second"].median()
+    milestones = (paths.folder / "runs").rglob("step*.safetensors")
+    written = sorted(path.stat().st_mtime for path in milestones)
     return {
         "processor": processor(),
         "cores": os.cpu_count(),
@@ -139,12 +125,13 @@ def machine(config: ExperimentConfig) -> dict[str, Any]:
         "python": platform.python_version(),
         "trainings": len(speed),
         "training_seconds": round(float(speed["seconds"].sum())),
-        "images_per_second": {
-            run: float(rows.median())
-            for run, rows in speed.groupby("run", sort=False)["images_per_second"]
-        },
-        "first_and_last_milestone": times,
+        "images_per_second": rates.to_dict(),
+        "first_and_last_milestone": [_utc(written[0]), _utc(written[-1])] if written else None,
     }
+
+
+def _utc(moment: float) -> str:
+    return datetime.fromtimestamp(moment, UTC).isoformat(timespec="seconds")
 
 
 def _copy(path: Path, output: Path) -> None:

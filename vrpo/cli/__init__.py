@@ -1,4 +1,4 @@
-"""`python -m vrpo STAGE ...`: one command a stage; the workflow's rules call these, and so can a person.
+"""`python -m vrpo STAGE ...`: one command for each stage, for the workflow's rules and for people.
 
 Stages are imported when called, so that figures need no torch and `--help` is quick.
 """
@@ -26,7 +26,10 @@ app.add_typer(bench.app, name="bench")
 
 
 def main() -> None:
-    """Run a command; a `UserError` is printed as its line, with exit status 2, an interrupted training exits with 75."""
+    """Run a command.
+
+    A `UserError` is printed as one line and exits with 2, an interrupted training exits with 75.
+    """
     set_up_logging()
     try:
         arguments = sys.argv[1:]
@@ -59,8 +62,7 @@ def refuse_empty(arguments: Sequence[str]) -> None:
 
 
 def _inputs_of(arguments: list[str]) -> dict[str, str]:
-    """Inputs that the result is made from, in the one process that notes them; the command reports
-    missing ones."""
+    """Inputs of the result, for the first rank; the command itself reports missing ones."""
     if not is_first():
         return {}
     try:

@@ -14,21 +14,22 @@ if TYPE_CHECKING:
     import torch
 
 Config = Annotated[Path, typer.Option("--config", help="resolved config of the stage (YAML)")]
+Configs = Annotated[
+    list[Path], typer.Option("--config", help="config file; several are merged, later ones win")
+]
 Output = Annotated[Path, typer.Option("--output", help="file to write")]
 Images = Annotated[Path, typer.Option("--images", help="images.h5, or the folder of its shards")]
 Latents = Annotated[Path, typer.Option("--latents", help="latents.h5, or the folder of its shards")]
 Weights = Annotated[
     Path | None,
     typer.Option(
-        "--weights",
-        help="weights of a trained network; without it the pretrained ones that the config names",
+        "--weights", help="weights of a trained network; default: the config's pretrained ones"
     ),
 ]
 ExtraWeights = Annotated[
     list[str] | None,
     typer.Option(
-        "--extra-weights",
-        help="NAME=FILE, once for each trained network of evaluation.extra_networks",
+        "--extra-weights", help="NAME=FILE, for each trained network of evaluation.extra_networks"
     ),
 ]
 Collected = Annotated[Path, typer.Option("--collected", help="folder of the collected results")]
@@ -37,7 +38,7 @@ Threads = Annotated[
     int,
     typer.Option(
         "--threads",
-        help="CPU threads of all ranks together; CPU results are bitwise reproducible for a fixed number on one kind of processor",
+        help="CPU threads of all ranks; equal numbers give equal bits on one kind of processor",
         min=1,
     ),
 ]
@@ -69,6 +70,4 @@ def pairs_of(option: str, values: list[str]) -> dict[str, Path]:
 def require_one_of(option: str, value: str | None, allowed: tuple[str | None, ...]) -> None:
     """Raise a `UserError` where `value` is not allowed."""
     if value not in allowed:
-        raise UserError(
-            f"{option}: `{value}` is none of {', '.join(name for name in allowed if name)}"
-        )
+        raise UserError(f"{option}: `{value}` is none of {', '.join(filter(None, allowed))}")

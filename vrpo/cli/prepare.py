@@ -25,7 +25,7 @@ app = typer.Typer()
 def list_images(config: Config, output: Output) -> None:
     """List the image source once (.npz), for the commands that write its shards."""
     from vrpo.config import load_resolved
-    from vrpo.config.options import DataOptions
+    from vrpo.config.data import DataOptions
     from vrpo.prepare.images import list_images
 
     list_images(load_resolved(DataOptions, config), output)
@@ -37,14 +37,15 @@ def images(
     output: Output,
     listing: Annotated[
         Path | None,
-        typer.Option(
-            help="output of list-images; without it, or where the data have changed since, the source is listed"
-        ),
+        typer.Option(help="output of list-images; listed again if missing or outdated"),
     ] = None,
 ) -> None:
-    """Read the image source into HDF5, centre-cropped to the resolution; --output shard-00003-of-00016.h5 means that part of it."""
+    """Read the image source into HDF5, centre-cropped to the resolution.
+
+    --output shard-00003-of-00016.h5 writes that part of the images.
+    """
     from vrpo.config import load_resolved
-    from vrpo.config.options import DataOptions
+    from vrpo.config.data import DataOptions
     from vrpo.prepare.images import write_images
 
     write_images(load_resolved(DataOptions, config), output, listing)
@@ -52,9 +53,9 @@ def images(
 
 @app.command("manifest")
 def manifest(config: Config, images: Images, output: Output) -> None:
-    """Check that the images are those of the source, in all their shards, and write counts, classes and fingerprint (JSON)."""
+    """Check all shards against the source, and write counts, classes and fingerprint (JSON)."""
     from vrpo.config import load_resolved
-    from vrpo.config.options import DataOptions
+    from vrpo.config.data import DataOptions
     from vrpo.prepare.manifest import write_manifest
 
     write_manifest(load_resolved(DataOptions, config), images, output)
@@ -67,14 +68,13 @@ def verify(
         typer.Argument(help="files of images, latents, features or samples, or folders of shards"),
     ],
 ) -> None:
-    """Compare all rows with their checksums; stages do so by themselves before they first use a file."""
+    """Compare all rows with their checksums, as stages do before they first use a file."""
     from vrpo.data.shards import open_arrays
 
     for place in places:
         arrays = open_arrays(place)
-        typer.echo(
-            f"{place}: {arrays.shape(arrays.keys()[0])[0]:,} rows of {', '.join(arrays.keys())}, whole"
-        )
+        names = arrays.keys()
+        typer.echo(f"{place}: {arrays.shape(names[0])[0]:,} rows of {', '.join(names)}, whole")
 
 
 @app.command("fit-tokenizer")
@@ -83,12 +83,11 @@ def fit_tokenizer(
 ) -> None:
     """Train the miniature's VAE."""
     from vrpo.config import load_resolved
-    from vrpo.config.options import TokenizerOptions
+    from vrpo.config.networks import TokenizerOptions
     from vrpo.prepare import tokenizer
 
-    tokenizer.fit_tokenizer(
-        load_resolved(TokenizerOptions, config), images, output, chosen_device(device, threads)
-    )
+    options = load_resolved(TokenizerOptions, config)
+    tokenizer.fit_tokenizer(options, images, output, chosen_device(device, threads))
 
 
 @app.command("fit-classifier")
@@ -99,7 +98,7 @@ def fit_classifier(
     section: Annotated[
         str,
         typer.Option(
-            help="`encoder`: --config is an encoder's; `trained` or `extra_networks.NAME`: it is the evaluation's, and this section of it"
+            help="`encoder` (its config), or the evaluation's `trained` or `extra_networks.NAME`"
         ),
     ] = "encoder",
     device: Device = "auto",
@@ -107,15 +106,14 @@ def fit_classifier(
 ) -> None:
     """Train the miniature's visual encoder or evaluation network, as a classifier."""
     from vrpo.config import load_resolved
-    from vrpo.config.options import EncoderOptions
+    from vrpo.config.networks import EncoderOptions
     from vrpo.config.scoring import EvaluationOptions
     from vrpo.prepare import classifier
 
-    options = (
-        load_resolved(EncoderOptions, config)
-        if section == "encoder"
-        else load_resolved(EvaluationOptions, config).network_of(section)
-    )
+    if section == "encoder":
+        options = load_resolved(EncoderOptions, config)
+    else:
+        options = load_resolved(EvaluationOptions, config).network_of(section)
     classifier.fit_classifier(options, images, output, chosen_device(device, threads))
 
 
@@ -130,16 +128,11 @@ def encode_latents(
 ) -> None:
     """Encode all images into latent means and standard deviations."""
     from vrpo.config import load_resolved
-    from vrpo.config.options import TokenizerOptions
+    from vrpo.config.networks import TokenizerOptions
     from vrpo.prepare import latents
 
-    latents.encode_latents(
-        load_resolved(TokenizerOptions, config),
-        images,
-        weights,
-        output,
-        chosen_device(device, threads),
-    )
+    options = load_resolved(TokenizerOptions, config)
+    latents.encode_latents(options, images, weights, output, chosen_device(device, threads))
 
 
 @app.command("encode-features")
@@ -154,17 +147,11 @@ def encode_features(
 ) -> None:
     """Encode all images into the patch tokens of a visual encoder."""
     from vrpo.config import load_resolved
-    from vrpo.config.options import EncoderOptions
+    from vrpo.config.networks import EncoderOptions
     from vrpo.prepare import features
 
-    features.encode_features(
-        load_resolved(EncoderOptions, config),
-        name,
-        images,
-        weights,
-        output,
-        chosen_device(device, threads),
-    )
+    options, chosen = load_resolved(EncoderOptions, config), chosen_device(device, threads)
+    features.encode_features(options, name, images, weights, output, chosen)
 
 
 @app.command("fit-critic")
@@ -180,13 +167,8 @@ def fit_critic(
 ) -> None:
     """Distil the latent perceptual critic from cached features."""
     from vrpo.config import load_resolved
-    from vrpo.config.options import CriticOptions
+    from vrpo.config.networks import CriticOptions
     from vrpo.prepare import critic
 
-    critic.fit_critic(
-        load_resolved(CriticOptions, config),
-        latents,
-        features,
-        output,
-        chosen_device(device, threads),
-    )
+    options = load_resolved(CriticOptions, config)
+    critic.fit_critic(options, latents, features, output, chosen_device(device, threads))

@@ -7,17 +7,14 @@ from typing import Annotated
 
 import typer
 
-from vrpo.cli.arguments import Collected, Config, Output
+from vrpo.cli.arguments import Collected, Config, Configs, Output
 
 app = typer.Typer()
 
 
 @app.command("collect")
 def collect(
-    config: Annotated[
-        list[Path],
-        typer.Option(help="the experiment's config file; several are merged, later ones win"),
-    ],
+    config: Configs,
     output_folder: Annotated[Path, typer.Option(help="folder of the collected results")],
 ) -> None:
     """Gather scores, training histories and sample grids: all that figures and tables read."""
@@ -36,7 +33,7 @@ def figure(
 ) -> None:
     """Draw a figure from collected results (.pdf, .png and the .csv behind it)."""
     from vrpo.config import load_resolved
-    from vrpo.config.options import ReportOptions
+    from vrpo.config.report import ReportOptions
     from vrpo.report.draw import draw
 
     draw("figure", name, load_resolved(ReportOptions, config), collected, output)
@@ -51,7 +48,7 @@ def table(
 ) -> None:
     """Write a table from collected results (.csv, .md and .tex)."""
     from vrpo.config import load_resolved
-    from vrpo.config.options import ReportOptions
+    from vrpo.config.report import ReportOptions
     from vrpo.report.draw import draw
 
     draw("table", name, load_resolved(ReportOptions, config), collected, output)
@@ -65,7 +62,7 @@ def report(
 ) -> None:
     """Write report.html: figures, tables and provenance in one file."""
     from vrpo.config import load_resolved
-    from vrpo.config.options import ReportOptions
+    from vrpo.config.report import ReportOptions
     from vrpo.report.report import write_report
 
     write_report(load_resolved(ReportOptions, config), folder, output)
@@ -84,27 +81,21 @@ def benchmark(
     from vrpo.benchmark.page import write_benchmark
     from vrpo.config import load_resolved
     from vrpo.config.benchmark import BenchmarkOptions
-    from vrpo.config.options import ReportOptions
+    from vrpo.config.report import ReportOptions
 
-    write_benchmark(
-        load_resolved(BenchmarkOptions, config),
-        load_resolved(ReportOptions, report_config),
-        collected,
-        output_folder,
-    )
+    options = load_resolved(BenchmarkOptions, config)
+    report = load_resolved(ReportOptions, report_config)
+    write_benchmark(options, report, collected, output_folder)
 
 
 @app.command("benchmark-snapshot")
 def benchmark_snapshot(
-    config: Annotated[
-        list[Path],
-        typer.Option(help="the experiment's config file; several are merged, later ones win"),
-    ],
+    config: Configs,
     output_folder: Annotated[
         Path, typer.Option(help="folder that the small results are copied to, e.g. docs/benchmark")
     ],
 ) -> None:
-    """Copy the method benchmark's small results, with provenance and machine, where they can be committed."""
+    """Copy the method benchmark's small results, with provenance and machine, to commit them."""
     from vrpo.benchmark.snapshot import write_snapshot
     from vrpo.config import load_experiment
 
@@ -123,13 +114,10 @@ def benchmark_redraw(
 
 @app.command("cost")
 def cost(
-    config: Annotated[list[Path], typer.Option(help="the experiment's config file")],
+    config: Configs,
     images: Annotated[
         int | None,
-        typer.Option(
-            help="training images; without it as counted by the stage `manifest`, or ImageNet's",
-            min=1,
-        ),
+        typer.Option(help="training images; default: the manifest's count, or ImageNet's", min=1),
     ] = None,
 ) -> None:
     """Compute the GPU hours and the disk that an experiment takes."""

@@ -37,14 +37,15 @@ def train(
     max_minutes: Annotated[
         float | None,
         typer.Option(
-            help="minutes until it must have ended; the state is saved before, exit status 75; default: what a SLURM job has left"
+            help="minutes until it must have ended; before, the state is saved, exit status 75; "
+            "default: the time that a SLURM job has left"
         ),
     ] = None,
     log_every: Annotated[
         int, typer.Option(help="steps averaged in a row of train.csv", min=1)
     ] = 100,
     max_skipped: Annotated[
-        int, typer.Option(help="non-finite steps in a row that are put up with", min=0)
+        int, typer.Option(help="tolerated non-finite steps in a row", min=0)
     ] = 10,
     device: Device = "auto",
     threads: Threads = 1,
@@ -84,16 +85,14 @@ def sample(
 ) -> None:
     """Sample images from a milestone; one seed an image; under `torchrun`, on several GPUs."""
     from vrpo.config import load_resolved
-    from vrpo.config.options import TokenizerOptions
+    from vrpo.config.networks import TokenizerOptions
     from vrpo.config.scoring import SamplerOptions
     from vrpo.runtime.distributed import joined_ranks
     from vrpo.sampling.generate import sample_images
 
     use_threads(threads)
-    options, tokenizer = (
-        load_resolved(SamplerOptions, config),
-        load_resolved(TokenizerOptions, tokenizer_config),
-    )
+    options = load_resolved(SamplerOptions, config)
+    tokenizer = load_resolved(TokenizerOptions, tokenizer_config)
     with joined_ranks(device) as ranks:
         sample_images(options, milestone, tokenizer, tokenizer_weights, output, ranks.device, ranks)
 
@@ -102,37 +101,32 @@ def sample(
 def import_checkpoint(
     file: Annotated[
         Path,
-        typer.Argument(
-            help="`.pt` or `.safetensors` file of the official DiT, SiT, REPA, iREPA or HASTE code"
-        ),
+        typer.Argument(help="official .pt or .safetensors file of DiT, SiT, REPA, iREPA or HASTE"),
     ],
     output: Output,
     family: Annotated[
         str | None,
         typer.Option(
-            help="dit, sit, repa, irepa or haste: whose code wrote it; without it, as the file says"
+            help="dit, sit, repa, irepa or haste: whose code wrote it; default: the file's"
         ),
     ] = None,
     weights: Annotated[str, typer.Option(help="ema or model: averaged or plain weights")] = "ema",
     heads: Annotated[
-        int | None,
-        typer.Option(help="attention heads, for sizes that are none of the papers'", min=1),
+        int | None, typer.Option(help="attention heads, for sizes other than the papers'", min=1)
     ] = None,
-    run: Annotated[
-        str | None, typer.Option(help="its name in tables; without it, the file's")
-    ] = None,
+    run: Annotated[str | None, typer.Option(help="its name in tables; default: the file's")] = None,
     step: Annotated[
-        int | None, typer.Option(help="training steps; without it, as the file says", min=0)
+        int | None, typer.Option(help="training steps; default: the file's", min=0)
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(help="training seed; without it, as the file says", min=0)
+        int | None, typer.Option(help="training seed; default: the file's", min=0)
     ] = None,
     model: Annotated[
         str | None, typer.Option(help="what it must be, e.g. SiT-XL/2; anything else is refused")
     ] = None,
 ) -> None:
     """Convert an official checkpoint to a milestone that `sample` takes."""
-    from vrpo.config.options import FAMILIES
+    from vrpo.config.runs import FAMILIES
     from vrpo.models import official
 
     require_one_of("--family", family, (None, *FAMILIES))
@@ -157,12 +151,12 @@ def export_checkpoint(
     family: Annotated[
         str | None,
         typer.Option(
-            help="dit, sit, repa, irepa or haste: whose code is to read it; without it, as the milestone says"
+            help="dit, sit, repa, irepa or haste: whose code will read it; default: the milestone's"
         ),
     ] = None,
 ) -> None:
     """Write a milestone as a `.pt` file that the scripts of the official code load."""
-    from vrpo.config.options import FAMILIES
+    from vrpo.config.runs import FAMILIES
     from vrpo.models import official
 
     require_one_of("--family", family, (None, *FAMILIES))

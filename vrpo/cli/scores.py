@@ -27,17 +27,12 @@ def reference(
     config: Config,
     images: Annotated[
         Path,
-        typer.Option(
-            help="images.h5, the folder of its shards, or other real images: .h5, .npz with `arr_0`, or a folder"
-        ),
+        typer.Option(help="real images: .h5, a folder of shards or images, or .npz with `arr_0`"),
     ],
     output: Output,
     resolution: Annotated[
         int | None,
-        typer.Option(
-            help="crop and resize the images of a folder to this side, as the images stage does",
-            min=8,
-        ),
+        typer.Option(help="side to crop and resize a folder's images to, as stage `images`", min=8),
     ] = None,
     weights: Weights = None,
     extra_weights: ExtraWeights = None,
@@ -49,16 +44,9 @@ def reference(
     from vrpo.config.scoring import EvaluationOptions
     from vrpo.metrics.reference import compute_reference
 
-    extra = pairs_of("--extra-weights", extra_weights or [])
-    compute_reference(
-        load_resolved(EvaluationOptions, config),
-        images,
-        weights,
-        output,
-        chosen_device(device, threads),
-        extra,
-        resolution,
-    )
+    options = load_resolved(EvaluationOptions, config)
+    extra, chosen = pairs_of("--extra-weights", extra_weights or []), chosen_device(device, threads)
+    compute_reference(options, images, weights, output, chosen, extra, resolution)
 
 
 @app.command("evaluate")
@@ -69,15 +57,11 @@ def evaluate(
     ],
     reference: Annotated[
         Path,
-        typer.Argument(
-            help="what they are compared with: .npz of statistics, or real images, as .h5, .npz or a folder"
-        ),
+        typer.Argument(help="reference: .npz of statistics, or real images (.h5, .npz, folder)"),
     ],
     config: Annotated[
         Path | None,
-        typer.Option(
-            "--config", help="options of the evaluation; without it Inception and ADM's protocol"
-        ),
+        typer.Option("--config", help="evaluation options; default: Inception, ADM's protocol"),
     ] = None,
     output: Annotated[
         Path | None,
@@ -91,22 +75,15 @@ def evaluate(
     device: Device = "auto",
     threads: Threads = 1,
 ) -> None:
-    """Score samples: FID, sFID, IS, precision, recall, KID; one line for people, and a JSON record for `--output`."""
+    """Score samples: FID, sFID, IS, precision, recall, KID; `--output` takes a JSON record."""
     from vrpo.config import load_resolved
     from vrpo.config.scoring import ADM_PROTOCOL, EvaluationOptions
     from vrpo.metrics import evaluate as scoring
 
     options = load_resolved(EvaluationOptions, config) if config else ADM_PROTOCOL
-    extra = pairs_of("--extra-weights", extra_weights or [])
+    extra, chosen = pairs_of("--extra-weights", extra_weights or []), chosen_device(device, threads)
     record = scoring.evaluate(
-        options,
-        samples,
-        reference,
-        weights,
-        output,
-        chosen_device(device, threads),
-        force_sfid,
-        extra,
+        options, samples, reference, weights, output, chosen, force_sfid, extra
     )
     typer.echo(scoring.summary(record))
     for warning in record["protocol"]["warnings"]:
@@ -127,9 +104,7 @@ def export_npz(
 @app.command("representation")
 def representation(
     config: Config,
-    milestone: Annotated[
-        Path, typer.Option(help="weights of a run at a milestone, ours or imported")
-    ],
+    milestone: Annotated[Path, typer.Option(help="weights of a milestone, ours or imported")],
     latents: Latents,
     output: Output,
     features: Annotated[
@@ -143,12 +118,6 @@ def representation(
     from vrpo.config.scoring import RepresentationOptions
     from vrpo.metrics.representation import measure_representation
 
+    options, chosen = load_resolved(RepresentationOptions, config), chosen_device(device, threads)
     pairs = pairs_of("--features", features or [])
-    measure_representation(
-        load_resolved(RepresentationOptions, config),
-        milestone,
-        latents,
-        pairs,
-        output,
-        chosen_device(device, threads),
-    )
+    measure_representation(options, milestone, latents, pairs, output, chosen)

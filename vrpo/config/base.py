@@ -13,19 +13,17 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 GREATEST = 2**63 - 1
 LONGEST_NAME = 100  # file names are at most 255 bytes, and some hold two names
 LONGEST_PATH = 3_000  # bytes, of the system's 4,096
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\x80-\x9f\ud800-\udfff]")  # all but tab and line feed
+# Control characters, all but tab and line feed, and lone surrogates.
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\x80-\x9f\ud800-\udfff]")
 
 T = TypeVar("T")
 
 
 def option(default: Any = ..., doc: str = "", unit: str | None = None, **constraints: Any) -> Any:
-    """A field with its documentation and unit; `constraints` are pydantic's (`ge`, `gt`, `le`, `min_length`, ...)."""
+    """A field with its documentation and unit; `constraints` are pydantic's (`ge`, `le`, ...)."""
     extra = {"unit": unit} if unit else None
-    if callable(default):
-        return Field(
-            default_factory=default, description=doc, json_schema_extra=extra, **constraints
-        )
-    return Field(default, description=doc, json_schema_extra=extra, **constraints)
+    value = {"default_factory" if callable(default) else "default": default}
+    return Field(**value, description=doc, json_schema_extra=extra, **constraints)
 
 
 class Options(BaseModel):
@@ -40,10 +38,8 @@ class Options(BaseModel):
         for name, field in cls.model_fields.items():
             value = content.get(name) if isinstance(content, dict) else None
             given = value if isinstance(value, list | tuple) else [value]
-            if any(isinstance(item, bool) for item in given) and set(_kinds(field.annotation)) & {
-                int,
-                float,
-            }:
+            has_truth = any(isinstance(item, bool) for item in given)
+            if has_truth and {int, float} & set(_kinds(field.annotation)):
                 raise ValueError(f"`{name}` is {shown(value)}; give a number")
         return content
 
@@ -70,11 +66,10 @@ def _kinds(annotation: Any) -> Iterator[Any]:
 
 
 def _require_usable(value: Any) -> None:
-    """Raise `ValueError` for what no file or computation can hold, also inside lists and mappings."""
+    """Raise `ValueError` for a value, at any depth, that no file or computation can hold."""
     if isinstance(value, int) and abs(value) > GREATEST:
-        raise ValueError(
-            f"{shown(value)} is beyond the largest number, {GREATEST}; give a smaller one"
-        )
+        limit = f"beyond the largest number, {GREATEST}"
+        raise ValueError(f"{shown(value)} is {limit}; give a smaller one")
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{value} is not finite; give a finite number")
     if isinstance(value, str) and CONTROL.search(value):
@@ -87,44 +82,44 @@ def _require_usable(value: Any) -> None:
             _require_usable(item)
 
 
-# ---- types of single options ---------------------------------------------------------------------------------------
+# ---- types of single options ---------------------------------------------------------------------
 
 
 def _name(name: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) or len(name) > LONGEST_NAME:
         raise ValueError(
-            f"names consist of letters, digits, '.', '_' and '-', begin with one of the first two and have at most {LONGEST_NAME} characters, "
-            f"as they become file names; rename {shown(name)}"
+            "names consist of letters, digits, '.', '_' and '-', begin with one of the first two "
+            f"and have at most {LONGEST_NAME} characters, as they become file names; "
+            f"rename {shown(name)}"
         )
     if repeated := re.search(r"(.+?)\1{19}", name):
         raise ValueError(
-            f"{shown(name)} repeats `{repeated[1]}` twenty times, which Snakemake takes for an endless loop; give another name"
+            f"{shown(name)} repeats `{repeated[1]}` twenty times, "
+            "which Snakemake takes for an endless loop; give another name"
         )
     return name
 
 
 def _place(path: str) -> str:
     if not path.strip() or path.strip() != path:
-        raise ValueError(
-            f"{shown(path)} is empty or begins or ends with a space; give a path or name"
-        )
+        fault = "empty or begins or ends with a space"
+        raise ValueError(f"{shown(path)} is {fault}; give a path or name")
     if "\n" in path or "\t" in path:
         raise ValueError(f"{shown(path)} has line breaks or tabs; give a path or name")
     expanded = re.sub(r"^~(?=/|$)", lambda _: str(Path.home()), path)
-    if len(expanded.encode()) > LONGEST_PATH or any(
-        len(part.encode()) > 255 for part in Path(expanded).parts
-    ):
+    longest = max((len(part.encode()) for part in Path(expanded).parts), default=0)
+    if len(expanded.encode()) > LONGEST_PATH or longest > 255:
         raise ValueError(
-            f"{shown(path)} is too long; file systems allow 255 bytes between slashes, and {LONGEST_PATH} in all are taken"
+            f"{shown(path)} is too long; file systems allow 255 bytes between slashes, "
+            f"and {LONGEST_PATH} in all are taken"
         )
     return expanded
 
 
 def _without_braces(path: str) -> str:
     if "{" in path or "}" in path:
-        raise ValueError(
-            f"{shown(path)} has braces, which are wildcards to Snakemake; give another name"
-        )
+        fault = "has braces, which are wildcards to Snakemake"
+        raise ValueError(f"{shown(path)} {fault}; give another name")
     return path
 
 

@@ -1,4 +1,4 @@
-"""Options of the method benchmark: who competes, on which seeds, and who looks at which score (docs/benchmark.md)."""
+"""Options of the method benchmark (docs/benchmark.md): who competes, on which seeds and scores."""
 
 from __future__ import annotations
 
@@ -28,29 +28,26 @@ class ChosenOptions(Options):
     """The alignments that stand for REPA and VRPO in the verdict."""
 
     repa: str = option(
-        ...,
-        "alignment of kind `repa`: what the rule gave, or, without `candidates`, what is to be compared",
+        ..., "alignment of kind `repa`: the rule's; without `candidates`, the one to compare"
     )
     vrpo: str = option(..., "alignment of kind `vrpo`, the same; ablations are compared with it")
 
 
 class BenchmarkOptions(Options):
-    """The method benchmark (`make benchmark`, docs/benchmark.md). Its runs are generated and take the place of `runs`."""
+    """The method benchmark (docs/benchmark.md); its generated runs take the place of `runs`."""
 
     model: str = option(..., "size and patch of every run, as in `runs`")
     processes: list[Name] = option(
-        ...,
-        "keys of `processes` that methods are searched and compared on: one setting for all",
-        min_length=1,
+        ..., "keys of `processes` for search and comparison: one setting for all", min_length=1
     )
     search_seeds: list[Seed] = option(list, "training seeds of the search")
     verdict_seeds: list[Seed] = option(
-        ...,
-        f"training seeds of the verdict: at least {LEAST_VERDICT_SEEDS}, none of them used in the search",
+        ..., f"training seeds of the verdict: {LEAST_VERDICT_SEEDS} or more, none of the search's"
     )
     validation: str | None = option(
         None,
-        "score that the search looks at, e.g. `fd_validation`, of one of `evaluation.extra_networks`; null: no search",
+        "score of the search, e.g. `fd_validation` of an `evaluation.extra_networks`; "
+        "null: no search",
     )
     held_out: str = option("fid", "score that the verdict is about; the search never sees it")
     candidates: CandidateOptions | None = option(
@@ -64,36 +61,24 @@ class BenchmarkOptions(Options):
     )
     ablations: list[Name] = option(list, "alignments that differ from the chosen VRPO in one thing")
     ablation_processes: list[Name] | None = option(
-        None,
-        "keys of `processes` that ablations are run on; null: all of `processes`",
-        min_length=1,
+        None, "keys of `processes` for the ablations; null: all of `processes`", min_length=1
     )
     diagnosed: dict[str, str] | None = option(
         None,
-        "{label: alignment} of the figures `diagnostics_<process>`, of those in `compared` and `ablations`; null: the chosen REPA and VRPO",
+        "{label: alignment}, of `compared` and `ablations`, in the figures "
+        "`diagnostics_<process>`; null: the chosen REPA and VRPO",
     )
     ablation_milestones: Literal["all", "last"] = option(
-        "last",
-        "score ablations at every milestone, or only at the last, which their table is about",
+        "last", "milestones at which ablations are scored; their table is about the last"
     )
 
     @model_validator(mode="after")
     def _fair(self) -> BenchmarkOptions:
-        if len(set(self.verdict_seeds)) < max(LEAST_VERDICT_SEEDS, len(self.verdict_seeds)):
-            raise ValueError(
-                f"`verdict_seeds` {self.verdict_seeds} must be {LEAST_VERDICT_SEEDS} or more, all different; correct them"
-            )
-        if len(set(self.search_seeds)) < len(self.search_seeds):
-            raise ValueError(
-                f"`search_seeds` {self.search_seeds} must be different from each other; give each once"
-            )
-        if both := sorted({*self.search_seeds} & {*self.verdict_seeds}):
-            raise ValueError(
-                f"seed {both[0]} is in `search_seeds` and in `verdict_seeds`; the verdict needs fresh seeds"
-            )
+        self._check_seeds()
         if self.validation == self.held_out:
             raise ValueError(
-                f"`validation` and `held_out` are both `{self.held_out}`; the search must not see the score of the verdict"
+                f"`validation` and `held_out` are both `{self.held_out}`; "
+                "the search must not see the score of the verdict"
             )
         for option_name in ("processes", "compared", "ablations", "ablation_processes"):
             named = getattr(self, option_name) or []
@@ -101,20 +86,10 @@ class BenchmarkOptions(Options):
                 raise ValueError(f"`{option_name}` {named} names one of them twice; give each once")
         if stray := sorted({*(self.ablation_processes or [])} - {*self.processes}):
             raise ValueError(
-                f"`ablation_processes`: `{stray[0]}` is not in `processes` {self.processes} of the benchmark; name one that is"
+                f"`ablation_processes`: `{stray[0]}` is not in `processes` {self.processes} "
+                "of the benchmark; name one that is"
             )
-        if stray := sorted({*(self.diagnosed or {}).values()} - {*self.compared, *self.ablations}):
-            raise ValueError(
-                f"`diagnosed`: `{stray[0]}` is neither in `compared` nor in `ablations`; name one that is trained"
-            )
-        for process in self.processes if self.diagnosed is not None and self.chosen else ():
-            if not {*self.diagnosed.values()} & {
-                *self.compared_runs(process).values(),
-                *self.ablation_runs(process).values(),
-            }:
-                raise ValueError(
-                    f"`diagnosed` names nothing that is trained on `{process}`; add one of `compared`, e.g. the chosen VRPO"
-                )
+        self._check_diagnosed()
         self._check_search()
         self._check_run_names()
         for method, name in self.chosen.model_dump().items() if self.chosen else ():
@@ -124,26 +99,65 @@ class BenchmarkOptions(Options):
                 )
         return self
 
+    def _check_seeds(self) -> None:
+        search, verdict = {*self.search_seeds}, {*self.verdict_seeds}
+        if len(verdict) < max(LEAST_VERDICT_SEEDS, len(self.verdict_seeds)):
+            raise ValueError(
+                f"`verdict_seeds` {self.verdict_seeds} must be {LEAST_VERDICT_SEEDS} or more, "
+                "all different; correct them"
+            )
+        if len(search) < len(self.search_seeds):
+            raise ValueError(
+                f"`search_seeds` {self.search_seeds} must be different from each other; "
+                "give each once"
+            )
+        if both := sorted(search & verdict):
+            raise ValueError(
+                f"seed {both[0]} is in `search_seeds` and in `verdict_seeds`; "
+                "the verdict needs fresh seeds"
+            )
+
+    def _check_diagnosed(self) -> None:
+        if self.diagnosed is None:
+            return
+        diagnosed = {*self.diagnosed.values()}
+        if stray := sorted(diagnosed - {*self.compared, *self.ablations}):
+            raise ValueError(
+                f"`diagnosed`: `{stray[0]}` is neither in `compared` nor in `ablations`; "
+                "name one that is trained"
+            )
+        for process in self.processes if self.chosen else ():
+            trained = self.compared_runs(process) | self.ablation_runs(process)
+            if diagnosed.isdisjoint(trained.values()):
+                raise ValueError(
+                    f"`diagnosed` names nothing that is trained on `{process}`; "
+                    "add one of `compared`, e.g. the chosen VRPO"
+                )
+
     def _check_search(self) -> None:
         if self.candidates is None:
             if self.chosen is None:
                 raise ValueError(
-                    "neither `candidates` nor `chosen` is given; name candidates for a search, or what is compared without one"
+                    "neither `candidates` nor `chosen` is given; name candidates for a search, "
+                    "or what is compared without one"
                 )
             return
         repa, vrpo = self.candidates.repa, self.candidates.vrpo
         if len(repa) != len(vrpo):
             raise ValueError(
-                f"`candidates`: REPA has {len(repa)}, VRPO {len(vrpo)}; give both equally many, or the comparison is not fair"
+                f"`candidates`: REPA has {len(repa)}, VRPO {len(vrpo)}; "
+                "give both equally many, or the comparison is not fair"
             )
         for method, names in (("repa", repa), ("vrpo", vrpo)):
             if len(set(names)) < len(names):
                 raise ValueError(
                     f"`candidates.{method}` {names} names an alignment twice; give each once"
                 )
-            if self.chosen and getattr(self.chosen, method) not in names:
+            chosen = getattr(self.chosen, method, None)
+            if chosen is not None and chosen not in names:
                 raise ValueError(
-                    f"`chosen.{method}`: `{getattr(self.chosen, method)}` is not in `candidates.{method}`; name one of {', '.join(names)}"
+                    f"`chosen.{method}`: `{chosen}` is not in `candidates.{method}`; "
+                    f"name one of {', '.join(names)}"
                 )
         if not self.search_seeds or self.validation is None:
             raise ValueError(
@@ -153,24 +167,23 @@ class BenchmarkOptions(Options):
     def _check_run_names(self) -> None:
         owners: dict[str, tuple[str, str]] = {}
         for process in self.processes:
-            for run, name in {
-                **self.search_runs(process),
-                **self.compared_runs(process),
-                **self.ablation_runs(process),
-            }.items():
+            verdict = self.compared_runs(process) | self.ablation_runs(process)
+            for run, name in (self.search_runs(process) | verdict).items():
                 if len(run) > LONGEST_NAME:
                     raise ValueError(
-                        f"`processes`: the run `{run}` would have a name of more than {LONGEST_NAME} characters; give shorter names"
+                        f"`processes`: the run `{run}` would have a name of more than "
+                        f"{LONGEST_NAME} characters; give shorter names"
                     )
                 if owners.setdefault(run, (process, name)) != (process, name):
                     raise ValueError(
-                        f"`processes`: two runs would have the name `{run}`; rename `{process}` or `{name}`"
+                        f"`processes`: two runs would have the name `{run}`; "
+                        f"rename `{process}` or `{name}`"
                     )
 
-    # ---- the runs, and who names what ----------------------------------------------------------------------------
+    # ---- runs and the names in the options ------------------------------------------------------
 
     def named(self) -> Iterator[tuple[str, str, str | None]]:
-        """(option, alignment, the kind that it must have, or None) of all alignments that the options name."""
+        """(option, alignment, kind that it must have or None) of all alignments named here."""
         for method in ("repa", "vrpo"):
             for name in getattr(self.candidates, method, []):
                 yield f"candidates.{method}", name, method
@@ -195,36 +208,26 @@ class BenchmarkOptions(Options):
         return {run_name(process, name): name for name in self.ablations} if wanted else {}
 
     def rows(self, milestones: list[int]) -> dict[str, dict[str, Any]]:
-        """`runs` of the benchmark: the search, with its seeds, at the last of `milestones` alone; the comparison, with the verdict's, at all of them."""
-        common, last = {"model": self.model}, milestones[-1:]
-        rows = {
-            run: {
-                **common,
-                "process": process,
-                "alignment": name,
-                "seeds": self.search_seeds,
-                "milestones": last,
-            }
-            for process in self.processes
-            for run, name in self.search_runs(process).items()
-        }
+        """`runs` of the benchmark.
+
+        The search has its seeds and the last of `milestones`, the comparison the verdict's seeds
+        and all milestones (None).
+        """
+        last = milestones[-1:]
+        ablated = last if self.ablation_milestones == "last" else None
+        rows: dict[str, dict[str, Any]] = {}
+
+        def add(process: str, runs: dict[str, str], **when: list[int] | None) -> None:
+            for run, name in runs.items():
+                row = {"model": self.model, "process": process, "alignment": name, **when}
+                rows.setdefault(run, row)
+
+        search, verdict = self.search_seeds, self.verdict_seeds
         for process in self.processes:
-            parts = [
-                (self.compared_runs(process), None),
-                (self.ablation_runs(process), last if self.ablation_milestones == "last" else None),
-            ]
-            for runs, steps in parts:
-                for run, name in runs.items():
-                    rows.setdefault(
-                        run,
-                        {
-                            **common,
-                            "process": process,
-                            "alignment": name,
-                            "seeds": self.verdict_seeds,
-                            "milestones": steps,
-                        },
-                    )
+            add(process, self.search_runs(process), seeds=search, milestones=last)
+        for process in self.processes:
+            add(process, self.compared_runs(process), seeds=verdict, milestones=None)
+            add(process, self.ablation_runs(process), seeds=verdict, milestones=ablated)
         return rows
 
 

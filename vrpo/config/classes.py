@@ -20,9 +20,8 @@ def find_class(target: str, base: type[T]) -> type[T]:
     try:
         found = getattr(importlib.import_module(module), name)
     except Exception as error:  # whatever the module raises
-        raise ValueError(
-            f"`{target}` cannot be imported ({error}); put {module.split('.')[0]}.py beside the Snakefile"
-        ) from error
+        remedy = f"put {module.split('.')[0]}.py beside the Snakefile"
+        raise ValueError(f"`{target}` cannot be imported ({error}); {remedy}") from error
     if not (isinstance(found, type) and issubclass(found, base)):
         raise ValueError(
             f"`{target}` is not a subclass of {base.__module__}.{base.__qualname__}; correct it"

@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
 from vrpo.config.alignments import ALIGNMENT_NAMES
+from vrpo.config.data import DataOptions
 from vrpo.config.experiment import ExperimentConfig
-from vrpo.config.options import DataOptions, ReportOptions
+from vrpo.config.report import ReportOptions
 from vrpo.config.scoring import ADM_PROTOCOL
 
 PROCESS_NAMES = {"interpolant": "SiT", "ddpm": "DiT"}
-PROTOCOL = (
-    "split_size",
-    "neighbours",
-    "distances",
-)  # options that make the scores those of ADM's evaluator
+PROTOCOL = ("split_size", "neighbours", "distances")  # of ADM's evaluator
 
 
 def described_report(config: ExperimentConfig) -> ReportOptions:
     """The options `report` with `title` and `metric_space` where they are null."""
     report = config.report
     words = {"title": title(config), "metric_space": metric_space(config)}
-    return report.model_copy(
-        update={name: text for name, text in words.items() if getattr(report, name) is None}
-    )
+    missing = {name: text for name, text in words.items() if getattr(report, name) is None}
+    return report.model_copy(update=missing)
 
 
 def title(config: ExperimentConfig) -> str:
@@ -32,17 +29,17 @@ def title(config: ExperimentConfig) -> str:
     kinds = {run.alignment: config.alignments[run.alignment].kind for run in config.runs.values()}
     compared = _joined(ALIGNMENT_NAMES.get(kind, name) for name, kind in kinds.items())
     processes = _joined(PROCESS_NAMES[config.process_of(run)] for run in config.runs)
-    return f"{compared.replace('none', 'None', 1) if compared.startswith('none') else compared} on {processes}, {images(config.data)}"
+    compared = re.sub("^none", "None", compared)
+    return f"{compared} on {processes}, {images(config.data)}"
 
 
 def metric_space(config: ExperimentConfig) -> str:
-    """The feature space of the scores: what the images are, comes first, up to a comma."""
+    """The feature space of the scores; the images come first, up to a comma."""
     evaluation = config.evaluation
     if evaluation.network == "trained":
-        network = (
-            f"features of a classifier ({evaluation.trained.architecture}) fitted on these images"
-        )
-        return f"{images(config.data)}, {network}; not comparable with published numbers"
+        network = f"a classifier ({evaluation.trained.architecture}) fitted on these images"
+        features = f"{images(config.data)}, features of {network}"
+        return f"{features}; not comparable with published numbers"
     parts = [images(config.data), "Inception features"]
     if all(getattr(evaluation, name) == getattr(ADM_PROTOCOL, name) for name in PROTOCOL):
         parts.append("ADM's protocol")

@@ -1,4 +1,4 @@
-"""The option reference (docs/options.md) and the JSON schema (docs/options.schema.json), generated from the config classes."""
+"""The option reference, docs/options.md, and the JSON schema, from the config classes."""
 
 from __future__ import annotations
 
@@ -17,23 +17,30 @@ from vrpo.files import write_text_if_changed
 
 HEADER = """# Options
 
-Every option of a config file, generated from `vrpo/config` by `python -m vrpo docs`; `options.schema.json` is the same as a JSON schema, for editors.
-Options stand in YAML files (`config/mini.yaml`, `config/imagenet256.yaml`); any can be set on the command line, section by section:
+Every option of a config file. `python -m vrpo docs` generates this page from `vrpo/config`, and
+`options.schema.json`, the same as a JSON schema for editors. Options are set in YAML files
+(`config/mini.yaml`, `config/imagenet256.yaml`) or on the command line, section by section:
 `snakemake --cores all --config seeds='[0, 1, 2]' training='{batch_size: 128}'`.
 
-Files are UTF-8, and YAML is read strictly: a key that is given twice, an octal number (`010`) or a date without quotes is refused with its line.
-Keys are text, also `1` and `no`; `1e-4` is a number; `<<: *anchor` merges.
+Files are UTF-8. YAML is read strictly: a key given twice, an octal number (`010`) or a date
+without quotes is refused with its line. Keys are text, also `1` and `no`; `1e-4` is a number;
+`<<: *anchor` merges.
 """
+TYPE_NAMES = {
+    int: "integer",
+    float: "number",
+    str: "text",
+    bool: "true or false",
+    NoneType: "null",
+    Any: "any",
+}
 
 
 def write_docs(folder: Path | str) -> list[Path]:
-    """Write `options.md` and `options.schema.json` into `folder`; returns those whose content changed."""
+    """Write `options.md` and `options.schema.json` into `folder`; returns the changed ones."""
     texts = {"options.md": option_reference(), "options.schema.json": schema_text()}
-    return [
-        Path(folder) / name
-        for name, text in texts.items()
-        if write_text_if_changed(Path(folder) / name, text)
-    ]
+    files = {Path(folder, name): text for name, text in texts.items()}
+    return [path for path, text in files.items() if write_text_if_changed(path, text)]
 
 
 def schema_text() -> str:
@@ -42,7 +49,7 @@ def schema_text() -> str:
 
 
 def option_reference() -> str:
-    """Markdown: a section for each class of options, in the order in which a config file meets them."""
+    """Markdown: a section for each class of options, in the order of a config file."""
     return "\n".join([HEADER, *(_section(model) for model in _classes(ExperimentConfig, []))])
 
 
@@ -87,20 +94,16 @@ def _type_text(annotation: Any) -> str:
     if origin is Literal:
         return ", ".join(f"`{value}`" for value in arguments)
     if origin in (Union, UnionType):
-        return " or ".join(
-            "null" if argument is NoneType else _type_text(argument) for argument in arguments
-        )
+        return " or ".join(map(_type_text, arguments))
     if origin is dict:
         return f"mapping of names to {_type_text(arguments[1])}"
     if origin is list:
         return f"list of {_type_text(arguments[0])}"
     if origin is tuple:
-        return f"[{', '.join(_type_text(argument) for argument in arguments)}]"
+        return f"[{', '.join(map(_type_text, arguments))}]"
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return f"[{annotation.__name__}](#{annotation.__name__.lower()})"
-    return {int: "integer", float: "number", str: "text", bool: "true or false", Any: "any"}[
-        annotation
-    ]
+    return TYPE_NAMES[annotation]
 
 
 def _default_text(field: FieldInfo) -> str:

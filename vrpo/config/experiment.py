@@ -9,22 +9,11 @@ from pydantic import Field, TypeAdapter, ValidationError, model_validator
 from vrpo.config.alignments import AnyAlignment
 from vrpo.config.base import Ascending, Name, Options, Seeds, WorkflowPlace, option
 from vrpo.config.benchmark import BenchmarkOptions
+from vrpo.config.data import DataOptions
 from vrpo.config.messages import require_known
-from vrpo.config.options import (
-    CHECKPOINT_PROCESS,
-    AnySize,
-    CheckpointOptions,
-    CriticOptions,
-    CustomSize,
-    DataOptions,
-    EncoderOptions,
-    ProcessOptions,
-    ReportOptions,
-    ResourceOptions,
-    RunOptions,
-    TokenizerOptions,
-    TrainingOptions,
-)
+from vrpo.config.networks import CriticOptions, EncoderOptions, TokenizerOptions
+from vrpo.config.processes import ProcessOptions
+from vrpo.config.report import ReportOptions
 from vrpo.config.resolved import (
     PAPER_SIZES,
     CustomModelOptions,
@@ -32,12 +21,15 @@ from vrpo.config.resolved import (
     RunConfig,
     split_model,
 )
+from vrpo.config.resources import ResourceOptions
+from vrpo.config.runs import CHECKPOINT_PROCESS, AnySize, CheckpointOptions, CustomSize, RunOptions
 from vrpo.config.scoring import (
     SAMPLER_PROCESS,
     EvaluationOptions,
     RepresentationOptions,
     SamplerOptions,
 )
+from vrpo.config.training import TrainingOptions
 
 STEPS = TypeAdapter(Annotated[Ascending, Field(min_length=1)])
 
@@ -85,11 +77,8 @@ class ExperimentConfig(Options):
         try:
             benchmark = BenchmarkOptions.model_validate(content["benchmark"])
             milestones = STEPS.validate_python(content.get("milestones"))
-        except ValidationError:  # told with all other mistakes, when the fields are validated
-            return {
-                "runs": {"none": {"model": "", "process": "", "alignment": ""}},
-                **content,
-            }  # without `runs` another mistake would be told
+        except ValidationError:  # reported with the other mistakes; `runs` are not one
+            return {"runs": {"none": {"model": "", "process": "", "alignment": ""}}, **content}
         return {**content, "runs": benchmark.rows(milestones)}
 
     @model_validator(mode="after")
@@ -114,69 +103,68 @@ class ExperimentConfig(Options):
         return self
 
     def _check_benchmark(self, benchmark: BenchmarkOptions) -> None:
-        split_model("benchmark.model", benchmark.model, {**PAPER_SIZES, **self.sizes})
+        self._split_model("benchmark.model", benchmark.model)
         for process in benchmark.processes:
             require_known("benchmark.processes", process, self.processes, "processes")
         for option_name, name, kind in benchmark.named():
             require_known(f"benchmark.{option_name}", name, self.alignments, "alignments")
             if kind and self.alignments[name].kind != kind:
                 raise ValueError(
-                    f"benchmark.{option_name}: `{name}` is an alignment of kind `{self.alignments[name].kind}`, this must be one of kind `{kind}`"
+                    f"benchmark.{option_name}: `{name}` is an alignment of kind "
+                    f"`{self.alignments[name].kind}`, this must be one of kind `{kind}`"
                 )
-        scores = ["fid", *(f"fd_{name}" for name in self.evaluation.extra_networks)]
+        scores = dict.fromkeys(["fid", *(f"fd_{name}" for name in self.evaluation.extra_networks)])
+        known = "fid, fd_<each of evaluation.extra_networks>"
         for option_name in ("validation", "held_out"):
             score = getattr(benchmark, option_name)
             if score is not None:
-                require_known(
-                    f"benchmark.{option_name}",
-                    score,
-                    dict.fromkeys(scores),
-                    "fid, fd_<each of evaluation.extra_networks>",
-                )
+                require_known(f"benchmark.{option_name}", score, scores, known)
 
     def _check_decoders(self) -> None:
         for name, sampler in self.samplers.items():
             if sampler.decoder and self.tokenizer.weights == "trained":
                 raise ValueError(
-                    f"samplers.{name}.decoder: `{sampler.decoder}` does not decode latents of a trained tokenizer; set `decoder: null` beside the preset"
+                    f"samplers.{name}.decoder: `{sampler.decoder}` does not decode latents of a "
+                    "trained tokenizer; set `decoder: null` beside the preset"
                 )
 
     def _check_geometry(self) -> None:
-        """Refuse what does not divide, as far as it is known without weights from elsewhere, and blocks that no network has."""
-        levels = len(self.tokenizer.block_channels)
+        """Refuse sides that do not divide, where weights from elsewhere do not decide, and blocks
+        that no network has."""
+        resolution, levels = self.data.resolution, len(self.tokenizer.block_channels)
         downsampling = 2 ** min(levels - 1, 64)
         known = self.tokenizer.weights == "trained"
-        if known and self.data.resolution % downsampling:
+        if known and resolution % downsampling:
             raise ValueError(
-                f"tokenizer.block_channels: {levels} levels divide by {downsampling}, images of {self.data.resolution} pixels cannot be; give fewer levels"
+                f"tokenizer.block_channels: {levels} levels divide by {downsampling}, "
+                f"images of {resolution} pixels cannot be; give fewer levels"
             )
-        for section, rows in (("runs", self.runs), ("checkpoints", self.checkpoints)):
-            for name in rows:
-                model = self.model_of(name)
-                if known and self.data.resolution // downsampling % model.patch_size:
-                    raise ValueError(
-                        f"{section}.{name}.model: latents with a side of {self.data.resolution // downsampling} cannot be cut into patches of "
-                        f"{model.patch_size}; choose another patch or data.resolution"
-                    )
-                if (
-                    section == "runs"
-                    and self.representation
-                    and max(self.representation.blocks or [0]) > model.depth
-                ):
-                    raise ValueError(
-                        f"representation.blocks: {self.representation.blocks}, but run {name} has {model.depth} blocks; leave it out to measure all"
-                    )
+        side = resolution // downsampling
+        for name in [*self.runs, *self.checkpoints]:
+            patch = self.model_of(name).patch_size
+            if known and side % patch:
+                raise ValueError(
+                    f"{self._section_of(name)}.{name}.model: latents with a side of {side} cannot "
+                    f"be cut into patches of {patch}; choose another patch or data.resolution"
+                )
+        blocks = (self.representation.blocks if self.representation else None) or []
+        for name in self.runs:
+            depth = self.model_of(name).depth
+            if max(blocks, default=0) > depth:
+                raise ValueError(
+                    f"representation.blocks: {blocks}, but run {name} has {depth} blocks; "
+                    "leave it out to measure all"
+                )
 
     def _check_published(self) -> None:
         data, network = self.data, self.evaluation.network
-        if self.report.published and (data.num_classes, data.resolution, network) != (
-            1000,
-            256,
-            "inception",
-        ):
+        found = data.num_classes, data.resolution, network
+        if self.report.published and found != (1000, 256, "inception"):
             raise ValueError(
-                f"report.published: {self.report.published} holds scores of ImageNet's 1,000 classes at 256x256 by Inception, here are {data.num_classes:,} at "
-                f"{data.resolution}x{data.resolution} by `{network}`; set `report: {{published: null}}`"
+                f"report.published: {self.report.published} holds scores of ImageNet's 1,000 "
+                f"classes at 256x256 by Inception, here are {data.num_classes:,} at "
+                f"{data.resolution}x{data.resolution} by `{network}`; "
+                "set `report: {published: null}`"
             )
 
     def _check_alignment(self, name: str, alignment: AnyAlignment) -> None:
@@ -202,16 +190,15 @@ class ExperimentConfig(Options):
     def _check_run(self, name: str, run: RunOptions) -> None:
         require_known(f"runs.{name}.process", run.process, self.processes, "processes")
         require_known(f"runs.{name}.alignment", run.alignment, self.alignments, "alignments")
-        size, _ = split_model(f"runs.{name}.model", run.model, {**PAPER_SIZES, **self.sizes})
+        size, _ = self._split_model(f"runs.{name}.model", run.model)
         alignment = self.alignments[run.alignment]
-        taken = {
-            "depth": alignment.depth,
-            "attention_blocks": max(alignment.attention_of, default=0),
-        }
+        last_attention = max(alignment.attention_of, default=0)
+        taken = {"depth": alignment.depth, "attention_blocks": last_attention}
         for option_name, block in taken.items():
             if block > size.depth:
                 raise ValueError(
-                    f"runs.{name}: alignment `{run.alignment}` takes block {block}, but {run.model} has {size.depth} blocks; "
+                    f"runs.{name}: alignment `{run.alignment}` takes block {block}, "
+                    f"but {run.model} has {size.depth} blocks; "
                     f"lower `alignments.{run.alignment}.{option_name}`"
                 )
         self._check_samplers(f"runs.{name}", name)
@@ -219,17 +206,19 @@ class ExperimentConfig(Options):
     def _check_checkpoint(self, name: str, checkpoint: CheckpointOptions) -> None:
         if name in self.runs:
             raise ValueError(f"checkpoints.{name}: a run has this name; choose another")
-        split_model(f"checkpoints.{name}.model", checkpoint.model, {**PAPER_SIZES, **self.sizes})
+        self._split_model(f"checkpoints.{name}.model", checkpoint.model)
         self._check_samplers(f"checkpoints.{name}", name)
 
     def _check_samplers(self, where: str, name: str) -> None:
         if not self.samplers_of(name):
             kind = self.process_of(name)
+            kinds = ", ".join(name for name, owner in SAMPLER_PROCESS.items() if owner == kind)
             raise ValueError(
-                f"{where}: no sampler belongs to its process `{kind}`; add one of {_kinds(kind)} to `samplers`"
+                f"{where}: no sampler belongs to its process `{kind}`; "
+                f"add one of {kinds} to `samplers`"
             )
 
-    # ---- what options mean together ------------------------------------------------------------------------------
+    # ---- options derived from others ------------------------------------------------------------
 
     def seeds_of(self, run: str) -> list[int]:
         """Training seeds of `run`."""
@@ -241,29 +230,20 @@ class ExperimentConfig(Options):
 
     def process_of(self, name: str) -> str:
         """Kind of the process of a run or of an external checkpoint: `interpolant` or `ddpm`."""
-        return (
-            CHECKPOINT_PROCESS[self.checkpoints[name].family]
-            if name in self.checkpoints
-            else self.processes[self.runs[name].process].kind
-        )
+        if name in self.checkpoints:
+            return CHECKPOINT_PROCESS[self.checkpoints[name].family]
+        return self.processes[self.runs[name].process].kind
 
     def samplers_of(self, run: str) -> list[str]:
         """Samplers that belong to the process of `run`, which may be an external checkpoint."""
-        kind = self.process_of(run)
-        return [
-            name for name, sampler in self.samplers.items() if SAMPLER_PROCESS[sampler.kind] == kind
-        ]
+        kinds = {name: SAMPLER_PROCESS[sampler.kind] for name, sampler in self.samplers.items()}
+        return [name for name, kind in kinds.items() if kind == self.process_of(run)]
 
     def model_of(self, name: str) -> ModelOptions:
         """The network of a run or of an external checkpoint."""
-        section, row = (
-            ("checkpoints", self.checkpoints[name])
-            if name in self.checkpoints
-            else ("runs", self.runs[name])
-        )
-        size, patch = split_model(
-            f"{section}.{name}.model", row.model, {**PAPER_SIZES, **self.sizes}
-        )
+        section = self._section_of(name)
+        row = getattr(self, section)[name]
+        size, patch = self._split_model(f"{section}.{name}.model", row.model)
         family = {"interpolant": "SiT", "ddpm": "DiT"}[self.process_of(name)]
         options = CustomModelOptions if isinstance(size, CustomSize) else ModelOptions
         return options(
@@ -276,16 +256,17 @@ class ExperimentConfig(Options):
     def run_config(self, run: str, seed: int) -> RunConfig:
         """Resolve `run` for one seed."""
         row = self.runs[run]
-        process, alignment = self.processes[row.process], self.alignments[row.alignment]
         return RunConfig(
             run=run,
             seed=seed,
             model=self.model_of(run),
-            process=process,
-            alignment=alignment,
+            process=self.processes[row.process],
+            alignment=self.alignments[row.alignment],
             training=self.training,
         )
 
+    def _section_of(self, name: str) -> str:
+        return "checkpoints" if name in self.checkpoints else "runs"
 
-def _kinds(process: str) -> str:
-    return ", ".join(kind for kind, owner in SAMPLER_PROCESS.items() if owner == process)
+    def _split_model(self, where: str, name: str) -> tuple[AnySize, int]:
+        return split_model(where, name, {**PAPER_SIZES, **self.sizes})

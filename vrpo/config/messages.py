@@ -1,4 +1,4 @@
-"""Pydantic's complaints as one clear line each: the option's full name, what is wrong, and the nearest right name."""
+"""Pydantic's errors, one line each: the option's full name, the fault and the nearest name."""
 
 from __future__ import annotations
 
@@ -25,15 +25,12 @@ def validate(model: type[Model], content: Mapping[str, Any], where: str) -> Mode
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        raise UserError(
-            "\n".join(
-                f"{where}: {_one_line(_explain(model, problem))}" for problem in error.errors()
-            )
-        ) from error
+        lines = [_one_line(_explain(model, problem)) for problem in error.errors()]
+        raise UserError("\n".join(f"{where}: {line}" for line in lines)) from error
 
 
 def require_known(where: str, name: str, known: Mapping[str, Any], section: str) -> None:
-    """Raise `ValueError` unless `name`, which stands at `where`, is among the names of `section`."""
+    """Raise `ValueError` unless `name`, given at `where`, is among the names of `section`."""
     if name not in known:
         raise ValueError(f"{where}: {_quoted(name)} is not in `{section}`; {nearest(name, known)}")
 
@@ -45,24 +42,28 @@ def nearest(wrong: str, known: Iterable[str], label: str = "known") -> str:
 
 
 def _explain(model: type[BaseModel], problem: Mapping[str, Any]) -> str:
-    if problem["type"] == "extra_forbidden":
+    kind = problem["type"]
+    if kind == "extra_forbidden":
         *parents, wrong = problem["loc"]
-        names, known = _locate(model, parents)
-        return f"unknown option {_quoted(wrong)}{f' in `{names}`' if names else ''}; {nearest(str(wrong), known, 'known here')}"
+        section, known = _locate(model, parents)
+        place = f" in `{section}`" if section else ""
+        return f"unknown option {_quoted(wrong)}{place}; {nearest(str(wrong), known, 'known here')}"
     name, _ = _locate(model, problem["loc"])
-    if problem["type"] == "missing":
+    if kind == "missing":
         return f"`{name}` is missing; it has no default"
-    if problem["type"] == "union_tag_not_found":
+    if kind == "union_tag_not_found":
         return f"`{name}.kind` is missing; it has no default"
-    if problem["type"] == "union_tag_invalid":
-        kinds = problem["ctx"]["expected_tags"].replace("'", "").split(", ")
-        return f"{name}.kind: there is no kind {_quoted(problem['ctx']['tag'])}; {nearest(problem['ctx']['tag'], kinds)}"
+    if kind == "union_tag_invalid":
+        tag, tags = problem["ctx"]["tag"], problem["ctx"]["expected_tags"]
+        known = tags.replace("'", "").split(", ")
+        return f"{name}.kind: there is no kind {_quoted(tag)}; {nearest(tag, known)}"
     message = problem["msg"].removeprefix("Value error, ")
-    if problem["type"] == "value_error":
+    if kind == "value_error":
         return f"{name}: {message}" if name else message
     message = re.sub(r"a valid dictionary.*", "a mapping", message)
-    text_expected = problem["type"] == "string_type" and isinstance(problem["input"], int | float)
-    return f"{name}: {message[0].lower()}{message[1:]}, not {shown(problem['input'])}; {'put it in quotes' if text_expected else 'correct it'}"
+    message = f"{message[0].lower()}{message[1:]}, not {shown(problem['input'])}"
+    is_number = kind == "string_type" and isinstance(problem["input"], int | float)
+    return f"{name}: {message}; {'put it in quotes' if is_number else 'correct it'}"
 
 
 def _quoted(name: Any) -> str:
@@ -70,13 +71,13 @@ def _quoted(name: Any) -> str:
 
 
 def _one_line(message: str) -> str:
-    """`message` with line breaks and control characters written out, and without the middle of what is very long."""
+    """`message` with control characters written out, and without its middle if very long."""
     line = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in message)
     return line if len(line) <= 500 else f"{line[:250]} ... {line[-240:]}"
 
 
 def _locate(model: type[BaseModel], loc: tuple[Any, ...] | list[Any]) -> tuple[str, list[str]]:
-    """Follow pydantic's `loc` from `model`: the dotted name without union tags, and the options known at its end."""
+    """The dotted name of pydantic's `loc` in `model`, without union tags, and the options there."""
     here: Any = model
     names: list[str] = []
     for part in loc:
@@ -118,8 +119,5 @@ def _is_options(annotation: Any) -> bool:
 def _tags(member: Any) -> tuple[Any, ...]:
     if get_origin(member) is Annotated:
         return tuple(item.tag for item in member.__metadata__ if isinstance(item, Tag))
-    return (
-        get_args(member.model_fields["kind"].annotation)
-        if _is_options(member) and "kind" in member.model_fields
-        else ()
-    )
+    has_kind = _is_options(member) and "kind" in member.model_fields
+    return get_args(member.model_fields["kind"].annotation) if has_kind else ()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import NoneType
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
@@ -23,16 +24,16 @@ def load_experiment(*paths: Path | str) -> ExperimentConfig:
     """Read one config file, or several of which later ones override earlier ones key by key.
 
     Raises:
-        UserError: a file is missing or malformed, or an option is unknown, of the wrong type or inconsistent.
+        UserError: a file is missing or malformed, or an option is wrong.
     """
     return parse_experiment(merge_configs(paths), " + ".join(str(path) for path in paths))
 
 
 def merge_configs(paths: Iterable[Path | str], assignments: Iterable[str] = ()) -> dict[str, Any]:
-    """Options of config files and of `NAME=VALUE` assignments (`--config`), later ones over earlier ones.
+    """Options of config files, then of `NAME=VALUE` assignments (`--config`); later ones win.
 
     Raises:
-        UserError: a file is missing or malformed, or an assignment is no such pair, malformed or repeated.
+        UserError: a file is missing or malformed, or an assignment is malformed or repeated.
     """
     merged: dict[str, Any] = {}
     for path in paths:
@@ -45,15 +46,14 @@ def merge_configs(paths: Iterable[Path | str], assignments: Iterable[str] = ()) 
                 f"--config {assignment}: not of the form NAME=VALUE; targets follow after `--`"
             )
         if name in assigned:
-            raise UserError(
-                f"--config {name}: given twice; write all of it into one, e.g. {name}='{{...}}'"
-            )
+            remedy = f"write all of it into one, e.g. {name}='{{...}}'"
+            raise UserError(f"--config {name}: given twice; {remedy}")
         assigned[name] = parse_yaml(value, f"--config {name}")
     return deep_merge(merged, assigned)
 
 
 def parse_experiment(content: Mapping[str, Any], where: str) -> ExperimentConfig:
-    """Check an experiment's options, which came from `where` (files, or what Snakemake merged of files and `--config`).
+    """Check an experiment's options, which came from `where`: files and `--config`.
 
     Raises:
         UserError: an option is unknown, missing, of the wrong type or inconsistent with another.
@@ -82,7 +82,7 @@ def sealed(options: Mapping[str, Any]) -> str:
 
 
 def deep_merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with the values of `over`; mappings are merged key by key, everything else is replaced."""
+    """`base` with the values of `over`; mappings are merged key by key, other values replaced."""
     merged = dict(base)
     for key, value in over.items():
         both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
@@ -97,32 +97,22 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
         UserError: it is missing or is not one.
     """
     try:
-        if (
-            Path(path).exists() and not Path(path).is_file()
-        ):  # also a pipe, which only one reader gets to see
+        if Path(path).exists() and not Path(path).is_file():  # e.g. a pipe, read only once
             raise UserError(f"{path}: not a regular file; name a YAML file")
         text = Path(path).read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise UserError(f"{path}: no such config file; correct the name") from None
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
-        raise UserError(
-            f"{path}: line {line}: not UTF-8 text; save the file with the encoding UTF-8"
-        ) from None
+        remedy = "save the file with the encoding UTF-8"
+        raise UserError(f"{path}: line {line}: not UTF-8 text; {remedy}") from None
     except OSError as error:
-        raise UserError(
-            f"{path}: cannot be read ({error.strerror}); name a file that can"
-        ) from None
+        fault = f"cannot be read ({error.strerror})"
+        raise UserError(f"{path}: {fault}; name a file that can") from None
     content = parse_yaml(text, str(path))
-    if not isinstance(content, dict):
-        found = (
-            "empty"
-            if content is None
-            else "a list"
-            if isinstance(content, list)
-            else "a single value"
-        )
-        raise UserError(
-            f"{path}: a config is a mapping of options, this is {found}; write lines `NAME: VALUE`"
-        )
-    return content
+    if isinstance(content, dict):
+        return content
+    found = {NoneType: "empty", list: "a list"}.get(type(content), "a single value")
+    raise UserError(
+        f"{path}: a config is a mapping of options, this is {found}; write lines `NAME: VALUE`"
+    )

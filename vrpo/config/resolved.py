@@ -11,14 +11,16 @@ from pydantic import BaseModel, PositiveInt, ValidationError
 from vrpo.config.alignments import AnyAlignment
 from vrpo.config.base import Options, option, shown
 from vrpo.config.messages import require_known
-from vrpo.config.options import ModelSize, ProcessOptions, TrainingOptions
+from vrpo.config.processes import ProcessOptions
+from vrpo.config.runs import ModelSize
+from vrpo.config.training import TrainingOptions
 
-PAPER_SIZES = {
+PAPER_SIZES = {  # DiT, table 1 (arXiv:2212.09748); SiT's are the same
     "S": ModelSize(depth=12, width=384, heads=6),
     "B": ModelSize(depth=12, width=768, heads=12),
     "L": ModelSize(depth=24, width=1024, heads=16),
     "XL": ModelSize(depth=28, width=1152, heads=16),
-}  # DiT, table 1 (arXiv:2212.09748); SiT's are the same
+}
 
 
 class ModelOptions(Options):
@@ -40,7 +42,7 @@ class CustomModelOptions(ModelOptions):
 
 
 class RunConfig(Options):
-    """A run resolved for one seed: all that its training depends on, and nothing else (`runs/<run>/seed<k>/config.yaml`)."""
+    """A run resolved for one seed: exactly what its training depends on (its `config.yaml`)."""
 
     run: str = option(..., "the run's name")
     seed: int = option(..., "seed of weights, data order, noise and dropout")
@@ -51,7 +53,7 @@ class RunConfig(Options):
 
 
 class RecordedNormalisation(BaseModel):
-    """Normalisation of the latents that a milestone was trained on, as `vrpo.models.normalisation.Normalisation`."""
+    """Normalisation of a milestone's latents, as `vrpo.models.normalisation.Normalisation`."""
 
     scale: float | list[float]
     shift: float | list[float]
@@ -85,13 +87,11 @@ class CollectedRun(Options):
 
     seeds: list[int] = option(..., "training seeds")
     milestones: list[int] = option(..., "steps", "steps")
-    samplers: dict[str, list[int]] = option(
-        ..., "samplers, each with the steps that it is evaluated at"
-    )
+    samplers: dict[str, list[int]] = option(..., "samplers, each with its evaluated steps")
 
 
 class CollectOptions(Options):
-    """Results collected for figures and tables (`config/collect.yaml`); independent of a figure's look."""
+    """Results collected for figures and tables (`config/collect.yaml`), however they look."""
 
     grid_images: int = option(..., "images of each run in the grid of samples", "images")
     runs: dict[str, CollectedRun] = option(..., "the comparison, a row a run")
@@ -106,7 +106,8 @@ def split_model(where: str, name: str, sizes: Mapping[str, ModelSize]) -> tuple[
     match = re.fullmatch(r"(.+)/([1-9][0-9]{0,5})", name)
     if not match:
         raise ValueError(
-            f"{where}: {shown(name)} is not of the form SIZE/PATCH, with a patch of 1 or more; give one such as `XL/2`"
+            f"{where}: {shown(name)} is not of the form SIZE/PATCH, with a patch of 1 or more; "
+            "give one such as `XL/2`"
         )
     require_known(where, match[1], sizes, "sizes")
     return sizes[match[1]], int(match[2])

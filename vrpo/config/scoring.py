@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import model_validator
 
 from vrpo.config.base import Distinct, Name, Names, Options, Place, option
-from vrpo.config.options import NetworkOptions
+from vrpo.config.networks import NetworkOptions
 from vrpo.errors import UserError
 
 
@@ -34,7 +34,6 @@ class GuidanceOptions(Options):
         return self
 
 
-FT_EMA = "stabilityai/sd-vae-ft-ema"
 SAMPLER_PROCESS = {
     "ode-euler": "interpolant",
     "ode-heun": "interpolant",
@@ -47,28 +46,31 @@ PAPERS: dict[str, Any] = {
     "steps": 250,
     "images": 50_000,
     "labels": "random",
-    "decoder": FT_EMA,
+    "decoder": "stabilityai/sd-vae-ft-ema",
     "precision": "tf32",
 }
+# sihyun-yu/REPA: generate.py with the flags of its README; willisma/SiT and facebookresearch/DiT:
+# sample_ddp.py and `forward_with_cfg`
 PRESETS: dict[str, dict[str, Any]] = {
     "repa": {**PAPERS, "kind": "sde", "rounding": "truncate", "guidance": {"channels": None}},
     "sit": {**PAPERS, "kind": "sde", "rounding": "round", "guidance": {"channels": 3}},
     "dit": {**PAPERS, "kind": "ddpm", "rounding": "round", "guidance": {"channels": 3}},
-}  # sihyun-yu/REPA, generate.py with the flags of its README; willisma/SiT and facebookresearch/DiT, sample_ddp.py and `forward_with_cfg`
+}
 PRESETS["balanced"] = {**PRESETS["repa"], "labels": "balanced"}
 
 
 class SamplerOptions(Options):
-    """How images are sampled from a milestone, and how many. What is given beside `preset` wins over it."""
+    """How images are sampled from a milestone, and how many; options override their `preset`."""
 
     preset: Literal["repa", "sit", "dit", "balanced"] | None = option(
         None,
-        "a paper's protocol: sets `kind`, `steps`, `images`, `labels`, `rounding`, `guidance.channels` and `decoder` (docs/evaluation.md); no guidance until "
-        "`guidance.scale` is given; `balanced` is `repa` with balanced labels; null: none",
+        "a paper's protocol (docs/evaluation.md), without guidance until `guidance.scale` is "
+        "given; `balanced`: `repa` with balanced labels; null: none",
     )
     kind: Literal["ode-euler", "ode-heun", "ode-dopri5", "sde", "ddpm", "ddim"] = option(
         ...,
-        "`ode-*` and `sde` (Euler-Maruyama, REPA's schedule) are for interpolants, `ddpm` and `ddim` (respaced) for DDPM",
+        "interpolants: `ode-*`, `sde` (Euler-Maruyama, REPA's schedule); "
+        "DDPM: `ddpm`, `ddim` (respaced)",
     )
     steps: int = option(250, "sampling steps; `ode-dopri5` chooses its own", "steps", ge=1)
     rtol: float = option(1e-3, "relative tolerance of a step of `ode-dopri5`; SiT: 1e-3", gt=0)
@@ -77,7 +79,7 @@ class SamplerOptions(Options):
     images: int = option(50_000, "images to sample", "images", ge=1)
     labels: Literal["random", "balanced"] = option(
         "random",
-        "`random`: uniform per image (DiT, SiT, REPA); `balanced`: equal counts, about 0.1 FID lower",
+        "`random`: uniform (DiT, SiT, REPA); `balanced`: equal counts, about 0.1 FID lower",
     )
     rounding: Literal["truncate", "round"] = option(
         "truncate", "to uint8: `truncate` 255x (REPA) or `round` 127.5x + 128 (DiT, SiT)"
@@ -87,18 +89,20 @@ class SamplerOptions(Options):
     )
     batch_size: int = option(
         64,
-        "images sampled at once on a GPU; the CPU always takes 64, as its kernels round differently for other shapes. The images do not depend on it",
+        "images sampled at once on a GPU (64 on a CPU); they do not depend on it",
         "images",
         ge=1,
     )
     precision: Literal["fp32", "tf32", "bf16"] = option(
         "fp32",
-        "of the network's matrix products: `tf32`, TensorFloat-32 on a GPU, the decoder's too, as in DiT's, SiT's and REPA's scripts; `bf16`: autocast, faster",
+        "type of matrix products; `tf32`: on a GPU, decoder too, as DiT, SiT and REPA; "
+        "`bf16`: autocast, faster",
     )
     compile: bool = option(False, "`torch.compile` the network; images agree up to rounding")
     decoder: Place | None = option(
         None,
-        "VAE whose decoder makes the images, e.g. `stabilityai/sd-vae-ft-mse`, whose latents are those of `-ema`; null: the tokenizer's own",
+        "VAE that decodes the latents, e.g. `stabilityai/sd-vae-ft-mse` for those of `-ema`; "
+        "null: the tokenizer",
     )
     milestones: Literal["all", "last"] = option(
         "all", "sample at every milestone, or only at a run's last"
@@ -111,13 +115,10 @@ class SamplerOptions(Options):
         name = content.get("preset") if isinstance(content, dict) else None
         if not isinstance(name, str) or name not in PRESETS:
             return content
-        preset = PRESETS[name]
-        given = content.get("guidance") or {}
-        return {
-            **preset,
-            **content,
-            "guidance": {**preset["guidance"], **given} if isinstance(given, dict) else given,
-        }
+        preset, guidance = PRESETS[name], content.get("guidance") or {}
+        if isinstance(guidance, dict):
+            guidance = {**preset["guidance"], **guidance}
+        return {**preset, **content, "guidance": guidance}
 
 
 class EvaluationOptions(Options):
@@ -125,23 +126,24 @@ class EvaluationOptions(Options):
 
     network: Literal["inception", "trained"] = option(
         "trained",
-        "`inception`: torch-fidelity's TensorFlow port, as in the papers; `trained`: a classifier fitted on the images",
+        "`inception`: torch-fidelity's port, as in the papers; `trained`: fitted on the images",
     )
     inception_weights: Place | None = option(
-        None,
-        "local Inception weights (pt_inception-2015-12-05-6726825d.pth); null: torch-fidelity's download",
+        None, "local pt_inception-2015-12-05-6726825d.pth; null: torch-fidelity's download"
     )
     trained: NetworkOptions | None = option(
-        None, "architecture and training of the evaluation network that is fitted on the images"
+        None, "architecture and training of the network that is fitted on the images"
     )
     extra_networks: dict[Name, NetworkOptions] = option(
         dict,
-        "further feature spaces by name, each giving the score `fd_<name>`: with pretrained weights on a timm ViT's class token (`dinov2` with ViT-L/14 is "
-        "EDM2's FD-DINOv2); with `weights: trained` on what enters the last layer of a network that is fitted on the images",
+        "further feature spaces by name, for the scores `fd_<name>`: a timm ViT's class token "
+        "(`dinov2` with ViT-L/14: EDM2's FD-DINOv2), or, with `weights: trained`, the input of a "
+        "fitted network's last layer",
     )
     reference: Place | None = option(
         None,
-        "what samples are compared with, as `evaluate` takes it, e.g. ADM's .npz (docs/evaluation.md); null: the training images",
+        "reference, as `evaluate` takes it, e.g. ADM's .npz (docs/evaluation.md); "
+        "null: the training images",
     )
     reference_images: int = option(
         10_000, "reference images for precision and recall, drawn with seed 0", "images", ge=1
@@ -159,7 +161,8 @@ class EvaluationOptions(Options):
     def _network_described(self) -> EvaluationOptions:
         if self.network == "trained" and self.trained is None:
             raise ValueError(
-                "`evaluation.trained` must describe the network when `evaluation.network` is `trained`; add it"
+                "`evaluation.trained` must describe the network "
+                "when `evaluation.network` is `trained`; add it"
             )
         return self
 
@@ -169,30 +172,22 @@ class EvaluationOptions(Options):
         Raises:
             UserError: there is none.
         """
-        fitted = {
-            "trained": self.trained,
-            **{f"extra_networks.{name}": network for name, network in self.extra_networks.items()},
-        }
-        known = [
-            name
-            for name, network in fitted.items()
-            if network is not None and network.weights == "trained"
-        ]
-        if section not in known:
+        networks = {"trained": self.trained} if self.trained else {}
+        extra = {f"extra_networks.{name}": network for name, network in self.extra_networks.items()}
+        fitted = {name: net for name, net in (networks | extra).items() if net.weights == "trained"}
+        if section not in fitted:
             raise UserError(
-                f"--section {section}: no network of this name is fitted on the images; known: encoder, {', '.join(known)}"
+                f"--section {section}: no network of this name is fitted on the images; "
+                f"known: {', '.join(['encoder', *fitted])}"
             )
         return fitted[section]
 
 
 class RepresentationOptions(Options):
-    """How the hidden representations of each run's last milestone are measured: linear probe and CKNNA, over blocks and noise levels."""
+    """Linear probe and CKNNA of each run's last milestone, over blocks and noise levels."""
 
     images: int = option(
-        10_000,
-        "images, drawn with seed 0, or all if there are fewer; REPA's CKNNA is over 10,000",
-        "images",
-        ge=1,
+        10_000, "images at most, drawn with seed 0; REPA's CKNNA: 10,000", "images", ge=1
     )
     noise_levels: list[float] = option(
         lambda: [0.25, 0.5, 0.75],
@@ -205,7 +200,7 @@ class RepresentationOptions(Options):
     )
     neighbours: int = option(10, "k of CKNNA; REPA: 10", ge=2)
     test_fraction: float = option(
-        0.2, "share of the images that the probe is tested on and not fitted on", gt=0, lt=1
+        0.2, "share of the images that test the probe and do not fit it", gt=0, lt=1
     )
     weight_decay: float = option(1e-4, "L2 penalty of the probe's weights", ge=0)
     probe_steps: int = option(100, "L-BFGS steps of the probe's fit", "steps", ge=1)
@@ -213,15 +208,13 @@ class RepresentationOptions(Options):
 
     @model_validator(mode="after")
     def _levels(self) -> RepresentationOptions:
-        if not all(0 < level < 1 for level in self.noise_levels) or self.noise_levels != sorted(
-            set(self.noise_levels)
-        ):
+        levels = self.noise_levels
+        if levels != sorted(set(levels)) or not all(0 < level < 1 for level in levels):
             raise ValueError(
-                f"`noise_levels` {self.noise_levels} must be ascending and between 0 and 1; correct them"
+                f"`noise_levels` {levels} must be ascending and between 0 and 1; correct them"
             )
         return self
 
 
-ADM_PROTOCOL = EvaluationOptions(
-    network="inception", distances="adm_fp16"
-)  # what printed numbers come from (arXiv:2105.05233)
+ADM_PROTOCOL = EvaluationOptions(network="inception", distances="adm_fp16")
+"""Protocol of published numbers (arXiv:2105.05233)."""

@@ -1,6 +1,7 @@
-"""YAML in which nothing is ambiguous: what two readers could take for different things is refused, with its line.
+"""YAML without ambiguity.
 
-Duplicate keys, octal numbers and dates are refused, keys are always text, and numbers such as `1e-4` are numbers.
+Duplicate keys, octal numbers and dates, which readers take for different things, are refused with
+their line. Keys are always text, and `1e-4` is a number.
 """
 
 from __future__ import annotations
@@ -14,17 +15,12 @@ import yaml
 from vrpo.errors import UserError
 
 PLAIN = "plain"  # tag of a scalar without quotes and without a tag of its own
+COLLECTIONS = (yaml.BaseLoader.DEFAULT_SEQUENCE_TAG, yaml.BaseLoader.DEFAULT_MAPPING_TAG)
 NULLS = {"", "~", "null", "Null", "NULL"}
 BOOLS = {
     spelling: value
-    for word, value in {
-        "true": True,
-        "yes": True,
-        "on": True,
-        "false": False,
-        "no": False,
-        "off": False,
-    }.items()
+    for value, words in ((True, ("true", "yes", "on")), (False, ("false", "no", "off")))
+    for word in words
     for spelling in (word, word.capitalize(), word.upper())
 }
 INTEGER = re.compile(r"[-+]?(0|[1-9][0-9_]*|0x[0-9a-fA-F_]+|0o[0-7_]+|0b[01_]+)")
@@ -47,22 +43,18 @@ def parse_yaml(text: str, where: str) -> Any:
         raise UserError(f"{where}: line {refusal.node.start_mark.line + 1}: {refusal}") from None
     except yaml.reader.ReaderError as error:
         line = text[: error.position].count("\n") + 1
-        raise UserError(
-            f"{where}: line {line}: the character {chr(error.character)!a} is not allowed in YAML; remove it"
-        ) from None
+        fault = f"the character {chr(error.character)!a} is not allowed in YAML"
+        raise UserError(f"{where}: line {line}: {fault}; remove it") from None
     except yaml.MarkedYAMLError as error:
+        line, fault = error.problem_mark.line + 1, " ".join(str(error.problem).split())
         remedy = "indent with spaces" if "'\\t'" in str(error.problem) else "correct it"
-        raise UserError(
-            f"{where}: line {error.problem_mark.line + 1}: not valid YAML: {' '.join(str(error.problem).split())}; {remedy}"
-        ) from None
+        raise UserError(f"{where}: line {line}: not valid YAML: {fault}; {remedy}") from None
     except (ValueError, OverflowError):  # a character escape beyond Unicode
-        raise UserError(
-            f"{where}: not valid YAML: an escape sequence means no character; correct it"
-        ) from None
+        fault = "not valid YAML: an escape sequence means no character"
+        raise UserError(f"{where}: {fault}; correct it") from None
     except RecursionError:
-        raise UserError(
-            f"{where}: lists or mappings are nested too deeply; a config needs ten levels at most"
-        ) from None
+        fault = "lists or mappings are nested too deeply"
+        raise UserError(f"{where}: {fault}; a config needs ten levels at most") from None
 
 
 def dump_yaml(content: Any) -> str:
@@ -83,11 +75,9 @@ class _Loader(yaml.BaseLoader):
 
     def resolve(self, kind: type[yaml.Node], value: str | None, implicit: Any) -> str:
         """Tag of a node that has none."""
-        return (
-            PLAIN
-            if kind is yaml.ScalarNode and implicit[0]
-            else super().resolve(kind, value, implicit)
-        )
+        if kind is yaml.ScalarNode and implicit[0]:
+            return PLAIN
+        return super().resolve(kind, value, implicit)
 
 
 class _Builder:
@@ -105,16 +95,11 @@ class _Builder:
             raise _NodeError(node, "a list or mapping that contains itself; remove the alias")
         if id(node) not in self.built:
             self.open.add(id(node))
-            if node.tag not in (
-                yaml.BaseLoader.DEFAULT_SEQUENCE_TAG,
-                yaml.BaseLoader.DEFAULT_MAPPING_TAG,
-            ):
+            if node.tag not in COLLECTIONS:
                 raise _NodeError(node, f"the tag `{node.tag}` is not supported; remove it")
-            self.built[id(node)] = (
-                self._mapping(node)
-                if isinstance(node, yaml.MappingNode)
-                else [self.value(item) for item in node.value]
-            )
+            is_mapping = isinstance(node, yaml.MappingNode)
+            built = self._mapping(node) if is_mapping else [self.value(item) for item in node.value]
+            self.built[id(node)] = built
             self.open.discard(id(node))
         return self.built[id(node)]
 
@@ -126,10 +111,8 @@ class _Builder:
             if not isinstance(key, yaml.ScalarNode):
                 raise _NodeError(key, "a list or mapping cannot be a key; use a name")
             if key.value in lines:
-                raise _NodeError(
-                    key,
-                    f"`{key.value}` is given twice, first in line {lines[key.value]}; keep one of them",
-                )
+                fault = f"`{key.value}` is given twice, first in line {lines[key.value]}"
+                raise _NodeError(key, f"{fault}; keep one of them")
             lines[key.value] = key.start_mark.line + 1
             if key.value == "<<" and key.tag == PLAIN:
                 merged = self._merged(value)
@@ -158,14 +141,12 @@ def _scalar(node: yaml.ScalarNode) -> Any:
     if text in BOOLS:
         return BOOLS[text]
     if OCTAL.fullmatch(text):
-        raise _NodeError(
-            node,
-            f"`{text}` is an octal number to some readers and not to others; write it without the leading 0, or in quotes if it is text",
-        )
+        fault = f"`{text}` is an octal number to some readers and not to others"
+        remedy = "write it without the leading 0, or in quotes if it is text"
+        raise _NodeError(node, f"{fault}; {remedy}")
     if DATE.fullmatch(text):
-        raise _NodeError(
-            node, f"`{text}` is a date to some readers and text to others; put it in quotes"
-        )
+        fault = f"`{text}` is a date to some readers and text to others"
+        raise _NodeError(node, f"{fault}; put it in quotes")
     if NOT_FINITE.fullmatch(text):
         return float(text.replace(".", ""))
     if INTEGER.fullmatch(text) or FLOAT.fullmatch(text):
@@ -178,10 +159,10 @@ def _number(node: yaml.ScalarNode) -> int | float:
     try:
         number = int(digits, 0) if INTEGER.fullmatch(node.value) else float(digits)
     except ValueError:  # no digit after the prefix, or more than Python reads
-        raise _NodeError(
-            node, f"`{_short(node.value)}` is not a number that can be used; correct it"
-        ) from None
-    if not math.isfinite(number) if isinstance(number, float) else number.bit_length() > 1023:
+        fault = f"`{_short(node.value)}` is not a number that can be used"
+        raise _NodeError(node, f"{fault}; correct it") from None
+    whole = isinstance(number, int)
+    if number.bit_length() > 1023 if whole else not math.isfinite(number):
         raise _NodeError(node, f"`{_short(node.value)}` is too large a number; correct it")
     return number
 
@@ -194,14 +175,11 @@ class _Dumper(yaml.SafeDumper):
     """Puts in quotes what `parse_yaml` would not read as text."""
 
 
-_Dumper.add_implicit_resolver(
-    "tag:yaml.org,2002:int", re.compile(f"^({INTEGER.pattern})$"), list("-+0123456789")
-)
-_Dumper.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(f"^({FLOAT.pattern})$"), list("-+0123456789.")
-)
-_Dumper.add_implicit_resolver(
-    "tag:yaml.org,2002:timestamp",
-    re.compile(f"^({OCTAL.pattern}|{DATE.pattern})$", re.DOTALL),
-    list("-+0123456789"),
-)
+for _kind, _pattern, _first in (
+    ("int", INTEGER.pattern, "-+0123456789"),
+    ("float", FLOAT.pattern, "-+0123456789."),
+    ("timestamp", f"{OCTAL.pattern}|{DATE.pattern}", "-+0123456789"),
+):
+    _Dumper.add_implicit_resolver(
+        f"tag:yaml.org,2002:{_kind}", re.compile(f"^({_pattern})$", re.DOTALL), list(_first)
+    )

@@ -19,7 +19,7 @@ from vrpo.models.digest import state_sha256
 from vrpo.models.weights import check_finite, printable, read_weights
 
 if TYPE_CHECKING:
-    from vrpo.config.options import EncoderOptions, NetworkOptions
+    from vrpo.config.networks import EncoderOptions, NetworkOptions
 
 
 class NetworkInput(nn.Module):

@@ -25,8 +25,8 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from vrpo.config.options import FAMILIES
 from vrpo.config.resolved import PAPER_SIZES
+from vrpo.config.runs import FAMILIES
 from vrpo.errors import UserError
 from vrpo.files import atomic_output, sha256
 from vrpo.models.checkpoints import METADATA_KEY, check_state, read_milestone, save_milestone

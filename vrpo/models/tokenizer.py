@@ -18,7 +18,7 @@ from vrpo.models.weights import check_finite, printable
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
-    from vrpo.config.options import TokenizerOptions
+    from vrpo.config.networks import TokenizerOptions
 
 
 class Tokenizer(nn.Module):

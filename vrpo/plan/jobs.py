@@ -57,18 +57,12 @@ def represented(config: ExperimentConfig) -> Iterator[tuple[str, int, int]]:
 def shown(config: ExperimentConfig) -> Iterator[tuple[str, int, int, str]]:
     """The (run, seed, milestone, sampler) in the grid of samples.
 
-    Of each run the first seed, the last milestone and the first sampler; of a method benchmark the
-    runs of the comparison, once there is one.
+    The first seed, last milestone and first sampler of each run; of a method benchmark, only the
+    runs of its comparison, once there is one.
     """
-    compared = (
-        [
-            run
-            for process in config.benchmark.processes
-            for run in config.benchmark.compared_runs(process)
-        ]
-        if config.benchmark
-        else []
-    )
+    benchmark, compared = config.benchmark, []
+    for process in benchmark.processes if benchmark else ():
+        compared += benchmark.compared_runs(process)
     for run in compared or config.runs:
         last = config.milestones_of(run)[-1]
         yield run, config.seeds_of(run)[0], last, config.samplers_of(run)[0]

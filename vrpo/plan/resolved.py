@@ -1,7 +1,7 @@
-"""Resolved configs: for each stage exactly what it depends on, in a file that changes only with its content.
+"""Resolved configs: for each stage exactly what it depends on, in a file.
 
-Rules take these files as inputs, so that changing a plot's title retrains nothing and changing an encoder's
-training redoes what depends on it, whatever else the experiment's config holds.
+Rules take these files as inputs: changing a plot's title retrains nothing, changing an encoder's
+training redoes what depends on it. A file is rewritten only when its content changes.
 """
 
 from __future__ import annotations
@@ -42,9 +42,7 @@ def resolved_files(config: ExperimentConfig) -> dict[Path, Options]:
         **{f"samplers/{name}": sampler for name, sampler in config.samplers.items()},
     }
     files = {paths.config(name): options for name, options in stages.items() if options}
-    runs = {
-        paths.run_config(run, seed): config.run_config(run, seed) for run, seed in trainings(config)
-    }
+    runs = {paths.run_config(*key): config.run_config(*key) for key in trainings(config)}
     return {**files, **runs}
 
 
@@ -52,8 +50,8 @@ def resolved_files(config: ExperimentConfig) -> dict[Path, Options]:
 class Plan:
     """A workflow's experiment and the text of each resolved config.
 
-    Planning writes nothing. The configs are written by jobs; the plan itself, for the processes in
-    which cluster jobs read the Snakefile again, once the results are locked.
+    Planning writes nothing. Jobs write the configs. The plan itself is written once the results are
+    locked, for cluster jobs, which read the Snakefile again.
     """
 
     experiment: ExperimentConfig
@@ -69,9 +67,10 @@ class Plan:
         files = resolved_files(experiment)
         texts = {path: sealed(options.model_dump(mode="json")) for path, options in files.items()}
         for path, text in texts.items():
-            if len(text.encode()) > LONGEST_TEXT:
+            if (size := len(text.encode())) > LONGEST_TEXT:
                 raise UserError(
-                    f"{path}: the resolved config has {len(text.encode()):,} bytes, {LONGEST_TEXT:,} at most are possible; cut the experiment in two"
+                    f"{path}: the resolved config has {size:,} bytes, "
+                    f"{LONGEST_TEXT:,} at most are possible; cut the experiment in two"
                 )
         return cls(experiment, texts)
 
@@ -81,7 +80,7 @@ class Plan:
         return Paths.of(self.experiment).folder / PLAN
 
     def is_stale(self, path: Path) -> bool:
-        """Whether a resolved config is on the disk and holds something else than planned."""
+        """Whether a resolved config on the disk differs from the planned one."""
         return path.is_file() and path.read_bytes() != self.texts[path].encode()
 
     def publish(self, environment: MutableMapping[str, str]) -> None:
@@ -90,7 +89,7 @@ class Plan:
         environment[VARIABLE] = f"{path}#{short_hash(self._as_yaml().encode())}"
 
     def write(self) -> None:
-        """Write the plan for the processes that are told of it by `publish`."""
+        """Write the plan for the processes that `publish` names it to."""
         write_text_if_changed(self.path, self._as_yaml())
 
     def _as_yaml(self) -> str:
@@ -109,6 +108,7 @@ class Plan:
             return None
         if short_hash(Path(name).read_bytes()) != digest:
             raise UserError(
-                f"{name}: another workflow was started on these results with other options, this job is of an earlier one; start the workflow again"
+                f"{name}: another workflow was started on these results with other options, "
+                "this job is of an earlier one; start the workflow again"
             )
         return cls.of(load_resolved(ExperimentConfig, name))

@@ -21,7 +21,7 @@ from vrpo.prepare.pixels import augment, image_batch
 from vrpo.seeds import torch_generator
 
 if TYPE_CHECKING:
-    from vrpo.config.options import NetworkOptions
+    from vrpo.config.networks import NetworkOptions
 
 log = logging.getLogger(__name__)
 HELD_OUT_EVERY = 10  # every tenth image is left out of the training and measures the accuracy

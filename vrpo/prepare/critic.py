@@ -20,7 +20,7 @@ from vrpo.prepare.fitting import fit, initial_weights
 from vrpo.seeds import torch_generator
 
 if TYPE_CHECKING:
-    from vrpo.config.options import CriticOptions
+    from vrpo.config.networks import CriticOptions
 
 log = logging.getLogger(__name__)
 ENCODER = "encoder"

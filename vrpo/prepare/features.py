@@ -21,7 +21,7 @@ from vrpo.prepare.encoding import encode_images
 from vrpo.prepare.pixels import image_batch
 
 if TYPE_CHECKING:
-    from vrpo.config.options import EncoderOptions
+    from vrpo.config.networks import EncoderOptions
 
 log = logging.getLogger(__name__)
 

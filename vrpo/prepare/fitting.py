@@ -16,7 +16,7 @@ from vrpo.models.weights import check_finite
 from vrpo.seeds import derive_seed
 
 if TYPE_CHECKING:
-    from vrpo.config.options import FitOptions
+    from vrpo.config.networks import FitOptions
 
 WARMUP = 0.05  # part of the steps
 

@@ -31,7 +31,7 @@ from vrpo.errors import UserError
 from vrpo.prepare.unreadable import Unreadable, UnreadableList
 
 if TYPE_CHECKING:
-    from vrpo.config.options import DataOptions
+    from vrpo.config.data import DataOptions
 
 log = logging.getLogger(__name__)
 

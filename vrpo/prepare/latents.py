@@ -20,7 +20,7 @@ from vrpo.prepare.encoding import encode_images
 from vrpo.prepare.pixels import image_batch
 
 if TYPE_CHECKING:
-    from vrpo.config.options import TokenizerOptions
+    from vrpo.config.networks import TokenizerOptions
 
 log = logging.getLogger(__name__)
 NEAR_ONE = (0.5, 2.0)  # standard deviations of latents that need no warning

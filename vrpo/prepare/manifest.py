@@ -17,7 +17,7 @@ from vrpo.files import write_text
 from vrpo.prepare.unreadable import UnreadableList
 
 if TYPE_CHECKING:
-    from vrpo.config.options import DataOptions
+    from vrpo.config.data import DataOptions
 
 
 def write_manifest(options: DataOptions, images: Path | str, output: Path | str) -> None:

@@ -24,7 +24,7 @@ from vrpo.seeds import torch_generator
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
-    from vrpo.config.options import TokenizerOptions
+    from vrpo.config.networks import TokenizerOptions
 
 log = logging.getLogger(__name__)
 

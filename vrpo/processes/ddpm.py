@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from vrpo.config.options import DDPMOptions
+from vrpo.config.processes import DDPMOptions
 from vrpo.errors import UserError
 from vrpo.processes.process import Process, per_sample
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from vrpo.config.options import InterpolantOptions
+from vrpo.config.processes import InterpolantOptions
 from vrpo.processes.process import Process, per_sample
 
 HALF_PI = math.pi / 2

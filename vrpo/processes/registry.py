@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from vrpo.config.options import DDPMOptions, InterpolantOptions, ProcessOptions
+from vrpo.config.processes import DDPMOptions, InterpolantOptions, ProcessOptions
 from vrpo.processes.ddpm import DDPM
 from vrpo.processes.interpolant import Interpolant
 from vrpo.processes.process import Process

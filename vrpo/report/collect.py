@@ -1,12 +1,12 @@
-"""From an experiment's many result files to the few small ones that figures, tables and the report are made of.
+"""From an experiment's many result files to the few small ones behind figures, tables and report.
 
-`collected/metrics.csv`    a row for each evaluation: run, seed, step, sampler, scores, and the hashes that trace each number to its files
-`collected/training.csv`   the histories of all runs, one below the other
-`collected/diagnostics.csv`  what the alignments logged by noise level; of long trainings, means over stretches of steps
-`collected/speed.csv`      a row for each training: its images/s in the median, and its seconds in all; by the clock, so never the same twice
-`collected/representation.csv`  probe accuracy and CKNNA of hidden tokens: a row for each run, noise level, block and quantity; without rows if not measured
-`collected/samples.npz`    the first images of each run, all from the same noise, and real images of the same classes
-`collected/protocol.json`  how the scores were taken, and with which versions
+`metrics.csv`         a row for each evaluation: run, seed, step, sampler, scores, hashes of files
+`training.csv`        the training histories, one below the other
+`diagnostics.csv`     what alignments logged by noise level; of long trainings, means over stretches
+`speed.csv`           images/s (median) and seconds of each training; by the clock, never the same
+`representation.csv`  probe accuracy and CKNNA of hidden tokens; without rows if not measured
+`samples.npz`         the first images of each run, of equal noise, and real images of their classes
+`protocol.json`       how the scores were taken, and with which versions
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from vrpo.config.experiment import ExperimentConfig
-from vrpo.config.options import CHECKPOINT_PROCESS, FAMILIES
+from vrpo.config.runs import CHECKPOINT_PROCESS, FAMILIES
 from vrpo.data.kinds import IMAGES, SAMPLES
 from vrpo.data.shards import open_arrays
 from vrpo.errors import UserError
@@ -30,98 +30,69 @@ from vrpo.plan.paths import Paths
 from vrpo.report.results import CHECKSUMS, OFFICIAL
 
 REPRESENTATION_COLUMNS = [
-    "run",
-    "model",
-    "process",
-    "alignment",
-    "kind",
-    "seed",
-    "step",
-    "noise_level",
-    "block",
-    "quantity",
-    "value",
+    *("run", "model", "process", "alignment", "kind", "seed", "step"),
+    *("noise_level", "block", "quantity", "value"),
 ]
+LOGGED = {"step": int, "loss": float}  # columns of train.csv that must be there, and their types
+BY_LEVEL = {"step": int, "noise_level": float}
+BY_CLOCK = {"step": int, "images_per_second": float, "seconds": float}
 STRETCHES = 50  # rows of a noise level that are kept of a training's diagnostics
 HASHES = ("milestone_sha256", "samples_sha256", "reference_sha256", "network_sha256")
 
 
 def collect(config: ExperimentConfig, output_folder: Path) -> None:
-    """Write the collected files of the experiment into `output_folder`; equal results give equal bytes.
+    """Write the collected files into `output_folder`; equal results give equal bytes.
 
     Raises:
         UserError: a result is missing or is not what its path says.
     """
-    paths = Paths.of(config)
+    paths, runs = Paths.of(config), list(trainings(config))
     names = {run: _names(config, run) for run in [*config.runs, *config.checkpoints]}
     records = {key: _read_record(paths.metrics(*key), *key) for key in evaluations(config)}
-    metrics = pd.DataFrame(
-        [
-            _metrics_row(paths.metrics(*key), key, names[key[0]], record)
-            for key, record in records.items()
-        ]
-    )
-    _write_csv(metrics, output_folder / "metrics.csv")
-    histories = [_history(config, run, seed, names[run]) for run, seed in trainings(config)]
+    metrics = [
+        _metrics_row(paths.metrics(*key), key, names[key[0]], record)
+        for key, record in records.items()
+    ]
+    _write_csv(pd.DataFrame(metrics), output_folder / "metrics.csv")
+    histories = [_history(config, run, seed, names[run]) for run, seed in runs]
     _write_csv(pd.concat(histories, ignore_index=True), output_folder / "training.csv")
-    by_noise_level = [
-        _diagnostics(config, run, seed, names[run]) for run, seed in trainings(config)
-    ]
-    logged = [rows for rows in by_noise_level if len(rows)] or by_noise_level[:1]
+    by_level = [_diagnostics(config, run, seed, names[run]) for run, seed in runs]
+    logged = [rows for rows in by_level if len(rows)] or by_level[:1]
     _write_csv(pd.concat(logged, ignore_index=True), output_folder / "diagnostics.csv", "%.6g")
-    _write_csv(
-        pd.DataFrame([_speed(config, run, seed, names[run]) for run, seed in trainings(config)]),
-        output_folder / "speed.csv",
-    )
-    measured = [
-        row
-        for key in represented(config)
-        for row in _representation_rows(paths.representation(*key), key, names[key[0]])
-    ]
-    _write_csv(
-        pd.DataFrame(measured, columns=REPRESENTATION_COLUMNS), output_folder / "representation.csv"
-    )
+    speed = [_speed(config, run, seed, names[run]) for run, seed in runs]
+    _write_csv(pd.DataFrame(speed), output_folder / "speed.csv")
+    measured: list[dict[str, Any]] = []
+    for key in represented(config):
+        measured += _representation_rows(paths.representation(*key), key, names[key[0]])
+    table = pd.DataFrame(measured, columns=REPRESENTATION_COLUMNS)
+    _write_csv(table, output_folder / "representation.csv")
     with atomic_output(output_folder / "samples.npz") as partial, open(partial, "wb") as file:
         np.savez(file, **_grid(config))
-    write_text(
-        output_folder / "protocol.json",
-        json.dumps(_protocols(records), indent=2, sort_keys=True) + "\n",
-    )
+    protocols = json.dumps(_protocols(records), indent=2, sort_keys=True)
+    write_text(output_folder / "protocol.json", protocols + "\n")
     sums = {path.name: sha256(path) for path in sorted(output_folder.glob("[!.]*"))}
     write_text(output_folder / CHECKSUMS, json.dumps(sums, indent=1) + "\n")
 
 
 def _names(config: ExperimentConfig, run: str) -> dict[str, str]:
-    if (
-        run in config.checkpoints
-    ):  # a kind of its own: what was trained elsewhere is shown beside the runs, not compared with them
-        family = config.checkpoints[run].family
+    if run in config.checkpoints:  # of its own kind: shown beside the runs, not compared with them
+        family, model = config.checkpoints[run].family, config.model_of(run).name
+        process, alignment = CHECKPOINT_PROCESS[family], run
         kind = f"{OFFICIAL}{FAMILIES[family]}"
-        return {
-            "run": run,
-            "model": config.model_of(run).name,
-            "process": CHECKPOINT_PROCESS[family],
-            "alignment": run,
-            "kind": kind,
-        }
-    resolved = config.run_config(run, config.seeds_of(run)[0])
-    return {
-        "run": run,
-        "model": model_name(config, run),
-        "process": resolved.process.kind,
-        "alignment": config.runs[run].alignment,
-        "kind": resolved.alignment.kind,
-    }
+    else:
+        alignment, model = config.runs[run].alignment, model_name(config, run)
+        process, kind = config.process_of(run), config.alignments[alignment].kind
+    return {"run": run, "model": model, "process": process, "alignment": alignment, "kind": kind}
 
 
 def model_name(config: ExperimentConfig, run: str) -> str:
-    """The model as papers print it; of several processes of one kind all but the first in `processes` are named, e.g. `DiT-XL/2 (dit-velocity)`."""
+    """The model as papers print it, e.g. `DiT-XL/2`.
+
+    Of several processes of one kind, all but the first are named: `DiT-XL/2 (dit-velocity)`.
+    """
     process, name = config.runs[run].process, config.model_of(run).name
-    first = next(
-        other
-        for other, options in config.processes.items()
-        if options.kind == config.processes[process].kind
-    )
+    kinds = {key: options.kind for key, options in config.processes.items()}
+    first = next(key for key, kind in kinds.items() if kind == kinds[process])
     return name if process == first else f"{name} ({process})"
 
 
@@ -130,13 +101,11 @@ def _read_record(path: Path, run: str, seed: int, step: int, sampler: str) -> di
         record = json.loads(path.read_text(encoding="utf-8"))
         found = record["run"], record["seed"], record["step"]
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(
-            f"{path}: is missing or not a record of scores ({error}); run the evaluation again"
-        ) from error
+        fault = f"is missing or not a record of scores ({error})"
+        raise UserError(f"{path}: {fault}; run the evaluation again") from error
     if found != (run, seed, step):
-        raise UserError(
-            f"{path}: holds the scores of {found}; remove it and run the evaluation again"
-        )
+        remedy = "remove it and run the evaluation again"
+        raise UserError(f"{path}: holds the scores of {found}; {remedy}")
     return record
 
 
@@ -165,79 +134,53 @@ def _representation_rows(
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         rows = [
-            (
-                row["noise_level"],
-                row["block"],
-                {"probe_accuracy": row["probe_accuracy"]},
-                row["cknna"],
-            )
+            (row["noise_level"], row["block"], row["probe_accuracy"], row["cknna"])
             for row in record["rows"]
         ]
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(
-            f"{path}: is missing or not a record of representations ({error}); measure it again"
-        ) from error
-    for level, block, probe, alignment in rows:
-        for quantity, value in {
-            **probe,
-            **{f"cknna_{encoder}": value for encoder, value in alignment.items()},
-        }.items():
-            yield {
-                **names,
-                "seed": seed,
-                "step": step,
-                "noise_level": level,
-                "block": block,
-                "quantity": quantity,
-                "value": value,
-            }
+        fault = f"is missing or not a record of representations ({error})"
+        raise UserError(f"{path}: {fault}; measure it again") from error
+    for level, block, accuracy, alignment in rows:
+        place = {"seed": seed, "step": step, "noise_level": level, "block": block}
+        values = {f"cknna_{encoder}": value for encoder, value in alignment.items()}
+        for quantity, value in {"probe_accuracy": accuracy, **values}.items():
+            yield {**names, **place, "quantity": quantity, "value": value}
 
 
 def _history(config: ExperimentConfig, run: str, seed: int, names: dict[str, str]) -> pd.DataFrame:
-    history = _log(config, run, seed, "train.csv", {"step": int, "loss": float}, dtype=str)
-    history = history.rename(
-        columns={"alignment": "alignment_loss"}
-    )  # the name `alignment` says which alignment a run has
-    return _named(history, names, seed)
+    history = _log(config, run, seed, "train.csv", LOGGED, dtype=str)
+    # The column `alignment` of the collected file is the name of the run's alignment.
+    return _named(history.rename(columns={"alignment": "alignment_loss"}), names, seed)
 
 
 def _diagnostics(
     config: ExperimentConfig, run: str, seed: int, names: dict[str, str]
 ) -> pd.DataFrame:
-    return _named(
-        over_stretches(
-            _log(config, run, seed, "diagnostics.csv", {"step": int, "noise_level": float})
-        ),
-        names,
-        seed,
-    )
+    logged = _log(config, run, seed, "diagnostics.csv", BY_LEVEL)
+    return _named(over_stretches(logged), names, seed)
 
 
 def over_stretches(logged: pd.DataFrame, stretches: int = STRETCHES) -> pd.DataFrame:
-    """Rows by step and noise level with `stretches` steps at most: means over as many stretches of steps, each named by its last one."""
-    steps = np.array(sorted(set(logged["step"])))
-    ends = (
-        np.array([part[-1] for part in np.array_split(steps, min(stretches, len(steps)))])
-        if len(steps)
-        else steps
-    )
-    named = logged.assign(
-        step=ends[np.searchsorted(ends, logged["step"])] if len(steps) else logged["step"]
-    )
-    return named.groupby(["step", "noise_level"], sort=True).mean().reset_index()
+    """Rows by step and noise level, averaged over `stretches` stretches of steps at most.
+
+    A stretch has the name of its last step.
+    """
+    if len(logged):
+        steps = np.array(sorted(set(logged["step"])))
+        parts = np.array_split(steps, min(stretches, len(steps)))
+        ends = np.array([part[-1] for part in parts])
+        logged = logged.assign(step=ends[np.searchsorted(ends, logged["step"])])
+    return logged.groupby(["step", "noise_level"], sort=True).mean().reset_index()
 
 
 def _speed(config: ExperimentConfig, run: str, seed: int, names: dict[str, str]) -> dict[str, Any]:
-    logged = _log(
-        config, run, seed, "speed.csv", {"step": int, "images_per_second": float, "seconds": float}
-    )
-    rate, seconds = logged["images_per_second"].median(), round(logged["seconds"].sum(), 2)
+    logged = _log(config, run, seed, "speed.csv", BY_CLOCK)
     return {
         **names,
         "seed": seed,
         "batch_size": config.training.batch_size,
-        "images_per_second": rate,
-        "seconds": seconds,
+        "images_per_second": logged["images_per_second"].median(),
+        "seconds": round(logged["seconds"].sum(), 2),
     }
 
 
@@ -249,28 +192,19 @@ def _log(
     columns: dict[str, type],
     **keywords: Any,
 ) -> pd.DataFrame:
-    """A table that a training wrote, up to the run's last milestone; without rows where the training logged nothing into it."""
+    """A table that a training wrote, up to the last milestone; empty if nothing was logged."""
     path = Paths.of(config).run(run, seed) / name
     try:
         if path.is_file() and path.stat().st_size and not path.read_bytes().endswith(b"\n"):
             raise ValueError("its last line is cut off")
-        unlogged = (
-            not path.with_name("train.csv").stat().st_size
-        )  # a training shorter than `log_every`, which never began speed.csv
-        log = (
-            pd.DataFrame(columns=list(columns))
-            if unlogged or not path.stat().st_size
-            else pd.read_csv(path, **keywords)
-        )
-        return (
-            log[log["step"].astype(int) <= config.milestones_of(run)[-1]]
-            .astype(columns if not keywords else {})
-            .copy()
-        )
+        # A training shorter than `log_every` has an empty train.csv and never began speed.csv.
+        unlogged = not path.with_name("train.csv").stat().st_size or not path.stat().st_size
+        log = pd.DataFrame(columns=list(columns)) if unlogged else pd.read_csv(path, **keywords)
+        log = log[log["step"].astype(int) <= config.milestones_of(run)[-1]]
+        return log.astype({} if keywords else columns).copy()
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(
-            f"{path}: the log of this training is missing or damaged ({error}); train the run again"
-        ) from error
+        fault = f"the log of this training is missing or damaged ({error})"
+        raise UserError(f"{path}: {fault}; train the run again") from error
 
 
 def _named(log: pd.DataFrame, names: dict[str, str], seed: int) -> pd.DataFrame:
@@ -280,7 +214,11 @@ def _named(log: pd.DataFrame, names: dict[str, str], seed: int) -> pd.DataFrame:
 
 
 def _grid(config: ExperimentConfig) -> dict[str, np.ndarray]:
-    """The grid's arrays: `images` [R,K,H,W,3] uint8 and `labels` [R,K] of R shown runs, `real` [K,H,W,3] of the labels of the first."""
+    """Arrays of the grid of samples.
+
+    `images` [R,K,H,W,3] uint8 and `labels` [R,K] of R shown runs, `real` [K,H,W,3] of the first's
+    labels.
+    """
     count, images, labels = config.report.grid_images, [], []
     for run, seed, step, sampler in shown(config):
         samples = open_arrays(Paths.of(config).samples(run, seed, step, sampler), SAMPLES)
@@ -307,16 +245,18 @@ def _of_classes(labels: np.ndarray, wanted: np.ndarray) -> list[int]:
     missing = [label for label, found in places.items() if not len(found)]
     if missing:
         raise UserError(
-            f"images: none is of class {missing[0]}, which was sampled; set data.num_classes to the number of its classes"
+            f"images: none is of class {missing[0]}, which was sampled; "
+            "set data.num_classes to the number of its classes"
         )
-    return [
-        int(places[label][np.sum(wanted[:column] == label) % len(places[label])])
-        for column, label in enumerate(wanted.tolist())
-    ]
+    chosen = []
+    for column, label in enumerate(wanted.tolist()):
+        found, before = places[label], np.sum(wanted[:column] == label)
+        chosen.append(int(found[before % len(found)]))
+    return chosen
 
 
 def _protocols(records: dict[tuple[str, int, int, str], dict[str, Any]]) -> dict[str, Any]:
-    """Each sampler's protocol, as its first record has it, and all warnings and versions that occur."""
+    """Each sampler's protocol, as in its first record, and all warnings and versions."""
     samplers: dict[str, Any] = {}
     warnings: set[str] = set()
     versions: dict[str, set[str]] = {}

@@ -1,4 +1,4 @@
-"""The figure `diagnostics`: what VRPO does differently from REPA during training, by noise level and over the steps."""
+"""The figure `diagnostics`: VRPO and REPA during training, by noise level and over the steps."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from vrpo.config.options import ReportOptions
+from vrpo.config.report import ReportOptions
 from vrpo.report import style
 from vrpo.report.curves import curves, say_seeds
 from vrpo.report.results import over_seeds, read_diagnostics, read_metrics
 
 MOMENTS = (0.1, 0.4, 1.0)  # parts of the training, drawn from light to dark
 STRENGTHS = (0.3, 0.6, 1.0)
-LINES = (  # of the first, the second, and all further labels: each is seen below the next where they are equal
+LINES = (  # first, second and further labels: where lines are equal, each shows below the next
     {"linewidth": 2.6, "linestyle": "-"},
     {"linewidth": 1.4, "linestyle": "-"},
     {"linewidth": 1.4, "linestyle": (0, (2.5, 2.5))},
@@ -36,11 +36,11 @@ BY_LEVEL = {
     "pathwise_semantic": "pathwise weight, semantic",
     "agreement": "agreement of gradients",
 }
-WIDE = [
-    title for name, title in BY_LEVEL.items() if name == "error" or name.startswith("pathwise")
-]  # over several orders of magnitude
+WIDE = [  # over several orders of magnitude
+    title for name, title in BY_LEVEL.items() if name.startswith(("error", "pathwise"))
+]
 LEAST_RANGE = {BY_LEVEL["weight"]: (0.8, 1.2)}  # so that noise is not drawn as large as an effect
-SHARES = r"advantage_\d+"  # of the rollouts, by parts of equal width of the range of the advantage, from below
+SHARES = r"advantage_\d+"  # of the rollouts, in equal parts of the advantage's range, from below
 OVER_STEPS = {
     "agreement": "agreement of gradients",
     "kl": "KL to encoder's policy / κ",
@@ -56,11 +56,8 @@ def diagnostics(options: ReportOptions, collected: Path) -> tuple[Figure, pd.Dat
     ours = logged[logged["kind"] == "vrpo"]
     if ours.empty:
         trained = (read_metrics(collected)["kind"] == "vrpo").any()
-        text = (
-            "the trainings with VRPO ended before their first row was logged"
-            if trained
-            else "no run of this experiment is VRPO"
-        )
+        unlogged = "the trainings with VRPO ended before their first row was logged"
+        text = unlogged if trained else "no run of this experiment is VRPO"
         return style.nothing(text), pd.DataFrame(columns=[*KEYS, "quantity", "step", "noise_level"])
     run, model = ours["run"].iloc[0], ours["model"].iloc[0]
     rivals = logged.loc[(logged["kind"] == "repa") & (logged["model"] == model), "run"].unique()[:1]
@@ -70,23 +67,23 @@ def diagnostics(options: ReportOptions, collected: Path) -> tuple[Figure, pd.Dat
 
 
 def compare(logged: pd.DataFrame, model: str) -> tuple[Figure, pd.DataFrame]:
-    """Rows of `diagnostics.csv` of runs of REPA and VRPO, named in the column `label`, side by side: a panel for each quantity that one of them logged."""
+    """A panel for each quantity that one of the runs logged.
+
+    Args:
+        logged: rows of `diagnostics.csv` of runs of REPA and VRPO, named in the column `label`.
+        model: the title.
+    """
     data = _long(logged)
     labels = list(dict.fromkeys(data["label"]))
-    tints = style.colours(labels)
-    looks = {
-        label: {"color": tints[label], **LINES[min(place, len(LINES) - 1)]}
-        for place, label in enumerate(labels)
-    }
+    tints, looks = style.colours(labels), {}
+    for place, label in enumerate(labels):
+        looks[label] = {"color": tints[label], **LINES[min(place, len(LINES) - 1)]}
     by_level, overall = data[data["noise_level"].notna()], data[data["noise_level"].isna()]
     shares = overall[overall["quantity"].str.fullmatch(SHARES)]
-    levels, steps = (
-        [name for name in names if (rows["quantity"] == name).any()]
-        for names, rows in ((BY_LEVEL, by_level), (OVER_STEPS, overall))
-    )
-    figure, axes = style.panels(
-        len(levels) + (not shares.empty) + len(steps), columns=3, height=1.75
-    )
+    levels = [name for name in BY_LEVEL if name in set(by_level["quantity"])]
+    steps = [name for name in OVER_STEPS if name in set(overall["quantity"])]
+    count = len(levels) + (not shares.empty) + len(steps)
+    figure, axes = style.panels(count, columns=3, height=1.75)
     say_seeds(figure, data)
     free = iter(axes)
     for name in levels:
@@ -111,21 +108,20 @@ def compare(logged: pd.DataFrame, model: str) -> tuple[Figure, pd.DataFrame]:
 
 
 def _long(logged: pd.DataFrame) -> pd.DataFrame:
-    """Over seeds: each quantity at each step by noise level, and its mean over noise levels (`noise_level` empty)."""
-    logged = logged.assign(
-        error=-logged["fidelity"], kl=1 - logged["semantic"] if "semantic" in logged else np.nan
-    )  # of policies of any kappa
-    wanted = dict.fromkeys(
-        [*BY_LEVEL, *OVER_STEPS, *(name for name in logged if re.fullmatch(SHARES, name))]
-    )
+    """Each quantity over seeds, by step and noise level.
+
+    Rows without `noise_level` are its means over noise levels.
+    """
+    kl = 1 - logged["semantic"] if "semantic" in logged else np.nan  # over kappa, so of any policy
+    logged = logged.assign(error=-logged["fidelity"], kl=kl)
+    shares = [name for name in logged if re.fullmatch(SHARES, name)]
+    wanted = dict.fromkeys([*BY_LEVEL, *OVER_STEPS, *shares])
     quantities = [name for name in wanted if name in logged and logged[name].notna().any()]
     overall = logged.groupby([*KEYS, "seed", "step"], sort=False)[quantities].mean().reset_index()
     parts = [
-        over_seeds(logged, [*KEYS, "step", "noise_level"], name).assign(quantity=name)
+        over_seeds(rows, by, name).assign(quantity=name)
+        for rows, by in ((logged, [*KEYS, "step", "noise_level"]), (overall, [*KEYS, "step"]))
         for name in quantities
-    ]
-    parts += [
-        over_seeds(overall, [*KEYS, "step"], name).assign(quantity=name) for name in quantities
     ]
     return pd.concat(parts, ignore_index=True)
 
@@ -146,18 +142,16 @@ def _distribution(axis: Axes, rows: pd.DataFrame, looks: Looks) -> None:
     """Shares of the rollouts in parts of the range of the advantage."""
     axis.set(title="rollouts by advantage", xlabel="advantage over its bound", xlim=(-1, 1))
     for shares, look in _at_moments(rows, looks):
-        axis.stairs(
-            shares.sort_values("quantity")["mean"], np.linspace(-1, 1, len(shares) + 1), **look
-        )
+        edges = np.linspace(-1, 1, len(shares) + 1)
+        axis.stairs(shares.sort_values("quantity")["mean"], edges, **look)
     axis.set_ylim(0, None)
 
 
 def _at_moments(rows: pd.DataFrame, looks: Looks) -> Iterator[tuple[pd.DataFrame, dict[str, Any]]]:
     """The rows of each label at each of `MOMENTS`, and how they are drawn."""
     for label, lines in rows.groupby("label", sort=False):
-        for step, strength in dict(
-            zip(moments(lines["step"]), STRENGTHS, strict=True)
-        ).items():  # of equal moments the last one
+        strengths = dict(zip(moments(lines["step"]), STRENGTHS, strict=True))
+        for step, strength in strengths.items():  # of equal moments the last one
             look = {**looks[label], "color": _lighter(looks[label]["color"], strength)}
             yield lines[lines["step"] == step], look
 
@@ -171,13 +165,12 @@ def moments(steps: Iterable[int]) -> list[int]:
 def _moments_text(rows: pd.DataFrame) -> str:
     """Which moments are drawn, where those of a short training may be one."""
     different = {len(set(moments(lines["step"]))) for _, lines in rows.groupby("label", sort=False)}
-    if different == {len(MOMENTS)}:
-        return f"light to dark: after {', '.join(f'{moment:.0%}' for moment in MOMENTS[:-1])} of the training, and at its end"
-    return (
-        "at the end of the training"
-        if different == {1}
-        else "light to dark in the order of the steps"
-    )
+    if different == {1}:
+        return "at the end of the training"
+    if different != {len(MOMENTS)}:
+        return "light to dark in the order of the steps"
+    parts = ", ".join(f"{moment:.0%}" for moment in MOMENTS[:-1])
+    return f"light to dark: after {parts} of the training, and at its end"
 
 
 def _lighter(colour: str, strength: float) -> np.ndarray:

@@ -8,8 +8,14 @@ from typing import Any
 
 import pandas as pd
 
-from vrpo.config.options import ReportOptions
+from vrpo.config.report import ReportOptions
 from vrpo.files import write_text
+
+TEX = {  # in this order: escapes hold backslashes
+    "\\": r"\textbackslash{}",
+    **{character: rf"\{character}" for character in "&%_#"},
+    **{"±": r"$\pm$", "≥": r"$\geq$", "<=": r"$\leq$"},
+}
 
 
 @dataclass(frozen=True)
@@ -32,10 +38,8 @@ def markdown(table: Table) -> str:
     """A Markdown table with its note below."""
     columns = list(table.shown.columns)
     numeric = [_is_numeric(table.shown[column]) for column in columns]
-    lines = [
-        f"| {' | '.join(columns)} |",
-        f"|{'|'.join('---:' if right else '---' for right in numeric)}|",
-    ]
+    rule = "|".join("---:" if right else "---" for right in numeric)
+    lines = [f"| {' | '.join(columns)} |", f"|{rule}|"]
     lines += [f"| {' | '.join(map(str, row))} |" for row in table.shown.itertuples(index=False)]
     return "\n".join([*lines, "", table.note.strip(), ""])
 
@@ -44,29 +48,19 @@ def latex(table: Table) -> str:
     """A LaTeX tabular with booktabs' rules; the note is a comment."""
     columns = list(table.shown.columns)
     align = "".join("r" if _is_numeric(table.shown[column]) else "l" for column in columns)
-    body = [
-        " & ".join(_tex(str(cell)) for cell in row) + r" \\"
-        for row in table.shown.itertuples(index=False)
-    ]
-    rules = [
-        r"\toprule",
-        " & ".join(map(_tex, columns)) + r" \\",
-        r"\midrule",
-        *body,
-        r"\bottomrule",
-    ]
-    return "\n".join(
-        [f"% {table.note.strip()}", rf"\begin{{tabular}}{{{align}}}", *rules, r"\end{tabular}", ""]
-    )
+    cells = [columns, *table.shown.itertuples(index=False)]
+    head, *body = [" & ".join(_tex(str(cell)) for cell in row) + r" \\" for row in cells]
+    begin = [f"% {table.note.strip()}", rf"\begin{{tabular}}{{{align}}}", r"\toprule", head]
+    return "\n".join([*begin, r"\midrule", *body, r"\bottomrule", r"\end{tabular}", ""])
 
 
 def cell(mean: float, std: float | None, digits: int, bold: bool) -> str:
     """A mean with its standard deviation, in bold where it is the best; nothing for NaN."""
     if pd.isna(mean):
         return ""
-    text = f"{mean:.{digits}f}" + (
-        f" ± {std:.{digits}f}" if std is not None and not pd.isna(std) else ""
-    )
+    text = f"{mean:.{digits}f}"
+    if std is not None and not pd.isna(std):
+        text += f" ± {std:.{digits}f}"
     return f"**{text}**" if bold else text
 
 
@@ -97,7 +91,7 @@ def steps_text(step: float) -> str:
 
 
 def space_text(options: ReportOptions) -> str:
-    """The sentence that says where the scores live."""
+    """The sentence that names the feature space of the scores."""
     return f"Scores: {options.metric_space}." if options.metric_space else ""
 
 
@@ -109,15 +103,6 @@ def _is_numeric(column: pd.Series) -> bool:
 def _tex(text: str) -> str:
     bold = text.startswith("**") and text.endswith("**")
     text = text.strip("*") if bold else text
-    for plain, escaped in (
-        ("\\", r"\textbackslash{}"),
-        ("&", r"\&"),
-        ("%", r"\%"),
-        ("_", r"\_"),
-        ("#", r"\#"),
-        ("±", r"$\pm$"),
-        ("≥", r"$\geq$"),
-        ("<=", r"$\leq$"),
-    ):
+    for plain, escaped in TEX.items():
         text = text.replace(plain, escaped)
     return rf"\textbf{{{text}}}" if bold else text

@@ -10,7 +10,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from vrpo import __version__
-from vrpo.config.options import ReportOptions
+from vrpo.config.report import ReportOptions
 from vrpo.errors import UserError
 from vrpo.files import write_text
 from vrpo.plan.paths import Paths
@@ -56,9 +56,8 @@ def write_report(options: ReportOptions, folder: Path, output: Path) -> None:
 
 def _embedded(path: Path) -> str:
     if not path.is_file():
-        raise UserError(
-            f"{path}: the figure is missing; draw it first (`snakemake --cores 1 figures`)"
-        )
+        remedy = "draw it first (`snakemake --cores 1 figures`)"
+        raise UserError(f"{path}: the figure is missing; {remedy}")
     return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
 
 
@@ -79,13 +78,10 @@ def _provenance(metrics: pd.DataFrame) -> list[dict[str, str]]:
         "reference": "reference_sha256",
         "network": "network_sha256",
     }
-    return [
-        {
-            "result": f"{row['run']}, seed {row['seed']}, step {row['step']:,}, {row['sampler']}",
-            **{
-                name: "" if pd.isna(row.get(column)) else row[column][:12]
-                for name, column in hashes.items()
-            },
-        }
-        for row in metrics.to_dict("records")
-    ]
+    traces = []
+    for row in metrics.to_dict("records"):
+        result = f"{row['run']}, seed {row['seed']}, step {row['step']:,}, {row['sampler']}"
+        found = {name: row.get(column) for name, column in hashes.items()}
+        digits = {name: "" if pd.isna(value) else value[:12] for name, value in found.items()}
+        traces.append({"result": result, **digits})
+    return traces

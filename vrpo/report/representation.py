@@ -1,7 +1,8 @@
-"""The figure `representation`: linear probe and CKNNA over the blocks of each model, one line for each alignment (as in REPA's figures 2 and 3)."""
+"""The figure `representation`: linear probe and CKNNA over blocks (REPA's figures 2 and 3)."""
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from vrpo.config.options import ReportOptions
+from vrpo.config.report import ReportOptions
 from vrpo.report import style
 from vrpo.report.curves import lines, seeds_and_bands
 from vrpo.report.results import over_seeds, read_representation
@@ -19,35 +20,31 @@ CKNNA = "cknna_"
 
 
 def representation(options: ReportOptions, collected: Path) -> tuple[Figure, pd.DataFrame]:
-    """A row for each quantity, a column for each model, at the middle one of the measured noise levels; the data hold all of them."""
-    measured = read_representation(collected)
-    data = over_seeds(
-        measured,
-        ["model", "process", "run", "label", "step", "noise_level", "quantity", "block"],
-        "value",
-    )
+    """A row for each quantity, a column for each model, a line for each alignment.
+
+    Shown is the middle one of the measured noise levels; the data hold all of them.
+    """
+    by = ["model", "process", "run", "label", "step", "noise_level", "quantity", "block"]
+    data = over_seeds(read_representation(collected), by, "value")
     if data.empty:
-        return style.nothing(
-            "the hidden representations of this experiment were not measured"
-        ), data
+        text = "the hidden representations of this experiment were not measured"
+        return style.nothing(text), data
     levels = sorted(set(data["noise_level"]))
     level = levels[len(levels) // 2]
     shown = data[data["noise_level"] == level]
     models, quantities = list(dict.fromkeys(shown["model"])), list(dict.fromkeys(shown["quantity"]))
-    figure, axes = style.panels(
-        len(models) * len(quantities), columns=len(models), height=2.0, sharex="col", sharey="row"
-    )
+    places = list(product(quantities, models))
+    look = {"columns": len(models), "height": 2.0, "sharex": "col", "sharey": "row"}
+    figure, axes = style.panels(len(places), **look)
     style.note(figure, f"noise level {level:g}; {seeds_and_bands(data)}")
     names = []
-    for index, (quantity, model) in enumerate(
-        (quantity, model) for quantity in quantities for model in models
-    ):
+    for index, (quantity, model) in enumerate(places):
         axis, rows = axes[index], shown[(shown["model"] == model) & (shown["quantity"] == quantity)]
         ends = lines(axis, rows, "block", marker="o")
         axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axis.set(
             title=style.model_title(model) if index < len(models) else "",
-            xlabel="block" if index >= len(models) * (len(quantities) - 1) else "",
+            xlabel="block" if index >= len(places) - len(models) else "",
             ylabel=_name(quantity) if index % len(models) == 0 else "",
         )
         blocks = np.array(sorted(set(rows["block"])))
@@ -60,8 +57,5 @@ def representation(options: ReportOptions, collected: Path) -> tuple[Figure, pd.
 
 
 def _name(quantity: str) -> str:
-    return (
-        "linear probe accuracy"
-        if quantity == PROBE
-        else f"CKNNA with {quantity.removeprefix(CKNNA)}"
-    )
+    is_probe = quantity == PROBE
+    return "linear probe accuracy" if is_probe else f"CKNNA with {quantity.removeprefix(CKNNA)}"

@@ -66,11 +66,13 @@ def read_protocol(collected: Path) -> dict[str, Any]:
 
 
 def main_sampler(metrics: pd.DataFrame) -> pd.DataFrame:
-    """The rows of each run's main sampler, its first, which is evaluated at every milestone; without weights that were trained elsewhere."""
+    """The rows of each run's first sampler, which is evaluated at every milestone.
+
+    Without official checkpoints.
+    """
     metrics = metrics[~metrics["kind"].str.startswith(OFFICIAL)]
-    return metrics[
-        metrics["sampler"] == metrics.groupby("run", sort=False)["sampler"].transform("first")
-    ]
+    main = metrics.groupby("run", sort=False)["sampler"].transform("first")
+    return metrics[metrics["sampler"] == main]
 
 
 def last_milestone(metrics: pd.DataFrame) -> pd.DataFrame:
@@ -79,25 +81,22 @@ def last_milestone(metrics: pd.DataFrame) -> pd.DataFrame:
 
 
 def seeds_text(counts: Iterable[int]) -> str:
-    """Over how many seeds numbers are means, where each is over one of `counts`: `one seed`, `mean of 3 seeds`, `mean of 1 to 3 seeds`."""
-    different = sorted(set(map(int, counts)))
-    if different == [1]:
+    """Seeds behind means over `counts` seeds each: `one seed`, or `mean of 1 to 3 seeds`."""
+    different = set(map(int, counts))
+    least, most = min(different), max(different)
+    if least == most == 1:
         return "one seed"
-    return (
-        f"mean of {different[0]} seeds"
-        if len(different) == 1
-        else f"mean of {different[0]} to {different[-1]} seeds"
-    )
+    return f"mean of {least} seeds" if least == most else f"mean of {least} to {most} seeds"
 
 
 def over_seeds(frame: pd.DataFrame, by: list[str], value: str) -> pd.DataFrame:
-    """Mean, least and greatest value over seeds, and their number, in the order in which the rows stand."""
+    """Mean, least and greatest value over seeds, and their number, in the order of the rows."""
     grouped = frame.dropna(subset=[value]).groupby(by, sort=False)[value]
     return grouped.agg(mean="mean", least="min", greatest="max", seeds="count").reset_index()
 
 
 def require_whole(path: Path) -> None:
-    """See that a collected file is as it was written; files without a checksum are taken as they are.
+    """Compare a collected file with its checksum, if it has one.
 
     Raises:
         UserError: it is damaged, or was edited.
@@ -108,7 +107,8 @@ def require_whole(path: Path) -> None:
         return
     if path.is_file() and path.name in sums and sums[path.name] != sha256(path):
         raise UserError(
-            f"{path}: is not as it was collected, so damaged or edited; collect the results again (`snakemake --cores 1 --forcerun collect -- collect`)"
+            f"{path}: is not as it was collected, so damaged or edited; collect the results again "
+            "(`snakemake --cores 1 --forcerun collect -- collect`)"
         )
 
 

@@ -1,4 +1,7 @@
-"""How all figures look: one colour for each alignment, one line style for each process, labels at the lines' ends, equal bytes each time."""
+"""The look of all figures: a colour for each alignment, a line style for each process.
+
+Lines are labelled at their ends. The same data gives the same bytes.
+"""
 
 from __future__ import annotations
 
@@ -20,11 +23,8 @@ matplotlib.use("agg")
 logging.getLogger("fontTools").setLevel(logging.WARNING)  # it reports every glyph
 
 WIDTH = 6.75  # inches: the text width of a two-column paper
-COLOURS = {
-    "none": "#666666",
-    "REPA": "#0072B2",
-    "VRPO": "#D55E00",
-}  # Okabe and Ito's, told apart by the colour-blind too
+# Okabe and Ito's colours, which colour-blind readers can tell apart.
+COLOURS = {"none": "#666666", "REPA": "#0072B2", "VRPO": "#D55E00"}
 OTHER_COLOURS = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31", "#7A5195")
 LINES = {"interpolant": "-", "ddpm": (0, (5, 1.6))}
 FAINT = "#9a9a9a"
@@ -51,7 +51,7 @@ RC = {
     "xtick.minor.visible": False,
     "lines.linewidth": 1.6,
     "lines.markersize": 3.5,
-    "figure.dpi": 250,  # of the layout: at another resolution than the picture's, text has another width
+    "figure.dpi": 250,  # for the layout: text has another width at another resolution
     "savefig.dpi": 250,
     "pdf.fonttype": 42,
 }
@@ -72,7 +72,7 @@ def colours(labels: Iterable[str]) -> dict[str, str]:
 def panels(
     count: int, columns: int, height: float = 2.3, **keywords: object
 ) -> tuple[Figure, np.ndarray]:
-    """A figure of the text width with `count` panels, as a flat array; places left over are empty."""
+    """A figure of the text width with `count` panels, as a flat array; spare places are empty."""
     columns = max(1, min(columns, count))
     rows = -(-count // columns)
     figure = Figure(figsize=(WIDTH, height * rows), layout="constrained")
@@ -88,34 +88,25 @@ def model_title(model: str) -> str:
 
 
 def step_axis(axis: Axes, first: float, last: float) -> None:
-    """Training steps from `first` to `last` on the x axis, as 500 or 50k; names of lines stand to the right of it."""
+    """Training steps from `first` to `last` on the x axis, as 500 or 50k."""
+
+    def text(value: float, _: int) -> str:
+        return f"{value / 1000:g}k" if last >= 10_000 and value else f"{value:g}"
+
     margin = 0.03 * (last - first)
-    axis.set(
-        xlabel="training steps",
-        xlim=(first - margin, last + margin) if last > first else (0, 2 * last),
-    )
+    limits = (first - margin, last + margin) if last > first else (0, 2 * last)
+    axis.set(xlabel="training steps", xlim=limits)
     axis.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
-    axis.xaxis.set_major_formatter(
-        FuncFormatter(
-            lambda value, _: f"{value / 1000:g}k" if last >= 10_000 and value else f"{value:g}"
-        )
-    )
+    axis.xaxis.set_major_formatter(FuncFormatter(text))
 
 
 def value_axis(axis: Axes, least: float, greatest: float) -> None:
-    """A logarithmic y axis where values span more than a factor of four, with plain numbers on it."""
+    """A logarithmic y axis with plain numbers, where values span more than a factor of four."""
     if least > 0 and greatest > 4 * least:
+        finer, fine = greatest < 30 * least, greatest < 300 * least
+        ticks = (1, 2, 3, 5) if finer else (1, 2, 5) if fine else (1,)
         axis.set_yscale("log")
-        axis.yaxis.set_major_locator(
-            LogLocator(
-                subs=(1, 2, 3, 5)
-                if greatest < 30 * least
-                else (1, 2, 5)
-                if greatest < 300 * least
-                else (1,),
-                numticks=30,
-            )
-        )
+        axis.yaxis.set_major_locator(LogLocator(subs=ticks, numticks=30))
         axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.yaxis.set_minor_formatter(NullFormatter())
         axis.tick_params(axis="y", which="minor", left=False)
@@ -136,15 +127,15 @@ def nothing(text: str) -> Figure:
 
 def note(figure: Figure, text: str) -> None:
     """A line of small print below the panels."""
-    height = 0.16 / figure.get_figheight()
+    height, bottom = 0.16 / figure.get_figheight(), 0.02 / figure.get_figheight()
     figure.get_layout_engine().set(rect=(0, height, 1, 1 - height))
-    figure.text(
-        0.995, 0.02 / figure.get_figheight(), text, ha="right", va="bottom", fontsize=6, color=FAINT
-    )
+    figure.text(0.995, bottom, text, ha="right", va="bottom", fontsize=6, color=FAINT)
 
 
 def label_ends(axis: Axes, ends: list[tuple[float, float, str, str]], gap: float = 9.5) -> None:
-    """Write each line's name at the height of its end, right of all lines, moved up or down so that names keep `gap` points from each other.
+    """Write each line's name right of all lines, at the height of its end.
+
+    Names are moved up or down to keep `gap` points from each other.
 
     Args:
         axis: with its limits and scale set.
@@ -162,44 +153,39 @@ def label_ends(axis: Axes, ends: list[tuple[float, float, str, str]], gap: float
     placed = np.maximum(_spread(wanted[order], gap), floor + gap * np.arange(len(ends)))
     for index, height in zip(order, placed, strict=True):
         _, y, name, colour = ends[index]
-        axis.annotate(
-            name,
-            (right, y),
-            xytext=(5, height - wanted[index]),
-            textcoords="offset points",
-            color=colour,
-            fontsize=7.5,
-            fontweight="bold",
-            va="center",
-            annotation_clip=False,
-        )
+        offset = {"xytext": (5, height - wanted[index]), "textcoords": "offset points"}
+        font = {"color": colour, "fontsize": 7.5, "fontweight": "bold", "va": "center"}
+        axis.annotate(name, (right, y), **offset, **font, annotation_clip=False)
 
 
 def _spread(heights: np.ndarray, gap: float) -> np.ndarray:
-    """Ascending heights, moved as little as needed to keep `gap`: neighbours that are too close become one block around their mean."""
+    """Ascending heights, moved as little as needed to keep `gap`.
+
+    Neighbours that are too close become one block around their mean.
+    """
     blocks = [[height] for height in heights]
     at = 0
     while at + 1 < len(blocks):
         below, above = blocks[at], blocks[at + 1]
-        if (
-            np.mean(below) + gap * (len(below) - 1) / 2 + gap
-            > np.mean(above) - gap * (len(above) - 1) / 2
-        ):
+        top = np.mean(below) + gap * (len(below) - 1) / 2
+        bottom = np.mean(above) - gap * (len(above) - 1) / 2
+        if top + gap > bottom:
             blocks[at : at + 2] = [below + above]
             at = max(at - 1, 0)
         else:
             at += 1
-    return np.array(
-        [
-            np.mean(block) + gap * (i - (len(block) - 1) / 2)
-            for block in blocks
-            for i in range(len(block))
-        ]
-    )
+    placed = []
+    for block in blocks:
+        mean, middle = np.mean(block), (len(block) - 1) / 2
+        placed += [mean + gap * (i - middle) for i in range(len(block))]
+    return np.array(placed)
 
 
 def _settle(figure: Figure) -> None:
-    """Fix the panels where the layout has put them, to 1e-6 of the figure: its solver's last digits depend on memory addresses."""
+    """Fix the panels where the layout has put them, to 1e-6 of the figure.
+
+    The last digits of the layout's solver depend on memory addresses.
+    """
     if figure.get_layout_engine() is not None:
         figure.draw_without_rendering()
         figure.set_layout_engine("none")
@@ -208,14 +194,11 @@ def _settle(figure: Figure) -> None:
 
 
 def save(figure: Figure, data: pd.DataFrame, output: Path) -> None:
-    """Write .pdf, .png and the .csv behind the figure beside each other; the same data gives the same bytes."""
+    """Write `output` as .pdf and .png, and the .csv behind it; equal data gives equal bytes."""
     _settle(figure)
+    undated = dict.fromkeys(["CreationDate", "Creator", "Producer"])
     with atomic_output(output.with_suffix(".pdf")) as partial:
-        figure.savefig(
-            partial,
-            format="pdf",
-            metadata={"CreationDate": None, "Creator": None, "Producer": None},
-        )
+        figure.savefig(partial, format="pdf", metadata=undated)
     with atomic_output(output.with_suffix(".png")) as partial:
         figure.savefig(partial, format="png", metadata={"Software": None})
     write_text(output.with_suffix(".csv"), data.to_csv(index=False, lineterminator="\n"))

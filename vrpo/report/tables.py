@@ -7,26 +7,28 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from vrpo.config.options import ReportOptions
+from vrpo.config.report import ReportOptions
 from vrpo.errors import UserError
 from vrpo.report import claims
 from vrpo.report.compare import interval_note
 from vrpo.report.formatting import Table, cell, factors, intervals, space_text, steps_text
 from vrpo.report.results import last_milestone, main_sampler, read_metrics
 
-SCORES = {
+SCORES = {  # name, digits, sign of better
     "fid": ("FID", 2, -1),
     "sfid": ("sFID", 2, -1),
     "is": ("IS", 1, 1),
     "precision": ("precision", 3, 1),
     "recall": ("recall", 3, 1),
-}  # name, digits, better
-
+}
 OURS = "this pipeline"
 
 
 def comparison(options: ReportOptions, collected: Path) -> Table:
-    """All scores at each run's last milestone, mean and standard deviation over seeds; published numbers below, where they are comparable."""
+    """All scores at each run's last milestone, mean and standard deviation over seeds.
+
+    Published numbers are added where they are comparable.
+    """
     metrics = read_metrics(collected)
     scores = [name for name in SCORES if name in metrics and metrics[name].notna().any()]
     by = ["model", "label", "run", "step", "sampler", "guidance"]
@@ -40,69 +42,43 @@ def comparison(options: ReportOptions, collected: Path) -> Table:
     if options.published:
         models = list(dict.fromkeys(data["model"]))
         data = pd.concat([data, _published(options.published, set(models))], ignore_index=True)
-        data = data.sort_values(
-            "model", key=lambda column: column.map(models.index), kind="stable", ignore_index=True
-        )
-    shown = pd.DataFrame(
-        {
-            "model": data["model"],
-            "alignment": data["label"],
-            "steps": data["step"].map(steps_text),
-            "sampler": data["sampler"],
-        }
-    )
+        order = data["model"].map(models.index).sort_values(kind="stable").index
+        data = data.loc[order].reset_index(drop=True)
+    shown = data[["model", "label", "step", "sampler"]]
+    shown = shown.set_axis(["model", "alignment", "steps", "sampler"], axis=1)
+    shown["steps"] = shown["steps"].map(steps_text)
     groups = [data["model"], data["sampler"], data["source"]]
     for name in scores:
         title, digits, better = SCORES[name]
         values = better * data[name].where(data["source"].eq(OURS))
-        best = values.eq(values.groupby(groups).transform("max")) & values.ne(
-            values.groupby(groups).transform("min")
-        )
-        shown[title] = [
-            cell(mean, std, digits, bold)
-            for mean, std, bold in zip(data[name], data[f"{name}_std"], best, strict=True)
-        ]
+        rivals = values.groupby(groups)
+        best = values.eq(rivals.transform("max")) & values.ne(rivals.transform("min"))
+        rows = zip(data[name], data[f"{name}_std"], best, strict=True)
+        shown[title] = [cell(mean, std, digits, bold) for mean, std, bold in rows]
     shown["seeds"] = data["seeds"].map(lambda value: "" if pd.isna(value) else f"{int(value)}")
     if options.published:
         shown["source"] = data["source"]
-    several = data["seeds"].max() > 1
-    return Table(
-        data,
-        shown,
-        f"{space_text(options)} {'Mean ± standard deviation over seeds. ' if several else ''}Bold: best of its model and sampler.",
-    )
+    several = "Mean ± standard deviation over seeds. " if data["seeds"].max() > 1 else ""
+    bold = "Bold: best of its model and sampler."
+    return Table(data, shown, f"{space_text(options)} {several}{bold}")
 
 
 def convergence(options: ReportOptions, collected: Path) -> Table:
     """FID at every milestone, mean over seeds."""
-    rows = main_sampler(read_metrics(collected))
-    data = (
-        rows.groupby(["model", "label", "run", "sampler", "step"], sort=False)["fid"]
-        .agg(mean="mean", std="std", seeds="count")
-        .reset_index()
-    )
+    by = ["model", "label", "run", "sampler", "step"]
+    scores = main_sampler(read_metrics(collected)).groupby(by, sort=False)["fid"]
+    data = scores.agg(mean="mean", std="std", seeds="count").reset_index()
     wide = data.pivot_table(index=["model", "label"], columns="step", values="mean", sort=False)
     wide = wide[sorted(wide.columns)]
-    best = wide.groupby(level="model", sort=False).transform("min")
-    best = best.where(
-        best.ne(wide.groupby(level="model", sort=False).transform("max"))
-    )  # of one run, or of equal ones, none is the best
-    shown = pd.DataFrame(
-        {
-            "model": wide.index.get_level_values("model"),
-            "alignment": wide.index.get_level_values("label"),
-        }
-    )
+    of_model = wide.groupby(level="model", sort=False)
+    best = of_model.transform("min")
+    best = best.where(best.ne(of_model.transform("max")))  # none of one run, or of equal ones
+    shown = wide.index.to_frame(index=False).set_axis(["model", "alignment"], axis=1)
     for step in wide.columns:
-        shown[steps_text(step)] = [
-            cell(value, None, 2, value == least)
-            for value, least in zip(wide[step], best[step], strict=True)
-        ]
-    return Table(
-        data,
-        shown,
-        f"FID at training steps, mean over seeds. {space_text(options)} Bold: best of its model.",
-    )
+        pairs = zip(wide[step], best[step], strict=True)
+        shown[steps_text(step)] = [cell(value, None, 2, value == least) for value, least in pairs]
+    note = f"FID at training steps, mean over seeds. {space_text(options)}"
+    return Table(data, shown, f"{note} Bold: best of its model.")
 
 
 def gains(options: ReportOptions, collected: Path) -> Table:
@@ -147,24 +123,12 @@ def _published(path: str, models: set[str]) -> pd.DataFrame:
         rows = pd.read_csv(path, keep_default_na=False, na_values=[""])
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{path}: the published numbers (report.published) cannot be read ({error}); give their CSV or set it to null"
+            f"{path}: the published numbers (report.published) cannot be read ({error}); "
+            "give their CSV or set it to null"
         ) from error
-    rows = rows[rows["model"].isin(models)].rename(
-        columns={"method": "label", "iterations": "step"}
-    )
-    rows["sampler"] = (
-        rows["cfg"]
-        .map({"none": "without guidance", "guided": "with guidance"})
-        .fillna("guidance " + rows["cfg"].astype(str))
-    )
-    return rows.reindex(
-        columns=[
-            "model",
-            "label",
-            "step",
-            "sampler",
-            *SCORES,
-            *(f"{name}_std" for name in SCORES),
-            "source",
-        ]
-    )
+    rows = rows[rows["model"].isin(models)]
+    rows = rows.rename(columns={"method": "label", "iterations": "step"})
+    guidance = rows["cfg"].map({"none": "without guidance", "guided": "with guidance"})
+    rows["sampler"] = guidance.fillna("guidance " + rows["cfg"].astype(str))
+    scores = [*SCORES, *(f"{name}_std" for name in SCORES)]
+    return rows.reindex(columns=["model", "label", "step", "sampler", *scores, "source"])

@@ -40,7 +40,7 @@ from vrpo.sampling.network import SamplingNetwork
 from vrpo.seeds import torch_generator
 
 if TYPE_CHECKING:
-    from vrpo.config.options import TokenizerOptions
+    from vrpo.config.networks import TokenizerOptions
     from vrpo.config.scoring import SamplerOptions
     from vrpo.processes.process import Process
 

@@ -13,7 +13,7 @@ from vrpo.runtime.machine import processor
 from vrpo.runtime.precision import use_tf32
 
 if TYPE_CHECKING:
-    from vrpo.config.options import TrainingOptions
+    from vrpo.config.training import TrainingOptions
     from vrpo.training.objective import Objective
 
 

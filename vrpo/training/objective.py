@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vrpo.alignment.base import Alignment, AlignmentBatch
-from vrpo.config.options import TrainingOptions
+from vrpo.config.training import TrainingOptions
 from vrpo.errors import UserError
 from vrpo.models.transformer import DiffusionTransformer
 from vrpo.processes.process import Process

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vrpo.config.alignments import AnyAlignment
-from vrpo.config.options import TrainingOptions
+from vrpo.config.training import TrainingOptions
 from vrpo.data.batches import sample_indices
 from vrpo.processes.process import Process
 from vrpo.seeds import torch_generator

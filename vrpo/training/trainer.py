@@ -27,7 +27,7 @@ from vrpo.training.plan import StepPlan, plan_step, step_noise
 from vrpo.training.state import StateStore
 
 if TYPE_CHECKING:
-    from vrpo.config.options import TrainingOptions
+    from vrpo.config.training import TrainingOptions
 
 log = logging.getLogger(__name__)
 _OPTIONS = inspect.signature(DistributedDataParallel).parameters

@@ -1,4 +1,4 @@
-"""Options that alignments share, and the defaults of what the pipeline asks of any of them."""
+"""Options that alignments share, and the properties that the pipeline asks of all of them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from vrpo.config.base import Names, Options, option
 
 if TYPE_CHECKING:
-    from vrpo.config.options import TrainingOptions
+    from vrpo.config.training import TrainingOptions
 
 NOISE_BINS = 20  # over the noise level, of what is logged and of the statistics of rewards
 
@@ -20,7 +20,7 @@ class SpatialOptions(Options):
     )
     gamma: float = option(
         0.6,
-        "share of the tokens' mean over the image that is subtracted from the targets; iREPA's latent diffusion code: 0.6",
+        "share of the mean token subtracted from the targets; iREPA's latent diffusion code: 0.6",
         ge=0,
         le=1,
     )
@@ -63,22 +63,18 @@ class AlignmentOptions(Defaults):
     """Options of all alignments."""
 
     encoders: Names = option(
-        ...,
-        "encoders (keys of `encoders`) whose tokens are the targets; several are averaged, as in REPA",
-        min_length=1,
+        ..., "keys of `encoders`: their tokens are the targets; several are averaged", min_length=1
     )
     depth: int = option(
-        8,
-        "hidden tokens are taken after this block; REPA: 8, for B 4 (arXiv:2410.06940, section 4 and appendix)",
-        "blocks",
-        ge=1,
+        8, "block of the hidden tokens; REPA: 8, for B 4 (arXiv:2410.06940)", "blocks", ge=1
     )
     weight: float = option(
         0.5, "lambda, the weight of alignment beside the denoising loss; REPA: 0.5", ge=0
     )
     measure_agreement: bool = option(
         False,
-        "log the cosine between the alignment's and the denoising's gradient at the hidden tokens, by noise level (one pass over them more)",
+        "log the cosine of alignment's and denoising's gradients at the hidden tokens, "
+        "by noise level; takes one more pass over them",
     )
 
 

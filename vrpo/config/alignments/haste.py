@@ -21,7 +21,8 @@ class HASTEOptions(ProjectedOptions):
     )
     attention_blocks: Ascending = option(
         lambda: [5, 6, 7, 8],
-        "blocks whose attention maps are aligned, in ascending order, one for each of `encoders.<e>.attention`; HASTE: 5 to 8 of XL with 9 to 12 of DINOv2-B",
+        "blocks whose attention maps are aligned with those of `encoders.<e>.attention`, in order; "
+        "HASTE: 5 to 8 of XL with 9 to 12 of DINOv2-B",
         "blocks",
         min_length=1,
     )
@@ -33,7 +34,8 @@ class HASTEOptions(ProjectedOptions):
     def _something_to_do(self) -> HASTEOptions:
         if self.weight == 0 and self.attention_weight == 0:
             raise ValueError(
-                "`weight` and `attention_weight` are zero, nothing is aligned; use `kind: none` for that"
+                "`weight` and `attention_weight` are zero, nothing is aligned; "
+                "use `kind: none` for that"
             )
         return self
 

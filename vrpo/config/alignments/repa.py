@@ -15,15 +15,11 @@ class ScheduleOptions(Options):
 
     kind: Literal["constant", "linear", "cosine", "stop"] = option(
         "constant",
-        "`constant`: 1; `linear`, `cosine`: from 1 at `start` to `final` at `end`; `stop`: 1 before `end`, `final` from then on",
+        "`constant`: 1; `linear`, `cosine`: from 1 at `start` to `final` at `end`; "
+        "`stop`: 1 before `end`, then `final`",
     )
     start: int = option(0, "step at which `linear` and `cosine` begin to change", "steps", ge=0)
-    end: int | None = option(
-        None,
-        "step at which `linear` and `cosine` have reached `final`, and at which `stop` stops",
-        "steps",
-        ge=1,
-    )
+    end: int | None = option(None, "step from which the factor is `final`", "steps", ge=1)
     final: float = option(0.0, "the factor at the end", ge=0)
 
     @model_validator(mode="after")
@@ -31,11 +27,13 @@ class ScheduleOptions(Options):
         constant = self.kind == "constant"
         if constant and (self.end is not None or self.start or self.final):
             raise ValueError(
-                "a `constant` schedule has no `start`, `end` or `final`; leave them out or choose `linear`, `cosine` or `stop`"
+                "a `constant` schedule has no `start`, `end` or `final`; "
+                "leave them out or choose `linear`, `cosine` or `stop`"
             )
         if not constant and self.end is None:
             raise ValueError(
-                f"a `{self.kind}` schedule needs `end`, the step at which it has reached `final`; give it"
+                f"a `{self.kind}` schedule needs `end`, the step at which it has reached `final`; "
+                "give it"
             )
         if self.kind == "stop" and self.start:
             raise ValueError(

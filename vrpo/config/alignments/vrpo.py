@@ -10,7 +10,7 @@ from vrpo.config.alignments.base import NOISE_BINS, ProjectedOptions, SpatialOpt
 from vrpo.config.base import Options, option
 
 if TYPE_CHECKING:
-    from vrpo.config.options import TrainingOptions
+    from vrpo.config.training import TrainingOptions
 
 GREATEST_KAPPA = 40  # log rho is kappa x a difference of cosines, at most 2; exp overflows at 88
 
@@ -20,12 +20,12 @@ class RewardOptions(Options):
 
     score: float = option(
         0.0,
-        "weight in the reward whose group-relative advantage weighs the alignment (score estimator)",
+        "weight in the reward whose group-relative advantage weighs alignment (score estimator)",
         ge=0,
     )
     pathwise: float = option(
         0.0,
-        "weight of its standardised value in the loss, with gradient (pathwise estimator); not multiplied by lambda",
+        "weight in the loss, standardised, with gradient and without lambda (pathwise estimator)",
         ge=0,
     )
 
@@ -35,8 +35,7 @@ class RewardsOptions(Options):
 
     fidelity: RewardOptions = option(RewardOptions, "minus the denoising error of the rollout")
     perceptual: RewardOptions = option(
-        RewardOptions,
-        "cosine between the critic's tokens of the estimated and of the true clean latent",
+        RewardOptions, "cosine between the critic's tokens of estimated and true clean latent"
     )
     semantic: RewardOptions = option(
         RewardOptions, "cosine between projected hidden tokens and encoder tokens"
@@ -51,31 +50,30 @@ class VRPOOptions(ProjectedOptions):
     kind: Literal["vrpo"] = option(..., "reward-guided alignment")
     rewards: RewardsOptions = option(
         lambda: RewardsOptions(fidelity=RewardOptions(pathwise=0.05)),
-        "weights of the rewards, all of them: what is not given is 0. Without it: `fidelity: {pathwise: 0.05}`, as the method benchmark's rule gave",
+        "weights of the rewards, 0 where not given; default: `fidelity: {pathwise: 0.05}`, "
+        "from the method benchmark",
     )
     eta: float = option(
-        0.0,
-        "weight of the policy term; 0: no rollout's advantage is used, as the method benchmark's rule gave (docs/benchmark.md)",
-        ge=0,
+        0.0, "weight of the policy term; 0, from the method benchmark: no advantages", ge=0
     )
     beta: float = option(
         1.0,
-        "weight of the KL anchor to the encoder's representation; eta 0 and beta 1 without pathwise rewards is REPA",
+        "weight of the KL anchor to the encoder; "
+        "`eta: 0`, `beta: 1` without pathwise rewards is REPA",
         ge=0,
     )
     kappa: float = option(
         1.0,
-        "concentration of the representation policy: log pi(y|s) = kappa * mean_n cos(mu_n, y_n) + const",
+        "concentration of the policy: log pi(y|s) = kappa * mean_n cos(mu_n, y_n) + const",
         gt=0,
     )
     old_policy: Literal["none", "ema"] = option(
         "none",
-        "policy that the ratio compares with: `none` is one on-policy step (rho = 1), `ema` the averaged network",
+        "policy in the ratio: `none`: one on-policy step (rho = 1); `ema`: the averaged network",
     )
     clip: float = option(0.2, "epsilon of the clipped surrogate", gt=0, lt=1)
     grouping: Literal["noise_level", "image"] = option(
-        "noise_level",
-        "groups are `group_size` rollouts of similar noise level, or of the same image",
+        "noise_level", "rollouts of a group: of similar noise level, or of the same image"
     )
     group_size: int = option(8, "G, rollouts in a group; divides the batch", "rollouts", ge=2)
     statistics_decay: float = option(
@@ -83,13 +81,13 @@ class VRPOOptions(ProjectedOptions):
     )
     least_rollouts: int = option(
         0,
-        "rollouts, decayed as the statistics are, that a noise level must have seen before rewards count there; 0: any two that differ",
+        "rollouts, decayed as the statistics, after which rewards count at a noise level; "
+        "0: two that differ",
         "rollouts",
         ge=0,
     )
     spatial: SpatialOptions | None = option(
-        None,
-        "iREPA's projector and targets in place of REPA's, whose `projector_width` is then not used",
+        None, "iREPA's projector and targets; then `projector_width` is not used; null: REPA's"
     )
 
     @model_validator(mode="after")
@@ -98,25 +96,30 @@ class VRPOOptions(ProjectedOptions):
         for name, value in (("grouping", self.by_image), ("old_policy", self.needs_old_policy)):
             if self.eta == 0 and value:
                 raise ValueError(
-                    f"`{name}: {getattr(self, name)}` is for the policy term, whose weight `eta` is 0; give `eta` a weight or leave `{name}` out"
+                    f"`{name}: {getattr(self, name)}` is for the policy term, "
+                    f"whose weight `eta` is 0; give `eta` a weight or leave `{name}` out"
                 )
         if self.eta > 0 and self.weight == 0:
             raise ValueError(
-                "`eta` is the policy term's weight beside lambda, and `weight`, lambda, is zero; give `weight` a value or set `eta: 0`"
+                "`eta` is the policy term's weight beside lambda, and `weight`, lambda, is zero; "
+                "give `weight` a value or set `eta: 0`"
             )
         if self.needs_old_policy and self.kappa > GREATEST_KAPPA:
             raise ValueError(
-                f"`kappa` {self.kappa:g} with `old_policy: ema`: the ratio of the policies overflows; take at most {GREATEST_KAPPA}"
+                f"`kappa` {self.kappa:g} with `old_policy: ema`: "
+                f"the ratio of the policies overflows; take at most {GREATEST_KAPPA}"
             )
         if self.eta > 0 and not any(reward.score for reward in rewards):
             raise ValueError(
-                "all `rewards.*.score` weights are zero while `eta` > 0; give one reward a `score` weight or set `eta: 0`"
+                "all `rewards.*.score` weights are zero while `eta` > 0; "
+                "give one reward a `score` weight or set `eta: 0`"
             )
         pathwise = any(reward.pathwise for reward in rewards)
         if not pathwise and (self.weight == 0 or self.beta == self.eta == 0):
             factors = "`weight`" if self.weight == 0 else "`beta`, `eta`"
             raise ValueError(
-                f"{factors} and all `rewards.*.pathwise` weights are zero, nothing is aligned; use `kind: none` for that"
+                f"{factors} and all `rewards.*.pathwise` weights are zero, "
+                "nothing is aligned; use `kind: none` for that"
             )
         return self
 

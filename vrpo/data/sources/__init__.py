@@ -17,7 +17,7 @@ from vrpo.data.sources.webdataset import WebDatasetSource
 from vrpo.errors import UserError
 
 if TYPE_CHECKING:
-    from vrpo.config.options import DataOptions
+    from vrpo.config.data import DataOptions
 
 __all__ = [
     "DigitsSource", "EncodedSource", "FolderSource", "ImageSource", "ParquetSource", "UnreadableImageError", "WebDatasetSource", "ZipSource",

@@ -17,7 +17,7 @@ from vrpo.data.sources.webdataset import WebDatasetSource
 from vrpo.files import atomic_output
 
 if TYPE_CHECKING:
-    from vrpo.config.options import DataOptions
+    from vrpo.config.data import DataOptions
 
 log = logging.getLogger(__name__)
 

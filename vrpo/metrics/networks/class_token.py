@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vrpo.config.options import EncoderOptions, NetworkOptions
+from vrpo.config.networks import EncoderOptions, NetworkOptions
 from vrpo.errors import UserError
 from vrpo.metrics.exact import full_precision
 from vrpo.metrics.networks.protocol import Features

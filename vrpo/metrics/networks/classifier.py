@@ -15,7 +15,7 @@ from vrpo.models.digest import state_sha256
 from vrpo.models.encoder import NetworkInput, load_classifier, normalisation
 
 if TYPE_CHECKING:
-    from vrpo.config.options import NetworkOptions
+    from vrpo.config.networks import NetworkOptions
 
 
 class ClassifierNetwork:

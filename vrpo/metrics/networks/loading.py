@@ -15,7 +15,7 @@ from vrpo.metrics.networks.inception import InceptionNetwork, find_weights
 from vrpo.metrics.networks.protocol import FeatureNetwork
 
 if TYPE_CHECKING:
-    from vrpo.config.options import NetworkOptions
+    from vrpo.config.networks import NetworkOptions
     from vrpo.config.scoring import EvaluationOptions
 
 
