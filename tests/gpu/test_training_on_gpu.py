@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from vrpo.bench import paper
-from vrpo.bench.sample import SampleSettings, bench_sample
-from vrpo.bench.synthetic import write_training_data
-from vrpo.bench.train import bench_train
-from vrpo.config.training import TrainingOptions
+from benchmarks.experiment import random_objective, read_experiment, timed_run
+from benchmarks.sample import bench_sample
+from benchmarks.synthetic import write_training_data
+from benchmarks.train import bench_train
+from vrpo.config.experiment import ExperimentConfig
 from vrpo.models.attention import SWITCHES, choose_attention
 from vrpo.runtime.distributed import Ranks
 from vrpo.training.feed import Feed
@@ -24,7 +24,8 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
 ]
-MODEL = "SiT-S/2"
+IMAGENET = Path(__file__).parents[2] / "config/imagenet256.yaml"
+ENCODER = "dinov2-b"
 
 
 @pytest.fixture
@@ -46,12 +47,12 @@ def test_batches_read_ahead_are_those_of_the_cpu(
     device: torch.device, tmp_path: Path, latents: str
 ) -> None:
     """Over many steps, with work on the main stream in between: a buffer used too early would show."""
-    data = write_training_data(tmp_path, 64)
+    data = write_training_data(experiment(), [ENCODER], tmp_path, 64)
     feed = Feed(
         data,
         plans,
         device=device,
-        encoders=(paper.ENCODER,),
+        encoders=(ENCODER,),
         attention=False,
         null_label=1000,
         latents=latents,
@@ -62,20 +63,31 @@ def test_batches_read_ahead_are_those_of_the_cpu(
         work = (work @ work).tanh()
         expected = data.gather(plans(step)[0].indices)
         torch.testing.assert_close(
-            batch.tokens[paper.ENCODER].cpu(), expected.tokens[paper.ENCODER], rtol=0, atol=0
+            batch.tokens[ENCODER].cpu(), expected.tokens[ENCODER], rtol=0, atol=0
         )
         torch.testing.assert_close(batch.mean.cpu(), expected.mean, rtol=0, atol=0)
     feed.close()
 
 
+def experiment(**training: object) -> ExperimentConfig:
+    """The paper's, with runs `none`, `repa` and `vrpo` of SiT-S/2."""
+    own = "{kind: vrpo, encoders: [dinov2-b], depth: 4, rewards: {fidelity: {pathwise: 0.05}}}"
+    alignments = {"none": "none", "repa": "repa-b", "vrpo": "own"}
+    runs = [
+        f"runs.{name}={{model: S/2, process: sit, alignment: {alignment}}}"
+        for name, alignment in alignments.items()
+    ]
+    settings = [f"training.{name}={value}" for name, value in training.items()]
+    return read_experiment([IMAGENET], [f"alignments.own={own}", *runs, *settings])
+
+
 def trainer(device: torch.device, folder: Path, alignment: str, **changes: object) -> Trainer:
-    settings = TrainingOptions(batch_size=16, **{"tf32": False, **changes})
-    objective = paper.paper_model(MODEL, critic=(32, 1)).build_objective(
-        alignment, settings, device
-    )
-    return Trainer(
-        objective, write_training_data(folder, 64), settings, seed=0, ranks=Ranks(0, 1, device)
-    )
+    plain = {"batch_size": 16, "tf32": False, "precision": "fp32", "compile": False}
+    config = experiment(**{**plain, **changes})
+    run = timed_run(config, alignment)
+    data = write_training_data(config, [ENCODER], folder, 64)
+    objective = random_objective(run, data, {}, device)
+    return Trainer(objective, data, run.training, seed=0, ranks=Ranks(0, 1, device))
 
 
 @pytest.mark.parametrize("alignment", ["none", "repa", "vrpo"])
@@ -148,20 +160,8 @@ def test_attention_is_chosen_by_measurement(device: torch.device) -> None:
 
 
 def test_benchmarks(device: torch.device) -> None:
-    model = paper.paper_model(MODEL)
-    record = bench_train(
-        model,
-        ["none", "repa", "vrpo"],
-        TrainingOptions(batch_size=64, precision="bf16", compile=True),
-        device,
-        steps=5,
-        rounds=2,
-        samples=128,
-    )
-    assert all(each["utilisation"] > 0.02 for each in record["alignments"].values())
-    assert (
-        bench_sample(model, SampleSettings(timed_steps=5, batch_size=16, decode=False), device)[
-            "images_per_second"
-        ]
-        > 0
-    )
+    config, runs = experiment(batch_size=64), ["none", "repa", "vrpo"]
+    record = bench_train(config, runs, device, steps=5, rounds=2, samples=128)
+    assert all(each["utilisation"] > 0.02 for each in record["runs"].values())
+    sampled = bench_sample(config, "none", "sde", device, timed_steps=5, decode=False)
+    assert sampled["images_per_second"] > 0

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from vrpo.bench.weights import write_random_inception
+from benchmarks.weights import write_random_inception
 from vrpo.config.scoring import EvaluationOptions
 from vrpo.data.arrays import ArrayWriter
 from vrpo.models.checkpoints import save_network

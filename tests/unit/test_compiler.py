@@ -10,13 +10,15 @@ import torch
 from torch._inductor.exc import CppCompileError, InductorError, InvalidCxxCompiler, TritonMissing
 from training_fixtures import Toy
 
-from vrpo.bench.commands import train_command
+import vrpo
+from benchmarks.commands import app
 from vrpo.config.scoring import SamplerOptions
 from vrpo.errors import UserError
 from vrpo.runtime import compiler
 from vrpo.runtime.compiler import explained, require_compiler
 from vrpo.sampling.generate import sample_images
 
+IMAGENET = Path(vrpo.__file__).parents[1] / "config/imagenet256.yaml"
 NO_HEADERS = "C++ compile error\n\nCommand:\ng++ x.cpp\n\nOutput:\nx.cpp:2:10: fatal error: Python.h: No such file or directory\ncompilation terminated."
 NO_ASSEMBLER = "g++: fatal error: cannot execute 'as': execvp: No such file or directory"
 
@@ -99,8 +101,9 @@ def test_a_sampler_and_a_benchmark_that_compile_ask_first(tmp_path: Path) -> Non
         sample_images(
             options, tmp_path / "never-read.safetensors", None, None, tmp_path / "out.h5", "cpu"
         )
-    with pytest.raises(UserError, match=r"^--compile: .* or give --no-compile$"):
-        train_command(["--device", "cpu", "--model", "SiT-B/2"], "bench train")
+    message = r"^training.compile: .* or give --set training.compile=false$"
+    with pytest.raises(UserError, match=message):
+        app(["train", "sit-b2-repa", "--config", str(IMAGENET), "--device", "cpu"])
 
 
 def test_each_probe_is_compiled_anew(monkeypatch: pytest.MonkeyPatch) -> None:

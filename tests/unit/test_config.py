@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from vrpo.config import load_experiment, load_resolved, parse_experiment
-from vrpo.config.options import DataOptions
+from vrpo.config.data import DataOptions
 from vrpo.config.reading import deep_merge, sealed
 from vrpo.config.resolved import CollectOptions, RunConfig
 from vrpo.errors import UserError

@@ -19,7 +19,6 @@ from vrpo.cli import main
         (["reference", "--config", "a.yaml", "--images", "", "--output", "b.npz"], "--images"),
         (["collect", "--config", "a.yaml", "--output-folder", ""], "--output-folder"),
         (["verify", "a.h5", ""], "argument after `a.h5`"),
-        (["bench", "sample", "--output", ""], "--output"),
         ([""], "argument after `vrpo`"),
     ],
 )

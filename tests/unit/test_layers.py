@@ -24,7 +24,6 @@ ROOMS = [
     "training",
     "sampling",
     "metrics",
-    "bench",
     "report",
     "benchmark",
     "preflight",
@@ -71,6 +70,7 @@ def test_imports_only_from_rooms_before(path: Path) -> None:
         return
     for line, module in imports(path):
         parts = module.split(".")
+        assert parts[0] != "benchmarks", f"{path}:{line}: vrpo imports nothing of benchmarks/"
         if parts[0] != "vrpo" or len(parts) < 2 or parts[1] == "__version__":
             continue
         imported = parts[1]

@@ -12,7 +12,7 @@ CHILD = """
 import json, resource, sys
 from pathlib import Path
 import numpy as np
-from vrpo.bench.sparse import write_sparse
+from benchmarks.sparse import write_sparse
 from vrpo.data.batches import TrainingData, sample_indices
 
 def resident():

@@ -10,6 +10,9 @@ import typer.main
 from running import ROOT, plan, whole
 from snakemake.cli import get_argument_parser
 
+from benchmarks.commands import app as benchmarks_app
+from benchmarks.experiment import read_experiment, timed_run
+from benchmarks.sample import timed_sampler
 from vrpo.cli import app
 from vrpo.config import merge_configs, parse_experiment
 from vrpo.plan.jobs import evaluations
@@ -18,13 +21,15 @@ from vrpo.plan.paths import Paths
 pytestmark = [pytest.mark.workflow]
 TEXTS = [
     ROOT / "README.md",
+    ROOT / "benchmarks/README.md",
     ROOT / "Snakefile",
     *sorted((ROOT / "docs").glob("*.md")),
     *sorted((ROOT / "config").glob("*.yaml")),
     ROOT / "profiles/slurm/config.yaml",
 ]
 COMMAND = re.compile(
-    r"(?:^ {4}|^#[ :\w]* |`)((?:snakemake|python -m vrpo) [^`\n]*?)(?=`| {2}|\n|$)", re.MULTILINE
+    r"(?:^ {4}|^#[ :\w]* |`)((?:snakemake|python -m (?:vrpo|benchmarks)) [^`\n]*?)(?=`| {2}|\n|$)",
+    re.MULTILINE,
 )
 READERS_OWN = {"mine.yaml"}
 
@@ -33,7 +38,7 @@ def commands(program: str) -> list[str]:
     found = {
         command
         for text in TEXTS
-        for command in COMMAND.findall(text.read_text(encoding="utf-8").replace("\\\n", " "))
+        for command in COMMAND.findall(re.sub(r"\\\n *", "", text.read_text(encoding="utf-8")))
     }
     return sorted(
         command for command in found if command.startswith(program) and "..." not in command
@@ -83,10 +88,9 @@ def test_a_target_behind_config_is_a_fault(rules: set[str]) -> None:
             faults(command, rules)
 
 
-def test_vrpo_commands() -> None:
-    found = [
-        command for command in commands("python -m vrpo") if " bench " not in command
-    ]  # which read their options themselves
+@pytest.mark.parametrize(("program", "app"), [("vrpo", app), ("benchmarks", benchmarks_app)])
+def test_commands_of_packages(program: str, app: typer.Typer) -> None:
+    found = commands(f"python -m {program} ")
     assert len(found) > 8
     for command in found:
         group, words = typer.main.get_command(app), shlex.split(command)[3:]
@@ -94,6 +98,22 @@ def test_vrpo_commands() -> None:
             group, words = group.commands[words[0]], words[1:]
         known = {option for parameter in group.params for option in parameter.opts}
         assert {word.partition("=")[0] for word in words if word.startswith("--")} <= known, command
+
+
+def test_benchmarks_name_runs_and_options_that_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the benchmarks read them, up to the measurement."""
+    monkeypatch.chdir(ROOT)
+    for command in commands("python -m benchmarks "):
+        _, _, _, name, *words = shlex.split(command)
+        group = typer.main.get_command(benchmarks_app)
+        given = group.commands[name].make_context(name, words).params
+        if name in ("data", "metrics"):
+            continue
+        config = read_experiment(given["config"], given["settings"] or [])
+        for run in given.get("runs", [given.get("run")]):
+            timed_run(config, run)
+        if name == "sample":
+            timed_sampler(config, given["run"], given["sampler"])
 
 
 def test_make_says_where_the_report_is() -> None:

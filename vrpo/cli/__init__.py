@@ -1,4 +1,4 @@
-"""`python -m vrpo STAGE ...`: one command for each stage, for the workflow's rules and for people.
+"""`vrpo STAGE ...`: one command for each stage, for the workflow\'s rules and for people.
 
 Stages are imported when called, so that figures need no torch and `--help` is quick.
 """
@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import typer
 import yaml
 
-from vrpo.cli import bench, machine, prepare, results, runs, scores
+from vrpo.cli import machine, prepare, results, runs, scores
 from vrpo.errors import BAD_INPUT, INTERRUPTED, InterruptionError, UserError
 from vrpo.restore import inputs_of, note_result
 from vrpo.runtime.ranks import is_first, report_error, set_up_logging
@@ -22,16 +23,11 @@ app = typer.Typer(
 )
 for commands in (prepare, runs, scores, results, machine):
     app.add_typer(commands.app)
-app.add_typer(bench.app, name="bench")
 
 
 def main() -> None:
-    """Run a command.
-
-    A `UserError` is printed as one line and exits with 2, an interrupted training exits with 75.
-    """
-    set_up_logging()
-    try:
+    """Run a command; its errors are shown as `show_user_errors` does."""
+    with show_user_errors():
         arguments = sys.argv[1:]
         refuse_empty(arguments)
         made_from = _inputs_of(arguments)
@@ -41,6 +37,14 @@ def main() -> None:
             if not ended.code:
                 note_result(arguments, made_from)
             raise
+
+
+@contextmanager
+def show_user_errors() -> Iterator[None]:
+    """Print a `UserError` as its line, with exit status 2; an interruption exits with 75."""
+    set_up_logging()
+    try:
+        yield
     except UserError as error:
         sys.exit(_fail(f"vrpo: error: {error}", BAD_INPUT))
     except InterruptionError as error:

@@ -1,4 +1,4 @@
-"""Stand-ins for weights that cannot be downloaded everywhere: what is computed is meaningless, but takes as long."""
+"""Stand-ins for weights that cannot be downloaded everywhere: meaningless, but as fast."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from torch import nn
 def write_random_inception(path: Path, images: np.ndarray, seed: int = 0) -> Path:
     """Write random weights of Inception-v3 as torch-fidelity reads them.
 
-    Convolutions are drawn as Kaiming's, and batch norms calibrated on `images` uint8 [B, H, W, 3]; without that all features would be about 1e-8.
+    Convolutions are drawn as Kaiming's, and batch norms calibrated on `images` uint8 [B, H, W, 3];
+    without that all features would be about 1e-8.
     """
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
@@ -33,12 +34,6 @@ def write_random_inception(path: Path, images: np.ndarray, seed: int = 0) -> Pat
         network = Drawn("drawn", ["2048"], feature_extractor_weights_path=nothing)
     with torch.no_grad():
         network.train()(torch.from_numpy(images).permute(0, 3, 1, 2))
-    torch.save(
-        {
-            name: tensor
-            for name, tensor in network.state_dict().items()
-            if "num_batches_tracked" not in name
-        },
-        path,
-    )
+    state = network.state_dict().items()
+    torch.save({name: each for name, each in state if "num_batches_tracked" not in name}, path)
     return path

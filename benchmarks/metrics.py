@@ -1,6 +1,7 @@
-"""Scores against torch-fidelity's `calculate_metrics` on the same images, and the scores' arithmetic alone at the size of the papers.
+"""Scores against torch-fidelity's on the same images, and their arithmetic at the papers' size.
 
-Each measurement runs in a process of its own, so that its peak memory is its own. Images are random, and so are Inception's weights.
+Each measurement runs in a process of its own, so that its peak memory is its own. Images are
+random, and so are Inception's weights.
 """
 
 from __future__ import annotations
@@ -21,15 +22,16 @@ import numpy as np
 import torch
 from PIL import Image
 
-from vrpo.bench.weights import write_random_inception
+from benchmarks.measure import write_record
+from benchmarks.weights import write_random_inception
 from vrpo.config.scoring import EvaluationOptions
-from vrpo.files import write_text
 from vrpo.metrics.distances.frechet import frechet_distance
 from vrpo.metrics.distances.neighbours import precision_recall
 from vrpo.metrics.evaluate import evaluate
 from vrpo.metrics.statistics import FeatureStatistics, Gaussian
 from vrpo.seeds import numpy_generator, torch_generator
 
+ROOT = Path(__file__).parents[1]
 SIDE = 64  # pixels; Inception sees 299 whatever it is
 BATCH = 50
 FEATURES, REFERENCES, DIM = 50_000, 10_000, 2_048
@@ -38,12 +40,13 @@ FEATURES, REFERENCES, DIM = 50_000, 10_000, 2_048
 def bench_metrics(
     images: int, threads: int, at_scale: bool, output: Path | None = None
 ) -> dict[str, Any]:
-    """Measure and return {name: {seconds, cpu_seconds, peak_mb, scores}}; `output` (.json) gets the same.
+    """Measure and return {name: {seconds, cpu_seconds, peak_mb, scores}}, and write it to `output`.
 
     Args:
         images: in each of the two compared sets; some hundred.
         threads: CPU threads of each measurement.
-        at_scale: also FID of 50,000 and precision and recall of 50,000 against 10,000 random features.
+        at_scale: also FID of 50,000 random features, and their precision and recall against
+            10,000.
         output: file to write, or None.
     """
     results: dict[str, Any] = {
@@ -61,30 +64,23 @@ def bench_metrics(
         )
         contenders = ["vrpo", "torch-fidelity", *(["fid", "precision-recall"] if at_scale else [])]
         for contender in contenders:
-            command = [
-                sys.executable,
-                "-m",
-                "vrpo.bench.metrics",
-                contender,
-                str(folder),
-                str(threads),
-            ]
             run = subprocess.run(
-                command,
+                [sys.executable, "-m", "benchmarks.metrics", contender, str(folder), str(threads)],
                 stdout=subprocess.PIPE,
                 text=True,
                 check=True,
+                cwd=ROOT,
                 env={**os.environ, "OMP_NUM_THREADS": str(threads)},
             )
             results[contender] = json.loads(run.stdout.splitlines()[-1])
-    if output is not None:
-        write_text(output, json.dumps(results, indent=2) + "\n")
+    write_record(output, results)
     return results
 
 
 def table(results: dict[str, Any]) -> str:
     """The results for people."""
-    head = f"{results['images']} + {results['images']} images, {results['threads']} threads, load before {results['load_before'][0]:.1f}"
+    images, load = results["images"], results["load_before"][0]
+    head = f"{images} + {images} images, {results['threads']} threads, load before {load:.1f}"
     rows = [f"{'':18}{'wall s':>10}{'CPU s':>10}{'peak MB':>10}"]
     for name, row in results.items():
         if isinstance(row, dict):

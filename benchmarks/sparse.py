@@ -18,7 +18,10 @@ CHUNK = 1 << 20  # bytes
 
 
 def write_sparse(path: Path, shapes: Shapes, attributes: Mapping[str, Any]) -> Path:
-    """Write arrays of zeros whose rows are holes of the file, sealed and known as whole (checking would read them all)."""
+    """Write arrays of zeros whose rows are holes of the file, sealed and known as whole.
+
+    Checking the file would read them all.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     create_file(path, shapes, attributes)
     layout = read_layout(path)

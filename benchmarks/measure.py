@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import itertools
+import json
+import os
 import resource
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from vrpo.files import write_text
 from vrpo.runtime.machine import processor
 from vrpo.seeds import torch_generator
 
@@ -18,9 +23,9 @@ MATRIX_SIDE = {"cuda": 8192, "cpu": 2048}
 
 
 class StepClock:
-    """Times of the parts of steps: on a GPU between events on its queue, which is never waited for in between; on a CPU of the wall clock.
+    """Times of the parts of steps: between events on a GPU's queue, or by a CPU's wall clock.
 
-    `mark` is what `Trainer` calls; `begin` stands before each step.
+    The queue is not waited for in between. `Trainer` calls `mark`; call `begin` before each step.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -60,7 +65,7 @@ class StepClock:
 
 
 def seconds_of(work: Callable[[], object], device: torch.device, repeats: int) -> list[float]:
-    """Wall seconds of each of `repeats` calls, the GPU's queue drained before and after."""
+    """Wall seconds of each of `repeats` calls; the GPU's queue is empty before and after."""
     times = []
     for _ in range(repeats):
         if device.type == "cuda":
@@ -74,23 +79,19 @@ def seconds_of(work: Callable[[], object], device: torch.device, repeats: int) -
 
 
 def matrix_peak(precision: str, device: torch.device) -> float:
-    """FLOP/s of a large square matrix product in the type that `precision` computes in, the best of several."""
+    """FLOP/s of a large square matrix product in the type of `precision`, the best of several."""
     side = MATRIX_SIDE[device.type]
     kind = torch.bfloat16 if precision == "bf16" else torch.float32
+    generators = (torch_generator("bench-matrix", index, device=device) for index in range(2))
     a, b = (
-        torch.randn(
-            side,
-            side,
-            device=device,
-            generator=torch_generator("bench-matrix", index, device=device),
-        ).to(kind)
-        for index in range(2)
+        torch.randn(side, side, device=device, generator=generator).to(kind)
+        for generator in generators
     )
     return 2 * side**3 / min(seconds_of(lambda: a @ b, device, 12)[2:])
 
 
 def tensor_bytes(tree: object) -> int:
-    """Bytes of all tensors in nested mappings and sequences, what several of them share counted once."""
+    """Bytes of all tensors in nested mappings and sequences; shared memory is counted once."""
     storages: dict[int, int] = {}
 
     def visit(node: object) -> None:
@@ -108,7 +109,10 @@ def tensor_bytes(tree: object) -> int:
 
 
 def peak_of(work: Callable[[], object], device: torch.device) -> int:
-    """Most bytes of tensors that were alive at once during `work`, above those before it: of the GPU's allocator, or as the profiler saw the CPU's."""
+    """Most bytes of tensors that were alive at once during `work`, above those before it.
+
+    They are those of the GPU's allocator, or of the CPU as the profiler saw it.
+    """
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
@@ -127,13 +131,30 @@ def peak_of(work: Callable[[], object], device: torch.device) -> int:
 
 
 def peak_memory(device: torch.device) -> float:
-    """Most bytes that were in use at once: of the GPU since the last reset, or of this process."""
+    """Most bytes in use at once: of the GPU since the last reset, or of this process."""
     if device.type == "cuda":
         return float(torch.cuda.max_memory_allocated(device))
     return 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def cpu_seconds() -> float:
+    """User and system seconds of this process and its ended children."""
+    return sum(os.times()[:4])
 
 
 def machine(device: torch.device) -> dict[str, object]:
     """Machine and versions of the measurement."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
     return {"device": name, "threads": torch.get_num_threads(), "torch": torch.__version__}
+
+
+def machine_text(record: Mapping[str, Any]) -> str:
+    """The `machine` of a record for people."""
+    found = record["machine"]
+    return f"{found['device']}, {found['threads']} threads, torch {found['torch']}"
+
+
+def write_record(output: Path | None, record: Mapping[str, Any]) -> None:
+    """Write `record` as JSON, if there is an `output`."""
+    if output is not None:
+        write_text(output, json.dumps(record, indent=2) + "\n")

@@ -1,12 +1,13 @@
 """Benchmark of the data path: decoding, encoding and random reads, against the rate of training.
 
-Files are generated, so nothing is needed. Page-cached rows are read once before they are measured. The sparse file has the size of a real one but takes
-no disk: 2,048 of its rows, spread over all of it, are read from the page cache, and then random rows of which the kernel makes each when it is first read.
+Files are generated, so nothing is needed. Page-cached rows are read once before they are measured.
+The sparse file has the size of a real one but takes no disk: 2,048 of its rows, spread over all of
+it, are read from the page cache, and then random rows of which the kernel makes each when it is
+first read.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 import time
@@ -19,13 +20,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from vrpo.bench.sparse import write_sparse
+from benchmarks.measure import cpu_seconds, write_record
+from benchmarks.sparse import write_sparse
 from vrpo.config.data import DataOptions
 from vrpo.config.networks import EncoderOptions, TokenizerOptions
 from vrpo.data.arrays import ArrayWriter
 from vrpo.data.quantisation import STORED_TYPES
 from vrpo.data.shards import StoredArrays, open_arrays
-from vrpo.files import write_text
 from vrpo.models.checkpoints import save_network
 from vrpo.models.encoder import create_network
 from vrpo.models.tokenizer import build_vae, vae_arguments
@@ -58,33 +59,31 @@ def bench_data(
     folder: Path | None = None,
     output: Path | None = None,
 ) -> dict[str, Any]:
-    """Measure and return `rows` {what, images_per_second, cpu_ms_per_image, bytes_per_image}, what training needs, and the machine.
+    """Measure and return `rows`, what training needs, and the machine.
+
+    A row is {what, images_per_second, cpu_ms_per_image, bytes_per_image}.
 
     Args:
         images: decoded and encoded; some hundred.
         gigabytes: size of the sparse file.
         device: where networks run.
-        folder: where files are generated (on the disk that is to be measured); None: the system's temporary one.
+        folder: where files are generated (on the disk that is to be measured); None: the system's
+            temporary one.
         output: file (.json) that gets the same, or None.
     """
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(dir=folder) as name:
         place = Path(name)
         rows += _stages(place, images, device)
-        rows.append(
-            _reads("read float16 moments, page-cached", _cached_moments(place / "moments.h5"))
-        )
+        cached = _cached_moments(place / "moments.h5")
+        rows.append(_reads("read float16 moments, page-cached", cached))
         for storage in reversed(STORED_TYPES):
-            rows.append(
-                _reads(
-                    f"read {storage} tokens, page-cached", _cached(place / f"{storage}.h5", storage)
-                )
-            )
+            cached = _cached(place / f"{storage}.h5", storage)
+            rows.append(_reads(f"read {storage} tokens, page-cached", cached))
             (place / f"{storage}.h5").unlink()
         sparse = _sparse(place / "sparse.h5", gigabytes)
-        spread = numpy_generator("bench-spread").permutation(sparse.shape("tokens")[0])[
-            :CACHED_ROWS
-        ]
+        order = numpy_generator("bench-spread").permutation(sparse.shape("tokens")[0])
+        spread = order[:CACHED_ROWS]
         _touch(sparse, spread)
         rows.append(_reads(f"the same, of a file of {gigabytes:g} GB", sparse, spread))
         rows.append(_reads("the same, each row read for the first time", sparse))
@@ -100,26 +99,26 @@ def bench_data(
         "threads": torch.get_num_threads(),
         "load_before": os.getloadavg()[0],
     }
-    if output is not None:
-        write_text(output, json.dumps(results, indent=1) + "\n")
+    write_record(output, results)
     return results
 
 
 def table(results: dict[str, Any]) -> str:
     """The results for people."""
-    head = f"{'':42}{'images/s':>10}{'CPU ms':>9}{'bytes':>11}" + "".join(
-        f"{'x ' + name:>12}" for name in results["needed"]
-    )
-    lines = [head]
+    needed = results["needed"]
+    columns = "".join(f"{'x ' + name:>12}" for name in needed)
+    lines = [f"{'':42}{'images/s':>10}{'CPU ms':>9}{'bytes':>11}{columns}"]
     for row in results["rows"]:
         rate = row["images_per_second"]
-        ratios = "".join(f"{rate / needed:12.2f}" for needed in results["needed"].values())
+        ratios = "".join(f"{rate / least:12.2f}" for least in needed.values())
         lines.append(
-            f"{row['what']:42}{rate:10.0f}{row['cpu_ms_per_image']:9.3f}{row['bytes_per_image']:11,}{ratios}"
+            f"{row['what']:42}{rate:10.0f}{row['cpu_ms_per_image']:9.3f}"
+            f"{row['bytes_per_image']:11,}{ratios}"
         )
-    needed = ", ".join(f"{name} {rate}" for name, rate in results["needed"].items())
+    rates = ", ".join(f"{name} {rate}" for name, rate in needed.items())
     lines.append(
-        f"batch {results['batch']}, {results['cpus']} CPUs, {results['device']}; one GPU's training needs images/s: {needed}"
+        f"batch {results['batch']}, {results['cpus']} CPUs, {results['device']}; "
+        f"one GPU's training needs images/s: {rates}"
     )
     return "\n".join(lines)
 
@@ -131,47 +130,34 @@ def _stages(place: Path, images: int, device: torch.device) -> Iterator[Row]:
     with _clocked(f"decode JPEG of {SIDE + 64} x {SIDE}, one process", images, size) as row:
         write_images(source, place / "images.h5")
     yield row
-    vae = build_vae(vae_arguments(TOKENIZER, SIDE))
-    save_network(
-        place / "vae.safetensors",
-        vae.state_dict(),
-        {"kind": "tokenizer", "arguments": vae_arguments(TOKENIZER, SIDE), "scale": 1.0},
-    )
-    latent_bytes = 2 * 2 * int(np.prod(LATENT)) + 8
-    with _clocked(
-        f"encode latents, VAE {'-'.join(map(str, TOKENIZER.block_channels))}", images, latent_bytes
-    ) as row:
-        encode_latents(
-            TOKENIZER, place / "images.h5", place / "vae.safetensors", place / "latents.h5", device
-        )
+    arguments = vae_arguments(TOKENIZER, SIDE)
+    description = {"kind": "tokenizer", "arguments": arguments, "scale": 1.0}
+    save_network(place / "vae.safetensors", build_vae(arguments).state_dict(), description)
+    widths, size = "-".join(map(str, TOKENIZER.block_channels)), 2 * 2 * int(np.prod(LATENT)) + 8
+    inputs = place / "images.h5", place / "vae.safetensors", place / "latents.h5"
+    with _clocked(f"encode latents, VAE {widths}", images, size) as row:
+        encode_latents(TOKENIZER, *inputs, device)
     yield row
     _save_encoder(place / "vit.safetensors")
     width = ENCODER.arguments["embed_dim"]
-    with _clocked(
-        f"encode features, ViT of width {width}, int8", images, (SIDE // 16) ** 2 * (width + 2)
-    ) as row:
-        encode_features(
-            ENCODER,
-            "vit",
-            place / "images.h5",
-            place / "vit.safetensors",
-            place / "features.h5",
-            device,
-        )
+    inputs = place / "images.h5", place / "vit.safetensors", place / "features.h5"
+    size = (SIDE // 16) ** 2 * (width + 2)
+    with _clocked(f"encode features, ViT of width {width}, int8", images, size) as row:
+        encode_features(ENCODER, "vit", *inputs, device)
     yield row
 
 
 @contextmanager
 def _clocked(what: str, images: int, bytes_per_image: int) -> Iterator[Row]:
     row: Row = {"what": what, "bytes_per_image": bytes_per_image}
-    start, cpu = time.perf_counter(), _cpu_seconds()
+    start, cpu = time.perf_counter(), cpu_seconds()
     yield row
     row["images_per_second"] = images / (time.perf_counter() - start)
-    row["cpu_ms_per_image"] = 1e3 * (_cpu_seconds() - cpu) / images
+    row["cpu_ms_per_image"] = 1e3 * (cpu_seconds() - cpu) / images
 
 
 def _reads(what: str, arrays: StoredArrays, among: np.ndarray | None = None) -> Row:
-    """Random batches (of the rows `among`), read as training reads them: into the same memory each time."""
+    """Random batches (of the rows `among`), read as in training: into the same memory each time."""
     names = arrays.keys()
     count = arrays.shape(names[0])[0] if among is None else len(among)
     buffers = {
@@ -186,11 +172,11 @@ def _reads(what: str, arrays: StoredArrays, among: np.ndarray | None = None) -> 
             arrays.rows(name, indices, buffers[name])
 
     read()
-    batches, start, cpu = 0, time.perf_counter(), _cpu_seconds()
+    batches, start, cpu = 0, time.perf_counter(), cpu_seconds()
     while time.perf_counter() - start < SECONDS:
         read()
         batches += 1
-    rate, spent = batches * BATCH / (time.perf_counter() - start), _cpu_seconds() - cpu
+    rate, spent = batches * BATCH / (time.perf_counter() - start), cpu_seconds() - cpu
     size = sum(buffer.nbytes for buffer in buffers.values()) // BATCH
     return {
         "what": what,
@@ -277,8 +263,3 @@ def _save_encoder(path: Path) -> None:
         "num_classes": 10,
     }
     save_network(path, network.state_dict(), description)
-
-
-def _cpu_seconds() -> float:
-    """User and system seconds of this process and its ended children."""
-    return sum(os.times()[:4])

@@ -1,8 +1,10 @@
 """A step of REPA's published trainer, rewritten, to be timed beside ours on the same network.
 
-After train.py, loss.py and dataset.py of github.com/sihyun-yu/REPA: single files for each sample, a loop over samples in the projection loss, eager modules,
-AdamW not fused, averaging tensor by tensor, three values read from the device each step. Three things are lighter than there: the encoder does not run in
-the loop (its tokens are in files), the transformer is ours (the same arithmetic in fewer operations), and nothing is drawn or uploaded.
+After train.py, loss.py and dataset.py of github.com/sihyun-yu/REPA: single files for each sample,
+a loop over samples in the projection loss, eager modules, AdamW not fused, averaging tensor by
+tensor, three values read from the device each step. Three things are lighter than there: the
+encoder does not run in the loop (its tokens are in files), the transformer is ours (the same
+arithmetic in fewer operations), and nothing is drawn or uploaded.
 """
 
 from __future__ import annotations
@@ -19,36 +21,41 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from vrpo.bench.paper import CLASSES, LATENT, TOKENS, PaperModel
-from vrpo.config.training import TrainingOptions
+from benchmarks.experiment import latent_shape, token_shape
+from vrpo.config.experiment import ExperimentConfig
 from vrpo.seeds import numpy_generator
+from vrpo.training.objective import Objective
 
-SIDE = 256
+# The published trainer's values, whatever the config says.
 SCALE = 0.18215
 DECAY = 0.9999
 DROPPED = 0.1
+WEIGHT = 0.5
 
 
-def write_single_files(folder: Path, count: int) -> None:
-    """A PNG, the latent's moments and the encoder's tokens of each sample, and the labels: images as smooth as photographs, so that they compress alike."""
+def write_single_files(config: ExperimentConfig, encoder: str, folder: Path, count: int) -> None:
+    """Write a PNG, the latent's moments and the encoder's tokens of each sample, and the labels.
+
+    Images are as smooth as photographs, so that they compress alike.
+    """
     generator = numpy_generator("bench-files")
+    side, (channels, *grid) = config.data.resolution, latent_shape(config)
+    tokens = token_shape(config, encoder)
     for name in ("images", "latents", "features"):
         (folder / name).mkdir()
     labels = {}
     for number in range(count):
-        coarse = Image.fromarray(
-            generator.integers(0, 256, (SIDE // 8, SIDE // 8, 3), dtype=np.uint8)
-        )
-        smooth = np.asarray(coarse.resize((SIDE, SIDE), Image.Resampling.BICUBIC), dtype=np.int16)
+        name = f"{number:06d}"
+        coarse = generator.integers(0, 256, (side // 8, side // 8, 3), dtype=np.uint8)
+        resized = Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC)
+        smooth = np.asarray(resized, dtype=np.int16)
         image = (smooth + generator.integers(-8, 9, smooth.shape)).clip(0, 255).astype(np.uint8)
-        Image.fromarray(image).save(folder / "images" / f"{number:06d}.png")
-        moments = generator.standard_normal((1, 2 * LATENT[0], *LATENT[1:]), dtype=np.float32)
-        np.save(folder / "latents" / f"{number:06d}.npy", moments)
-        np.save(
-            folder / "features" / f"{number:06d}.npy",
-            generator.standard_normal(TOKENS, dtype=np.float32),
-        )
-        labels[f"{number:06d}.npy"] = int(generator.integers(0, CLASSES))
+        Image.fromarray(image).save(folder / "images" / f"{name}.png")
+        moments = generator.standard_normal((1, 2 * channels, *grid), dtype=np.float32)
+        np.save(folder / "latents" / f"{name}.npy", moments)
+        features = generator.standard_normal(tokens, dtype=np.float32)
+        np.save(folder / "features" / f"{name}.npy", features)
+        labels[f"{name}.npy"] = int(generator.integers(0, config.data.num_classes))
     (folder / "labels.json").write_text(json.dumps(labels), encoding="utf-8")
 
 
@@ -67,10 +74,8 @@ class SingleFiles(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
         name = self.names[index]
         with Image.open((self.folder / "images" / name).with_suffix(".png")) as file:
             image = np.array(file).transpose(2, 0, 1)
-        moments, tokens = (
-            np.load(self.folder / "latents" / name),
-            np.load(self.folder / "features" / name),
-        )
+        moments = np.load(self.folder / "latents" / name)
+        tokens = np.load(self.folder / "features" / name)
         return (
             torch.from_numpy(image),
             torch.from_numpy(moments),
@@ -84,7 +89,7 @@ class PublishedLoop:
 
     def __init__(
         self,
-        model: PaperModel,
+        objective: Objective,
         folder: Path,
         *,
         batch_size: int,
@@ -92,11 +97,19 @@ class PublishedLoop:
         workers: int,
         device: torch.device,
     ) -> None:
-        """`precision`: `fp32`, or `bf16` (there: `--mixed-precision no` or `bf16`); `workers`: processes that read."""
-        objective = model.build_objective("repa", TrainingOptions(precision=precision), device).to(
-            device
-        )
-        self.device, self.precision, self.depth = device, precision, model.aligned_after
+        """Prepare a training.
+
+        Args:
+            objective: a network and REPA, to be trained by this loop alone.
+            folder: of `write_single_files`.
+            batch_size: samples in a step.
+            precision: `fp32` or `bf16` (there: `--mixed-precision no` or `bf16`).
+            workers: processes that read.
+            device: where.
+        """
+        objective = objective.to(device)
+        self.device, self.precision = device, precision
+        self.depth = objective.alignment.options.depth
         self.network = objective.network.train()
         self.projector = objective.alignment.projectors[0]
         self.model = nn.ModuleDict({"network": self.network, "projector": self.projector})
@@ -126,7 +139,7 @@ class PublishedLoop:
         labels = torch.where(dropped, self.network.null_label, labels)
         denoising, projection = self._losses(x, labels, [tokens])
         denoising = denoising.mean()
-        (denoising + 0.5 * projection).backward()
+        (denoising + WEIGHT * projection).backward()
         grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)

@@ -1,21 +1,17 @@
-"""The measurement of the data's way runs, and its sparse files are whole files of zeros."""
+"""The benchmark of the data path runs, and counts the bytes of each read."""
 
 import json
 
-import numpy as np
 import pytest
 import torch
 
-from vrpo.bench.data import bench_data, table
-from vrpo.bench.sparse import write_sparse
-from vrpo.data.checksums import stamp_path
-from vrpo.data.shards import open_arrays
+from benchmarks.data import bench_data, table
 
 
 @pytest.mark.timeout(300)
 def test_every_part_is_measured(tmp_path, monkeypatch):
-    monkeypatch.setattr("vrpo.bench.data.SECONDS", 0.05)
-    monkeypatch.setattr("vrpo.bench.data.CACHED_ROWS", 256)
+    monkeypatch.setattr("benchmarks.data.SECONDS", 0.05)
+    monkeypatch.setattr("benchmarks.data.CACHED_ROWS", 256)
     results = bench_data(
         images=8,
         gigabytes=5.0,
@@ -40,14 +36,3 @@ def test_every_part_is_measured(tmp_path, monkeypatch):
     assert "SiT-XL/2 700" in table(results) and sorted(
         path.name for path in tmp_path.iterdir()
     ) == ["bench.json"]
-
-
-def test_sparse_files_are_whole_and_take_no_disk(tmp_path):
-    shapes = {"tokens": ((5000, 64, 64), "int8"), "scale": ((5000, 64), "float16")}
-    path = write_sparse(tmp_path / "sparse.h5", shapes, {"images": "none"})
-    assert path.stat().st_size > 20e6 and path.stat().st_blocks * 512 < 1e6
-    stamp_path(path).unlink()
-    arrays = open_arrays(path)  # which checks every row
-    assert not arrays.rows("tokens", np.array([4999, 0])).any() and arrays.attributes == {
-        "images": "none"
-    }

@@ -1,0 +1,1 @@
+"""Speed and memory measurements (benchmarks/README.md); vrpo imports nothing of it."""

@@ -1,0 +1,161 @@
+"""Runs of an experiment's config as they are timed: options, shapes, random networks, FLOPs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from vrpo.config.experiment import ExperimentConfig
+from vrpo.config.messages import require_known
+from vrpo.config.reading import deep_merge, merge_configs, parse_experiment
+from vrpo.config.resolved import RunConfig
+from vrpo.config.strict_yaml import parse_yaml
+from vrpo.data.batches import TrainingData
+from vrpo.errors import UserError
+from vrpo.models.backbones import build_network
+from vrpo.models.flops import critic_flops
+from vrpo.processes.registry import build_process
+from vrpo.report.cost import encoder_tokens, latent_side, projectors_flops, run_flops
+from vrpo.seeds import derive_seed
+from vrpo.training.objective import Objective
+from vrpo.training.run import build_objective
+
+ONE_PROCESS = {"resources": {"gpus": 1, "sample_gpus": 1}}
+"""Everything is timed in one process, on one device, with the whole of the batch."""
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def read_experiment(
+    configs: Sequence[Path | str], settings: Sequence[str] = ()
+) -> ExperimentConfig:
+    """An experiment's config files, later ones over earlier ones, with `KEY=VALUE` over them.
+
+    Raises:
+        UserError: a file or setting is missing or malformed, or the options do not fit.
+    """
+    content = deep_merge(merge_configs(configs), parse_settings(settings))
+    where = " + ".join([*map(str, configs), *(["--set"] if settings else [])])
+    return parse_experiment(deep_merge(content, ONE_PROCESS), where)
+
+
+def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
+    """Options of `KEY=VALUE` settings: dotted keys, values in YAML, later ones over earlier ones.
+
+    Raises:
+        UserError: one is not of this form, or its value is not YAML.
+    """
+    options: dict[str, Any] = {}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        names = key.split(".")
+        if not equals or not all(names):
+            raise UserError(
+                f"--set {setting}: not of the form KEY=VALUE; give e.g. training.batch_size=8"
+            )
+        value = parse_yaml(text, f"--set {key}")
+        for name in reversed(names):
+            value = {name: value}
+        options = deep_merge(options, value)
+    return options
+
+
+def timed_run(config: ExperimentConfig, name: str) -> RunConfig:
+    """A run, resolved for the first of its seeds.
+
+    Raises:
+        UserError: there is no such run, or its data cannot be made up.
+    """
+    try:
+        require_known("RUN", name, config.runs, "runs")
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    run = config.run_config(name, config.seeds_of(name)[0])
+    if run.alignment.attention_of:
+        raise UserError(
+            f"runs.{name}: alignment `{config.runs[name].alignment}` reads attention of the "
+            "encoder, which the synthetic features do not have; name a run of another alignment"
+        )
+    for encoder in run.alignment.encoders:
+        if config.encoders[encoder].features == "online":
+            raise UserError(
+                f"encoders.{encoder}.features: tokens that are computed `online` are not timed; "
+                f"give --set encoders.{encoder}.features=cached"
+            )
+    return run
+
+
+def latent_shape(config: ExperimentConfig) -> tuple[int, int, int]:
+    """Shape (C, h, w) of the tokenizer's latents."""
+    side = latent_side(config)
+    return config.tokenizer.latent_channels, side, side
+
+
+def token_shape(config: ExperimentConfig, encoder: str) -> tuple[int, int]:
+    """Shape (N, D) of an encoder's tokens.
+
+    Raises:
+        UserError: the options of the encoder do not tell it.
+    """
+    count, width, _ = encoder_tokens(config.encoders[encoder])
+    return count, width
+
+
+def random_network(config: ExperimentConfig, run: RunConfig) -> nn.Module:
+    """The run's network with random weights, the same in every process."""
+    shape = latent_shape(config)
+    channels = build_process(run.process).prediction_channels(shape[0])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed("bench", run.model.name))
+        return without_zeros(build_network(run.model, shape, channels), run)
+
+
+def random_objective(
+    run: RunConfig, data: TrainingData, critics: Mapping[str, Path], device: torch.device
+) -> Objective:
+    """The run's network and alignment with random weights, the same in every process.
+
+    Args:
+        run: of an experiment.
+        data: latents, and features of the alignment's encoders.
+        critics: files of latent critics by encoder, of all encoders if the alignment needs any.
+        device: where critics are put.
+    """
+    own = {name: path for name, path in critics.items() if name in run.alignment.encoders}
+    objective = build_objective(run, data, own, device)
+    without_zeros(objective.network, run)
+    return objective
+
+
+@torch.no_grad()
+def without_zeros(network: Network, run: RunConfig) -> Network:
+    """`network` after a little noise on all weights.
+
+    Gates and output begin at zero: an untrained network would be easier arithmetic.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed("bench-weights", run.model.name))
+        for parameter in network.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.01)
+    return network
+
+
+def image_flops(config: ExperimentConfig, run: RunConfig) -> dict[str, float]:
+    """FLOPs of one training image, forward and backward: network, projectors, and critics.
+
+    A critic runs twice forward and once backward to its input.
+    """
+    channels, side, _ = shape = latent_shape(config)
+    tokens = [token_shape(config, name) for name in run.alignment.encoders]
+    grid, widths = (side // run.model.patch_size) ** 2, [width for _, width in tokens]
+    size = {"width": config.critic.width, "depth": config.critic.depth}
+    critics = [critic_flops(latent_shape=shape, tokens=each, **size) for each in tokens]
+    return {
+        "network": 3 * run_flops(run, side, channels),
+        "projector": 3 * projectors_flops(run, grid, widths),
+        "critic": 3 * sum(critics) if run.alignment.needs_critic else 0.0,
+    }
