@@ -1,7 +1,12 @@
-"""Fixtures of several test modules."""
+"""The order of the tests, and a fixture of several test modules."""
 
 import pytest
 import torch
+
+
+def pytest_collection_modifyitems(items):
+    """Put the workflow first: its files take longest, and workers take files in this order."""
+    items.sort(key=lambda item: item.path.parent.name != "workflow")
 
 
 @pytest.fixture(scope="module")

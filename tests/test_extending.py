@@ -13,9 +13,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from benchmark_fixtures import metrics_of, write_collected
 from typer.testing import CliRunner
 
+from tests.fixtures import ROOT
+from tests.fixtures.benchmark import metrics_of, write_collected
 from vrpo.alignment.base import AlignmentBatch, AlignmentContext
 from vrpo.alignment.registry import build_alignment
 from vrpo.cli import app
@@ -29,7 +30,7 @@ from vrpo.models.encoder import VisualEncoder, create_network
 from vrpo.report import catalogue
 from vrpo.training.run import train
 
-TEXT = (Path(__file__).parents[2] / "docs/extending.md").read_text(encoding="utf-8")
+TEXT = (ROOT / "docs/extending.md").read_text(encoding="utf-8")
 MODULES = dict(
     re.findall(r"`(\w+\.py)`, beside the Snakefile:\n\n```python\n(.*?)```", TEXT, re.DOTALL)
 )
@@ -297,7 +298,7 @@ def test_planning_without_custom_losses_loads_no_torch() -> None:
 def test_the_readme_s_loss_is_an_example_of_these(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
     code = re.search(r"`my_losses.py`:\n\n```python\n(.*?)```", text, re.DOTALL)[1]
     rows = re.search(r"```yaml\n(alignments:.*?)```", text, re.DOTALL)[1].replace(
         "my_losses", "readme_losses"

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import vrpo.launch
+from tests.fixtures import ROOT
 from vrpo.errors import UserError
 from vrpo.launch import (
     locked_gpus,
@@ -22,7 +23,7 @@ from vrpo.launch import (
 )
 from vrpo.runtime.gpus import CUDA, HIP, Gpu, Gpus
 
-FAKE = Path(__file__).with_name("fake_driver")
+FAKE = ROOT / "tests/fixtures/fake_driver"
 THREE = tuple(Gpu(str(number), f"uuid-{number}") for number in range(3))
 HOLDER = """
 import sys, time

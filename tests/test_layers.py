@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parents[2] / "vrpo"
+from tests.fixtures import ROOT
+
+PACKAGE = ROOT / "vrpo"
 ROOMS = [
     "config",
     "plan",

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from training_fixtures import LATENT, Toy, milestone_file
 
+from tests.fixtures.training import LATENT, Toy, milestone_file
 from vrpo.alignment.agreement import Agreement, gradient_cosine
 from vrpo.alignment.base import AlignmentBatch, AlignmentResult
 from vrpo.config import RunConfig

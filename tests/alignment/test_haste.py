@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 
-import golden
 import numpy as np
 import pytest
 import torch
-from test_irepa import batch
 from torch import Tensor
-from training_fixtures import COUNT, LATENT, Toy
 
+from tests.fixtures import golden
+from tests.fixtures.alignment import batch
+from tests.fixtures.training import COUNT, LATENT, Toy
 from vrpo.alignment.base import AlignmentContext
 from vrpo.alignment.haste import HASTE, attention_cross_entropy
 from vrpo.alignment.registry import build_alignment

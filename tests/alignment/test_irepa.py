@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import golden
 import pytest
 import torch
 from torch.nn import functional as F
 
-from vrpo.alignment.base import AlignmentBatch, AlignmentContext
+from tests.fixtures import golden
+from tests.fixtures.alignment import batch
+from vrpo.alignment.base import AlignmentContext
 from vrpo.alignment.irepa import IREPA
 from vrpo.alignment.registry import build_alignment
 from vrpo.alignment.spatial import spatial_normalisation
@@ -20,18 +21,6 @@ HIDDEN, TOKENS = (
     golden.draw(11, 3, 16, 12),
     2 * golden.draw(12, 3, 16, 10) + golden.draw(13, 1, 1, 10),
 )
-
-
-def batch(hidden: torch.Tensor, **tokens: torch.Tensor) -> AlignmentBatch:
-    zeros = torch.zeros(len(hidden))
-    return AlignmentBatch(
-        hidden=[hidden],
-        tokens=tokens,
-        noise_level=zeros,
-        error=zeros,
-        x0=zeros,
-        x0_hat=lambda: zeros,
-    )
 
 
 def context(*encoders: str) -> AlignmentContext:

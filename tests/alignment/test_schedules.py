@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
-from training_fixtures import Toy, milestone_file
 
+from tests.fixtures.training import Toy, milestone_file
 from vrpo.alignment.repa import schedule_factor
 from vrpo.config import RunConfig
 from vrpo.config.alignments.repa import ScheduleOptions

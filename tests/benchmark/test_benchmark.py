@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from benchmark_fixtures import KINDS, OPTIONS, REPORT, metrics_of, write_collected
 
+from tests.fixtures import ROOT
+from tests.fixtures.benchmark import KINDS, OPTIONS, REPORT, metrics_of, write_collected
 from vrpo.benchmark import figures, numbers
 from vrpo.benchmark.page import write_benchmark
 from vrpo.benchmark.snapshot import redraw_snapshot, write_snapshot
@@ -454,11 +455,10 @@ def test_a_snapshot_is_redrawn_from_its_own_files(
 @pytest.fixture
 def mini_benchmark() -> dict[str, object]:
     """config/mini.yaml with the alignments that the made-up benchmark names."""
-    from benchmark_fixtures import KINDS
-
+    from tests.fixtures.benchmark import KINDS
     from vrpo.config.reading import deep_merge, read_yaml
 
-    mini = read_yaml(Path(__file__).parents[2] / "config/mini.yaml")
+    mini = read_yaml(ROOT / "config/mini.yaml")
     repa, vrpo = mini["alignments"]["repa"], mini["alignments"]["vrpo"]
     haste = {
         "kind": "haste",

@@ -1,11 +1,11 @@
 """The section `benchmark`: the runs it gives, and what it refuses."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
-from test_config import refusal
 
+from tests.fixtures import ROOT
+from tests.fixtures.config import refusal
 from vrpo.config import ExperimentConfig, load_experiment, parse_experiment
 from vrpo.config.benchmark import BenchmarkOptions
 from vrpo.config.reading import deep_merge, read_yaml
@@ -15,7 +15,6 @@ from vrpo.plan.resolved import resolved_files
 from vrpo.report.catalogue import benchmark_entries
 from vrpo.report.collect import model_name
 
-ROOT = Path(__file__).parents[2]
 SMALL = {
     "model": "mini/2",
     "processes": ["sit", "dit"],

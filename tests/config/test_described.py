@@ -6,9 +6,10 @@ from types import SimpleNamespace
 
 import jinja2
 import pytest
-from test_report import FIGURES, ROOT, collected, metrics_frame
 from typer.testing import CliRunner
 
+from tests.fixtures import ROOT
+from tests.fixtures.report import FIGURES, collected, metrics_frame
 from vrpo.cli import app
 from vrpo.config import load_experiment
 from vrpo.config.described import described_report

@@ -7,12 +7,11 @@ from pathlib import Path
 import jsonschema
 import pytest
 import yaml
-from test_config import OVER
 
+from tests.fixtures import ROOT
+from tests.fixtures.config import OVER
 from vrpo.config.docs import option_reference, schema_text, write_docs
 from vrpo.config.reading import deep_merge
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(

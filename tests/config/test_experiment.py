@@ -1,41 +1,20 @@
 """Configs: what is accepted, what is refused and in which words, and what is written for the stages."""
 
-import copy
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
+from tests.fixtures import ROOT
+from tests.fixtures.config import MINI, OVER, changed, refusal
 from vrpo.config import load_experiment, load_resolved, parse_experiment
-from vrpo.config.reading import deep_merge
 from vrpo.config.resolved import CollectOptions, RunConfig
 from vrpo.errors import UserError
 from vrpo.plan.jobs import collection, evaluations, shown
 from vrpo.plan.paths import Paths
 from vrpo.plan.resolved import Plan
 
-ROOT = Path(__file__).parents[2]
-MINI = yaml.safe_load((ROOT / "config/mini.yaml").read_text(encoding="utf-8"))
-
-
-def changed(**sections: Any) -> dict[str, Any]:
-    return deep_merge(copy.deepcopy(MINI), sections)
-
-
-def refusal(content: dict[str, Any]) -> str:
-    with pytest.raises(UserError) as caught:
-        parse_experiment(content, "some.yaml")
-    text = str(caught.value)
-    assert text.startswith("some.yaml: ")
-    return text
-
-
 SCORING = {"eta": 0.1, "rewards": {"fidelity": {"score": 1.0}}}
-OVER = {  # what a config that is not whole lies over
-    "benchmark.yaml": ["mini.yaml"],
-    "ablations.yaml": ["imagenet256.yaml"],
-}
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.fixtures import ROOT
 from vrpo.config import load_experiment
 from vrpo.config.reading import read_yaml
 from vrpo.config.strict_yaml import dump_yaml
@@ -14,7 +15,7 @@ from vrpo.errors import UserError
 from vrpo.plan.jobs import evaluations, shown
 from vrpo.plan.resolved import resolved_files
 
-MINI = Path(__file__).parents[2] / "config/mini.yaml"
+MINI = ROOT / "config/mini.yaml"
 PIECES = [
     b"\t",
     b"\n",

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 from pydantic import BaseModel
-from test_config import MINI
 
+from tests.fixtures import ROOT
+from tests.fixtures.config import MINI
 from vrpo.config import ExperimentConfig, parse_experiment
 from vrpo.config.reading import deep_merge, read_yaml
 from vrpo.config.strict_yaml import dump_yaml, parse_yaml
@@ -19,7 +20,6 @@ from vrpo.errors import UserError
 from vrpo.plan.jobs import evaluations, shown
 from vrpo.plan.resolved import resolved_files
 
-ROOT = Path(__file__).parents[2]
 REPA, VRPO, VIT = MINI["alignments"]["repa"], MINI["alignments"]["vrpo"], MINI["encoders"]["vit"]
 SCORED = {"eta": 0.1, "rewards": {"fidelity": {"score": 1.0}}}
 ONE_OF_EACH = {  # every kind of section, and few runs

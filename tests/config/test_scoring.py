@@ -2,8 +2,8 @@
 
 import pytest
 from pydantic import ValidationError
-from test_config import changed, refusal
 
+from tests.fixtures.config import changed, refusal
 from vrpo.config.scoring import SamplerOptions
 
 

@@ -9,12 +9,11 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.fixtures import ROOT
 from vrpo.config import load_experiment, merge_configs
 from vrpo.config.reading import read_yaml
 from vrpo.config.strict_yaml import dump_yaml, parse_yaml
 from vrpo.errors import UserError
-
-ROOT = Path(__file__).parents[2]
 
 
 def refusal(text: str) -> str:

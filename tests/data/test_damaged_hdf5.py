@@ -8,10 +8,10 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from hdf5_fixtures import CONTENT, PICTURES, N, write, write_all
-from permissions import unprivileged
 
 import vrpo
+from tests.fixtures.hdf5 import CONTENT, PICTURES, N, write, write_all
+from tests.fixtures.permissions import unprivileged
 from vrpo.data.arrays import ArrayWriter
 from vrpo.data.batches import TrainingData
 from vrpo.data.checksums import stamp_path

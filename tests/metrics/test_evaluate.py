@@ -9,10 +9,10 @@ import pytest
 import scipy.linalg
 import torch
 import yaml
-from metrics_fixtures import ATTRIBUTES, OPTIONS, make_images, write_classifier, write_h5
 from PIL import Image
 from typer.testing import CliRunner
 
+from tests.fixtures.metrics import ATTRIBUTES, OPTIONS, make_images, write_classifier, write_h5
 from vrpo.cli import app
 from vrpo.config.scoring import EvaluationOptions
 from vrpo.errors import UserError

@@ -8,9 +8,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from metrics_fixtures import OPTIONS, make_images, write_classifier, write_h5
 from PIL import Image
 
+from tests.fixtures.metrics import OPTIONS, make_images, write_classifier, write_h5
 from vrpo.config.options import DataOptions
 from vrpo.errors import UserError
 from vrpo.metrics.evaluate import evaluate

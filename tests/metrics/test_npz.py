@@ -5,8 +5,8 @@ import zipfile
 
 import numpy as np
 import pytest
-from metrics_fixtures import OPTIONS, make_images, write_classifier, write_h5
 
+from tests.fixtures.metrics import OPTIONS, make_images, write_classifier, write_h5
 from vrpo.errors import UserError
 from vrpo.metrics.evaluate import evaluate
 from vrpo.metrics.inputs import open_images

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 import torch
-from metrics_fixtures import OPTIONS, make_images, write_classifier, write_h5
 
+from tests.fixtures.metrics import OPTIONS, make_images, write_classifier, write_h5
 from vrpo.errors import UserError
 from vrpo.metrics.evaluate import evaluate, summary
 from vrpo.metrics.networks.loading import load_network

@@ -4,13 +4,13 @@ import json
 import math
 from types import SimpleNamespace
 
-import golden
 import numpy as np
 import pytest
 import torch
-from processes import ddpm, interpolant
 from torch.nn import functional as F
 
+from tests.fixtures import golden
+from tests.fixtures.processes import ddpm, interpolant
 from vrpo.config.scoring import RepresentationOptions
 from vrpo.data.arrays import ArrayWriter
 from vrpo.errors import UserError

@@ -1,11 +1,11 @@
 from types import SimpleNamespace
 
-import golden
 import pytest
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+from tests.fixtures import golden
 from vrpo.errors import UserError
 from vrpo.models import checkpoints
 from vrpo.models.checkpoints import (

@@ -11,12 +11,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import golden
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from tests.fixtures import golden
 from vrpo.config.options import EncoderOptions, TokenizerOptions
 from vrpo.errors import UserError
 from vrpo.models.checkpoints import (

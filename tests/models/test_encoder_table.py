@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import pytest
 import timm
@@ -11,8 +10,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
-from training_fixtures import Toy
 
+from tests.fixtures import ROOT
+from tests.fixtures.training import Toy
 from vrpo.config.options import EncoderOptions
 from vrpo.data.arrays import ArrayWriter
 from vrpo.errors import UserError
@@ -26,7 +26,6 @@ from vrpo.models.encoder import (
 from vrpo.models.encoder_table import ENCODERS, GRID, write_encoder_docs
 from vrpo.training.run import train
 
-ROOT = Path(__file__).parents[2]
 IDS = [encoder.name for encoder in ENCODERS]
 SMALL = {"depth": 1, "embed_dim": 48, "num_heads": 2}
 

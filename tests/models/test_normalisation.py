@@ -8,17 +8,16 @@ import re
 from pathlib import Path
 from typing import Any
 
-import golden
 import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
-from test_representation import OPTIONS as REPRESENTATION
-from training_fixtures import Toy
 
+from tests.fixtures import golden
+from tests.fixtures.training import Toy
 from vrpo.config.options import FitOptions, TokenizerOptions
-from vrpo.config.scoring import SamplerOptions
+from vrpo.config.scoring import RepresentationOptions, SamplerOptions
 from vrpo.data.arrays import Arrays, ArrayWriter
 from vrpo.errors import UserError
 from vrpo.metrics.representation import measure_representation
@@ -375,7 +374,12 @@ def test_representations_are_measured_on_latents_of_the_same_normalisation(chain
         match=rf"^{milestone}: was trained on latents of another normalisation [^\n]*than that of {other}",
     ):
         measure_representation(
-            REPRESENTATION, milestone, other, {}, chain.folder / "out.json", "cpu"
+            RepresentationOptions(images=120, noise_levels=[0.2, 0.8], batch_size=50),
+            milestone,
+            other,
+            {},
+            chain.folder / "out.json",
+            "cpu",
         )
     assert not (chain.folder / "out.json").exists()
 

@@ -1,10 +1,10 @@
 import argparse
 import pickle
 
-import golden
 import pytest
 import torch
 
+from tests.fixtures import golden
 from vrpo.errors import UserError
 from vrpo.models.checkpoints import load_milestone, read_network
 from vrpo.models.official import export_checkpoint, import_checkpoint, reverse_time

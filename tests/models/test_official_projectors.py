@@ -7,13 +7,13 @@ import math
 from pathlib import Path
 from typing import Any
 
-import golden
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from typer.testing import CliRunner
 
+from tests.fixtures import golden
 from vrpo.cli import app
 from vrpo.config import parse_experiment
 from vrpo.config.reading import read_yaml

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from training_fixtures import Toy, milestone_file
 
+from tests.fixtures.training import Toy, milestone_file
 from vrpo.config.options import DataOptions, EncoderOptions, FitOptions, TokenizerOptions
 from vrpo.data.batches import TrainingData
 from vrpo.errors import UserError

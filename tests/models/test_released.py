@@ -10,12 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import golden
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from tests.fixtures import golden
 from vrpo.errors import UserError
 from vrpo.models.checkpoints import read_milestone
 from vrpo.models.official import import_checkpoint

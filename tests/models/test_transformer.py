@@ -2,11 +2,11 @@ import json
 import math
 from types import SimpleNamespace
 
-import golden
 import pytest
 import torch
-from processes import ddpm, interpolant
 
+from tests.fixtures import golden
+from tests.fixtures.processes import ddpm, interpolant
 from vrpo.config.resolved import PAPER_SIZES
 from vrpo.errors import UserError
 from vrpo.models.projector import Projector

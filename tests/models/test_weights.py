@@ -7,14 +7,14 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-import golden
 import pytest
 import torch
-from metrics_fixtures import OPTIONS, write_inception
 from safetensors.torch import save_file
-from test_generate import write_milestone
 from torch import Tensor
 
+from tests.fixtures import golden
+from tests.fixtures.metrics import OPTIONS, write_inception
+from tests.fixtures.sampling import write_milestone
 from vrpo.config.options import EncoderOptions, NetworkOptions, TokenizerOptions
 from vrpo.config.scoring import EvaluationOptions
 from vrpo.errors import UserError

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import golden
 import pytest
 import torch
 from typer.testing import CliRunner
 
+from tests.fixtures import golden
 from vrpo.cli import app
 from vrpo.config import ExperimentConfig, parse_experiment
 from vrpo.config.reading import read_yaml

@@ -1,8 +1,8 @@
 """Names in targets: what the experiment makes is let through, anything else is refused with what there is."""
 
 import pytest
-from test_config import changed
 
+from tests.fixtures.config import changed
 from vrpo.config import parse_experiment
 from vrpo.errors import UserError
 from vrpo.plan.jobs import evaluations, represented

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from hdf5_fixtures import CONTENT, MOMENTS, PICTURES, TOKENS, N, write, write_all
 
+from tests.fixtures.hdf5 import CONTENT, MOMENTS, PICTURES, TOKENS, N, write, write_all
 from vrpo.config.options import DataOptions, EncoderOptions, FitOptions, TokenizerOptions
 from vrpo.data.batches import TrainingData
 from vrpo.data.kinds import SAMPLES

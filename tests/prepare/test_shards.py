@@ -13,9 +13,9 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from striking import strike_at
 
 import vrpo
+from tests.fixtures.striking import strike_at
 from vrpo.config.options import DataOptions, EncoderOptions, FitOptions, TokenizerOptions
 from vrpo.data import arrays
 from vrpo.data.arrays import Arrays
@@ -322,8 +322,7 @@ import os, sys
 import diffusers.models, timm, torch
 assert diffusers.models.AutoencoderKL and timm
 torch.set_num_threads(1)
-sys.path.insert(0, sys.argv[1])
-import test_preparing_shards as here
+from tests.prepare import test_shards as here
 print("ready", flush=True)
 for line in sys.stdin:  # a child for each command: imports are done, and each is a process of its own
     child = os.fork()
@@ -369,7 +368,7 @@ def test_killed_at_random_moments(whole, tmp_path):
         "OMP_NUM_THREADS": "1",
     }
     server = subprocess.Popen(
-        [sys.executable, "-c", SERVER, str(Path(__file__).parent)],
+        [sys.executable, "-c", SERVER],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -1,8 +1,8 @@
-import golden
 import pytest
 import torch
-from processes import ddpm
 
+from tests.fixtures import golden
+from tests.fixtures.processes import ddpm
 from vrpo.config.options import DDPMOptions
 from vrpo.errors import UserError
 from vrpo.processes.ddpm import discretised_log_likelihood

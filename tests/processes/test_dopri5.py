@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-import golden
 import pytest
 import torch
-from processes import interpolant
-from test_samplers import Mixed
 from torchdiffeq import odeint
 
+from tests.fixtures import golden
+from tests.fixtures.processes import interpolant
+from tests.fixtures.sampling import Mixed
 from vrpo.processes.guidance import Guided
 from vrpo.processes.samplers import sample
 from vrpo.runtime.machine import processor

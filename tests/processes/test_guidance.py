@@ -1,8 +1,8 @@
-import golden
 import pytest
 import torch
-from processes import ddpm, interpolant
 
+from tests.fixtures import golden
+from tests.fixtures.processes import ddpm, interpolant
 from vrpo.models.transformer import build_transformer
 from vrpo.processes.guidance import Guided
 from vrpo.processes.interpolant import Interpolant

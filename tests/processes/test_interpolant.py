@@ -1,9 +1,10 @@
 import math
 
-import golden
 import pytest
 import torch
-from processes import interpolant
+
+from tests.fixtures import golden
+from tests.fixtures.processes import interpolant
 
 TIMES = torch.tensor([1e-3, 0.1, 0.37, 0.5, 0.82, 0.999])
 PATHS = ["linear", "cosine"]

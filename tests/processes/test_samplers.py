@@ -1,37 +1,17 @@
 from types import SimpleNamespace
 
-import golden
 import pytest
 import torch
-from processes import ddpm, interpolant
 
+from tests.fixtures import golden
+from tests.fixtures.processes import ddpm, interpolant
+from tests.fixtures.sampling import Mixed
 from vrpo.config.scoring import SAMPLER_PROCESS
 from vrpo.errors import UserError
-from vrpo.models.transformer import build_transformer
 from vrpo.processes.ddpm import DDPM
 from vrpo.processes.guidance import Guided
 from vrpo.processes.interpolant import Interpolant
 from vrpo.processes.samplers import SAMPLERS, sample
-
-
-class Mixed:
-    """The golden network on top of the exact denoiser of standard normal data, so that trajectories stay near data."""
-
-    null_label = 1000
-
-    def __init__(self, process, out_channels):
-        self.process = process
-        self.net = golden.fill(build_transformer(golden.MODEL, golden.LATENT, out_channels))
-        self.states = []
-
-    def __call__(self, x, t, labels):
-        self.states.append(x[:2].clone())
-        if isinstance(self.process, Interpolant):
-            exact = golden.gaussian_velocity(x, t, self.process.options.path)
-        else:
-            exact = golden.gaussian_noise(x, self.process.alpha_bars.float()[t.long()])
-        return exact + 0.3 * self.net(x, t, labels)[0], []
-
 
 REPA = {
     "euler": ("ode-euler", 250, {}),

@@ -1,9 +1,8 @@
 """Costs against the papers' FLOPs, parameters and sampling protocols."""
 
-from pathlib import Path
-
 import pytest
 
+from tests.fixtures import ROOT
 from vrpo.config import load_experiment
 from vrpo.config.alignments.base import SpatialOptions
 from vrpo.config.options import EncoderOptions
@@ -17,8 +16,6 @@ from vrpo.report.cost import (
     run_flops,
     training_flops,
 )
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(

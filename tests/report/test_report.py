@@ -1,7 +1,6 @@
 """Figures, tables and claims from made-up results whose answers are known."""
 
 import importlib
-import json
 import shutil
 import subprocess
 import sys
@@ -12,182 +11,25 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from tests.fixtures import ROOT
+from tests.fixtures.report import (
+    FIGURES,
+    IMAGENET,
+    MINIATURE,
+    TABLES,
+    collected,
+    metrics_frame,
+)
 from vrpo.config.options import ReportOptions
 from vrpo.errors import UserError
 from vrpo.report import style
-from vrpo.report.catalogue import BENCHMARK, CATALOGUE, COLLECTED, Entry, report_entries
+from vrpo.report.catalogue import BENCHMARK, CATALOGUE, COLLECTED, Entry
 from vrpo.report.claims import gains, headline, judge
 from vrpo.report.collect import over_stretches
 from vrpo.report.diagnostics import compare
 from vrpo.report.draw import draw
 from vrpo.report.report import write_report
 from vrpo.report.results import last_milestone, main_sampler, read_diagnostics, read_metrics
-
-ROOT = Path(__file__).parents[2]
-MINIATURE = ReportOptions(metric_space="miniature: made up")
-IMAGENET = ReportOptions(
-    metric_space="ImageNet 256x256, Inception features",
-    published=str(ROOT / "config/published.csv"),
-)
-STEPS = (500, 1000, 1500)
-FIDS = {"none": (40.0, 20.0, 12.0), "repa": (30.0, 15.0, 10.0), "vrpo": (26.0, 12.0, 8.0)}
-FIGURES, TABLES = ([entry.name for entry in report_entries(kind)] for kind in ("figure", "table"))
-RUN = {"SiT-B/2": ("sit", "interpolant", "ode"), "DiT-XL/2": ("dit", "ddpm", "ddpm")}
-
-
-def metrics_frame(
-    seeds: tuple[int, ...] = (0,), kinds: tuple[str, ...] = ("none", "repa", "vrpo")
-) -> pd.DataFrame:
-    """Seed k adds k to every FID, and VRPO's gain over REPA falls by 0.1 k."""
-    rows = []
-    for model, (short, process, sampler) in RUN.items():
-        for kind in kinds:
-            for seed in seeds:
-                for step, fid in zip(STEPS, FIDS[kind], strict=True):
-                    names = {
-                        "run": f"{short}-{kind}",
-                        "model": model,
-                        "process": process,
-                        "alignment": kind,
-                        "kind": kind,
-                    }
-                    score = {
-                        "fid": fid + seed + (0.1 * seed if kind == "vrpo" else 0),
-                        "sfid": np.nan,
-                        "is": 9.0,
-                        "precision": 0.5,
-                        "recall": 0.4,
-                    }
-                    hashes = dict.fromkeys(
-                        ("metrics_sha256", "milestone_sha256", "samples_sha256"), "0123456789abcdef"
-                    )
-                    rows.append(
-                        {
-                            **names,
-                            "seed": seed,
-                            "step": step,
-                            "sampler": sampler,
-                            **score,
-                            "images": 100,
-                            "guidance": 1.0,
-                            **hashes,
-                        }
-                    )
-                    if step == STEPS[-1]:
-                        rows.append(
-                            {
-                                **rows[-1],
-                                "sampler": f"{sampler}-guided",
-                                "fid": 1.0,
-                                "guidance": 1.8,
-                            }
-                        )
-    return pd.DataFrame(rows)
-
-
-def collected(folder: Path, metrics: pd.DataFrame) -> Path:
-    folder.mkdir(parents=True)
-    metrics.to_csv(folder / "metrics.csv", index=False)
-    runs = metrics.drop_duplicates(["run", "seed"])
-    history = []
-    for row in runs.to_dict("records"):
-        for step in range(100, 1501, 100):
-            more = {"alignment_loss": -step / 2000} if row["kind"] != "none" else {}
-            more |= (
-                {"reward_fidelity": -1.0, "reward_perceptual": 0.5, "reward_semantic": step / 2000}
-                if row["kind"] == "vrpo"
-                else {}
-            )
-            history.append(
-                {
-                    **{
-                        key: row[key]
-                        for key in ("run", "model", "process", "alignment", "kind", "seed")
-                    },
-                    "step": step,
-                    "loss": 1.0,
-                    "denoising": 100 / step,
-                    **more,
-                }
-            )
-    pd.DataFrame(history).to_csv(folder / "training.csv", index=False)
-    logged = [
-        {
-            **{
-                key: row[key]
-                for key in ("run", "model", "process", "alignment", "kind", "seed", "step")
-            },
-            **{
-                "noise_level": level,
-                "fidelity": -level / row["step"],
-                "semantic": row["step"] / 2000,
-            },
-            **(
-                {
-                    "perceptual": 0.5,
-                    "weight": 1 + level,
-                    **{f"advantage_{part}": 1 / 6 for part in range(1, 7)},
-                    "kl": 0.5,
-                    "clipped": 0.0,
-                }
-                if row["kind"] == "vrpo"
-                else {"weight": 1.0}
-                if row["kind"] == "repa"
-                else {}
-            ),
-        }
-        for row in history
-        for level in (0.25, 0.75)
-    ]
-    pd.DataFrame(logged).to_csv(folder / "diagnostics.csv", index=False)
-    blocks = [
-        {"noise_level": level, "block": block, "quantity": name, "value": 0.1 * block + level}
-        for level in (0.2, 0.5, 0.8)
-        for block in (1, 2, 3)
-        for name in ("probe_accuracy", "cknna_vit")
-    ]
-    keys = ("run", "model", "process", "alignment", "kind", "seed")
-    measured = [
-        {**{key: row[key] for key in keys}, "step": 1500, **more}
-        for row in runs.to_dict("records")
-        for more in blocks
-    ]
-    pd.DataFrame(measured).to_csv(folder / "representation.csv", index=False)
-    names = list(dict.fromkeys(metrics["run"]))
-    images = (
-        np.arange(len(names) * 3 * 8 * 8 * 3, dtype=np.int64)
-        .reshape(len(names), 3, 8, 8, 3)
-        .astype(np.uint8)
-    )
-    columns = {"seeds": 0, "steps": 1500, "samplers": "ode"}
-    arrays = {name: np.full(len(names), value) for name, value in columns.items()}
-    np.savez(
-        folder / "samples.npz",
-        runs=np.array(names),
-        images=images,
-        labels=np.tile([3, 1, 2], (len(names), 1)),
-        real=images[0],
-        **arrays,
-    )
-    protocol = {
-        "samplers": {
-            "ode": {"images": 100, "guidance": {"scale": 1.0, "channels": None}, "decoder": None}
-        },
-        "warnings": ["fid: few samples"],
-    }
-    (folder / "protocol.json").write_text(json.dumps({**protocol, "versions": {"torch": ["2.15"]}}))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def one_seed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return collected(tmp_path_factory.mktemp("one") / "collected", metrics_frame())
-
-
-@pytest.fixture(scope="module")
-def three_seeds(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return collected(tmp_path_factory.mktemp("three") / "collected", metrics_frame((0, 1, 2)))
-
 
 # ---- numbers ----------------------------------------------------------------------------------------------------------
 

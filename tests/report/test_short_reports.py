@@ -6,10 +6,11 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
-from metrics_fixtures import make_images
 from PIL import Image
-from test_report import FIGURES, MINIATURE, ROOT, collected, metrics_frame
 
+from tests.fixtures import ROOT
+from tests.fixtures.metrics import make_images
+from tests.fixtures.report import FIGURES, MINIATURE, collected, metrics_frame
 from vrpo.config.reading import deep_merge, parse_experiment, read_yaml
 from vrpo.data.arrays import ArrayWriter
 from vrpo.errors import UserError

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 from torch._inductor.exc import CppCompileError, InductorError, InvalidCxxCompiler, TritonMissing
-from training_fixtures import Toy
 
+from tests.fixtures.training import Toy
 from vrpo.bench.commands import train_command
 from vrpo.config.scoring import SamplerOptions
 from vrpo.errors import UserError

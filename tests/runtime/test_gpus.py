@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 import torch
-from fake_driver.sitecustomize import fake_driver, name_of, uuid_of
 
+from tests.fixtures import ROOT
+from tests.fixtures.fake_driver.sitecustomize import fake_driver, name_of, uuid_of
 from vrpo.errors import UserError
 from vrpo.runtime import distributed, gpus
 from vrpo.runtime.distributed import choose_device
 from vrpo.runtime.gpus import CUDA, HIP, Gpu, Gpus, cuda_uuids, instances_of, visible_gpus
 
-FAKE = Path(__file__).with_name("fake_driver")
-ROOT = Path(__file__).parents[2]
+FAKE = ROOT / "tests/fixtures/fake_driver"
 PROFILE = ROOT / "profiles/default/config.yaml"
 MIG = """\
 GPU 0: NVIDIA A100-SXM4-40GB (UUID: GPU-5c89852c-d268-c3f3-1b07-005d5ae1dc3f)

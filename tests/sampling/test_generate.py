@@ -2,56 +2,25 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
-from types import SimpleNamespace
 
-import golden
 import numpy as np
 import pytest
 import torch
 import yaml
 
+from tests.fixtures import golden
+from tests.fixtures.sampling import PROCESSES, write_milestone
 from vrpo.config.options import TokenizerOptions
 from vrpo.config.scoring import SamplerOptions
 from vrpo.data.arrays import Arrays, ArrayWriter
 from vrpo.errors import UserError
-from vrpo.models.checkpoints import save_milestone, save_network
+from vrpo.models.checkpoints import save_network
 from vrpo.models.tokenizer import build_vae, vae_arguments
-from vrpo.models.transformer import build_transformer
 from vrpo.sampling import generate
 from vrpo.sampling.generate import ImageDraws, sample_images, to_uint8
 
 TOKENIZER = TokenizerOptions(block_channels=[8, 8])
-MODEL = {"name": "tiny/2", "depth": 2, "width": 16, "heads": 2, "patch_size": 2, "num_classes": 10}
-PROCESSES = {
-    "sit": {"kind": "interpolant", "path": "linear", "time": "uniform"},
-    "dit": {"kind": "ddpm", "betas": "linear", "steps": 1000},
-}
 KINDS = {"ode-heun": "sit", "sde": "sit", "ddpm": "dit", "ddim": "dit"}
-
-
-def write_milestone(path, process, channels=4, break_it=False):
-    out_channels = channels * (2 if process == "dit" else 1)
-    network = golden.fill(
-        build_transformer(SimpleNamespace(**MODEL), (channels, 8, 8), out_channels)
-    )
-    if break_it:
-        with torch.no_grad():
-            network.final_layer.linear.bias.fill_(torch.finfo(torch.float32).max)
-    description = {
-        "run": process,
-        "seed": 3,
-        "step": 7,
-        "model": MODEL,
-        "process": PROCESSES[process],
-    }
-    save_milestone(
-        path,
-        dict(network.named_parameters()),
-        {},
-        {**description, "latent_shape": [channels, 8, 8], "out_channels": out_channels},
-    )
-    return path
 
 
 def write_folder(folder):
@@ -161,8 +130,7 @@ def test_rounding_as_in_the_papers():
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-sys.path.insert(0, sys.argv[1])
-import test_generate
+from tests.sampling import test_generate
 from vrpo.data.arrays import ArrayWriter
 
 write, written = ArrayWriter.write, []
@@ -175,7 +143,7 @@ def write_and_die(self, start, rows):
         os.kill(os.getpid(), signal.SIGKILL)
 
 ArrayWriter.write = write_and_die
-test_generate.run(Path(sys.argv[2]), test_generate.options("ddpm", 150), Path(sys.argv[3]))
+test_generate.run(Path(sys.argv[1]), test_generate.options("ddpm", 150), Path(sys.argv[2]))
 """
 
 
@@ -187,7 +155,7 @@ def test_killed_sampling_goes_on_to_the_same_bytes(folder, tmp_path, monkeypatch
         "OMP_NUM_THREADS": str(torch.get_num_threads()),
     }
     child = subprocess.run(
-        [sys.executable, "-c", KILLED, str(Path(__file__).parent), str(folder), str(output)],
+        [sys.executable, "-c", KILLED, str(folder), str(output)],
         env=environment,
         capture_output=True,
     )

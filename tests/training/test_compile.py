@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
-from training_fixtures import ALIGNMENTS, COUNT, LATENT, Toy
 
+from tests.fixtures.training import ALIGNMENTS, COUNT, LATENT, Toy
 from vrpo.config import RunConfig
 from vrpo.config.messages import validate
 from vrpo.config.options import TrainingOptions

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from training_fixtures import Toy, milestone_file
 
+from tests.fixtures.training import Toy, milestone_file
 from vrpo.data.batches import TrainingData
 from vrpo.errors import UserError
 from vrpo.models.checkpoints import read_network

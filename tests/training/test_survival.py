@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from training_fixtures import Toy, milestone_file
 
+from tests.fixtures.training import Toy, milestone_file
 from vrpo.config import RunConfig
 from vrpo.data.arrays import Arrays, ArrayWriter
 from vrpo.errors import UserError

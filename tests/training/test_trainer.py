@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from training_fixtures import COUNT, Toy, milestone_file
 
+from tests.fixtures.training import COUNT, Toy, milestone_file
 from vrpo.config import RunConfig
 from vrpo.data.batches import sample_indices
 from vrpo.errors import UserError

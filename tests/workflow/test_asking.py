@@ -4,9 +4,9 @@ import random
 from pathlib import Path
 
 import pytest
-from running import ROOT, TINY, plan, whole
-from test_planning import stats
 
+from tests.fixtures import ROOT
+from tests.fixtures.workflow import TINY, plan, stats, whole
 from vrpo.config import load_experiment
 from vrpo.errors import UserError
 
@@ -126,7 +126,7 @@ def test_files_that_snakemake_itself_cannot_read(profile: str, tmp_path: Path) -
 
 
 def test_damaged_files_are_planned_or_refused(tmp_path: Path) -> None:
-    """As the commands read them (tests/unit/test_config_fuzz.py), so does the workflow."""
+    """As the commands read them (tests/config/test_fuzz.py), so does the workflow."""
     dice, whole_text, outcomes = random.Random(1), TINY.read_bytes(), set()
     for number in range(10):
         path, at = tmp_path / f"{number}.yaml", dice.randrange(len(whole_text))

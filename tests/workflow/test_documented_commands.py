@@ -7,9 +7,10 @@ import sys
 
 import pytest
 import typer.main
-from running import ROOT, plan, whole
 from snakemake.cli import get_argument_parser
 
+from tests.fixtures import ROOT
+from tests.fixtures.workflow import plan, whole
 from vrpo.cli import app
 from vrpo.config import merge_configs, parse_experiment
 from vrpo.plan.jobs import evaluations

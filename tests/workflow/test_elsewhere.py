@@ -5,7 +5,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from running import TINY, clone, command, environment, snakemake, whole
+
+from tests.fixtures.workflow import TINY, clone, command, environment, snakemake, whole
 
 pytestmark = [pytest.mark.workflow, pytest.mark.timeout(900)]
 

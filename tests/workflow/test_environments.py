@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from running import ROOT
 
+from tests.fixtures import ROOT
 from vrpo.report.catalogue import CATALOGUE
 
 pytestmark = [pytest.mark.workflow, pytest.mark.timeout(900)]

@@ -6,7 +6,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from running import command, environment, snakemake, whole
+
+from tests.fixtures.workflow import command, environment, snakemake, whole
 
 pytestmark = [pytest.mark.workflow]
 TRAINED = "results/tiny/runs/sit-vrpo/seed0/step0000008.safetensors"

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from running import DRAWN, clone, command, environment, snakemake, whole
 
+from tests.fixtures.workflow import DRAWN, clone, command, environment, snakemake, whole
 from vrpo.files import exclusive_lock
 from vrpo.report.catalogue import report_entries
 

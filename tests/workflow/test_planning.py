@@ -5,23 +5,15 @@ import shlex
 from pathlib import Path
 
 import pytest
-from running import ROOT, TINY, plan, whole
 
+from tests.fixtures import ROOT
+from tests.fixtures.workflow import TINY, plan, stats, whole
 from vrpo.config import load_experiment, merge_configs, parse_experiment
 from vrpo.config.strict_yaml import dump_yaml
 from vrpo.plan.jobs import evaluations
 
 pytestmark = [pytest.mark.workflow]
 IMAGENET = ROOT / "config/imagenet256.yaml"
-
-
-def stats(text: str) -> dict[str, int]:
-    table = text.split("Job stats:")[1].split("Job stats:")[0].split("\n\n")[0]
-    return {
-        line.split()[0]: int(line.split()[1])
-        for line in table.splitlines()[3:]
-        if len(line.split()) == 2
-    }
 
 
 def test_the_paper_is_planned_without_imagenet(tmp_path: Path) -> None:

@@ -4,8 +4,9 @@ import re
 from pathlib import Path
 
 import pytest
-from running import ROOT, TINY, plan, snakemake, whole
 
+from tests.fixtures import ROOT
+from tests.fixtures.workflow import TINY, plan, snakemake, whole
 from vrpo.config import load_experiment
 
 pytestmark = [pytest.mark.workflow]

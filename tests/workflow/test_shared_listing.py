@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from running import plan, snakemake, whole
-from test_planning import stats
+
+from tests.fixtures.workflow import plan, snakemake, stats, whole
 
 pytestmark = [pytest.mark.workflow]
 

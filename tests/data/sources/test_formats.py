@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from test_sources import CLASSES, FILES, SIDE, encoded, options, write_folder, write_tars
 
+from tests.fixtures.sources import CLASSES, FILES, SIDE, encoded, options, write_folder, write_tars
 from vrpo.data.sources import FolderSource, ParquetSource, WebDatasetSource, ZipSource, open_source
 from vrpo.data.sources import folder as folder_source
 from vrpo.data.sources.formats import EXTENSIONS, UNREAD_EXTENSIONS, is_unread_image

@@ -7,9 +7,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from permissions import unprivileged
-from test_sources import CLASSES, FILES, SIDE, WRITERS, options, write_folder
 
+from tests.fixtures.permissions import unprivileged
+from tests.fixtures.sources import (
+    CLASSES,
+    FILES,
+    SIDE,
+    WRITERS,
+    a_link_to_itself,
+    a_link_to_nothing,
+    a_pipe,
+    an_empty_file,
+    options,
+    write_folder,
+)
 from vrpo.config.options import DataOptions
 from vrpo.data.shards import open_arrays
 from vrpo.data.sources import open_source
@@ -18,18 +29,6 @@ from vrpo.prepare.images import write_images
 from vrpo.prepare.manifest import write_manifest
 
 PNG = FILES[f"{CLASSES[0]}/{CLASSES[0]}_0.JPEG"]
-
-
-def a_link_to_nothing(path):
-    path.symlink_to("/nowhere/x.png")
-
-
-def a_link_to_itself(path):
-    path.symlink_to(path.name)
-
-
-def a_pipe(path):
-    os.mkfifo(path)
 
 
 def a_device(path):
@@ -44,10 +43,6 @@ def a_socket(path):
             opened.bind(path.name)
     finally:
         os.chdir(at)
-
-
-def an_empty_file(path):
-    path.touch()
 
 
 def a_forbidden_file(path):

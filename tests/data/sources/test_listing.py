@@ -10,19 +10,22 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from test_irregular_files import a_link_to_itself, a_link_to_nothing, a_pipe, an_empty_file
-from test_sources import (
+
+from tests.fixtures.sources import (
     CLASSES,
     FILES,
     SIDE,
     WRITERS,
+    a_link_to_itself,
+    a_link_to_nothing,
+    a_pipe,
+    an_empty_file,
     options,
     write_folder,
     write_parquet,
     write_tars,
     write_zip,
 )
-
 from vrpo.config.options import DataOptions
 from vrpo.data.sources import open_source
 from vrpo.data.sources.listing import files_below, is_litter

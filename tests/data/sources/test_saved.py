@@ -9,9 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from test_sources import CLASSES, FILES, WRITERS, encoded, options, write_folder, write_zip
 
 import vrpo
+from tests.fixtures.sources import (
+    CLASSES,
+    FILES,
+    WRITERS,
+    encoded,
+    options,
+    write_folder,
+    write_zip,
+)
 from vrpo.data.shards import open_arrays, shard_name
 from vrpo.data.sources import folder as folder_source
 from vrpo.data.sources import load_listing, open_source, save_listing

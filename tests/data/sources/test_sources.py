@@ -1,6 +1,5 @@
 """The same images in every kind of container give the same pixels, labels and order; and what is said of damaged ones."""
 
-import io
 import json
 import pickle
 import tarfile
@@ -8,114 +7,28 @@ import zipfile
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from vrpo.config.options import DataOptions
+from tests.fixtures.sources import (
+    CLASSES,
+    FILES,
+    NAMES,
+    SIDE,
+    WRITERS,
+    options,
+    write_folder,
+    write_parquet,
+    write_tars,
+    write_zip,
+)
 from vrpo.data.sources import FolderSource, ParquetSource, WebDatasetSource, ZipSource, open_source
 from vrpo.data.sources.base import UnreadableImageError
 from vrpo.data.sources.classes import read_class_index
 from vrpo.errors import UserError
 
-CLASSES = ["n01440764", "n01443537", "n02086240"]
-NAMES = ["tench", "goldfish", "Shih-Tzu"]
-SIDE = 12
-
-
-def encoded(seed, kind="PNG"):
-    pixels = np.random.default_rng(seed).integers(0, 256, (20, 17, 3), dtype=np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, kind)
-    return file.getvalue()
-
-
-FILES = {
-    f"{name}/{name}_{number}.JPEG": encoded(10 * label + number)
-    for label, name in enumerate(CLASSES)
-    for number in (0, 1, 10, 2)
-}
-
-
-def write_folder(root):
-    for name, content in FILES.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(content)
-    return root
-
-
-def write_zip(path, inside="", kind=zipfile.ZIP_STORED):
-    with zipfile.ZipFile(path, "w", kind) as archive:
-        for name, content in sorted(FILES.items(), reverse=True):
-            archive.writestr(f"{inside}{name}", content)
-        archive.writestr(f"{inside}README.txt", "no image")
-    return path
-
-
-def write_tars(root, shards=2, kind="w"):
-    root.mkdir()
-    rows = list(enumerate(sorted(FILES)))
-    for shard in range(shards):
-        with tarfile.open(root / f"{shard:06d}.tar", kind) as archive:
-            for number, name in rows[
-                shard * len(rows) // shards : (shard + 1) * len(rows) // shards
-            ]:
-                label = CLASSES.index(name.partition("/")[0])
-                for extension, content in (
-                    ("cls", str(label).encode()),
-                    ("json", b"{}"),
-                    ("jpg", FILES[name]),
-                ):
-                    member = tarfile.TarInfo(f"{number:08d}.{extension}")
-                    member.size = len(content)
-                    archive.addfile(member, io.BytesIO(content))
-    return root
-
-
-def write_parquet(root, described=True, rows_in_group=5):
-    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
-    root.mkdir()
-    rows = sorted(FILES)
-    for part in range(2):
-        chosen = rows[part * 7 : part * 7 + 7]
-        table = pyarrow.table(
-            {
-                "image": [{"bytes": FILES[name], "path": name} for name in chosen],
-                "label": pyarrow.array(
-                    [CLASSES.index(name.partition("/")[0]) for name in chosen], pyarrow.int64()
-                ),
-            }
-        )
-        if described:
-            features = {
-                "image": {"_type": "Image"},
-                "label": {"names": NAMES, "_type": "ClassLabel"},
-            }
-            table = table.replace_schema_metadata(
-                {"huggingface": json.dumps({"info": {"features": features}})}
-            )
-        parquet.write_table(
-            table, root / f"train-{part:05d}-of-00002.parquet", row_group_size=rows_in_group
-        )
-    return root
-
-
-def options(source, root, **other):
-    return DataOptions(
-        source=source, root=str(root), resolution=SIDE, num_classes=len(CLASSES), **other
-    )
-
 
 @pytest.fixture
 def folder(tmp_path):
     return FolderSource(write_folder(tmp_path / "folder"), SIDE)
-
-
-WRITERS = {
-    "folder": lambda path: write_folder(path / "f"),
-    "ilsvrc": lambda path: write_folder(path / "ILSVRC/Data/CLS-LOC/train").parents[3],
-    "zip": lambda path: write_zip(path / "a.zip"),
-    "webdataset": lambda path: write_tars(path / "t"),
-    "parquet": lambda path: write_parquet(path / "p"),
-}
 
 
 @pytest.mark.parametrize("kind", WRITERS)

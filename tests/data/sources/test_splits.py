@@ -7,7 +7,8 @@ import tarfile
 import zipfile
 
 import pytest
-from test_sources import (
+
+from tests.fixtures.sources import (
     CLASSES,
     FILES,
     WRITERS,
@@ -17,7 +18,6 @@ from test_sources import (
     write_parquet,
     write_tars,
 )
-
 from vrpo.data.sources import open_source
 from vrpo.errors import UserError
 

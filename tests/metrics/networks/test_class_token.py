@@ -5,9 +5,9 @@ import json
 import pytest
 import timm
 import torch
-from metrics_fixtures import ATTRIBUTES, OPTIONS, make_images, write_classifier, write_h5
 from safetensors.torch import save_file
 
+from tests.fixtures.metrics import ATTRIBUTES, OPTIONS, make_images, write_classifier, write_h5
 from vrpo.config.options import NetworkOptions
 from vrpo.errors import UserError
 from vrpo.metrics.distances.frechet import frechet_distance

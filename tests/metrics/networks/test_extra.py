@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from metrics_fixtures import ATTRIBUTES, OPTIONS, make_images, write_classifier, write_h5
 from typer.testing import CliRunner
 
+from tests.fixtures.metrics import ATTRIBUTES, OPTIONS, make_images, write_classifier, write_h5
 from vrpo.cli import app
 from vrpo.config.options import NetworkOptions
 from vrpo.errors import UserError

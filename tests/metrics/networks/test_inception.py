@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from metrics_fixtures import OPTIONS, make_images, write_classifier, write_inception
 from safetensors.torch import save_file
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
 
+from tests.fixtures.metrics import OPTIONS, make_images, write_classifier, write_inception
 from vrpo.config.scoring import EvaluationOptions
 from vrpo.errors import UserError
 from vrpo.files import sha256
