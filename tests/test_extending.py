@@ -15,8 +15,6 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from tests.fixtures import ROOT
-from tests.fixtures.benchmark import metrics_of, write_collected
 from vrpo.alignment.base import AlignmentBatch, AlignmentContext
 from vrpo.alignment.registry import build_alignment
 from vrpo.cli import app
@@ -29,6 +27,9 @@ from vrpo.models.critic import LatentCritic
 from vrpo.models.encoder import VisualEncoder, create_network
 from vrpo.report import catalogue
 from vrpo.training.run import train
+
+from tests.fixtures import ROOT
+from tests.fixtures.benchmark import metrics_of, write_collected
 
 TEXT = (ROOT / "docs/extending.md").read_text(encoding="utf-8")
 MODULES = dict(

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 import vrpo.launch
-from tests.fixtures import ROOT
 from vrpo.errors import UserError
 from vrpo.launch import (
     locked_gpus,
@@ -22,6 +21,8 @@ from vrpo.launch import (
     use_environment_of,
 )
 from vrpo.runtime.gpus import CUDA, HIP, Gpu, Gpus
+
+from tests.fixtures import ROOT
 
 FAKE = ROOT / "tests/fixtures/fake_driver"
 THREE = tuple(Gpu(str(number), f"uuid-{number}") for number in range(3))

@@ -13,13 +13,14 @@ import torch
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-from tests.fixtures import ROOT
 from vrpo import preflight
 from vrpo.cli import app
 from vrpo.config import merge_configs, parse_experiment
 from vrpo.errors import UserError
 from vrpo.models.encoder import create_network
 from vrpo.preflight import Finding, all_checks, findings, forbid_downloads, table, weight_checks
+
+from tests.fixtures import ROOT
 
 MINI, IMAGENET = ROOT / "config/mini.yaml", ROOT / "config/imagenet256.yaml"
 

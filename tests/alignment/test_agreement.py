@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tests.fixtures.training import LATENT, Toy, milestone_file
 from vrpo.alignment.agreement import Agreement, gradient_cosine
 from vrpo.alignment.base import AlignmentBatch, AlignmentResult
 from vrpo.config import RunConfig
@@ -21,6 +20,8 @@ from vrpo.data.batches import TrainingData
 from vrpo.training.objective import Objective
 from vrpo.training.plan import plan_step
 from vrpo.training.run import build_objective, train
+
+from tests.fixtures.training import LATENT, Toy, milestone_file
 
 B, BINS = 16, 4
 

@@ -9,9 +9,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.fixtures import golden
-from tests.fixtures.alignment import batch
-from tests.fixtures.training import COUNT, LATENT, Toy
 from vrpo.alignment.base import AlignmentContext
 from vrpo.alignment.haste import HASTE, attention_cross_entropy
 from vrpo.alignment.registry import build_alignment
@@ -27,6 +24,10 @@ from vrpo.models.encoder import VisualEncoder, create_network
 from vrpo.models.transformer import build_transformer
 from vrpo.prepare.features import encode_features
 from vrpo.training.run import train
+
+from tests.fixtures import golden
+from tests.fixtures.alignment import batch
+from tests.fixtures.training import COUNT, LATENT, Toy
 
 VALUES = golden.load("alignment")
 VIT = EncoderOptions(

@@ -6,8 +6,6 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from tests.fixtures import golden
-from tests.fixtures.alignment import batch
 from vrpo.alignment.base import AlignmentContext
 from vrpo.alignment.irepa import IREPA
 from vrpo.alignment.registry import build_alignment
@@ -15,6 +13,9 @@ from vrpo.alignment.spatial import spatial_normalisation
 from vrpo.alignment.vrpo import VRPO
 from vrpo.config.alignments import IREPAOptions, VRPOOptions
 from vrpo.models.projector import ConvolutionalProjector
+
+from tests.fixtures import golden
+from tests.fixtures.alignment import batch
 
 VALUES = golden.load("alignment")
 HIDDEN, TOKENS = (

@@ -11,12 +11,13 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from tests.fixtures.training import Toy, milestone_file
 from vrpo.alignment.repa import schedule_factor
 from vrpo.config import RunConfig
 from vrpo.config.alignments.repa import ScheduleOptions
 from vrpo.config.messages import validate
 from vrpo.training.run import train
+
+from tests.fixtures.training import Toy, milestone_file
 
 
 def factors(steps: list[int], **options: Any) -> list[float]:

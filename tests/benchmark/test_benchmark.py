@@ -7,8 +7,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tests.fixtures import ROOT
-from tests.fixtures.benchmark import KINDS, OPTIONS, REPORT, metrics_of, write_collected
 from vrpo.benchmark import figures, numbers
 from vrpo.benchmark.page import write_benchmark
 from vrpo.benchmark.snapshot import redraw_snapshot, write_snapshot
@@ -19,6 +17,9 @@ from vrpo.errors import UserError
 from vrpo.plan.paths import Paths
 from vrpo.report.catalogue import benchmark_entries
 from vrpo.runtime.machine import processor
+
+from tests.fixtures import ROOT
+from tests.fixtures.benchmark import KINDS, OPTIONS, REPORT, metrics_of, write_collected
 
 METRICS = metrics_of()
 
@@ -455,8 +456,9 @@ def test_a_snapshot_is_redrawn_from_its_own_files(
 @pytest.fixture
 def mini_benchmark() -> dict[str, object]:
     """config/mini.yaml with the alignments that the made-up benchmark names."""
-    from tests.fixtures.benchmark import KINDS
     from vrpo.config.reading import deep_merge, read_yaml
+
+    from tests.fixtures.benchmark import KINDS
 
     mini = read_yaml(ROOT / "config/mini.yaml")
     repa, vrpo = mini["alignments"]["repa"], mini["alignments"]["vrpo"]

@@ -4,8 +4,6 @@ from typing import Any
 
 import pytest
 
-from tests.fixtures import ROOT
-from tests.fixtures.config import refusal
 from vrpo.config import ExperimentConfig, load_experiment, parse_experiment
 from vrpo.config.benchmark import BenchmarkOptions
 from vrpo.config.reading import deep_merge, read_yaml
@@ -14,6 +12,9 @@ from vrpo.plan.paths import Paths
 from vrpo.plan.resolved import resolved_files
 from vrpo.report.catalogue import benchmark_entries
 from vrpo.report.collect import model_name
+
+from tests.fixtures import ROOT
+from tests.fixtures.config import refusal
 
 SMALL = {
     "model": "mini/2",

@@ -8,8 +8,6 @@ import jinja2
 import pytest
 from typer.testing import CliRunner
 
-from tests.fixtures import ROOT
-from tests.fixtures.report import FIGURES, collected, metrics_frame
 from vrpo.cli import app
 from vrpo.config import load_experiment
 from vrpo.config.described import described_report
@@ -24,6 +22,9 @@ from vrpo.report.cost import costs, describe_cost
 from vrpo.report.formatting import latex, markdown
 from vrpo.report.report import write_report
 from vrpo.report.results import read_metrics
+
+from tests.fixtures import ROOT
+from tests.fixtures.report import FIGURES, collected, metrics_frame
 
 OWN = {"source": "folder", "root": "/data/flowers/train", "num_classes": 5, "resolution": 64}
 FOREIGN = (

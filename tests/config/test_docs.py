@@ -8,10 +8,11 @@ import jsonschema
 import pytest
 import yaml
 
-from tests.fixtures import ROOT
-from tests.fixtures.config import OVER
 from vrpo.config.docs import option_reference, schema_text, write_docs
 from vrpo.config.reading import deep_merge
+
+from tests.fixtures import ROOT
+from tests.fixtures.config import OVER
 
 
 @pytest.mark.parametrize(

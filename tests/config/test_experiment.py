@@ -5,14 +5,15 @@ from typing import Any
 
 import pytest
 
-from tests.fixtures import ROOT
-from tests.fixtures.config import MINI, OVER, changed, refusal
 from vrpo.config import load_experiment, load_resolved, parse_experiment
 from vrpo.config.resolved import CollectOptions, RunConfig
 from vrpo.errors import UserError
 from vrpo.plan.jobs import collection, evaluations, shown
 from vrpo.plan.paths import Paths
 from vrpo.plan.resolved import Plan
+
+from tests.fixtures import ROOT
+from tests.fixtures.config import MINI, OVER, changed, refusal
 
 SCORING = {"eta": 0.1, "rewards": {"fidelity": {"score": 1.0}}}
 

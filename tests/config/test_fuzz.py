@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 
-from tests.fixtures import ROOT
 from vrpo.config import load_experiment
 from vrpo.config.reading import read_yaml
 from vrpo.config.strict_yaml import dump_yaml
 from vrpo.errors import UserError
 from vrpo.plan.jobs import evaluations, shown
 from vrpo.plan.resolved import resolved_files
+
+from tests.fixtures import ROOT
 
 MINI = ROOT / "config/mini.yaml"
 PIECES = [

@@ -11,14 +11,15 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from tests.fixtures import ROOT
-from tests.fixtures.config import MINI
 from vrpo.config import ExperimentConfig, parse_experiment
 from vrpo.config.reading import deep_merge, read_yaml
 from vrpo.config.strict_yaml import dump_yaml, parse_yaml
 from vrpo.errors import UserError
 from vrpo.plan.jobs import evaluations, shown
 from vrpo.plan.resolved import resolved_files
+
+from tests.fixtures import ROOT
+from tests.fixtures.config import MINI
 
 REPA, VRPO, VIT = MINI["alignments"]["repa"], MINI["alignments"]["vrpo"], MINI["encoders"]["vit"]
 SCORED = {"eta": 0.1, "rewards": {"fidelity": {"score": 1.0}}}

@@ -3,8 +3,9 @@
 import pytest
 from pydantic import ValidationError
 
-from tests.fixtures.config import changed, refusal
 from vrpo.config.scoring import SamplerOptions
+
+from tests.fixtures.config import changed, refusal
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,12 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.fixtures import ROOT
 from vrpo.config import load_experiment, merge_configs
 from vrpo.config.reading import read_yaml
 from vrpo.config.strict_yaml import dump_yaml, parse_yaml
 from vrpo.errors import UserError
+
+from tests.fixtures import ROOT
 
 
 def refusal(text: str) -> str:

@@ -10,8 +10,6 @@ import numpy as np
 import pytest
 
 import vrpo
-from tests.fixtures.hdf5 import CONTENT, PICTURES, N, write, write_all
-from tests.fixtures.permissions import unprivileged
 from vrpo.data.arrays import ArrayWriter
 from vrpo.data.batches import TrainingData
 from vrpo.data.checksums import stamp_path
@@ -21,6 +19,9 @@ from vrpo.errors import UserError
 from vrpo.files import partial_path
 from vrpo.metrics.inputs import open_images
 from vrpo.prepare.unreadable import UnreadableList
+
+from tests.fixtures.hdf5 import CONTENT, PICTURES, N, write, write_all
+from tests.fixtures.permissions import unprivileged
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,6 @@ import yaml
 from PIL import Image
 from typer.testing import CliRunner
 
-from tests.fixtures.metrics import ATTRIBUTES, OPTIONS, make_images, write_classifier, write_h5
 from vrpo.cli import app
 from vrpo.config.scoring import EvaluationOptions
 from vrpo.errors import UserError
@@ -28,6 +27,8 @@ from vrpo.metrics.inputs import open_images
 from vrpo.metrics.networks.loading import load_network
 from vrpo.metrics.networks.protocol import Features
 from vrpo.metrics.reference import compute_reference, load_reference
+
+from tests.fixtures.metrics import ATTRIBUTES, OPTIONS, make_images, write_classifier, write_h5
 
 COUNT = 250
 

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.fixtures.metrics import OPTIONS, make_images, write_classifier, write_h5
 from vrpo.config.options import DataOptions
 from vrpo.errors import UserError
 from vrpo.metrics.evaluate import evaluate
 from vrpo.metrics.inputs import natural_order, open_images, open_real_images
 from vrpo.metrics.reference import compute_reference
 from vrpo.prepare.images import write_images
+
+from tests.fixtures.metrics import OPTIONS, make_images, write_classifier, write_h5
 
 COUNT = 230  # more than two chunks of the Inception score; names of one, two and three digits
 

@@ -6,7 +6,6 @@ import zipfile
 import numpy as np
 import pytest
 
-from tests.fixtures.metrics import OPTIONS, make_images, write_classifier, write_h5
 from vrpo.errors import UserError
 from vrpo.metrics.evaluate import evaluate
 from vrpo.metrics.inputs import open_images
@@ -14,6 +13,8 @@ from vrpo.metrics.networks.loading import load_network
 from vrpo.metrics.npz import NpzFile
 from vrpo.metrics.reference import compute_reference, load_reference
 from vrpo.report.results import read_samples
+
+from tests.fixtures.metrics import OPTIONS, make_images, write_classifier, write_h5
 
 POOL, SPATIAL = 16, 112  # features of the fixture's network
 

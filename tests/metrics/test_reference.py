@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from tests.fixtures.metrics import OPTIONS, make_images, write_classifier, write_h5
 from vrpo.errors import UserError
 from vrpo.metrics.evaluate import evaluate, summary
 from vrpo.metrics.networks.loading import load_network
 from vrpo.metrics.reference import compute_reference, load_reference, subset_indices
+
+from tests.fixtures.metrics import OPTIONS, make_images, write_classifier, write_h5
 
 COUNT = 400
 

@@ -9,8 +9,6 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from tests.fixtures import golden
-from tests.fixtures.processes import ddpm, interpolant
 from vrpo.config.scoring import RepresentationOptions
 from vrpo.data.arrays import ArrayWriter
 from vrpo.errors import UserError
@@ -19,6 +17,9 @@ from vrpo.metrics.probe import probe_accuracy
 from vrpo.metrics.representation import measure_representation, times_at
 from vrpo.models.checkpoints import save_milestone
 from vrpo.models.transformer import build_transformer
+
+from tests.fixtures import golden
+from tests.fixtures.processes import ddpm, interpolant
 
 MODEL = {"name": "tiny/2", "depth": 3, "width": 16, "heads": 2, "patch_size": 2, "num_classes": 5}
 OPTIONS = RepresentationOptions(images=120, noise_levels=[0.2, 0.8], batch_size=50)

@@ -5,7 +5,6 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from tests.fixtures import golden
 from vrpo.errors import UserError
 from vrpo.models import checkpoints
 from vrpo.models.checkpoints import (
@@ -17,6 +16,8 @@ from vrpo.models.checkpoints import (
 )
 from vrpo.models.projector import Projector
 from vrpo.models.transformer import build_transformer
+
+from tests.fixtures import golden
 
 MODEL = {
     "name": "SiT-tiny/2",

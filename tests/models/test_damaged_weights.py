@@ -16,7 +16,6 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from tests.fixtures import golden
 from vrpo.config.options import EncoderOptions, TokenizerOptions
 from vrpo.errors import UserError
 from vrpo.models.checkpoints import (
@@ -32,6 +31,8 @@ from vrpo.models.official import import_checkpoint
 from vrpo.models.tokenizer import build_vae, load_tokenizer, vae_arguments
 from vrpo.models.transformer import build_transformer, position_embedding
 from vrpo.models.weights import is_finite, read_weights
+
+from tests.fixtures import golden
 
 MODEL = {
     "name": "SiT-tiny/2",

@@ -11,8 +11,6 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 
-from tests.fixtures import ROOT
-from tests.fixtures.training import Toy
 from vrpo.config.options import EncoderOptions
 from vrpo.data.arrays import ArrayWriter
 from vrpo.errors import UserError
@@ -25,6 +23,9 @@ from vrpo.models.encoder import (
 )
 from vrpo.models.encoder_table import ENCODERS, GRID, write_encoder_docs
 from vrpo.training.run import train
+
+from tests.fixtures import ROOT
+from tests.fixtures.training import Toy
 
 IDS = [encoder.name for encoder in ENCODERS]
 SMALL = {"depth": 1, "embed_dim": 48, "num_heads": 2}

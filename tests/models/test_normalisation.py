@@ -14,8 +14,6 @@ import torch
 from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
 
-from tests.fixtures import golden
-from tests.fixtures.training import Toy
 from vrpo.config.options import FitOptions, TokenizerOptions
 from vrpo.config.scoring import RepresentationOptions, SamplerOptions
 from vrpo.data.arrays import Arrays, ArrayWriter
@@ -28,6 +26,9 @@ from vrpo.prepare.latents import encode_latents
 from vrpo.prepare.tokenizer import fit_tokenizer
 from vrpo.sampling.generate import sample_images
 from vrpo.training.run import train
+
+from tests.fixtures import golden
+from tests.fixtures.training import Toy
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -4,12 +4,13 @@ import pickle
 import pytest
 import torch
 
-from tests.fixtures import golden
 from vrpo.errors import UserError
 from vrpo.models.checkpoints import load_milestone, read_network
 from vrpo.models.official import export_checkpoint, import_checkpoint, reverse_time
 from vrpo.models.projector import Projector
 from vrpo.models.transformer import TimeEmbedding, build_transformer, position_embedding
+
+from tests.fixtures import golden
 
 VALUES = golden.load("networks")
 REPA_ARGUMENTS = argparse.Namespace(

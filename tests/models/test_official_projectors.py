@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typer.testing import CliRunner
 
-from tests.fixtures import golden
 from vrpo.cli import app
 from vrpo.config import parse_experiment
 from vrpo.config.reading import read_yaml
@@ -23,6 +22,8 @@ from vrpo.models.official import export_checkpoint, import_checkpoint
 from vrpo.models.projector import ConvolutionalProjector, Projector
 from vrpo.models.transformer import build_transformer, position_embedding
 from vrpo.report.collect import _names
+
+from tests.fixtures import golden
 
 VALUES = golden.load("networks")
 WIDTH, TOKEN_WIDTH = 48, 24

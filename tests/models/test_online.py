@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from tests.fixtures.training import Toy, milestone_file
 from vrpo.config.options import DataOptions, EncoderOptions, FitOptions, TokenizerOptions
 from vrpo.data.batches import TrainingData
 from vrpo.errors import UserError
@@ -22,6 +21,8 @@ from vrpo.prepare.images import write_images
 from vrpo.prepare.latents import encode_latents
 from vrpo.prepare.tokenizer import fit_tokenizer
 from vrpo.training.run import train
+
+from tests.fixtures.training import Toy, milestone_file
 
 DIGITS = DataOptions(resolution=8)
 TOKENIZER = TokenizerOptions(block_channels=[8, 8], training=FitOptions(steps=2, batch_size=4))

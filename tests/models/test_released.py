@@ -15,13 +15,14 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tests.fixtures import golden
 from vrpo.errors import UserError
 from vrpo.models.checkpoints import read_milestone
 from vrpo.models.official import import_checkpoint
 from vrpo.models.projector import Projector
 from vrpo.models.released import WRAPPERS
 from vrpo.models.transformer import build_transformer, position_embedding
+
+from tests.fixtures import golden
 
 State = dict[str, Tensor]
 

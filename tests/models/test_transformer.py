@@ -5,12 +5,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from tests.fixtures import golden
-from tests.fixtures.processes import ddpm, interpolant
 from vrpo.config.resolved import PAPER_SIZES
 from vrpo.errors import UserError
 from vrpo.models.projector import Projector
 from vrpo.models.transformer import build_transformer
+
+from tests.fixtures import golden
+from tests.fixtures.processes import ddpm, interpolant
 
 PARAMETERS = json.loads((golden.FOLDER / "parameters.json").read_text())
 TINY = SimpleNamespace(name="tiny", depth=2, width=32, heads=2, patch_size=2, num_classes=10)

@@ -12,9 +12,6 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tests.fixtures import golden
-from tests.fixtures.metrics import OPTIONS, write_inception
-from tests.fixtures.sampling import write_milestone
 from vrpo.config.options import EncoderOptions, NetworkOptions, TokenizerOptions
 from vrpo.config.scoring import EvaluationOptions
 from vrpo.errors import UserError
@@ -26,6 +23,10 @@ from vrpo.models.official import export_checkpoint, import_checkpoint
 from vrpo.models.tokenizer import build_vae, load_tokenizer, vae_arguments
 from vrpo.models.transformer import build_transformer, position_embedding
 from vrpo.models.weights import is_finite, read_weights
+
+from tests.fixtures import golden
+from tests.fixtures.metrics import OPTIONS, write_inception
+from tests.fixtures.sampling import write_milestone
 
 TOKENIZER = TokenizerOptions(block_channels=[4, 8])
 ENCODER = EncoderOptions(

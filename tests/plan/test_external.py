@@ -9,7 +9,6 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from tests.fixtures import golden
 from vrpo.cli import app
 from vrpo.config import ExperimentConfig, parse_experiment
 from vrpo.config.reading import read_yaml
@@ -21,6 +20,8 @@ from vrpo.plan.jobs import evaluations, shown
 from vrpo.report.collect import _names
 from vrpo.report.cost import costs
 from vrpo.report.results import last_milestone, main_sampler, read_metrics
+
+from tests.fixtures import golden
 
 
 def experiment(**checkpoints: dict[str, Any]) -> ExperimentConfig:

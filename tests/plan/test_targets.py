@@ -2,11 +2,12 @@
 
 import pytest
 
-from tests.fixtures.config import changed
 from vrpo.config import parse_experiment
 from vrpo.errors import UserError
 from vrpo.plan.jobs import evaluations, represented
 from vrpo.plan.targets import Targets
+
+from tests.fixtures.config import changed
 
 CONFIG = parse_experiment(
     changed(

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from tests.fixtures.hdf5 import CONTENT, MOMENTS, PICTURES, TOKENS, N, write, write_all
 from vrpo.config.options import DataOptions, EncoderOptions, FitOptions, TokenizerOptions
 from vrpo.data.batches import TrainingData
 from vrpo.data.kinds import SAMPLES
@@ -16,6 +15,8 @@ from vrpo.prepare.features import encode_features
 from vrpo.prepare.latents import encode_latents
 from vrpo.prepare.manifest import write_manifest
 from vrpo.prepare.tokenizer import fit_tokenizer
+
+from tests.fixtures.hdf5 import CONTENT, MOMENTS, PICTURES, TOKENS, N, write, write_all
 
 
 @pytest.fixture(scope="module")

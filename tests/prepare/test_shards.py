@@ -15,7 +15,6 @@ import yaml
 from PIL import Image
 
 import vrpo
-from tests.fixtures.striking import strike_at
 from vrpo.config.options import DataOptions, EncoderOptions, FitOptions, TokenizerOptions
 from vrpo.data import arrays
 from vrpo.data.arrays import Arrays
@@ -30,6 +29,8 @@ from vrpo.prepare.latents import encode_latents
 from vrpo.prepare.manifest import write_manifest
 from vrpo.prepare.tokenizer import fit_tokenizer
 from vrpo.seeds import numpy_generator
+
+from tests.fixtures.striking import strike_at
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -1,12 +1,13 @@
 import pytest
 import torch
 
-from tests.fixtures import golden
-from tests.fixtures.processes import ddpm
 from vrpo.config.options import DDPMOptions
 from vrpo.errors import UserError
 from vrpo.processes.ddpm import discretised_log_likelihood
 from vrpo.processes.registry import build_process, described_process
+
+from tests.fixtures import golden
+from tests.fixtures.processes import ddpm
 
 LEVELS = torch.tensor([0, 1, 20, 400, 700, 999])
 SCHEDULES = ["linear", "cosine"]

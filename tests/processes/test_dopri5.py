@@ -8,12 +8,13 @@ import pytest
 import torch
 from torchdiffeq import odeint
 
-from tests.fixtures import golden
-from tests.fixtures.processes import interpolant
-from tests.fixtures.sampling import Mixed
 from vrpo.processes.guidance import Guided
 from vrpo.processes.samplers import sample
 from vrpo.runtime.machine import processor
+
+from tests.fixtures import golden
+from tests.fixtures.processes import interpolant
+from tests.fixtures.sampling import Mixed
 
 START = golden.draw(6, 2, *golden.LATENT)
 

@@ -1,11 +1,12 @@
 import pytest
 import torch
 
-from tests.fixtures import golden
-from tests.fixtures.processes import ddpm, interpolant
 from vrpo.models.transformer import build_transformer
 from vrpo.processes.guidance import Guided
 from vrpo.processes.interpolant import Interpolant
+
+from tests.fixtures import golden
+from tests.fixtures.processes import ddpm, interpolant
 
 
 class Counting:

@@ -3,15 +3,16 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from tests.fixtures import golden
-from tests.fixtures.processes import ddpm, interpolant
-from tests.fixtures.sampling import Mixed
 from vrpo.config.scoring import SAMPLER_PROCESS
 from vrpo.errors import UserError
 from vrpo.processes.ddpm import DDPM
 from vrpo.processes.guidance import Guided
 from vrpo.processes.interpolant import Interpolant
 from vrpo.processes.samplers import SAMPLERS, sample
+
+from tests.fixtures import golden
+from tests.fixtures.processes import ddpm, interpolant
+from tests.fixtures.sampling import Mixed
 
 REPA = {
     "euler": ("ode-euler", 250, {}),

@@ -2,7 +2,6 @@
 
 import pytest
 
-from tests.fixtures import ROOT
 from vrpo.config import load_experiment
 from vrpo.config.alignments.base import SpatialOptions
 from vrpo.config.options import EncoderOptions
@@ -16,6 +15,8 @@ from vrpo.report.cost import (
     run_flops,
     training_flops,
 )
+
+from tests.fixtures import ROOT
 
 
 @pytest.mark.parametrize(

@@ -11,15 +11,6 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from tests.fixtures import ROOT
-from tests.fixtures.report import (
-    FIGURES,
-    IMAGENET,
-    MINIATURE,
-    TABLES,
-    collected,
-    metrics_frame,
-)
 from vrpo.config.options import ReportOptions
 from vrpo.errors import UserError
 from vrpo.report import style
@@ -30,6 +21,16 @@ from vrpo.report.diagnostics import compare
 from vrpo.report.draw import draw
 from vrpo.report.report import write_report
 from vrpo.report.results import last_milestone, main_sampler, read_diagnostics, read_metrics
+
+from tests.fixtures import ROOT
+from tests.fixtures.report import (
+    FIGURES,
+    IMAGENET,
+    MINIATURE,
+    TABLES,
+    collected,
+    metrics_frame,
+)
 
 # ---- numbers ----------------------------------------------------------------------------------------------------------
 

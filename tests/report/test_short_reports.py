@@ -8,9 +8,6 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from tests.fixtures import ROOT
-from tests.fixtures.metrics import make_images
-from tests.fixtures.report import FIGURES, MINIATURE, collected, metrics_frame
 from vrpo.config.reading import deep_merge, parse_experiment, read_yaml
 from vrpo.data.arrays import ArrayWriter
 from vrpo.errors import UserError
@@ -31,6 +28,10 @@ from vrpo.report.results import (
     read_speed,
     seeds_text,
 )
+
+from tests.fixtures import ROOT
+from tests.fixtures.metrics import make_images
+from tests.fixtures.report import FIGURES, MINIATURE, collected, metrics_frame
 
 
 def written(name, folder, tmp_path):

@@ -9,13 +9,14 @@ import pytest
 import torch
 from torch._inductor.exc import CppCompileError, InductorError, InvalidCxxCompiler, TritonMissing
 
-from tests.fixtures.training import Toy
 from vrpo.bench.commands import train_command
 from vrpo.config.scoring import SamplerOptions
 from vrpo.errors import UserError
 from vrpo.runtime import compiler
 from vrpo.runtime.compiler import explained, require_compiler
 from vrpo.sampling.generate import sample_images
+
+from tests.fixtures.training import Toy
 
 NO_HEADERS = "C++ compile error\n\nCommand:\ng++ x.cpp\n\nOutput:\nx.cpp:2:10: fatal error: Python.h: No such file or directory\ncompilation terminated."
 NO_ASSEMBLER = "g++: fatal error: cannot execute 'as': execvp: No such file or directory"

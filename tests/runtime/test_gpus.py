@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 import torch
 
-from tests.fixtures import ROOT
-from tests.fixtures.fake_driver.sitecustomize import fake_driver, name_of, uuid_of
 from vrpo.errors import UserError
 from vrpo.runtime import distributed, gpus
 from vrpo.runtime.distributed import choose_device
 from vrpo.runtime.gpus import CUDA, HIP, Gpu, Gpus, cuda_uuids, instances_of, visible_gpus
+
+from tests.fixtures import ROOT
+from tests.fixtures.fake_driver.sitecustomize import fake_driver, name_of, uuid_of
 
 FAKE = ROOT / "tests/fixtures/fake_driver"
 PROFILE = ROOT / "profiles/default/config.yaml"

@@ -8,8 +8,6 @@ import pytest
 import torch
 import yaml
 
-from tests.fixtures import golden
-from tests.fixtures.sampling import PROCESSES, write_milestone
 from vrpo.config.options import TokenizerOptions
 from vrpo.config.scoring import SamplerOptions
 from vrpo.data.arrays import Arrays, ArrayWriter
@@ -18,6 +16,9 @@ from vrpo.models.checkpoints import save_network
 from vrpo.models.tokenizer import build_vae, vae_arguments
 from vrpo.sampling import generate
 from vrpo.sampling.generate import ImageDraws, sample_images, to_uint8
+
+from tests.fixtures import golden
+from tests.fixtures.sampling import PROCESSES, write_milestone
 
 TOKENIZER = TokenizerOptions(block_channels=[8, 8])
 KINDS = {"ode-heun": "sit", "sde": "sit", "ddpm": "dit", "ddim": "dit"}

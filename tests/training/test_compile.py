@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from tests.fixtures.training import ALIGNMENTS, COUNT, LATENT, Toy
 from vrpo.config import RunConfig
 from vrpo.config.messages import validate
 from vrpo.config.options import TrainingOptions
@@ -18,6 +17,8 @@ from vrpo.data.batches import TrainingData
 from vrpo.training.objective import Objective
 from vrpo.training.plan import plan_step, step_noise
 from vrpo.training.run import build_objective
+
+from tests.fixtures.training import ALIGNMENTS, COUNT, LATENT, Toy
 
 BATCH, STEPS = 8, 3
 TRAINING = TrainingOptions(batch_size=BATCH)

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from tests.fixtures.training import Toy, milestone_file
 from vrpo.data.batches import TrainingData
 from vrpo.errors import UserError
 from vrpo.models.checkpoints import read_network
 from vrpo.training.feed import Feed
 from vrpo.training.plan import StepPlan
 from vrpo.training.run import build_objective, train
+
+from tests.fixtures.training import Toy, milestone_file
 
 NULL = 3
 

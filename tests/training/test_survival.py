@@ -15,13 +15,14 @@ import numpy as np
 import pytest
 import torch
 
-from tests.fixtures.training import Toy, milestone_file
 from vrpo.config import RunConfig
 from vrpo.data.arrays import Arrays, ArrayWriter
 from vrpo.errors import UserError
 from vrpo.training import state as state_module
 from vrpo.training.run import train
 from vrpo.training.state import Snapshot, StateStore
+
+from tests.fixtures.training import Toy, milestone_file
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import torch
 
-from tests.fixtures.training import COUNT, Toy, milestone_file
 from vrpo.config import RunConfig
 from vrpo.data.batches import sample_indices
 from vrpo.errors import UserError
@@ -23,6 +22,8 @@ from vrpo.models.checkpoints import read_network, save_network
 from vrpo.runtime.machine import processor
 from vrpo.training import trainer as trainer_module
 from vrpo.training.run import train
+
+from tests.fixtures.training import COUNT, Toy, milestone_file
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

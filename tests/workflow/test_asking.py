@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.fixtures import ROOT
-from tests.fixtures.workflow import TINY, plan, stats, whole
 from vrpo.config import load_experiment
 from vrpo.errors import UserError
+
+from tests.fixtures import ROOT
+from tests.fixtures.workflow import TINY, plan, stats, whole
 
 pytestmark = [pytest.mark.workflow]
 THEIRS = "checkpoints={theirs: {file: theirs.pt, family: sit, model: tiny/2, step: 7}}"

@@ -9,12 +9,13 @@ import pytest
 import typer.main
 from snakemake.cli import get_argument_parser
 
-from tests.fixtures import ROOT
-from tests.fixtures.workflow import plan, whole
 from vrpo.cli import app
 from vrpo.config import merge_configs, parse_experiment
 from vrpo.plan.jobs import evaluations
 from vrpo.plan.paths import Paths
+
+from tests.fixtures import ROOT
+from tests.fixtures.workflow import plan, whole
 
 pytestmark = [pytest.mark.workflow]
 TEXTS = [

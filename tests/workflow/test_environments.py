@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.fixtures import ROOT
 from vrpo.report.catalogue import CATALOGUE
+
+from tests.fixtures import ROOT
 
 pytestmark = [pytest.mark.workflow, pytest.mark.timeout(900)]
 

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.fixtures.workflow import DRAWN, clone, command, environment, snakemake, whole
 from vrpo.files import exclusive_lock
 from vrpo.report.catalogue import report_entries
+
+from tests.fixtures.workflow import DRAWN, clone, command, environment, snakemake, whole
 
 pytestmark = [pytest.mark.workflow, pytest.mark.timeout(900)]
 

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.fixtures import ROOT
-from tests.fixtures.workflow import TINY, plan, stats, whole
 from vrpo.config import load_experiment, merge_configs, parse_experiment
 from vrpo.config.strict_yaml import dump_yaml
 from vrpo.plan.jobs import evaluations
+
+from tests.fixtures import ROOT
+from tests.fixtures.workflow import TINY, plan, stats, whole
 
 pytestmark = [pytest.mark.workflow]
 IMAGENET = ROOT / "config/imagenet256.yaml"

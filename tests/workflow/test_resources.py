@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from vrpo.config import load_experiment
+
 from tests.fixtures import ROOT
 from tests.fixtures.workflow import TINY, plan, snakemake, whole
-from vrpo.config import load_experiment
 
 pytestmark = [pytest.mark.workflow]
 IMAGENET = ROOT / "config/imagenet256.yaml"

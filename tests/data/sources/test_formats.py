@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.fixtures.sources import CLASSES, FILES, SIDE, encoded, options, write_folder, write_tars
 from vrpo.data.sources import FolderSource, ParquetSource, WebDatasetSource, ZipSource, open_source
 from vrpo.data.sources import folder as folder_source
 from vrpo.data.sources.formats import EXTENSIONS, UNREAD_EXTENSIONS, is_unread_image
 from vrpo.errors import UserError
+
+from tests.fixtures.sources import CLASSES, FILES, SIDE, encoded, options, write_folder, write_tars
 
 PNG = encoded(0)
 PIXELS = Image.fromarray(np.full((20, 17, 3), 7, np.uint8))

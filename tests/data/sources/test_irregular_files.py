@@ -8,6 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from vrpo.config.options import DataOptions
+from vrpo.data.shards import open_arrays
+from vrpo.data.sources import open_source
+from vrpo.errors import UserError
+from vrpo.prepare.images import write_images
+from vrpo.prepare.manifest import write_manifest
+
 from tests.fixtures.permissions import unprivileged
 from tests.fixtures.sources import (
     CLASSES,
@@ -21,12 +28,6 @@ from tests.fixtures.sources import (
     options,
     write_folder,
 )
-from vrpo.config.options import DataOptions
-from vrpo.data.shards import open_arrays
-from vrpo.data.sources import open_source
-from vrpo.errors import UserError
-from vrpo.prepare.images import write_images
-from vrpo.prepare.manifest import write_manifest
 
 PNG = FILES[f"{CLASSES[0]}/{CLASSES[0]}_0.JPEG"]
 

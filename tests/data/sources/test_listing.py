@@ -11,6 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from vrpo.config.options import DataOptions
+from vrpo.data.sources import open_source
+from vrpo.data.sources.listing import files_below, is_litter
+from vrpo.errors import UserError
+
 from tests.fixtures.sources import (
     CLASSES,
     FILES,
@@ -26,10 +31,6 @@ from tests.fixtures.sources import (
     write_tars,
     write_zip,
 )
-from vrpo.config.options import DataOptions
-from vrpo.data.sources import open_source
-from vrpo.data.sources.listing import files_below, is_litter
-from vrpo.errors import UserError
 
 APPLE_DOUBLE = b"\0\5\x16\7\0\2\0\0Mac OS X        " + bytes(
     58

@@ -11,6 +11,14 @@ import pytest
 import yaml
 
 import vrpo
+from vrpo.data.shards import open_arrays, shard_name
+from vrpo.data.sources import folder as folder_source
+from vrpo.data.sources import load_listing, open_source, save_listing
+from vrpo.errors import UserError
+from vrpo.prepare import images as stage
+from vrpo.prepare.images import list_images, write_images
+from vrpo.prepare.manifest import write_manifest
+
 from tests.fixtures.sources import (
     CLASSES,
     FILES,
@@ -20,13 +28,6 @@ from tests.fixtures.sources import (
     write_folder,
     write_zip,
 )
-from vrpo.data.shards import open_arrays, shard_name
-from vrpo.data.sources import folder as folder_source
-from vrpo.data.sources import load_listing, open_source, save_listing
-from vrpo.errors import UserError
-from vrpo.prepare import images as stage
-from vrpo.prepare.images import list_images, write_images
-from vrpo.prepare.manifest import write_manifest
 
 SHARDS = 3
 

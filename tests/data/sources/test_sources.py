@@ -8,6 +8,11 @@ import zipfile
 import numpy as np
 import pytest
 
+from vrpo.data.sources import FolderSource, ParquetSource, WebDatasetSource, ZipSource, open_source
+from vrpo.data.sources.base import UnreadableImageError
+from vrpo.data.sources.classes import read_class_index
+from vrpo.errors import UserError
+
 from tests.fixtures.sources import (
     CLASSES,
     FILES,
@@ -20,10 +25,6 @@ from tests.fixtures.sources import (
     write_tars,
     write_zip,
 )
-from vrpo.data.sources import FolderSource, ParquetSource, WebDatasetSource, ZipSource, open_source
-from vrpo.data.sources.base import UnreadableImageError
-from vrpo.data.sources.classes import read_class_index
-from vrpo.errors import UserError
 
 
 @pytest.fixture

@@ -8,6 +8,9 @@ import zipfile
 
 import pytest
 
+from vrpo.data.sources import open_source
+from vrpo.errors import UserError
+
 from tests.fixtures.sources import (
     CLASSES,
     FILES,
@@ -18,8 +21,6 @@ from tests.fixtures.sources import (
     write_parquet,
     write_tars,
 )
-from vrpo.data.sources import open_source
-from vrpo.errors import UserError
 
 OTHER = encoded(999)  # an image of no training split
 

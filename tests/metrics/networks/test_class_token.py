@@ -7,7 +7,6 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from tests.fixtures.metrics import ATTRIBUTES, OPTIONS, make_images, write_classifier, write_h5
 from vrpo.config.options import NetworkOptions
 from vrpo.errors import UserError
 from vrpo.metrics.distances.frechet import frechet_distance
@@ -15,6 +14,8 @@ from vrpo.metrics.evaluate import evaluate, summary
 from vrpo.metrics.networks.class_token import ClassTokenNetwork, resize_positions
 from vrpo.metrics.reference import compute_reference
 from vrpo.metrics.statistics import gaussian_of
+
+from tests.fixtures.metrics import ATTRIBUTES, OPTIONS, make_images, write_classifier, write_h5
 
 ARCHITECTURE = "test_vit.r160_in1k"  # patches of 16, made for images of 160
 

@@ -4,7 +4,6 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from tests.fixtures.metrics import ATTRIBUTES, OPTIONS, make_images, write_classifier, write_h5
 from vrpo.cli import app
 from vrpo.config.options import NetworkOptions
 from vrpo.errors import UserError
@@ -14,6 +13,8 @@ from vrpo.metrics.networks.classifier import ClassifierNetwork
 from vrpo.metrics.networks.loading import extra_networks
 from vrpo.metrics.reference import compute_reference
 from vrpo.metrics.statistics import gaussian_of
+
+from tests.fixtures.metrics import ATTRIBUTES, OPTIONS, make_images, write_classifier, write_h5
 
 SECOND = NetworkOptions(
     architecture="test_convnext",

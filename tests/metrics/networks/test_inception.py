@@ -10,13 +10,14 @@ from safetensors.torch import save_file
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
 
-from tests.fixtures.metrics import OPTIONS, make_images, write_classifier, write_inception
 from vrpo.config.scoring import EvaluationOptions
 from vrpo.errors import UserError
 from vrpo.files import sha256
 from vrpo.metrics.networks.inception import SHA256, URL, InceptionNetwork
 from vrpo.metrics.networks.loading import load_network
 from vrpo.models.encoder import load_classifier
+
+from tests.fixtures.metrics import OPTIONS, make_images, write_classifier, write_inception
 
 INCEPTION = EvaluationOptions(network="inception")
 
