@@ -1,4 +1,7 @@
-"""The examples of docs/extending.md, as they stand there: written to files, put into the miniature's config, trained and sampled."""
+"""The examples of docs/extending.md, taken from the page.
+
+They are written to files, put into the miniature's config, trained and sampled.
+"""
 
 from __future__ import annotations
 
@@ -146,8 +149,13 @@ def test_a_documented_run_trains(
 def test_every_documented_run_is_tested(config: ExperimentConfig) -> None:
     assert set(MODULES) == {"my_losses.py", "my_networks.py"}
     assert set(config.runs) - set(read_yaml("config/mini.yaml")["runs"]) == {
-        "sit-noisy", "sit-other", "sit-both", "sit-conv-none", "sit-conv-repa", "dit-conv-vrpo"
-    }  # fmt: skip
+        "sit-noisy",
+        "sit-other",
+        "sit-both",
+        "sit-conv-none",
+        "sit-conv-repa",
+        "dit-conv-vrpo",
+    }
 
 
 def test_the_documented_figure_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -252,11 +260,17 @@ def with_loss(**row: object) -> dict[str, object]:
         ({**NOISY, "arguments": [1]}, r"noisy.arguments: \[1\] is not a mapping; write lines"),
         (
             {**LOSS, "arguments": {"above": 0.3}},
-            r"noisy.arguments.above: the loss has no options of its own; name their class in `options`",
+            (
+                r"noisy.arguments.above: the loss has no options of its own; name their class "
+                r"in `options`"
+            ),
         ),
         (
             {**NOISY, "options": "nowhere:Options"},
-            r"noisy.options: `nowhere:Options` cannot be imported .* put nowhere.py beside the Snakefile",
+            (
+                r"noisy.options: `nowhere:Options` cannot be imported .* put nowhere.py "
+                r"beside the Snakefile"
+            ),
         ),
         (
             {**NOISY, "options": "my_losses:NoisyREPA"},
@@ -289,7 +303,10 @@ def test_options_of_a_custom_loss_have_defaults_and_are_resolved(tmp_path: Path)
 
 
 def test_planning_without_custom_losses_loads_no_torch() -> None:
-    code = "import sys; from vrpo.config import load_experiment; load_experiment('config/mini.yaml'); print('torch' in sys.modules)"
+    code = (
+        "import sys; from vrpo.config import load_experiment; "
+        "load_experiment('config/mini.yaml'); print('torch' in sys.modules)"
+    )
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )

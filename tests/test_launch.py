@@ -34,7 +34,10 @@ from vrpo.launch import locked_gpus
 print(locked_gpus([Gpu("0", "a"), Gpu("1", "b")], 1, Path(sys.argv[1]))[0].name, flush=True)
 time.sleep(60)
 """
-STAGE = "import os, sys, time; print(os.environ.get('CUDA_VISIBLE_DEVICES'), *sys.argv[1:], flush=True); time.sleep(60 * ('wait' in sys.argv))"
+STAGE = (
+    "import os, sys, time; print(os.environ.get('CUDA_VISIBLE_DEVICES'), "
+    "*sys.argv[1:], flush=True); time.sleep(60 * ('wait' in sys.argv))"
+)
 
 
 def test_each_job_takes_its_own(tmp_path: Path) -> None:
@@ -79,7 +82,7 @@ Launch = Callable[..., subprocess.Popen]
 
 @pytest.fixture
 def launch(tmp_path: Path) -> Iterator[Launch]:
-    """The real command on a machine of two GPUs, with a `vrpo` in its place that tells what it sees."""
+    """The real command on a machine of two GPUs, with a `vrpo` that prints what it sees."""
     module = Path(vrpo.launch.__file__)
     (tmp_path / "vrpo").mkdir()
     (tmp_path / "vrpo/__init__.py").write_text(f"__path__.append({str(module.parent)!r})")
@@ -158,7 +161,10 @@ SLURM = {"SLURM_JOB_ID": "3", "SLURM_JOB_GPUS": "0"}
             "1",
             "cuda",
             {"FAKE_GPUS": "0"},
-            "a GPU is asked for, this machine offers none (CUDA sees no device); set `resources: {device: cpu}`",
+            (
+                "a GPU is asked for, this machine offers none (CUDA sees no device); set "
+                "`resources: {device: cpu}`"
+            ),
         ),
         (
             "1",

@@ -1,4 +1,4 @@
-"""The order of the rooms, and what may not be imported where."""
+"""The order of the packages, and imports that are forbidden."""
 
 import ast
 import importlib
@@ -44,7 +44,7 @@ def room_of(path: Path) -> str:
 
 
 def imports(path: Path) -> list[tuple[int, str]]:
-    """(line, module) of every import that happens at run time: those under TYPE_CHECKING are left out."""
+    """(line, module) of every import at run time; those under TYPE_CHECKING are left out."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     skipped = {
         id(inner)
@@ -126,7 +126,10 @@ def test_the_catalogue_is_read_without_loading_what_draws() -> None:
 
 def loaded_by(names: list[str]) -> set[str]:
     """Top-level packages that importing `names` loads, in a fresh process."""
-    code = f"import importlib, sys\nfor name in {names!r}: importlib.import_module(name)\nprint(*{{name.split('.')[0] for name in sys.modules}})"
+    code = (
+        f"import importlib, sys\nfor name in {names!r}: "
+        f"importlib.import_module(name)\nprint(*{{name.split('.')[0] for name in sys.modules}})"
+    )
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=PACKAGE.parent
     )

@@ -1,4 +1,7 @@
-"""Two writers exclude each other, also on file systems that have no `flock`; a killed one stands in nobody's way."""
+"""Two writers exclude each other, also on file systems that have no `flock`.
+
+A killed writer blocks nobody.
+"""
 
 import errno
 import fcntl
@@ -97,7 +100,10 @@ def test_a_second_writer_is_refused_without_flock(tmp_path: Path) -> None:
     with exclusive_lock(tmp_path / "lock", "a training"):
         with pytest.raises(
             UserError,
-            match=rf"lock: a training is already running \(host .*, pid {os.getpid()}, SLURM job none\); wait .* delete .*lock\.held$",
+            match=(
+                rf"lock: a training is already running \(host .*, pid {os.getpid()}, "
+                rf"SLURM job none\); wait .* delete .*lock\.held$"
+            ),
         ):
             exclusive_lock(tmp_path / "lock", "a training").__enter__()
         with pytest.raises(LockedError):
@@ -151,7 +157,10 @@ OTHER_HOST = {
 def test_what_cannot_be_known_is_refused_and_says_how_to_go_on(
     content: str, tmp_path: Path
 ) -> None:
-    """A process of another host, one of another boot or container that has the same name, and a file that is not whole."""
+    """A process of another host, and one of another boot or container with the same name.
+
+    Also a file that is not whole.
+    """
     held = tmp_path / "lock.held"
     held.write_text(content)
     with pytest.raises(
@@ -222,8 +231,10 @@ def test_the_end_of_a_process_gives_back_what_it_held(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("without_flock")
 def test_a_device_stays_held_by_what_the_launcher_turns_into(tmp_path: Path) -> None:
     source = HOLDER[: HOLDER.index("with")] + (
-        "import os; from vrpo.runtime.gpus import Gpu; from vrpo.launch import locked_gpus; locked_gpus([Gpu('0', 'a')], 1, Path(sys.argv[1]))\n"
-        "os.execv(sys.executable, [sys.executable, '-c', 'import time; print(1, flush=True); time.sleep(60)'])"
+        "import os; from vrpo.runtime.gpus import Gpu; from vrpo.launch import "
+        "locked_gpus; locked_gpus([Gpu('0', 'a')], 1, Path(sys.argv[1]))\n"
+        "os.execv(sys.executable, [sys.executable, '-c', 'import time; print(1, "
+        "flush=True); time.sleep(60)'])"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", source, str(tmp_path)], stdout=subprocess.PIPE, text=True

@@ -1,4 +1,4 @@
-"""The check before a long run: a table of what is there and what is missing, and one line at the end."""
+"""The check before a long run: a table of findings, and one line at the end."""
 
 import os
 import re
@@ -57,7 +57,11 @@ def test_what_the_paper_needs_is_named_with_its_remedy(tmp_path: Path) -> None:
     rows = [line for line in result.stdout.splitlines() if line.startswith("missing")]
     expected = (
         "images +data.root: data/imagenet/train does not exist; ",
-        "tokenizer stabilityai/sd-vae-ft-ema +tokenizer.weights: `stabilityai/sd-vae-ft-ema` could not be loaded .* set `tokenizer.weights` to that folder",
+        (
+            "tokenizer stabilityai/sd-vae-ft-ema +tokenizer.weights: "
+            "`stabilityai/sd-vae-ft-ema` could not be loaded .* set `tokenizer.weights` "
+            "to that folder"
+        ),
         "encoder dinov2-b +weights: .* set `weights` to its path",
         "Inception +evaluation.inception_weights: not given, and .* does not exist; fetch ",
     )

@@ -1,4 +1,4 @@
-"""The floors of pyproject.toml, the pins of requirements.txt and the conda environments fit each other."""
+"""The floors of pyproject.toml, the pins of requirements.txt and the environments agree."""
 
 import re
 import tomllib

@@ -1,4 +1,4 @@
-"""Results that are asked for again are restored when they were made from the same, and only then."""
+"""Results are restored when they were made from the same inputs, and only then."""
 
 import errno
 import logging

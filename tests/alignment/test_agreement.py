@@ -66,7 +66,10 @@ def batch_of(objective: Objective, data: TrainingData, step: int = 0) -> dict[st
 
 
 def two_passes(objective: Objective, inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
-    """Gradients [B,N,W] at h of the denoising loss and of `-lambda mean cos`, from a backward pass each."""
+    """Gradients [B,N,W] at h, of the denoising loss and of `-lambda mean cos`.
+
+    A backward pass gives each.
+    """
     process, network, alignment = objective.process, objective.network, objective.alignment
     x_t = process.corrupt(inputs["x0"], inputs["noise"], inputs["t"])
     prediction, (hidden,) = network(

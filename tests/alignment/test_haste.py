@@ -1,4 +1,7 @@
-"""HASTE against its own code (tests/golden) and plain loops; its way from the encoder's blocks through the cache into a training."""
+"""HASTE against its own code (tests/golden) and plain loops.
+
+Also from the encoder's blocks through the cache into a training.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +43,7 @@ VIT = EncoderOptions(
 
 
 def golden_attention() -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
-    """The network's queries and keys of four blocks of sixteen heads, and the encoder's of twelve."""
+    """Queries and keys: the network's of four blocks of sixteen heads, the encoder's of twelve."""
     own = [
         (golden.draw(100 + i, 1, 16, 256, 4).requires_grad_(), golden.draw(110 + i, 1, 16, 256, 4))
         for i in range(4)

@@ -18,7 +18,10 @@ from tests.fixtures.alignment import (
 def test_standardised_rewards_ignore_offset_and_scale(
     offset: float, scale: float, seed: int
 ) -> None:
-    """Adding a constant to a raw reward, or scaling it, from the start of training on, changes no advantage."""
+    """Adding a constant to a raw reward, or scaling it, changes no advantage.
+
+    Both are done from the start of training on.
+    """
     plain, changed = NoiseLevelStatistics(1, bins=4), NoiseLevelStatistics(1, bins=4)
     g = generator(seed)
     for _ in range(10):
@@ -68,7 +71,10 @@ def test_constant_or_unseen_rewards_count_as_expected() -> None:
 
 
 def test_a_noise_level_counts_once_it_has_seen_enough() -> None:
-    """Two rollouts that differ by chance have any standard deviation; `least` waits for more, counted as the sums decay."""
+    """Two rollouts that differ by chance have any standard deviation.
+
+    `least` waits for more rollouts, counted as the sums decay.
+    """
     levels = torch.tensor([0.1] * 6 + [0.6] * 2)
     patient, hasty = (
         NoiseLevelStatistics(1, bins=2, decay=0.5, least=8),

@@ -76,7 +76,7 @@ def test_pathwise_gradient_is_weight_over_running_std() -> None:
 
 
 def test_pathwise_weights_are_logged_by_noise_level_and_unused_rewards_are_not() -> None:
-    """What the gradient of the reward is multiplied by, where a rollout fell."""
+    """The factor of the reward's gradient, at the noise level of the rollout."""
     vrpo = make_vrpo(critics=False, eta=0.0, rewards={"fidelity": {"pathwise": 0.3}})
     warm(vrpo)
     vrpo.log.take()

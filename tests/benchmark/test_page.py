@@ -38,8 +38,8 @@ def test_disagreement_is_said_plainly(tmp_path: Path) -> None:
     )
     text = (tmp_path / "benchmark/README.md").read_text()
     assert (
-        "**The config and the rule disagree: `benchmark.chosen.repa` is `repa-b`, the rule gives `repa-a`."
-        in text
+        "**The config and the rule disagree: `benchmark.chosen.repa` is `repa-b`, the "
+        "rule gives `repa-a`." in text
     )
 
 

@@ -122,9 +122,18 @@ def test_without_a_search() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"candidates": {"repa": ["repa"], "vrpo": ["vrpo", "vrpo-2"]}}, ["REPA has 1, VRPO 2", "equally many"]),
-        ({"candidates": {"repa": ["repa", "repa"], "vrpo": ["vrpo", "vrpo-2"]}}, ["candidates.repa", "twice"]),
-        ({"search_seeds": [4, 10]}, ["seed 4 is in `search_seeds` and in `verdict_seeds`", "fresh"]),
+        (
+            {"candidates": {"repa": ["repa"], "vrpo": ["vrpo", "vrpo-2"]}},
+            ["REPA has 1, VRPO 2", "equally many"],
+        ),
+        (
+            {"candidates": {"repa": ["repa", "repa"], "vrpo": ["vrpo", "vrpo-2"]}},
+            ["candidates.repa", "twice"],
+        ),
+        (
+            {"search_seeds": [4, 10]},
+            ["seed 4 is in `search_seeds` and in `verdict_seeds`", "fresh"],
+        ),
         ({"search_seeds": []}, ["`search_seeds` and `validation` must be"]),
         ({"search_seeds": [10, 10]}, ["`search_seeds`", "different"]),
         ({"verdict_seeds": [0, 1, 2, 3]}, ["`verdict_seeds`", "5 or more"]),
@@ -137,10 +146,19 @@ def test_without_a_search() -> None:
         ({"ablations": ["vrpo-3"]}, ["benchmark.ablations", "did you mean `vrpo-2`"]),
         ({"compared": ["none", "repa"]}, ["`chosen.vrpo`", "not in `compared`"]),
         ({"compared": ["none", "repa", "vrpo-2", "none"]}, ["`compared`", "twice"]),
-        ({"chosen": {"repa": "none", "vrpo": "vrpo-2"}}, ["`chosen.repa`", "not in `candidates.repa`"]),
-        ({"candidates": {"repa": ["repa", "vrpo"], "vrpo": ["vrpo", "vrpo-2"]}}, ["candidates.repa", "of kind `vrpo`, this must be one of kind `repa`"]),
+        (
+            {"chosen": {"repa": "none", "vrpo": "vrpo-2"}},
+            ["`chosen.repa`", "not in `candidates.repa`"],
+        ),
+        (
+            {"candidates": {"repa": ["repa", "vrpo"], "vrpo": ["vrpo", "vrpo-2"]}},
+            ["candidates.repa", "of kind `vrpo`, this must be one of kind `repa`"],
+        ),
         ({"candidates": None, "chosen": None}, ["neither `candidates` nor `chosen`"]),
-        ({"diagnosed": {"REPA": "repa", "other": "repa-2"}}, ["`diagnosed`", "`repa-2` is neither in `compared` nor in `ablations`"]),
+        (
+            {"diagnosed": {"REPA": "repa", "other": "repa-2"}},
+            ["`diagnosed`", "`repa-2` is neither in `compared` nor in `ablations`"],
+        ),
         ({"diagnosed": {"VRPO": "vrpo"}}, ["`diagnosed`", "nothing that is trained on `dit`"]),
         ({"processes": ["sit", "sit"]}, ["`processes`", "twice"]),
         ({"ablations": ["vrpo", "vrpo"]}, ["`ablations`", "twice"]),
@@ -148,7 +166,7 @@ def test_without_a_search() -> None:
         ({"model": "mni/2"}, ["did you mean `mini`"]),
         ({"seeds": [1]}, ["unknown option `seeds` in `benchmark`"]),
     ],
-)  # fmt: skip
+)
 def test_refusals(changes: dict[str, Any], words: list[str]) -> None:
     text = refusal(content(**changes))
     assert [word for word in words if word not in text] == [], text

@@ -1,4 +1,4 @@
-"""Command lines that Snakemake would take silently for something else, or answer with a traceback."""
+"""Command lines that Snakemake would misread silently, or answer with a traceback."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What reports say of images, networks and methods comes from the config: one's own images are called by no other's name."""
+"""Descriptions of images, networks and methods in reports come from the config."""
 
 import json
 import re
@@ -46,12 +46,18 @@ def experiment(name="mini", data=OWN, **sections):
 
 
 def test_own_images_over_the_demo(tmp_path):
-    """In the report, the tables, the figures, the README and Snakemake's report: what the config says, and nothing of digits."""
+    """All reports contain the config's words, and nothing of digits.
+
+    These are the report, the tables, the figures, the README and Snakemake's report.
+    """
     config = experiment(results=str(tmp_path))
     options = resolved_files(config)[
         Paths.of(config).config("report")
     ]  # what all commands of the report are given
-    space = "flowers/train 64x64, features of a classifier (test_resnet) fitted on these images; not comparable with published numbers"
+    space = (
+        "flowers/train 64x64, features of a classifier (test_resnet) fitted on these "
+        "images; not comparable with published numbers"
+    )
     assert (
         options.metric_space == space
         and options.title == "None, REPA and VRPO on SiT and DiT, flowers/train 64x64"
@@ -189,7 +195,10 @@ def test_published_numbers_stand_beside_no_other_images(change):
     own = {**read_yaml(ROOT / "config/imagenet256.yaml")["data"], "root": "/data/pets", **change}
     with pytest.raises(
         UserError,
-        match=r"report\.published: config/published\.csv holds scores of ImageNet's 1,000 classes at 256x256 .* `report: .published: null.`",
+        match=(
+            r"report\.published: config/published\.csv holds scores of ImageNet's 1,000 "
+            r"classes at 256x256 .* `report: .published: null.`"
+        ),
     ):
         experiment("imagenet256", own)
     report = described_report(experiment("imagenet256", own, report={"published": None}))

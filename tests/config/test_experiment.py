@@ -1,4 +1,4 @@
-"""Configs: what is accepted, what is refused and in which words, and what is written for the stages."""
+"""Configs: accepted and refused content, messages, and the files written for the stages."""
 
 from pathlib import Path
 from typing import Any

@@ -111,7 +111,7 @@ def places(node: Any, at: tuple = ()) -> list[tuple]:
 
 
 def edited(content: dict[str, Any], dice: random.Random) -> dict[str, Any]:
-    """`content` with one to three of its nodes taken out, renamed, replaced by a value or by each other."""
+    """`content` with one to three nodes removed, renamed, replaced by a value or by each other."""
     content = copy.deepcopy(content)
     for _ in range(dice.randint(1, 3)):
         found = places(content)

@@ -1,4 +1,7 @@
-"""Each option of the schema with values of the wrong type and of extreme size: accepted and written faithfully, or refused with its name."""
+"""Each option of the schema with values of the wrong type and of extreme size.
+
+A value is accepted and written faithfully, or refused with the option's name.
+"""
 
 import copy
 import json

@@ -53,6 +53,6 @@ def test_what_is_given_beside_a_preset_wins():
 def test_a_foreign_decoder_is_refused_for_a_trained_tokenizer():
     text = refusal(changed(samplers={"ode": {"preset": "repa"}}))
     assert (
-        "samplers.ode.decoder: `stabilityai/sd-vae-ft-ema` does not decode latents of a trained tokenizer; set `decoder: null`"
-        in text
+        "samplers.ode.decoder: `stabilityai/sd-vae-ft-ema` does not decode latents of a "
+        "trained tokenizer; set `decoder: null`" in text
     )

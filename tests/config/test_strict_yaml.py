@@ -1,4 +1,7 @@
-"""YAML: what is ambiguous is refused with its line, everything else is read as PyYAML reads it, and what is written is read back."""
+"""YAML: ambiguous values are refused with their line, all else is read as PyYAML reads it.
+
+Written files are read back.
+"""
 
 import math
 from pathlib import Path

@@ -1,4 +1,7 @@
-"""Damaged, cut and foreign HDF5 files: one line that names the file, or what was written; never a traceback, never other values."""
+"""Damaged, cut and foreign HDF5 files.
+
+They give one line that names the file, or what was written; never a traceback, never other values.
+"""
 
 import json
 import random
@@ -59,7 +62,7 @@ def outcome(path, arrays, attributes):
     return False
 
 
-# ---- damage ----------------------------------------------------------------------------------------------------------------
+# ---- damage --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", CONTENT)
@@ -147,7 +150,7 @@ def test_shards(tmp_path):
     assert 150 < refused < len(places)
 
 
-# ---- files that others wrote ------------------------------------------------------------------------------------------------
+# ---- files that others wrote ---------------------------------------------------------------------
 
 
 def bare(name, **options):
@@ -222,10 +225,20 @@ def test_files_of_other_tools(kind, described, tmp_path):
 
 
 ATTRIBUTES = {
-    "none": None, "a number": 3, "numbers": np.arange(3), "no bytes": h5py.Empty("S10"), "records": np.zeros(2, [("a", np.int32)]),
-    "a list": np.bytes_("[1, 2]"), "null": np.bytes_("null"), "a word": np.bytes_('"seal"'), "half": np.bytes_('{"seal": '),
-    "no text": np.bytes_(b"\xff\xfe{}"), "deep": np.bytes_("[" * 20_000), "a text of Python": '{"seal": "x"}', "several": np.array([b"{}", b"{}"]),
-}  # fmt: skip
+    "none": None,
+    "a number": 3,
+    "numbers": np.arange(3),
+    "no bytes": h5py.Empty("S10"),
+    "records": np.zeros(2, [("a", np.int32)]),
+    "a list": np.bytes_("[1, 2]"),
+    "null": np.bytes_("null"),
+    "a word": np.bytes_('"seal"'),
+    "half": np.bytes_('{"seal": '),
+    "no text": np.bytes_(b"\xff\xfe{}"),
+    "deep": np.bytes_("[" * 20_000),
+    "a text of Python": '{"seal": "x"}',
+    "several": np.array([b"{}", b"{}"]),
+}
 
 
 @pytest.mark.parametrize("value", ATTRIBUTES)
@@ -250,12 +263,15 @@ def test_a_file_that_may_not_be_read():
         ):
             with pytest.raises(
                 UserError,
-                match=r"(x\.h5|closed/x.*): (may not be read \(permission|cannot be listed \(Permission) denied\); make it readable",
+                match=(
+                    r"(x\.h5|closed/x.*): (may not be read \(permission|cannot be "
+                    r"listed \(Permission) denied\); make it readable"
+                ),
             ):
                 open_arrays(place)
 
 
-# ---- what interrupted stages leave ------------------------------------------------------------------------------------------
+# ---- what interrupted stages leave ---------------------------------------------------------------
 
 
 def write_half(path, arrays, attributes):
@@ -267,7 +283,7 @@ def write_half(path, arrays, attributes):
 
 
 def test_a_damaged_partial_file_is_not_gone_on_with(tmp_path):
-    """Whatever was damaged while the stage was away: the finished file is right, or its own check refuses it."""
+    """Damage while the stage was away: the finished file is right, or its check refuses it."""
     arrays, attributes = CONTENT["features"]
     wanted = write(tmp_path / "wanted.h5", arrays, attributes).read_bytes()
     path = tmp_path / "x.h5"

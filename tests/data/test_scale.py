@@ -23,13 +23,19 @@ def read():
 
 count, shards, folder = 1_281_167, 4, Path(sys.argv[1])
 images = {"images": "imagenet"}
-latents = {"mean": ((count, 4, 32, 32), "float16"), "std": ((count, 4, 32, 32), "float16"), "labels": ((count,), "int64")}
+moments = ((count, 4, 32, 32), "float16")
+latents = {"mean": moments, "std": moments, "labels": ((count,), "int64")}
 write_sparse(folder / "latents.h5", latents, images)
 for shard in range(shards):
     rows = (shard + 1) * count // shards - shard * count // shards
-    features = {"tokens": ((rows, 256, 768), "int8"), "scale": ((rows, 256), "float16"), "error": ((rows, 2), "float32")}
+    features = {
+        "tokens": ((rows, 256, 768), "int8"),
+        "scale": ((rows, 256), "float16"),
+        "error": ((rows, 2), "float32"),
+    }
     own = {"shard": {"index": shard, "of": shards, "error": {"mean": 0.0, "worst": 0.0}}}
-    write_sparse(folder / "features" / f"shard-{shard:05d}-of-{shards:05d}.h5", features, {**images, "storage": "int8", **own})
+    name = f"shard-{shard:05d}-of-{shards:05d}.h5"
+    write_sparse(folder / "features" / name, features, {**images, "storage": "int8", **own})
 size = sum(path.stat().st_size for path in folder.rglob("*.h5"))
 before, read_before = resident(), read()
 data = TrainingData(folder / "latents.h5", {"dinov2-b": folder / "features"})
@@ -37,7 +43,9 @@ batch = data.gather(sample_indices(data.count, 256, 0, 0))
 opening = read() - read_before
 for step in range(1, 12):  # across shards, and with all that stays in memory
     data.gather(sample_indices(data.count, 256, 0, 500 * step))
-print(json.dumps({"count": data.count, "bytes": size, "read": opening, "grown": resident() - before, "tokens": list(batch.tokens["dinov2-b"].shape)}))
+grown, tokens = resident() - before, list(batch.tokens["dinov2-b"].shape)
+found = {"count": data.count, "bytes": size, "read": opening, "grown": grown, "tokens": tokens}
+print(json.dumps(found))
 """
 
 

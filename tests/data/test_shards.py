@@ -1,4 +1,4 @@
-"""Rows of one file and of a folder of shards, and what is said of damaged, missing and foreign shards."""
+"""Rows of one file and of a folder of shards; damaged, missing and foreign shards."""
 
 import itertools
 import os
@@ -167,7 +167,7 @@ def test_errors_and_skipped_images_are_gathered(tmp_path):
     )
 
 
-# ---- what is refused ---------------------------------------------------------------------------------------------------
+# ---- what is refused -----------------------------------------------------------------------------
 
 
 def test_missing_and_surplus_shards(shards):
@@ -189,7 +189,10 @@ def test_a_shard_of_another_encoder_or_image_set(shards, key, value):
     write(path, shard_rows(COUNT, path), {**ATTRIBUTES, key: value})
     with pytest.raises(
         UserError,
-        match=rf"shard-00002-of-00003\.h5: not made as shard-00000-of-00003\.h5 is: `{key}` {value}",
+        match=(
+            rf"shard-00002-of-00003\.h5: not made as shard-00000-of-00003\.h5 is: "
+            rf"`{key}` {value}"
+        ),
     ):
         open_arrays(shards)
 

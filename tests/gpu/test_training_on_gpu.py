@@ -1,4 +1,7 @@
-"""What only a GPU can show of the trainer: copies on streams of their own, kernels chosen by measurement, states taken while steps run."""
+"""Properties of the trainer that only a GPU shows.
+
+Copies on separate streams, kernels chosen by measurement, states taken while steps run.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +48,7 @@ def plans(step: int) -> list[StepPlan]:
 def test_batches_read_ahead_are_those_of_the_cpu(
     device: torch.device, tmp_path: Path, latents: str
 ) -> None:
-    """Over many steps, with work on the main stream in between: a buffer used too early would show."""
+    """Many steps, with work on the main stream in between, would show a buffer used too early."""
     data = write_training_data(tmp_path, 64)
     feed = Feed(
         data,
@@ -82,7 +85,10 @@ def trainer(device: torch.device, folder: Path, alignment: str, **changes: objec
 def test_a_state_is_what_it_was_when_taken(
     device: torch.device, tmp_path: Path, alignment: str
 ) -> None:
-    """Steps issued right after the snapshot do not reach it, and a trainer that goes on from it does the same steps."""
+    """Steps issued right after the snapshot do not reach it.
+
+    A trainer that resumes from it does the same steps.
+    """
     first = trainer(device, tmp_path, alignment)
     for _ in range(3):
         first.train_step()

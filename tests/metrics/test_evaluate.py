@@ -1,4 +1,8 @@
-"""The record of an evaluation: scores against independent computations, every kind of input, warnings, bad input, and the golden numbers."""
+"""The record of an evaluation.
+
+Scores against independent computations, every kind of input, warnings, bad input, and the golden
+numbers.
+"""
 
 import json
 import os
@@ -164,7 +168,10 @@ def test_all_inputs_give_the_same_scores(folder, record, tmp_path):
 
 
 def test_command_line(folder, record, tmp_path):
-    """With the pipeline's config; with real images as the reference; and without a config, which means Inception."""
+    """With the pipeline's config, with real images as the reference, and without a config.
+
+    No config means Inception.
+    """
     (tmp_path / "evaluation.yaml").write_text(yaml.safe_dump(OPTIONS.model_dump(mode="json")))
     common = [
         "--config",
@@ -290,12 +297,15 @@ def test_nan_features_are_refused(folder, monkeypatch):
 def test_golden_numbers_of_adm():
     """ADM's own samples against ADM's reference give the numbers of its README.
 
-    Needs a folder with `VIRTUAL_imagenet256_labeled.npz`, `admnet_guided_upsampled_imagenet256.npz` (openaipublic.blob.core.windows.net/diffusion/jul-2021/
-    ref_batches/imagenet/256/) and torch-fidelity's `weights-inception-2015-12-05-6726825d.pth`; hours on a CPU, minutes on a GPU.
+    Needs a folder with `VIRTUAL_imagenet256_labeled.npz`, `admnet_guided_upsampled_imagenet256.npz`
+    (openaipublic.blob.core.windows.net/diffusion/jul-2021/ref_batches/imagenet/256/) and
+    torch-fidelity's `weights-inception-2015-12-05-6726825d.pth`. Takes hours on a CPU, minutes on a
+    GPU.
     """
     if not os.environ.get("VRPO_GOLDEN_DIR"):
         pytest.skip(
-            "VRPO_GOLDEN_DIR is not set: it names the folder of ADM's samples, reference and Inception's weights (this test's docstring)"
+            "VRPO_GOLDEN_DIR is not set: it names the folder of ADM's samples, reference "
+            "and Inception's weights (this test's docstring)"
         )
     folder = Path(os.environ["VRPO_GOLDEN_DIR"])
     device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,4 +1,4 @@
-"""Folders of images: their order, what may lie in them, and what the images stage would make of them."""
+"""Folders of images: their order, their content, and the images stage's treatment of them."""
 
 import os
 import struct
@@ -121,7 +121,10 @@ def test_images_in_linked_folders_are_read(tmp_path):
 
 
 def test_litter_is_neither_sample_nor_reference(folder, tmp_path):
-    """What systems and tools leave behind, as in the image sources; it neither adds an image nor refuses the folder."""
+    """Files that systems and tools leave behind, as in the image sources.
+
+    They neither add an image nor refuse the folder.
+    """
     for name in ("samples", "real"):
         place = write_pngs(tmp_path / name, make_images(20))
         for litter in (
@@ -146,7 +149,10 @@ def test_a_pipe_among_the_samples_is_not_waited_for(tmp_path):
 
 
 def write_photos(root):
-    """Real images as data sets have them: classes in folders, several kinds, sizes and modes, one smaller than what is wanted of it."""
+    """Real images as data sets have them.
+
+    Classes in folders, several kinds, sizes and modes, one smaller than the wanted size.
+    """
     for number, (width, height) in enumerate(
         [(80, 50), (33, 47), (32, 32), (200, 40), (24, 30), (64, 64)] * 6
     ):
@@ -159,7 +165,10 @@ def write_photos(root):
 
 
 def test_real_images_become_what_the_images_stage_makes_of_them(folder, tmp_path):
-    """As reference by themselves, and by way of the commands `images` and `reference`: the same scores."""
+    """As reference by themselves, and through the commands `images` and `reference`.
+
+    The scores are equal.
+    """
     root = write_photos(tmp_path / "photos")
     options = DataOptions(source="folder", root=str(root), resolution=32, num_classes=2)
     write_images(options, tmp_path / "images.h5")
@@ -174,8 +183,8 @@ def test_real_images_become_what_the_images_stage_makes_of_them(folder, tmp_path
     )
     assert record["protocol"]["reference"]["count"] == 36
     assert (
-        "reference: 30 of its images are cropped and resized as the training images are, 6 of them enlarged"
-        in record["protocol"]["warnings"]
+        "reference: 30 of its images are cropped and resized as the training images are, "
+        "6 of them enlarged" in record["protocol"]["warnings"]
     )
     weights = folder / "classifier.safetensors"
     compute_reference(OPTIONS, root, weights, tmp_path / "reference.npz", "cpu", resolution=32)
@@ -256,7 +265,10 @@ def test_other_images_among_the_samples_are_refused(folder, tmp_path, name):
     (samples / "notes.txt").touch()  # no image
     with pytest.raises(
         UserError,
-        match=rf"samples: 1 of its 21 images are no .png files, first {name}; .*save all as .png, or move the others",
+        match=(
+            rf"samples: 1 of its 21 images are no .png files, first {name}; .*save all "
+            rf"as .png, or move the others"
+        ),
     ):
         score(folder, samples)
     (samples / name).unlink()
@@ -268,7 +280,7 @@ def test_other_images_among_the_samples_are_refused(folder, tmp_path, name):
 
 
 def test_a_faulty_sample_is_named_before_anything_is_computed(folder, tmp_path):
-    """Whatever its header tells: a JPEG under the name of a PNG, another mode or size."""
+    """The header does not matter: a JPEG under the name of a PNG, another mode or size."""
     image = Image.fromarray(make_images(1)[0])
     faults = {
         "is a JPEG and no PNG": lambda file: image.save(file, "JPEG"),
@@ -288,7 +300,10 @@ def test_a_faulty_sample_is_named_before_anything_is_computed(folder, tmp_path):
 
 
 def test_damaged_pngs_are_refused_by_name(tmp_path):
-    """Cut files and flipped bytes, with checksums that hold or do not: the same one line, or an image that can be decoded all the same."""
+    """Cut files and flipped bytes, with checksums that hold or do not.
+
+    They give the same one line, or an image that can be decoded all the same.
+    """
     samples = write_pngs(tmp_path / "samples", make_images(1))
     file, rng, refused = samples / "0.png", np.random.default_rng(0), 0
     whole = np.frombuffer(file.read_bytes(), np.uint8)

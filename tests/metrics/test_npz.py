@@ -1,4 +1,7 @@
-"""A .npz that anybody may have written, as samples and as reference: damaged, of wrong shapes or types, with numbers that are none. One line for each."""
+"""A .npz that anybody may have written, as samples and as reference.
+
+Damage, wrong shapes or types, and values that are no numbers give one line each.
+"""
 
 import io
 import zipfile
@@ -47,7 +50,7 @@ def extractor(folder):
 
 
 def load(kind, path, extractor):
-    """What an evaluation reads of a file, without scoring it."""
+    """Read all that an evaluation reads of a file, without scoring it."""
     if kind == "samples":
         for batch in open_images(path).batches(4):
             assert batch.dtype == np.uint8 and batch.shape[1:] == (32, 32, 3)
@@ -85,7 +88,10 @@ def refused(kind, path, extractor, complaint):
     ],
 )
 def test_damaged_files_give_one_line(folder, extractor, tmp_path, name, kind):
-    """Flipped bytes anywhere, most of them in the headers, and cut files: refused with the file's name, or read where what is needed is whole."""
+    """Flipped bytes anywhere, most of them in the headers, and cut files.
+
+    They are refused with the file's name, or read where the needed part is whole.
+    """
     whole = np.frombuffer((folder / f"{name}.npz").read_bytes(), np.uint8)
     with zipfile.ZipFile(folder / f"{name}.npz") as archive:
         headers = [
@@ -111,7 +117,10 @@ def test_a_flipped_pixel_is_found_before_anything_is_scored(folder, tmp_path):
     (tmp_path / "flipped.npz").write_bytes(content)
     with pytest.raises(
         UserError,
-        match=r"flipped\.npz: not a \.npz, truncated or damaged \(Bad CRC-32 .*; fetch or compute it again",
+        match=(
+            r"flipped\.npz: not a \.npz, truncated or damaged \(Bad CRC-32 .*; fetch or "
+            r"compute it again"
+        ),
     ):
         open_images(tmp_path / "flipped.npz")
 

@@ -1,4 +1,7 @@
-"""Files of weights with flipped bits, cut, or with other contents: one clear line, or, where a flip leaves finite values, a load."""
+"""Files of weights with flipped bits, cut, or with other contents.
+
+They give one clear line, or, where a flip leaves finite values, a load.
+"""
 
 from __future__ import annotations
 
@@ -43,9 +46,15 @@ MODEL = {
     "num_classes": 3,
 }
 DESCRIPTION = {
-    "run": "a", "seed": 0, "step": 5, "model": MODEL, "process": {"kind": "interpolant", "path": "linear", "time": "uniform"},
-    "latent_shape": [4, 8, 8], "out_channels": 4, "alignment": {"kind": "none"},
-}  # fmt: skip
+    "run": "a",
+    "seed": 0,
+    "step": 5,
+    "model": MODEL,
+    "process": {"kind": "interpolant", "path": "linear", "time": "uniform"},
+    "latent_shape": [4, 8, 8],
+    "out_channels": 4,
+    "alignment": {"kind": "none"},
+}
 TOKENIZER = TokenizerOptions(block_channels=[4, 8])
 ENCODER = EncoderOptions(
     architecture="test_vit",
@@ -149,7 +158,10 @@ KINDS: dict[str, tuple[str, Callable[[Path], None], Callable[[Path], nn.Module]]
 
 
 def taken(load: Callable[[Path], nn.Module], path: Path) -> bool:
-    """Whether the file is loaded, and then with finite values; refused with one line that names it and says what to do otherwise."""
+    """Whether the file is loaded; if so, its values are finite.
+
+    Otherwise one line names it and tells how to fix it.
+    """
     try:
         module = load(path)
     except UserError as error:

@@ -122,7 +122,10 @@ def test_bad_options(tmp_path):
         load(architecture="test_vitt", weights="timm")
     with pytest.raises(
         UserError,
-        match=r"no network `vit_base_patch14_dinov2.lvd999m`; did you mean `vit_base_patch14_dinov2.lvd142m`",
+        match=(
+            r"no network `vit_base_patch14_dinov2.lvd999m`; did you mean "
+            r"`vit_base_patch14_dinov2.lvd142m`"
+        ),
     ):
         load(architecture="vit_base_patch14_dinov2.lvd999m", weights="timm")
     with pytest.raises(UserError, match=r"arguments: .*wings"):

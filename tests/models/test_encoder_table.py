@@ -1,4 +1,7 @@
-"""Every encoder of the table with random weights: shape, preprocessing, grid; position embeddings against REPA's resampling."""
+"""Every encoder of the table with random weights: shape, preprocessing, grid.
+
+Position embeddings against REPA's resampling.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +49,10 @@ def test_shapes_are_those_of_the_table(encoder) -> None:
 
 @pytest.mark.parametrize("encoder", ENCODERS, ids=IDS)
 def test_a_thin_one_runs_from_images_to_tokens(encoder) -> None:
-    """One narrow block of each, with numbers: resized and normalised as its own training was, and after a norm."""
+    """One narrow block of each, with numbers.
+
+    Resized and normalised as its own training was, and after a norm.
+    """
     network = create_network(EncoderOptions(**encoder.options(), arguments=SMALL), 0).eval()
     images = torch.randint(
         0, 256, (1, 3, 256, 256), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
@@ -71,7 +77,10 @@ def test_a_thin_one_runs_from_images_to_tokens(encoder) -> None:
     "architecture", ["vit_small_patch14_dinov2", "vit_small_patch14_reg4_dinov2"]
 )
 def test_position_embeddings_are_resampled_as_by_repa(tmp_path, architecture: str) -> None:
-    """From 37 x 37 to 16 x 16: REPA calls timm's `resample_abs_pos_embed(positions, [16, 16])`, a bicubic, antialiased interpolation."""
+    """From 37 x 37 to 16 x 16, bicubic and antialiased.
+
+    REPA calls timm's `resample_abs_pos_embed(positions, [16, 16])`.
+    """
     original = timm.create_model(architecture, num_classes=0, **SMALL)  # for images of 518 pixels
     nn.init.normal_(original.pos_embed)
     path = tmp_path / "model.safetensors"
@@ -120,7 +129,10 @@ def test_a_grid_that_does_not_fit_names_the_size_that_would(tmp_path) -> None:
     config = toy.config("repa")
     with pytest.raises(
         UserError,
-        match=r"gives 9 tokens an image, .* has 2x2; set encoders.toy.image_size to 28, 2 of its patches",
+        match=(
+            r"gives 9 tokens an image, .* has 2x2; set encoders.toy.image_size to 28, 2 "
+            r"of its patches"
+        ),
     ):
         train(
             config,

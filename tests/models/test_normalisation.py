@@ -1,4 +1,7 @@
-"""Latents of a pretrained VAE: normalised as its config says, back when decoded, and never decoded with another normalisation."""
+"""Latents of a pretrained VAE: normalised as its config says, and back when decoded.
+
+They are never decoded with another normalisation.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +46,10 @@ EACH_SCALED = {**EACH, "scaling_factor": 0.5}
 
 
 def write_vae(folder: Path, **config: Any) -> Path:
-    """A small VAE as diffusers saves it, with `config` in its config.json; the values None are left out of it."""
+    """A small VAE as diffusers saves it, with `config` in its config.json.
+
+    The values None are left out of it.
+    """
     vae = golden.fill(AutoencoderKL(**vae_arguments(FITTED, 16)))
     vae.save_pretrained(folder)
     content = json.loads((folder / "config.json").read_text()) | config
@@ -129,12 +135,30 @@ def test_statistics_may_have_the_shape_that_they_are_used_in(tmp_path: Path) -> 
         ({**EACH, "latents_std": None}, "has `latents_mean` and no `latents_std`"),
         ({**EACH, "latents_mean": None}, "has `latents_std` and no `latents_mean`"),
         ({**EACH, "shift_factor": 0.1}, "has both `shift_factor` and `latents_mean`"),
-        ({**EACH, "latents_mean": MEAN[:3]}, "`latents_mean` of its config has 3 numbers, its latents 4 channels"),
-        ({**EACH, "latents_std": [*STD, 1.0]}, "`latents_std` of its config has 5 numbers, its latents 4 channels"),
-        ({**EACH, "latents_std": [1.0, 0.0, 1.0, 1.0]}, "`latents_std` is 0.0, not a positive number"),
-        ({**EACH, "latents_std": [1.0, float("nan"), 1.0, 1.0]}, "`latents_std` is nan, not a finite number"),
-        ({**EACH, "latents_mean": [1.0, float("inf"), 1.0, 1.0]}, "`latents_mean` is inf, not a finite number"),
-        ({**EACH, "latents_mean": ["a", 1, 1, 1]}, "`latents_mean` of its config is not a list of numbers"),
+        (
+            {**EACH, "latents_mean": MEAN[:3]},
+            "`latents_mean` of its config has 3 numbers, its latents 4 channels",
+        ),
+        (
+            {**EACH, "latents_std": [*STD, 1.0]},
+            "`latents_std` of its config has 5 numbers, its latents 4 channels",
+        ),
+        (
+            {**EACH, "latents_std": [1.0, 0.0, 1.0, 1.0]},
+            "`latents_std` is 0.0, not a positive number",
+        ),
+        (
+            {**EACH, "latents_std": [1.0, float("nan"), 1.0, 1.0]},
+            "`latents_std` is nan, not a finite number",
+        ),
+        (
+            {**EACH, "latents_mean": [1.0, float("inf"), 1.0, 1.0]},
+            "`latents_mean` is inf, not a finite number",
+        ),
+        (
+            {**EACH, "latents_mean": ["a", 1, 1, 1]},
+            "`latents_mean` of its config is not a list of numbers",
+        ),
         ({"scaling_factor": 0.0}, "`scaling_factor` is 0.0, not a positive number"),
         ({"scaling_factor": -1.0}, "`scaling_factor` is -1.0, not a positive number"),
         ({"scaling_factor": "0.18"}, "`scaling_factor` is 0.18, not a positive number"),
@@ -145,7 +169,7 @@ def test_statistics_may_have_the_shape_that_they_are_used_in(tmp_path: Path) -> 
         ({"block_out_channels": [8, 24]}, "could not be loaded|do not fit"),
         ({"latent_channels": 3}, "could not be loaded|do not fit"),
     ],
-)  # fmt: skip
+)
 def test_a_config_that_contradicts_itself_is_refused(
     tmp_path: Path, config: dict[str, Any], words: str
 ) -> None:
@@ -325,7 +349,10 @@ def test_samples_are_decoded_with_the_normalisation_of_the_latents_alone(
         ):
             with pytest.raises(
                 UserError,
-                match=rf"^{milestone}: was trained on latents of another normalisation [^\n]*{folders[name]}[^\n]*; give the VAE",
+                match=(
+                    rf"^{milestone}: was trained on latents of another normalisation "
+                    rf"[^\n]*{folders[name]}[^\n]*; give the VAE"
+                ),
             ):
                 chain.sample(milestone, **give)
     with pytest.raises(UserError, match="another normalisation"):
@@ -334,7 +361,11 @@ def test_samples_are_decoded_with_the_normalisation_of_the_latents_alone(
 
 
 def test_a_trained_tokenizers_files_say_what_they_said(chain: Chain) -> None:
-    """Its scale is in its own file; so nothing is added to latents and milestones, whose bytes stay. Decoding each channel otherwise is refused."""
+    """Its scale is in its own file.
+
+    Nothing is added to latents and milestones, and their bytes stay. Decoding each channel
+    otherwise is refused.
+    """
     weights = chain.folder / "tokenizer.safetensors"
     fit_tokenizer(FITTED, chain.images, weights, "cpu")
     latents = chain.latents(FITTED, weights)
@@ -348,8 +379,16 @@ def test_a_trained_tokenizers_files_say_what_they_said(chain: Chain) -> None:
     }
     milestone = chain.milestone(latents)
     assert read_network(milestone)[1].keys() == {
-        "run", "seed", "step", "model", "process", "alignment", "latent_shape", "out_channels", "config_sha256",
-    }  # fmt: skip
+        "run",
+        "seed",
+        "step",
+        "model",
+        "process",
+        "alignment",
+        "latent_shape",
+        "out_channels",
+        "config_sha256",
+    }
     samples = chain.sample(milestone, FITTED, weights)
     assert Arrays(samples).attributes["tokenizer"].keys() == {"weights", "scale", "sha256"}
     with pytest.raises(
@@ -372,7 +411,10 @@ def test_representations_are_measured_on_latents_of_the_same_normalisation(chain
     other = chain.latents(options(write_vae(chain.folder / "b", **EACH_SCALED)))
     with pytest.raises(
         UserError,
-        match=rf"^{milestone}: was trained on latents of another normalisation [^\n]*than that of {other}",
+        match=(
+            rf"^{milestone}: was trained on latents of another normalisation [^\n]*than "
+            rf"that of {other}"
+        ),
     ):
         measure_representation(
             RepresentationOptions(images=120, noise_levels=[0.2, 0.8], batch_size=50),
@@ -404,7 +446,10 @@ def test_latents_that_are_not_finite_or_overflow_are_refused(chain: Chain) -> No
     folder = write_vae(chain.folder / "vae", scaling_factor=1e6)
     with pytest.raises(
         UserError,
-        match=r"latents\.h5: `mean` of images 0 to 11 is not finite; give other weights, or a wider `storage`",
+        match=(
+            r"latents\.h5: `mean` of images 0 to 11 is not finite; give other weights, "
+            r"or a wider `storage`"
+        ),
     ):
         chain.latents(options(folder, storage="float16"))
     assert not (chain.folder / "latents.h5").exists()
@@ -416,7 +461,10 @@ def test_a_resolution_that_does_not_come_back_is_refused(chain: Chain) -> None:
     folder = write_vae(chain.folder / "vae", **PLAIN)
     with pytest.raises(
         UserError,
-        match=r"data\.resolution: images of 9 pixels have latents of 4, which decode to 8 pixels; choose a multiple of 2",
+        match=(
+            r"data\.resolution: images of 9 pixels have latents of 4, which decode to 8 "
+            r"pixels; choose a multiple of 2"
+        ),
     ):
         chain.latents(options(folder))
     assert not (chain.folder / "latents.h5").exists()
@@ -428,6 +476,9 @@ def test_a_fit_whose_last_step_diverges_is_refused() -> None:
     torch.nn.init.zeros_(network.weight)
     with pytest.raises(
         UserError,
-        match=r"^critic: weight \[1, 2\] holds NaN or infinite values [^\n]*lower `training.learning_rate` \(0.001\)$",
+        match=(
+            r"^critic: weight \[1, 2\] holds NaN or infinite values [^\n]*lower "
+            r"`training.learning_rate` \(0.001\)$"
+        ),
     ):
         fit(network, FitOptions(steps=1), lambda _: network.weight.sqrt().sum(), "critic")

@@ -26,7 +26,10 @@ REPA_ARGUMENTS = argparse.Namespace(
 
 
 def official_state(out_channels, projectors=False):
-    """A state dict as the official code has it; test_transformer holds its outputs to the original's."""
+    """A state dict as the official code has it.
+
+    test_transformer compares its outputs with the original's.
+    """
     state = golden.fill(build_transformer(golden.MODEL, golden.LATENT, out_channels)).state_dict()
     state["pos_embed"] = position_embedding(48, 4)
     if projectors:

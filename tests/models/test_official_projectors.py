@@ -1,4 +1,4 @@
-"""Files of iREPA's and HASTE's code: what their projectors compute, what is said of their alignment, and the way back."""
+"""Files of iREPA's and HASTE's code: outputs of their projectors, alignment, and export."""
 
 from __future__ import annotations
 
@@ -28,15 +28,29 @@ from tests.fixtures import golden
 VALUES = golden.load("networks")
 WIDTH, TOKEN_WIDTH = 48, 24
 IREPA = {
-    "model": "SiT-XL/2", "projection_layer_type": "conv", "proj_kwargs_kernel_size": 3, "spnorm_method": "zscore", "zscore_alpha": 0.6, "cls_token_weight": 0.2,
-    "enc_type": "dinov2-vit-b", "encoder_depth": 2, "proj_coeff": "1.0", "projection_loss_type": "cosine", "path_type": "linear", "prediction": "v",
-    "weighting": "uniform", "seed": 4,
-}  # fmt: skip
+    "model": "SiT-XL/2",
+    "projection_layer_type": "conv",
+    "proj_kwargs_kernel_size": 3,
+    "spnorm_method": "zscore",
+    "zscore_alpha": 0.6,
+    "cls_token_weight": 0.2,
+    "enc_type": "dinov2-vit-b",
+    "encoder_depth": 2,
+    "proj_coeff": "1.0",
+    "projection_loss_type": "cosine",
+    "path_type": "linear",
+    "prediction": "v",
+    "weighting": "uniform",
+    "seed": 4,
+}
 State = dict[str, Tensor]
 
 
 class TheirLayer(nn.Module):
-    """iREPA's projector, by its names and as its code computes it: a convolution over the grid, or the tokens one by one."""
+    """iREPA's projector, by its names and as its code computes it.
+
+    It is a convolution over the grid, or acts on the tokens one by one.
+    """
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
@@ -217,8 +231,14 @@ def test_haste(tmp_path: Path, family: str | None) -> None:
         family=family,
     )
     assert description["alignment"] == {
-        "kind": "haste", "encoders": ["dinov2-vit-b"], "depth": 8, "weight": 0.5, "projector_width": 40, "attention_weight": 0.5, "stop_step": 250_000,
-    }  # fmt: skip
+        "kind": "haste",
+        "encoders": ["dinov2-vit-b"],
+        "depth": 8,
+        "weight": 0.5,
+        "projector_width": 40,
+        "attention_weight": 0.5,
+        "stop_step": 250_000,
+    }
     assert description["source"]["family"] == "haste"
     assert len(network) + len(projectors) + 1 == len(state)
     assert (
@@ -242,7 +262,10 @@ def test_export_has_the_names_of_the_code_that_reads_it(tmp_path: Path, layer: s
     if layer != "mlp":
         with pytest.raises(
             UserError,
-            match=r"--family repa: .* has iREPA's projectors, which REPA's code does not know; choose irepa",
+            match=(
+                r"--family repa: .* has iREPA's projectors, which REPA's code does not "
+                r"know; choose irepa"
+            ),
         ):
             export_checkpoint(tmp_path / "out.safetensors", tmp_path / "b.pt", family="repa")
         assert not (tmp_path / "b.pt").exists()
@@ -319,7 +342,7 @@ def test_by_command_and_in_tables(tmp_path: Path) -> None:
 
 
 def test_the_convolution_sees_the_grid_as_irepas() -> None:
-    """Rows first: a projector that only looks one token to the right gives what the tokens there are."""
+    """Rows first: a projector that only looks one token to the right gives those tokens."""
     projector = ConvolutionalProjector(2, 2, 3)
     with torch.no_grad():
         projector.weight.zero_()

@@ -40,7 +40,7 @@ ENCODER = EncoderOptions(
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Digits of 8 pixels, their latents [4, 4, 4], and four tokens of width 8, cached and described."""
+    """Digits of 8 pixels, latents [4, 4, 4], and four tokens of width 8, cached and described."""
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("online")
     write_images(DIGITS, folder / "images.h5")

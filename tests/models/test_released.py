@@ -1,4 +1,4 @@
-"""Networks in released checkpoints: wrappers in the names, dicts around the tensors, types of the values."""
+"""Networks in released checkpoints: wrappers in names, dicts around tensors, types of values."""
 
 from __future__ import annotations
 
@@ -59,7 +59,10 @@ def assert_equal(first: State, second: State) -> None:
 
 
 def scattered(name: str, generator: random.Random) -> str:
-    """`name` with wrappers, any of them in any order, before any of its parts but those that number blocks and the last."""
+    """`name` with wrappers, any of them in any order.
+
+    They precede any of its parts but those that number blocks and the last.
+    """
     parts = name.split(".")
     wrapped: list[str] = []
     for index, part in enumerate(parts):
@@ -193,7 +196,10 @@ def test_the_only_network_of_a_file_is_taken_or_asked_for(tmp_path: Path) -> Non
         imported(tmp_path, {"ema": PLAIN}, weights="model")
     with pytest.raises(
         UserError,
-        match=r"has several networks of weights `ema` \(ema_fast, ema_slow\); save the one that is meant alone",
+        match=(
+            r"has several networks of weights `ema` \(ema_fast, ema_slow\); save the "
+            r"one that is meant alone"
+        ),
     ):
         imported(tmp_path, {"ema_fast": AVERAGED, "ema_slow": PLAIN})
 
@@ -244,7 +250,10 @@ LAYER = "blocks.1.attn.qkv.weight"
 def test_values_that_are_no_weights_are_refused(tmp_path: Path, value: Any, words: str) -> None:
     with pytest.raises(
         UserError,
-        match=rf"^{tmp_path}/DiT-x.pt: [^\n]*{LAYER} {words}|^{tmp_path}/DiT-x.pt: {LAYER} [^\n]*{words}",
+        match=(
+            rf"^{tmp_path}/DiT-x.pt: [^\n]*{LAYER} {words}|^{tmp_path}/DiT-x.pt: {LAYER} "
+            rf"[^\n]*{words}"
+        ),
     ):
         imported(tmp_path, {**dit_state(), LAYER: value})
     assert not (tmp_path / "out.safetensors").exists()
@@ -321,7 +330,10 @@ def test_what_is_one_of_several_files_or_none_is_called_so(tmp_path: Path) -> No
     (tmp_path / "folder" / ".metadata").write_bytes(b"")
     with pytest.raises(
         UserError,
-        match=r"is a distributed checkpoint \(`python -m torch.distributed.checkpoint.format_utils dcp_to_torch",
+        match=(
+            r"is a distributed checkpoint \(`python -m "
+            r"torch.distributed.checkpoint.format_utils dcp_to_torch"
+        ),
     ):
         import_checkpoint(tmp_path / "folder", tmp_path / "a.safetensors")
     import_checkpoint(

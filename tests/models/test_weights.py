@@ -1,4 +1,7 @@
-"""Weights that hold a NaN or an infinite value are refused by every loader, and so is what only looks like a file of weights."""
+"""Weights with NaN or infinite values are refused by every loader.
+
+So is a file that only looks like a file of weights.
+"""
 
 from __future__ import annotations
 

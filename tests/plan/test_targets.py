@@ -1,4 +1,4 @@
-"""Names in targets: what the experiment makes is let through, anything else is refused with what there is."""
+"""Names in targets: those of the experiment are accepted, others refused with a list."""
 
 import pytest
 

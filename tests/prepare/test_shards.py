@@ -1,4 +1,4 @@
-"""Preparation in shards, with images that cannot be read, and stages that are killed at random moments."""
+"""Preparation in shards, with unreadable images, and stages killed at random moments."""
 
 import json
 import os
@@ -133,7 +133,10 @@ def test_manifest(whole):
 def test_more_shards_than_batches(whole, tmp_path):
     with pytest.raises(
         UserError,
-        match=r"data\.shards: 30 shards for 29 batches of 64 images leave some empty; set it to 29 or less",
+        match=(
+            r"data\.shards: 30 shards for 29 batches of 64 images leave some empty; set "
+            r"it to 29 or less"
+        ),
     ):
         encode_latents(
             TOKENIZER,
@@ -144,7 +147,7 @@ def test_more_shards_than_batches(whole, tmp_path):
         )
 
 
-# ---- how tokens are stored --------------------------------------------------------------------------------------------------
+# ---- how tokens are stored -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -218,7 +221,7 @@ def test_other_storages(whole, tmp_path, storage):
     )
 
 
-# ---- images that cannot be read -----------------------------------------------------------------------------------------------
+# ---- images that cannot be read ------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -242,7 +245,10 @@ def test_unreadable_images_are_listed(broken, tmp_path, workers):
     for _ in range(2):  # the second time from the list
         with pytest.raises(
             UserError,
-            match=r"images\.unreadable\.json: lists 2 of 20 images that cannot be read, first .*b/1\.png .*skip_unreadable",
+            match=(
+                r"images\.unreadable\.json: lists 2 of 20 images that cannot be read, "
+                r"first .*b/1\.png .*skip_unreadable"
+            ),
         ) as error:
             write_images(options, tmp_path / "images.h5")
         assert "\n" not in str(error.value) and not (tmp_path / "images.h5").exists()
@@ -315,7 +321,7 @@ def test_a_changed_data_set_is_noticed(broken, tmp_path):
         write_manifest(options, tmp_path / "images.h5", tmp_path / "images.json")
 
 
-# ---- killed at random moments ----------------------------------------------------------------------------------------------
+# ---- killed at random moments --------------------------------------------------------------------
 
 
 SERVER = """
@@ -325,7 +331,8 @@ assert diffusers.models.AutoencoderKL and timm
 torch.set_num_threads(1)
 from tests.prepare import test_shards as here
 print("ready", flush=True)
-for line in sys.stdin:  # a child for each command: imports are done, and each is a process of its own
+# a child for each command: imports are done, and each is a separate process
+for line in sys.stdin:
     child = os.fork()
     if child == 0:
         here.stage(*line.split())
@@ -362,7 +369,10 @@ def stage(name, folder, output, moment, count):
 
 
 def test_killed_at_random_moments(whole, tmp_path):
-    """SIGKILL at seeded random moments of writing images, latents and features; then the bytes are those of the undisturbed files."""
+    """SIGKILL at seeded random moments of writing images, latents and features.
+
+    Afterwards the bytes are those of the undisturbed files.
+    """
     environment = {
         **os.environ,
         "PYTHONPATH": str(Path(vrpo.__file__).parents[1]),
@@ -416,7 +426,10 @@ class SlowSource(FolderSource):
 if __name__ == "__main__":
     import vrpo.prepare.images as stage
     stage.open_source = lambda options: SlowSource(options.root, options.resolution)
-    write_images(DataOptions(source="folder", root={broken.root!r}, resolution=16, num_classes=2, workers=2), {str(tmp_path / "images.h5")!r})
+    options = DataOptions(
+        source="folder", root={broken.root!r}, resolution=16, num_classes=2, workers=2
+    )
+    write_images(options, {str(tmp_path / "images.h5")!r})
 """
     (tmp_path / "slow.py").write_text(slow)
     environment = {**os.environ, "PYTHONPATH": str(Path(vrpo.__file__).parents[1])}

@@ -119,7 +119,10 @@ def test_an_unreadable_image_ends_the_stage(tmp_path, workers):
     (tmp_path / "png" / "1" / "a.png").write_bytes(b"no image")
     with pytest.raises(
         UserError,
-        match=r"images\.unreadable\.json: lists 1 of 2 images that cannot be read, first .*1/a\.png \(cannot identify",
+        match=(
+            r"images\.unreadable\.json: lists 1 of 2 images that cannot be read, first "
+            r".*1/a\.png \(cannot identify"
+        ),
     ):
         write_images(
             images_options(tmp_path).model_copy(update={"workers": workers}), tmp_path / "images.h5"
@@ -280,11 +283,14 @@ def test_schedule():
     assert all(later <= earlier for earlier, later in itertools.pairwise(rates[5:]))
 
 
-# ---- stores that are killed ----------------------------------------------------------------------------------------
+# ---- stores that are killed ----------------------------------------------------------------------
 
 
 def test_killed_stores_end_in_the_same_bytes(folder, tmp_path):
-    """SIGKILL at several writes (half of the bytes written) and just before the rename, then run to the end."""
+    """SIGKILL at several writes (half of the bytes written) and just before the rename.
+
+    Then each stage runs to the end.
+    """
     command = [sys.executable, __file__, str(folder), str(tmp_path)]
     environment = {**os.environ, "PYTHONPATH": str(Path(vrpo.__file__).parents[1])}
     finished = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)

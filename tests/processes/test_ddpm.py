@@ -23,7 +23,10 @@ def draws():
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_equals_the_official_losses(schedule):
-    """Half of the predictions are near the noise, so that levels with a sharp posterior are compared where losses are small."""
+    """Half of the predictions are near the noise.
+
+    Levels with a sharp posterior are compared where losses are small.
+    """
     values, process = golden.load("losses"), ddpm(schedule, 1000)
     x0, noise, prediction = draws()
     prediction[:3, :4] = noise[:3] + 0.01 * prediction[:3, :4]
@@ -51,7 +54,7 @@ def test_respaced_levels_and_betas_equal_the_official_ones():
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_posterior_is_bayes_rule(schedule):
-    """q(x_{t-1} | x_t, x_0) as the product of q(x_t | x_{t-1}) and q(x_{t-1} | x_0), both Gaussian."""
+    """q(x_{t-1} | x_t, x_0) from q(x_t | x_{t-1}) and q(x_{t-1} | x_0), both Gaussian."""
     process = ddpm(schedule, 1000)
     x0, x_t, _ = (values.double() for values in draws())
     t = LEVELS[1:]
@@ -154,7 +157,10 @@ def test_a_milestone_that_says_nothing_of_a_weighted_loss_has_the_plain_one():
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_weighted_loss_is_the_velocity_s_up_to_the_limit(schedule):
-    """v = sqrt(alpha_bar) noise - sqrt(1 - alpha_bar) x_0, and v_hat the same of the network's noise and the x0_hat that follows from it."""
+    """v = sqrt(alpha_bar) noise - sqrt(1 - alpha_bar) x_0.
+
+    v_hat is the same of the network's noise and the x0_hat that follows from it.
+    """
     limit = 20.0
     process = build_process(DDPMOptions(kind="ddpm", betas=schedule, loss_weight_limit=limit))
     plain = build_process(DDPMOptions(kind="ddpm", betas=schedule))

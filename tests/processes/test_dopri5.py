@@ -1,4 +1,4 @@
-"""The adaptive sampler against SiT's integrator (tests/golden), an exact solution, and other batches."""
+"""The adaptive sampler against SiT's integrator (tests/golden) and an exact solution."""
 
 from __future__ import annotations
 
@@ -27,16 +27,18 @@ def unused() -> torch.Tensor:
     raise AssertionError("an ODE needs no noise")
 
 
-AS_GOLDEN = (
-    "AMD" in processor()
-)  # the golden numbers' kind of processor: another one rounds the network otherwise, and steps are accepted otherwise
+# The golden numbers' kind of processor. Others round the network differently and take other steps.
+AS_GOLDEN = "AMD" in processor()
 
 
 @pytest.mark.parametrize(
     ("name", "rtol", "bound"), [("loose", 1e-3, 1e-6 if AS_GOLDEN else 5e-3), ("tight", 1e-5, 1e-4)]
 )
 def test_images_equal_the_originals(name: str, rtol: float, bound: float) -> None:
-    """`loose` with float64 state on both sides, where rounding is the same, else to the solver's own tolerance; `tight` against SiT's float32."""
+    """`loose` with float64 state on both sides; `tight` against SiT's float32.
+
+    `loose` is exact where rounding is the same, else to the solver's own tolerance.
+    """
     process = interpolant()
     latents = sample(
         process, dopri5(rtol), Guided(Mixed(process, 4), process, golden.LABELS), START, unused
@@ -45,7 +47,7 @@ def test_images_equal_the_originals(name: str, rtol: float, bound: float) -> Non
 
 
 def test_images_equal_the_originals_call_on_this_processor() -> None:
-    """What SiT's `ode` class asks of torchdiffeq, asked here: to 1e-6 on every processor."""
+    """The call of torchdiffeq by SiT's `ode` class, made here: to 1e-6 on every processor."""
     process = interpolant()
     model = Mixed(process, 4)
     times = torch.tensor([1.0, 0.0], dtype=torch.float64)
@@ -91,7 +93,10 @@ def test_an_image_depends_on_no_other() -> None:
 
 
 class Exact:
-    """The exact velocity for standard normal data on the linear path, whose flow keeps x / sqrt((1 - t)^2 + t^2)."""
+    """The exact velocity for standard normal data on the linear path.
+
+    Its flow keeps x / sqrt((1 - t)^2 + t^2).
+    """
 
     calls = 0
 

@@ -38,7 +38,10 @@ def test_flops_and_parameters_of_the_papers_sizes(run: str, gflop: float, millio
 
 
 def test_a_convolutional_projector_is_counted() -> None:
-    """2 N W D k^2 for a forward pass in the place of REPA's three layers; a backward pass is two more."""
+    """2 N W D k^2 for a forward pass in the place of REPA's three layers.
+
+    A backward pass is two more.
+    """
     config = load_experiment(ROOT / "config/imagenet256.yaml")
     run = config.run_config("sit-b2-vrpo", 0)
     mlp = run.alignment.projector_width

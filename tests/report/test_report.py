@@ -41,7 +41,10 @@ def test_bad_input_is_named(one_seed: Path, tmp_path: Path) -> None:
         draw("figure", "fidd", MINIATURE, one_seed, tmp_path / "x.pdf")
     with pytest.raises(
         UserError,
-        match=r"^table `claim`: not in the catalogue; known: comparison, convergence, gains, claims$",
+        match=(
+            r"^table `claim`: not in the catalogue; known: comparison, convergence, "
+            r"gains, claims$"
+        ),
     ):
         draw("table", "claim", MINIATURE, one_seed, tmp_path / "x.csv")
     with pytest.raises(UserError, match=r"metrics.csv: is missing"):

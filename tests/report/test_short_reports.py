@@ -1,4 +1,7 @@
-"""Reports of experiments in which something that is compared is missing: one milestone, one seed, one run, one logged row, or none."""
+"""Reports of experiments in which something that is compared is missing.
+
+One milestone, one seed, one run, one logged row, or none.
+"""
 
 import json
 import re
@@ -53,7 +56,7 @@ def speaks_of_speed(text):
     return re.search(r"faster by|Faster:|\d\.\d\dx|≥|\bnan\b", text, re.IGNORECASE) is not None
 
 
-# ---- one milestone ----------------------------------------------------------------------------------------------------
+# ---- one milestone -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("seeds", [(0,), (0, 1, 2)], ids=["one seed", "three seeds"])
@@ -89,7 +92,10 @@ def test_one_milestone_says_nothing_of_speed(tmp_path, seeds):
 
 
 def test_one_common_milestone_is_one(tmp_path):
-    """The runs of one model share the last alone; those of the other have all, and keep their speed."""
+    """The runs of one model share only the last milestone.
+
+    Those of the other have all, and keep their speed.
+    """
     metrics = metrics_frame((0, 1))
     folder = collected(
         tmp_path / "collected",
@@ -126,7 +132,7 @@ def test_a_milestone_that_a_seed_lacks_is_left_out_for_all(tmp_path):
     )
 
 
-# ---- one seed, several, or not as many of each -----------------------------------------------------------------------------
+# ---- one seed, several, or not as many of each ---------------------------------------------------
 
 
 def test_brackets_are_explained_only_where_there_are_any(tmp_path):
@@ -155,7 +161,7 @@ def test_headline_counts_the_seeds_of_each_run(tmp_path):
     ]
 
 
-# ---- a pair that is missing ---------------------------------------------------------------------------------------------
+# ---- a pair that is missing ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kinds", [("none",), ("vrpo",), ("repa",)], ids=str)
@@ -174,7 +180,7 @@ def test_one_run_of_a_model_is_compared_with_nothing(tmp_path, kinds):
     assert not speaks_of_speed(report_of(tmp_path))
 
 
-# ---- one row in the log, or none ----------------------------------------------------------------------------------------------
+# ---- one row in the log, or none -----------------------------------------------------------------
 
 
 def cut(folder, rows):
@@ -213,7 +219,7 @@ def test_moments_of_a_short_training_are_not_told_apart(tmp_path):
 
 
 def test_nothing_logged_is_said(tmp_path):
-    """Trainings shorter than `log_every`: every figure is drawn, and none says that there is no VRPO."""
+    """Trainings shorter than `log_every`: every figure is drawn, and none says VRPO is missing."""
     folder = cut(collected(tmp_path / "collected", metrics_frame()), 0)
     for name, said in (
         ("losses", "ended before"),
@@ -228,7 +234,10 @@ def test_nothing_logged_is_said(tmp_path):
 
 
 def test_trainings_shorter_than_a_logged_row_are_collected(tmp_path):
-    """They never began speed.csv, and their other logs are empty; the figures of what was collected are drawn."""
+    """They never began speed.csv, and their other logs are empty.
+
+    The figures of what was collected are drawn.
+    """
     content = deep_merge(
         read_yaml(ROOT / "config/mini.yaml"),
         {"results": str(tmp_path), "milestones": [50], "representation": None},

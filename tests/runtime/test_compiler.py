@@ -18,7 +18,10 @@ from vrpo.sampling.generate import sample_images
 
 from tests.fixtures.training import Toy
 
-NO_HEADERS = "C++ compile error\n\nCommand:\ng++ x.cpp\n\nOutput:\nx.cpp:2:10: fatal error: Python.h: No such file or directory\ncompilation terminated."
+NO_HEADERS = (
+    "C++ compile error\n\nCommand:\ng++ x.cpp\n\nOutput:\nx.cpp:2:10: fatal "
+    "error: Python.h: No such file or directory\ncompilation terminated."
+)
 NO_ASSEMBLER = "g++: fatal error: cannot execute 'as': execvp: No such file or directory"
 
 
@@ -60,7 +63,7 @@ def test_the_cause_of_a_failed_compilation(error: Exception, cause: str, remedy:
 
 
 def test_a_training_without_a_compiler_ends_before_it_reads_anything(tmp_path: Path) -> None:
-    """The real compiler of C++, replaced by one that does not work, and inputs that do not exist."""
+    """A compiler of C++ that does not work in place of the real one; inputs do not exist."""
     toy = Toy(tmp_path)
     command = toy.command(toy.config("repa", compile=True), tmp_path / "run", 5)
     command[command.index("--latents") + 1] = str(tmp_path / "never-read.h5")
@@ -77,7 +80,8 @@ def test_a_training_without_a_compiler_ends_before_it_reads_anything(tmp_path: P
     ]
     assert result.returncode == 2 and len(said) == 1
     assert said[0].startswith(
-        "vrpo: error: training.compile: torch.compile does not work on this machine, there is no working C++ compiler; install one"
+        "vrpo: error: training.compile: torch.compile does not work on this machine, "
+        "there is no working C++ compiler; install one"
     )
     assert said[0].endswith("or set it to false")
     assert not list((tmp_path / "run").glob("*.csv"))
@@ -105,7 +109,10 @@ def test_a_sampler_and_a_benchmark_that_compile_ask_first(tmp_path: Path) -> Non
 
 
 def test_each_probe_is_compiled_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What an earlier run has compiled lies in a cache, which works without a compiler; the training's own code does not lie there."""
+    """A cache of an earlier run works without a compiler.
+
+    The training's own code is not in it.
+    """
     constants = []
 
     def compile(function, **_: object):

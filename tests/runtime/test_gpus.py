@@ -85,7 +85,10 @@ def test_the_local_profile_counts_them(
     machine: Any, count: int, chosen: str | None, limit: int
 ) -> None:
     machine(count, **({} if chosen is None else {CUDA: chosen}))
-    source = "import json, sys; from snakemake.profiles import ProfileConfigFileParser as P; print(json.dumps(P().parse(open(sys.argv[1]))))"
+    source = (
+        "import json, sys; from snakemake.profiles import ProfileConfigFileParser "
+        "as P; print(json.dumps(P().parse(open(sys.argv[1]))))"
+    )
     parsed = json.loads(
         subprocess.run(
             [sys.executable, "-c", source, str(PROFILE)], capture_output=True, text=True, check=True
@@ -107,8 +110,10 @@ def test_the_local_profile_finds_the_package_where_it_is_not_installed(
 ) -> None:
     """A workflow of another folder, with Snakemake from another environment."""
     source = (
-        "import sys; from importlib.util import find_spec; from snakemake.profiles import ProfileConfigFileParser as P; "
-        "sys.meta_path = [finder for finder in sys.meta_path if 'editable' not in repr(finder).lower()]; assert find_spec('vrpo') is None; "
+        "import sys; from importlib.util import find_spec; from snakemake.profiles "
+        "import ProfileConfigFileParser as P; "
+        "sys.meta_path = [finder for finder in sys.meta_path if 'editable' not in "
+        "repr(finder).lower()]; assert find_spec('vrpo') is None; "
         f"sys.argv[1:] = {named}; print(P().parse(open({str(PROFILE)!r}))['resources'])"
     )
     plain = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
@@ -142,7 +147,10 @@ def test_why_there_are_none(machine: Any, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.delenv(CUDA, raising=False)
     assert cuda_uuids(fake_driver(2, answer=803)) == (
         [],
-        "CUDA's driver answers: system has unsupported display driver / cuda driver combination (803)",
+        (
+            "CUDA's driver answers: system has unsupported display driver / cuda driver "
+            "combination (803)"
+        ),
     )
     assert cuda_uuids(fake_driver(0)) == ([], "CUDA sees no device")
     machine(2, **{CUDA: "-1"})
@@ -220,7 +228,10 @@ def test_cuda_that_is_asked_for_and_missing_is_refused_with_the_reason(
     )
     with pytest.raises(
         UserError,
-        match=r"^resources\.device: `cuda` .* \(no NVIDIA driver \(libcuda\.so\.1\) is installed\); ",
+        match=(
+            r"^resources\.device: `cuda` .* \(no NVIDIA driver \(libcuda\.so\.1\) is "
+            r"installed\); "
+        ),
     ):
         choose_device("cuda")
     monkeypatch.setattr(distributed, "visible_gpus", lambda: Gpus((Gpu("0", "a"),)))

@@ -63,7 +63,10 @@ def test_the_first_rank_speaks_for_all_and_errors_of_any_are_shown() -> None:
 def test_ranks_share_the_threads_of_the_job(
     threads: int, ranks: int, each: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In PyTorch, and in what other libraries read from the environment; never more than the job has, but one each."""
+    """In PyTorch, and in other libraries' environment variables.
+
+    Never more than the job has, but one each.
+    """
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(ranks))
     assert own_threads(threads) == each and each * ranks <= max(threads, ranks)
     before = torch.get_num_threads()

@@ -63,7 +63,10 @@ def run(folder, chosen, output, process=None):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_images_do_not_depend_on_batch_size_or_count(folder, tmp_path, kind):
-    """130 images are two full batches on the CPU and one that is filled up; 70 of them, or 7, are the same images."""
+    """130 images are two full batches on the CPU and one that is filled up.
+
+    70 of them, or 7, are the same images.
+    """
     whole = run(folder, options(kind, 130, batch_size=64), tmp_path / "64.h5")
     run(folder, options(kind, 130, batch_size=7), tmp_path / "7.h5")
     assert (tmp_path / "64.h5").read_bytes() == (tmp_path / "7.h5").read_bytes()
@@ -83,9 +86,15 @@ def test_attributes_are_the_protocol(folder, tmp_path):
         "step": 7,
     }
     assert attributes["sampler"] == {
-        "kind": "sde", "steps": 4, "images": 3, "guidance": {"scale": 1.5, "interval": [0.0, 0.7], "channels": 3},
-        "labels": "random", "rounding": "round", "seed": 0, "precision": "fp32",
-    }  # fmt: skip
+        "kind": "sde",
+        "steps": 4,
+        "images": 3,
+        "guidance": {"scale": 1.5, "interval": [0.0, 0.7], "channels": 3},
+        "labels": "random",
+        "rounding": "round",
+        "seed": 0,
+        "precision": "fp32",
+    }
     assert attributes["tokenizer"]["scale"] == 1.3
     assert len(attributes["milestone_sha256"]) == len(attributes["tokenizer"]["sha256"]) == 64
     assert attributes["versions"].keys() == {"torch", "vrpo"}
@@ -179,7 +188,7 @@ def test_killed_sampling_goes_on_to_the_same_bytes(folder, tmp_path, monkeypatch
 
 
 def test_ranks_make_the_same_file(folder, tmp_path):
-    """Two processes go on with what one began; the last round has 44 images, none for the second rank."""
+    """Two processes resume one's file; the last round has 44 images, none for the second rank."""
     chosen = options("ddpm", 300, steps=2)
     (tmp_path / "sampler.yaml").write_text(yaml.safe_dump(chosen.model_dump(mode="json")))
     (tmp_path / "tokenizer.yaml").write_text(yaml.safe_dump(TOKENIZER.model_dump(mode="json")))
@@ -222,7 +231,7 @@ def test_ranks_make_the_same_file(folder, tmp_path):
 
 
 def write_beginning(whole, output, rows):
-    """What a sampling leaves that was killed after `rows` rows."""
+    """Write the file of a sampling that was killed after `rows` rows."""
     arrays = Arrays(whole)
     shapes = {name: (arrays.shape(name), arrays[name].dtype) for name in ("images", "labels")}
     with ArrayWriter(output, shapes, arrays.attributes) as writer:

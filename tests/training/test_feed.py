@@ -1,4 +1,7 @@
-"""What a rank reads for a step: the planned samples, whether read ahead or not, from files or from memory."""
+"""Samples that a rank reads for a step: the planned ones.
+
+Whether read ahead or not, from files or from memory.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What no accident may change: trainings killed at random moments, ranks that vanish, states that are damaged or cannot be written."""
+"""Trainings killed at random moments, lost ranks, damaged or unwritable states."""
 
 from __future__ import annotations
 
@@ -54,7 +54,10 @@ def losses(run: Path) -> np.ndarray:
 
 
 def test_killed_at_twenty_random_moments(toy: Toy, tmp_path: Path) -> None:
-    """SIGKILL while starting, training and writing states, which happens after every step; the end has the bytes of an undisturbed run."""
+    """SIGKILL while starting, training and writing states, which happens after every step.
+
+    The end has the bytes of an undisturbed run.
+    """
     config, run = toy.config("vrpo"), tmp_path / "killed"
     whole = train_to(toy, config, tmp_path / "whole", 300)
     met, half_written = toy.drive(300, "kill", KILLS, run)
@@ -112,7 +115,10 @@ def test_two_ranks_and_one_is_killed(toy: Toy, tmp_path: Path) -> None:
 def test_ranks_that_stop_between_two_rows_give_the_rows_of_undisturbed_ones(
     toy: Toy, tmp_path: Path
 ) -> None:
-    """Rows come every five steps, the stop after seven: on two ranks the bytes are equal; on another number of ranks the rows are, up to rounding."""
+    """Rows come every five steps, the stop after seven.
+
+    On two ranks the bytes are equal; on another number of ranks the rows are, up to rounding.
+    """
     config, folder = (
         toy.config("vrpo"),
         {name: tmp_path / name for name in ("whole", "parts", "two, one", "one, two")},
@@ -132,7 +138,10 @@ def test_ranks_that_stop_between_two_rows_give_the_rows_of_undisturbed_ones(
 
 
 def test_the_saved_state_is_equal_on_all_ranks(toy: Toy, tmp_path: Path) -> None:
-    """The first rank saves for all: sums of metrics, statistics of rewards, diagnostics and agreement must not be its own alone."""
+    """The first rank saves for all.
+
+    Sums of metrics, statistics of rewards, diagnostics and agreement must not be its own alone.
+    """
     assert toy.drive(7, "states", 2, tmp_path / "run") == [0, 0]
     first, second = (
         torch.load(tmp_path / f"run/rank{rank}.pt", weights_only=True) for rank in range(2)
@@ -224,7 +233,10 @@ def test_a_training_state_that_is_not_finite_is_passed_over(
 def test_a_training_does_not_go_on_with_other_latents_or_features(
     tmp_path: Path, file: str, change: dict[str, Any]
 ) -> None:
-    """Of the same images and shapes, made by another network or normalised otherwise: the config of the run is the same."""
+    """Equal images and shapes, made by another network or normalised otherwise.
+
+    The config of the run is the same.
+    """
     toy = Toy(tmp_path)
     config, place = toy.config("repa"), {"latents": toy.latents, "features": toy.features}[file]
     made = {"images": "toy", "sha256": "a", "scale": 1.0, "batch_size": 8}
@@ -235,7 +247,10 @@ def test_a_training_does_not_go_on_with_other_latents_or_features(
     rewrite(place, made | change)
     (key, value), *_ = change.items()
     changed = rf"{file}\.[^\n]*{key}: {made[key]} -> {value}"
-    words = rf"{tmp_path}/run/state/\w+: its states were trained on other latents or features [^\n]*{changed}[^\n]*; give those, or remove"
+    words = (
+        rf"{tmp_path}/run/state/\w+: its states were trained on other latents or "
+        rf"features [^\n]*{changed}[^\n]*; give those, or remove"
+    )
     with pytest.raises(UserError, match=words):
         train_to(toy, config, tmp_path / "run", 15)
     assert not milestone_file(tmp_path / "run", 15).exists()
@@ -270,7 +285,10 @@ def test_a_state_of_another_version_is_refused_with_a_line(
     store.wait()
     with pytest.raises(
         UserError,
-        match=r"written by another version of vrpo \(.*(log\.sums|tables).*\); .* or remove the folder",
+        match=(
+            r"written by another version of vrpo \(.*(log\.sums|tables).*\); .* or "
+            r"remove the folder"
+        ),
     ) as refused:
         train_to(toy, config, tmp_path, 10)
     assert str(file.parent) in str(refused.value) and "\n" not in str(refused.value)
@@ -317,7 +335,10 @@ def test_a_state_that_cannot_be_written_ends_the_training_with_a_line(
 def test_a_disk_that_is_too_small_is_refused_first(
     toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Room is wanted for three states (two kept, one being written) and the weights, and the message gives the bytes."""
+    """Room is needed for three states (two kept, one being written) and the weights.
+
+    The message gives the bytes.
+    """
     config = toy.config("none")
     parameters = 16_000
     monkeypatch.setattr(

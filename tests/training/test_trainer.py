@@ -106,7 +106,10 @@ def test_wall_time_budget(toy: Toy, tmp_path: Path) -> None:
 def test_the_samples_of_a_step_that_is_not_finite_are_in_the_log(
     toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """One step's noise is NaN: it changes no weight, the training goes on, and the log names what it trained on."""
+    """One step's noise is NaN: it changes no weight, and the training goes on.
+
+    The log names the samples of the step.
+    """
     config, drawn, bad = toy.config("vrpo"), trainer_module.step_noise, 6
 
     def poisoned(purpose: str, seed: int, step: int, *rest: Any) -> torch.Tensor:
@@ -123,8 +126,8 @@ def test_the_samples_of_a_step_that_is_not_finite_are_in_the_log(
         )
     )
     assert (
-        f"1 of the last 5 steps were not finite and changed no weight; samples of the last of them, step {bad + 1}: {samples}"
-        in caplog.text
+        f"1 of the last 5 steps were not finite and changed no weight; samples of the "
+        f"last of them, step {bad + 1}: {samples}" in caplog.text
     )
     weights, _ = read_network(milestone_file(tmp_path, 10))
     assert all(torch.isfinite(values).all() for values in weights.values())
@@ -185,7 +188,10 @@ def test_precisions_agree_up_to_rounding(toy: Toy, tmp_path: Path) -> None:
 
 
 def test_old_policy_of_the_averaged_network(toy: Toy, tmp_path: Path) -> None:
-    """The ratio is 1 where the average is the network itself, on the same noise, and leaves 1 as the network leaves its average."""
+    """The ratio is 1 where the average is the network itself, on the same noise.
+
+    It leaves 1 as the network leaves its average.
+    """
     clipped = {}
     for decay in (0.0, 0.9):
         config = toy.config("vrpo", learning_rate=1e-2, ema_decay=decay)
@@ -262,7 +268,10 @@ def test_bad_inputs_are_named(toy: Toy, tmp_path: Path) -> None:
         save_network(other, state, {**description, made_from: "of another data set"})
         with pytest.raises(
             UserError,
-            match=f"other-{made_from}.safetensors: distilled from other {made_from} than .* delete it and distil again",
+            match=(
+                f"other-{made_from}.safetensors: distilled from other {made_from} than "
+                f".* delete it and distil again"
+            ),
         ):
             train(config, **{**inputs, "critics": {"toy": other}})
     with pytest.raises(
@@ -280,7 +289,10 @@ def test_bad_inputs_are_named(toy: Toy, tmp_path: Path) -> None:
 def test_a_constant_reward_is_told_once_and_changes_nothing(
     toy: Toy, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A critic that gives the same tokens for every latent: the reward's advantage is zero, and nothing is NaN."""
+    """A critic that gives the same tokens for every latent.
+
+    The reward's advantage is zero, and nothing is NaN.
+    """
     state, description = read_network(toy.critic)
     constant = tmp_path / "constant.safetensors"
     save_network(

@@ -1,4 +1,7 @@
-"""What is asked of the workflow by name: targets that it does not make, and command lines that Snakemake would misread, end in one line."""
+"""Targets that the workflow does not make, and command lines that Snakemake would misread.
+
+Each ends in one line.
+"""
 
 import random
 from pathlib import Path

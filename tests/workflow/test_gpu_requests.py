@@ -1,4 +1,4 @@
-"""What jobs ask of a machine or a queue, and what is refused before the first of them."""
+"""Requests of jobs to a machine or a queue, and refusals before the first job."""
 
 import re
 import subprocess
@@ -85,7 +85,7 @@ def resources_of(text: str, rule: str) -> dict[str, str]:
 
 
 def requested(resources: dict[str, str]) -> str:
-    """What the SLURM plugin asks the queue for."""
+    """The request of the SLURM plugin to the queue."""
     from snakemake_executor_plugin_slurm.utils import set_gres_string
 
     class Resources(dict):
@@ -104,7 +104,10 @@ def requested(resources: dict[str, str]) -> str:
 def test_the_queue_is_asked_as_the_cluster_knows_it(
     name: str, train: str, encode: str, tmp_path: Path
 ) -> None:
-    """One way or the other, never both; the launcher is given its number in either case, and a plan needs no GPU."""
+    """One way or the other, never both.
+
+    The launcher is given its number in either case, and a plan needs no GPU.
+    """
     options = [
         "-n",
         "-p",

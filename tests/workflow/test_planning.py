@@ -1,4 +1,4 @@
-"""What snakemake plans and what it refuses, without running a job."""
+"""Plans and refusals of snakemake, without running a job."""
 
 import re
 import shlex
@@ -106,7 +106,10 @@ def test_commands_keep_names_with_spaces_whole(shards: int, tmp_path: Path) -> N
         assert not [word for word in words if re.match("results/|weights.pt", word)], command
 
 
-LIMITED = "processes={dit-3: {kind: ddpm, loss_weight_limit: 3.0}, dit-10: {kind: ddpm, loss_weight_limit: 10.0}}"
+LIMITED = (
+    "processes={dit-3: {kind: ddpm, loss_weight_limit: 3.0}, dit-10: {kind: ddpm, "
+    "loss_weight_limit: 10.0}}"
+)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,7 @@
-"""What jobs ask of a cluster: each stage what it needs, later tries no more than the longest limit, all of it changeable."""
+"""Requests of jobs to a cluster, by stage; all of them can be changed.
+
+Later tries ask for no more than the longest limit.
+"""
 
 import re
 from pathlib import Path

@@ -1,4 +1,7 @@
-"""Every image is decoded to 8-bit RGB without clipping, or listed as unreadable with the reason; whatever its decoder does."""
+"""Every image is decoded to 8-bit RGB without clipping, or listed as unreadable.
+
+The list gives the reason, whatever the decoder does.
+"""
 
 import io
 import json
@@ -254,7 +257,7 @@ def test_a_picture_too_narrow_to_crop_is_unreadable(tmp_path, size):
     assert FolderSource(tmp_path, SIDE).read(0).shape == (SIDE, SIDE, 3)
 
 
-# ---- damaged files ------------------------------------------------------------------------------------------------------------
+# ---- damaged files -------------------------------------------------------------------------------
 
 
 def _formats():
@@ -301,7 +304,10 @@ def damaged(content, rng):
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", FORMATS)
 def test_damaged_files_are_decoded_or_listed(tmp_path, kind, capfd):
-    """Random bytes: an image of the right shape, or one line with a reason that is the same in every run."""
+    """Random bytes give an image of the right shape, or one line.
+
+    The reason in it is the same in every run.
+    """
     source, rng = write(tmp_path, FORMATS[kind]), random.Random(kind)
     assert source.read(0).any()
     read = 0

@@ -15,7 +15,10 @@ def save_image(path, size=(20, 16), seed=0):
 
 
 def adm_crop(pixels, size):
-    """The definition, written on arrays: averages of 2x2 blocks while twice too large, then bicubic, then the middle."""
+    """The definition, written on arrays.
+
+    Averages of 2x2 blocks while the image is twice too large, then bicubic, then the middle.
+    """
     while min(pixels.shape[:2]) >= 2 * size:
         height, width = pixels.shape[0] // 2, pixels.shape[1] // 2
         pixels = np.asarray(Image.fromarray(pixels).resize((width, height), Image.BOX))

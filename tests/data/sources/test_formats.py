@@ -54,7 +54,10 @@ KINDS = ["folder", "ilsvrc", "zip", "webdataset"]
 @pytest.mark.parametrize("name", ["q.gif", "q.JP2", "q.avif", "q.heic", "q.jfif", "q", "q.1"])
 def test_images_that_are_not_read_are_refused(kind, name, tmp_path):
     root = with_files(kind, tmp_path, {name: PNG, "r.gif": b"GIF89a"})
-    said = rf"holds images of kinds that are not read: 2, first `([\w/]*/)?{name}`; .*\.jpg, .*, or move"
+    said = (
+        rf"holds images of kinds that are not read: 2, first `([\w/]*/)?{name}`; "
+        rf".*\.jpg, .*, or move"
+    )
     with pytest.raises(UserError, match=said) as error:
         open_source(options(kind, root))
     assert "\n" not in str(error.value)
@@ -139,7 +142,10 @@ def test_first_bytes_of_every_format():
 
 
 def test_no_extension_is_both_read_and_refused():
-    """All that Pillow may open under its extension are in one of the lists, but documents, films and data."""
+    """Every extension that Pillow may open is in one of the lists.
+
+    Documents, films and data are exceptions.
+    """
     assert UNREAD_EXTENSIONS.isdisjoint(EXTENSIONS)
     Image.init()
     rare = {

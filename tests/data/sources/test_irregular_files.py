@@ -76,7 +76,10 @@ def test_what_is_no_file_is_listed_as_unreadable(make):
         make(root / CLASSES[1] / "x.png")
         with pytest.raises(
             UserError,
-            match=rf"lists 1 of {len(FILES) + 1} images that cannot be read, first .*{CLASSES[1]}/x\.png \(.+\); restore",
+            match=(
+                rf"lists 1 of {len(FILES) + 1} images that cannot be read, first "
+                rf".*{CLASSES[1]}/x\.png \(.+\); restore"
+            ),
         ) as error:
             write_images(small_options(root), folder / "images.h5")
         assert "\n" not in str(error.value)

@@ -1,4 +1,4 @@
-"""What is listed as data: no litter of systems in any kind of source, nothing twice, and nothing passed over without a word."""
+"""Listed data: no system files in any kind of source, no duplicates, no silent omissions."""
 
 import io
 import json
@@ -38,7 +38,7 @@ APPLE_DOUBLE = b"\0\5\x16\7\0\2\0\0Mac OS X        " + bytes(
 PNG = FILES[f"{CLASSES[0]}/{CLASSES[0]}_0.JPEG"]
 
 
-# ---- litter ---------------------------------------------------------------------------------------------------------------------
+# ---- litter --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_litter_changes_no_source(kind, tmp_path):
         assert source.read(index).any()
 
 
-# ---- class folders that should not be there ---------------------------------------------------------------------------------------
+# ---- class folders that should not be there ------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["folder", "zip"])
@@ -157,7 +157,10 @@ def test_surplus_folders_are_named(kind, tmp_path):
         root = Path(shutil.make_archive(str(tmp_path / "a"), "zip", tmp_path, "train"))
     with pytest.raises(
         UserError,
-        match=r"data\.num_classes: 3, but .* has 4 classes .*`backup` 1, `n01440764` 4, .*; set it to 4 or mend",
+        match=(
+            r"data\.num_classes: 3, but .* has 4 classes .*`backup` 1, `n01440764` 4, "
+            r".*; set it to 4 or mend"
+        ),
     ) as error:
         open_source(options(kind, root))
     assert "\n" not in str(error.value)
@@ -172,7 +175,10 @@ def test_of_many_classes_those_unlike_the_others_are_named(tmp_path):
         (tmp_path / "old images" / f"{number}.png").write_bytes(PNG)
     with pytest.raises(
         UserError,
-        match=r"60, but .* has 61 classes .*\(surplus may be, with so many images: `old images` 3\)",
+        match=(
+            r"60, but .* has 61 classes .*\(surplus may be, with so many images: `old "
+            r"images` 3\)"
+        ),
     ):
         open_source(DataOptions(source="folder", root=str(tmp_path), num_classes=60))
 
@@ -182,7 +188,10 @@ def test_folders_that_are_not_in_the_index_are_named(tmp_path):
     (tmp_path / "index.json").write_text(json.dumps(CLASSES[:1]))
     with pytest.raises(
         UserError,
-        match=rf"class `{CLASSES[1]}`, `{CLASSES[2]}` of .* is not in it \(2 are surplus, 0 missing\)",
+        match=(
+            rf"class `{CLASSES[1]}`, `{CLASSES[2]}` of .* is not in it \(2 are surplus, "
+            rf"0 missing\)"
+        ),
     ):
         open_source(options("folder", root, class_index=str(tmp_path / "index.json")))
 
@@ -197,13 +206,16 @@ def test_a_label_that_is_no_class(tmp_path):
                 archive.addfile(member, io.BytesIO(content))
         with pytest.raises(
             UserError,
-            match=r"(label 2000000000, which is no number of a class|000001\.tar: `a\.cls` holds `10+\.\.\.`; a label is)",
+            match=(
+                r"(label 2000000000, which is no number of a class|000001\.tar: "
+                r"`a\.cls` holds `10+\.\.\.`; a label is)"
+            ),
         ) as error:
             open_source(options("webdataset", root))
         assert "\n" not in str(error.value)
 
 
-# ---- archives -----------------------------------------------------------------------------------------------------------------------
+# ---- archives ------------------------------------------------------------------------------------
 
 
 ENDINGS = {"zip": ".zip", "webdataset": ".tar", "parquet": ".parquet"}
@@ -232,7 +244,10 @@ def test_archives_that_are_no_files(kind, make, tmp_path):
 @pytest.mark.parametrize("kind", [tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.FIFOTYPE])
 @pytest.mark.parametrize("name", ["b.jpg", "b.cls"])
 def test_links_in_tars_are_refused(tmp_path, kind, name):
-    """GNU tar packs the second of two hard links as one; passed over, its image would be missing."""
+    """GNU tar packs the second of two hard links as one.
+
+    Without it, its image would be missing.
+    """
     root = write_tars(tmp_path / "t")
     with tarfile.open(root / "000000.tar", "a") as archive:
         link = tarfile.TarInfo(name)
@@ -255,7 +270,10 @@ WRITERS_OF_ONE = {
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("kind", WRITERS_OF_ONE)
 def test_damaged_archives(kind, tmp_path):
-    """Random bytes: each image is read, or is unreadable with a line that names it; or the archive is refused in one line."""
+    """Random bytes: each image is read, or is unreadable with a line that names it.
+
+    Otherwise the archive is refused in one line.
+    """
     root = WRITERS_OF_ONE[kind](tmp_path)
     file = root if root.is_file() else sorted(root.iterdir())[0]
     whole, rng = file.read_bytes(), random.Random(kind)

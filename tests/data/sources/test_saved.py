@@ -1,4 +1,8 @@
-"""The listing that all shards read: it gives the same images, spares looking at those of other shards, and is not used once the data have changed."""
+"""The listing that all shards read.
+
+It gives the same images, avoids reading those of other shards, and is ignored once the data have
+changed.
+"""
 
 import json
 import os
@@ -215,7 +219,7 @@ def test_a_damaged_or_missing_listing_is_not_used(tmp_path, listed_anew):
 
 
 def test_restored_images_are_read_again(tmp_path):
-    """In one file, with a listing from before: of another size in its place, and of the same size."""
+    """One file with an earlier listing, replaced by one of another size and of the same size."""
     root = write_folder(tmp_path / "train")
     place = root / CLASSES[0] / f"{CLASSES[0]}_0.JPEG"
     whole = place.read_bytes()

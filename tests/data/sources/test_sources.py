@@ -1,4 +1,7 @@
-"""The same images in every kind of container give the same pixels, labels and order; and what is said of damaged ones."""
+"""Equal images in every kind of container give equal pixels, labels and order.
+
+Damaged containers are refused or reported.
+"""
 
 import json
 import pickle
@@ -162,7 +165,10 @@ def test_damaged_zips(tmp_path):
     path.write_bytes(content)
     with pytest.raises(
         UnreadableImageError,
-        match=r"a\.zip/n01440764/n01440764_2\.JPEG: cannot be read .*(packing is damaged|checksum differs)",
+        match=(
+            r"a\.zip/n01440764/n01440764_2\.JPEG: cannot be read .*(packing is "
+            r"damaged|checksum differs)"
+        ),
     ):
         source.read(3)
     path.write_bytes(content[:2000])

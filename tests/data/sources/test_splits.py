@@ -1,4 +1,4 @@
-"""Splits side by side in one place: only the training split is used, and the log tells how much of what."""
+"""Splits side by side: only the training split is used, and the log counts what was read."""
 
 import io
 import logging
@@ -112,13 +112,16 @@ def test_files_whose_split_is_not_clear_are_refused(kind, names, said, tmp_path)
     rename(root, ending, [f"{name}{ending}" for name in names])
     with pytest.raises(
         UserError,
-        match=rf"data\.root: .* holds files of several splits: {said}.*; put those to train on into a folder",
+        match=(
+            rf"data\.root: .* holds files of several splits: {said}.*; put those to "
+            rf"train on into a folder"
+        ),
     ) as error:
         open_source(options(kind, root))
     assert "\n" not in str(error.value)
 
 
-# ---- folders ---------------------------------------------------------------------------------------------------------------------
+# ---- folders -------------------------------------------------------------------------------------
 
 
 SPLITS = [
@@ -209,7 +212,10 @@ def test_folders_of_which_none_is_clearly_for_training_are_refused(kind, names, 
         (root / name / "deeper" / "x.JPEG").write_bytes(OTHER)
     with pytest.raises(
         UserError,
-        match=r"data\.root: .* holds splits of a data set, not classes: .*; name the folder of the training split",
+        match=(
+            r"data\.root: .* holds splits of a data set, not classes: .*; name the "
+            r"folder of the training split"
+        ),
     ) as error:
         open_source(options(kind, packed(root, kind)))
     assert all(f"`{name}`" in str(error.value) for name in names)

@@ -1,4 +1,4 @@
-"""Frechet distance against scipy's matrix square root, closed forms, and low-rank cases where the truth is known."""
+"""Frechet distance against scipy's matrix square root, closed forms and low-rank cases."""
 
 import numpy as np
 import pytest
@@ -52,7 +52,10 @@ def test_diagonal_closed_form():
 
 @pytest.mark.parametrize("counts", [(20, 400), (20, 30), (100, 101)])
 def test_rank_deficient_equals_nuclear_norm(counts):
-    """With fewer samples than features the trace term is the nuclear norm of the centred rows' product, a small dense matrix."""
+    """With fewer samples than features the trace term is a nuclear norm.
+
+    It is that of the centred rows' product, a small dense matrix.
+    """
     x, y = draw(counts[0], 128, 3), draw(counts[1], 128, 4)
     centred = [(rows - rows.mean(0)) / np.sqrt(len(rows) - 1) for rows in (x, y)]
     difference = x.mean(0) - y.mean(0)
@@ -109,7 +112,10 @@ def test_standard_errors_agree_with_fresh_draws():
 
 
 def test_extrapolation_takes_the_bias_away():
-    """The FID of finite samples of the reference's own distribution is positive; extrapolated it is about zero."""
+    """The FID of finite samples of the reference's own distribution is positive.
+
+    Extrapolated it is about zero.
+    """
     reference = Gaussian(torch.zeros(32, dtype=torch.float64), torch.eye(32, dtype=torch.float64))
     rows = torch.from_numpy(np.random.default_rng(0).normal(size=(4000, 32)))
     found = fid_infinity(rows, reference)

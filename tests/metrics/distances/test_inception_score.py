@@ -1,4 +1,7 @@
-"""Inception score against a plain loop; counts that are no multiple of a chunk; class-sorted samples."""
+"""Inception score against a plain loop.
+
+Counts that are no multiple of a chunk; class-sorted samples.
+"""
 
 import math
 

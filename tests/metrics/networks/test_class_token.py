@@ -85,7 +85,11 @@ def test_at_its_own_size_it_is_timms_network(folder):
 
 
 def test_positions_are_resampled_with_the_official_scale():
-    """A plane that rises by one a patch: DINOv2 samples it at (i + 1/2) / scale - 1/2 with scale = (new + 0.1) / old, and keeps the class token's."""
+    """A plane that rises by one a patch.
+
+    DINOv2 samples it at (i + 1/2) / scale - 1/2 with scale = (new + 0.1) / old, and keeps the class
+    token's position.
+    """
     network = timm.create_model(ARCHITECTURE)
     plane = (
         torch.arange(10.0).repeat(10, 1).reshape(1, 100, 1).expand(-1, -1, network.embed_dim)

@@ -82,7 +82,10 @@ def test_other_weights_are_not_compared(folder, tmp_path):
 def test_missing_and_stray_weights(folder):
     with pytest.raises(
         UserError,
-        match=r"extra_networks.validation: `weights: trained`, and no file.*--section extra_networks.validation",
+        match=(
+            r"extra_networks.validation: `weights: trained`, and no file.*--section "
+            r"extra_networks.validation"
+        ),
     ):
         score(folder)
     with pytest.raises(UserError, match=r"--extra-weights stray: there is none.*known: validation"):

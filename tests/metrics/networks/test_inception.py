@@ -1,4 +1,7 @@
-"""The feature networks: Inception's three outputs against a manual forward pass, its weights' file, and the miniature's classifier."""
+"""The feature networks: Inception and the miniature's classifier.
+
+Inception's three outputs against a manual forward pass, and its file of weights.
+"""
 
 import urllib.error
 
