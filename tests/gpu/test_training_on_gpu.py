@@ -1,4 +1,7 @@
-"""What only a GPU can show of the trainer: copies on streams of their own, kernels chosen by measurement, states taken while steps run."""
+"""Properties of the trainer that only a GPU shows.
+
+Copies on separate streams, kernels chosen by measurement, states taken while steps run.
+"""
 
 from __future__ import annotations
 
@@ -94,7 +97,10 @@ def trainer(device: torch.device, folder: Path, alignment: str, **changes: objec
 def test_a_state_is_what_it_was_when_taken(
     device: torch.device, tmp_path: Path, alignment: str
 ) -> None:
-    """Steps issued right after the snapshot do not reach it, and a trainer that goes on from it does the same steps."""
+    """Steps issued right after the snapshot do not reach it.
+
+    A trainer that resumes from it does the same steps.
+    """
     first = trainer(device, tmp_path, alignment)
     for _ in range(3):
         first.train_step()

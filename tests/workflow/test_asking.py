@@ -1,14 +1,18 @@
-"""What is asked of the workflow by name: targets that it does not make, and command lines that Snakemake would misread, end in one line."""
+"""Targets that the workflow does not make, and command lines that Snakemake would misread.
+
+Each ends in one line.
+"""
 
 import random
 from pathlib import Path
 
 import pytest
-from running import ROOT, TINY, plan, whole
-from test_planning import stats
 
 from vrpo.config import load_experiment
 from vrpo.errors import UserError
+
+from tests.fixtures import ROOT
+from tests.fixtures.workflow import TINY, plan, stats, whole
 
 pytestmark = [pytest.mark.workflow]
 THEIRS = "checkpoints={theirs: {file: theirs.pt, family: sit, model: tiny/2, step: 7}}"
@@ -126,7 +130,7 @@ def test_files_that_snakemake_itself_cannot_read(profile: str, tmp_path: Path) -
 
 
 def test_damaged_files_are_planned_or_refused(tmp_path: Path) -> None:
-    """As the commands read them (tests/unit/test_config_fuzz.py), so does the workflow."""
+    """As the commands read them (tests/config/test_fuzz.py), so does the workflow."""
     dice, whole_text, outcomes = random.Random(1), TINY.read_bytes(), set()
     for number in range(10):
         path, at = tmp_path / f"{number}.yaml", dice.randrange(len(whole_text))

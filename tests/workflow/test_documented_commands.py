@@ -1,4 +1,7 @@
-"""The commands of the README, the docs and the comments: they name options, files, rules and config values that there are."""
+"""The commands of the README, the docs and the comments.
+
+They name existing options, files, rules and config values.
+"""
 
 import re
 import shlex
@@ -7,7 +10,6 @@ import sys
 
 import pytest
 import typer.main
-from running import ROOT, plan, whole
 from snakemake.cli import get_argument_parser
 
 from benchmarks.commands import app as benchmarks_app
@@ -17,6 +19,9 @@ from vrpo.cli import app
 from vrpo.config import merge_configs, parse_experiment
 from vrpo.plan.jobs import evaluations
 from vrpo.plan.paths import Paths
+
+from tests.fixtures import ROOT
+from tests.fixtures.workflow import plan, whole
 
 pytestmark = [pytest.mark.workflow]
 TEXTS = [
@@ -51,7 +56,10 @@ def rules(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
 
 
 def faults(command: str, rules: set[str]) -> list[str]:
-    """What is wrong with a snakemake command: Snakemake's parser ends the process for unknown options."""
+    """The error of a snakemake command.
+
+    Snakemake's parser ends the process for unknown options.
+    """
     arguments = get_argument_parser().parse_args(shlex.split(command)[1:])
     files = [ROOT / file for file in arguments.configfile if file.name not in READERS_OWN]
     config = parse_experiment(

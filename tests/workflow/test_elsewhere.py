@@ -1,11 +1,12 @@
-"""The workflow started from another folder, without the package installed, and as a module of another workflow."""
+"""The workflow started from another folder, without installation, and as a module."""
 
 import os
 import subprocess
 from pathlib import Path
 
 import pytest
-from running import TINY, clone, command, environment, snakemake, whole
+
+from tests.fixtures.workflow import TINY, clone, command, environment, snakemake, whole
 
 pytestmark = [pytest.mark.workflow, pytest.mark.timeout(900)]
 
@@ -25,7 +26,10 @@ rule all:
 
 
 def isolated() -> dict[str, str]:
-    """An environment in which nothing but the workflow itself can tell jobs where the package is, as in conda's."""
+    """An environment in which only the workflow can tell jobs where the package is.
+
+    conda's environments are like this.
+    """
     return {name: value for name, value in environment().items() if name != "PYTHONPATH"}
 
 

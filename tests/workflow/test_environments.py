@@ -1,4 +1,4 @@
-"""Environments of `--use-conda`: exactly what each env file names is enough for every command of its rules.
+"""Environments of `--use-conda`: each env file is enough for every command of its rules.
 
 conda itself is not needed: the packages come from PyPI, under the names that they have there.
 """
@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from running import ROOT
 
 from vrpo.report.catalogue import CATALOGUE
+
+from tests.fixtures import ROOT
 
 pytestmark = [pytest.mark.workflow, pytest.mark.timeout(900)]
 
@@ -32,7 +33,7 @@ for name in modules:
 
 
 def packages(environment: str) -> list[str]:
-    """What an env file names, as PyPI calls it."""
+    """The packages of an env file, as PyPI calls them."""
     listed = yaml.safe_load((ROOT / f"envs/{environment}.yaml").read_text())["dependencies"]
     conda = [
         package

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
-from running import plan, whole
-from test_planning import stats
+
+from tests.fixtures.workflow import plan, stats, whole
 
 pytestmark = [pytest.mark.workflow]
 

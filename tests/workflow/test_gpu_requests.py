@@ -1,4 +1,4 @@
-"""What jobs ask of a machine or a queue, and what is refused before the first of them."""
+"""Requests of jobs to a machine or a queue, and refusals before the first job."""
 
 import re
 import subprocess
@@ -6,7 +6,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from running import command, environment, snakemake, whole
+
+from tests.fixtures.workflow import command, environment, snakemake, whole
 
 pytestmark = [pytest.mark.workflow]
 TRAINED = "results/tiny/runs/sit-vrpo/seed0/step0000008.safetensors"
@@ -96,7 +97,7 @@ def resources_of(text: str, rule: str) -> dict[str, str]:
 
 
 def requested(resources: dict[str, str]) -> str:
-    """What the SLURM plugin asks the queue for."""
+    """The request of the SLURM plugin to the queue."""
     from snakemake_executor_plugin_slurm.utils import set_gres_string
 
     class Resources(dict):

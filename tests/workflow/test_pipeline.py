@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from running import DRAWN, clone, command, environment, snakemake, whole
 
 from vrpo.files import exclusive_lock
 from vrpo.report.catalogue import report_entries
+
+from tests.fixtures.workflow import DRAWN, clone, command, environment, snakemake, whole
 
 pytestmark = [pytest.mark.workflow, pytest.mark.timeout(900)]
 
@@ -64,7 +65,10 @@ def final_bytes(results: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of an undisturbed run, a clone of the repository whose name has a space and a quote."""
+    """The folder of an undisturbed run.
+
+    It is a clone of the repository whose name has a space and a quote.
+    """
     folder = clone(tmp_path_factory.mktemp("undisturbed") / "my repo's")
     result = snakemake(folder, "--cores", "2", checkout=folder)
     assert result.returncode == 0, whole(result)[-8000:]
@@ -190,7 +194,10 @@ def moved(finished: Path, folder: Path) -> Path:
 
 
 def cloned_beside(finished: Path, folder: Path) -> Path:
-    """As a fresh clone to which finished results are moved: their times are older than the clone's, and Snakemake's records are missing."""
+    """A fresh clone to which finished results are moved.
+
+    Their times are older than the clone's, and Snakemake's records are missing.
+    """
     shutil.copytree(finished / "results", folder.with_name("before"))
     folder.with_name("before").rename(clone(folder) / "results")
     return folder
@@ -231,7 +238,10 @@ def test_nothing_is_computed_again(
 
 
 def test_killed_and_started_again_gives_the_same_bytes(finished: Path, tmp_path: Path) -> None:
-    """SIGKILL to snakemake and its jobs, once in the middle of each kind of long stage; in results whose name has a space."""
+    """SIGKILL to snakemake and its jobs, once in the middle of each kind of long stage.
+
+    The name of the results has a space.
+    """
     results = tmp_path / "my results/tiny"
     moments = {
         "a network is fitted": lambda: any((results / "logs").glob("fit-tokenizer.log")),

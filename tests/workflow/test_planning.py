@@ -1,27 +1,20 @@
-"""What snakemake plans and what it refuses, without running a job."""
+"""Plans and refusals of snakemake, without running a job."""
 
 import re
 import shlex
 from pathlib import Path
 
 import pytest
-from running import ROOT, TINY, plan, whole
 
 from vrpo.config import load_experiment, merge_configs, parse_experiment
 from vrpo.config.strict_yaml import dump_yaml
 from vrpo.plan.jobs import evaluations
 
+from tests.fixtures import ROOT
+from tests.fixtures.workflow import TINY, plan, stats, whole
+
 pytestmark = [pytest.mark.workflow]
 IMAGENET = ROOT / "config/imagenet256.yaml"
-
-
-def stats(text: str) -> dict[str, int]:
-    table = text.split("Job stats:")[1].split("Job stats:")[0].split("\n\n")[0]
-    return {
-        line.split()[0]: int(line.split()[1])
-        for line in table.splitlines()[3:]
-        if len(line.split()) == 2
-    }
 
 
 def test_the_paper_is_planned_without_imagenet(tmp_path: Path) -> None:
@@ -113,7 +106,10 @@ def test_commands_keep_names_with_spaces_whole(shards: int, tmp_path: Path) -> N
         assert not [word for word in words if re.match("results/|weights.pt", word)], command
 
 
-LIMITED = "processes={dit-3: {kind: ddpm, loss_weight_limit: 3.0}, dit-10: {kind: ddpm, loss_weight_limit: 10.0}}"
+LIMITED = (
+    "processes={dit-3: {kind: ddpm, loss_weight_limit: 3.0}, dit-10: {kind: ddpm, "
+    "loss_weight_limit: 10.0}}"
+)
 
 
 @pytest.mark.parametrize(

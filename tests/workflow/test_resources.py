@@ -1,11 +1,16 @@
-"""What jobs ask of a cluster: each stage what it needs, later tries no more than the longest limit, all of it changeable."""
+"""Requests of jobs to a cluster, by stage; all of them can be changed.
+
+Later tries ask for no more than the longest limit.
+"""
 
 import re
 from pathlib import Path
 
 import pytest
 import yaml
-from running import ROOT, plan, snakemake, whole
+
+from tests.fixtures import ROOT
+from tests.fixtures.workflow import plan, snakemake, whole
 
 pytestmark = [pytest.mark.workflow]
 IMAGENET = ROOT / "config/imagenet256.yaml"

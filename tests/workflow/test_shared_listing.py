@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from running import plan, snakemake, whole
-from test_planning import stats
+
+from tests.fixtures.workflow import plan, snakemake, stats, whole
 
 pytestmark = [pytest.mark.workflow]
 
@@ -24,7 +24,8 @@ def write_images(root: Path) -> Path:
 
 
 def data(root: Path, **other: object) -> str:
-    return f"data={json.dumps({'source': 'folder', 'root': str(root), 'num_classes': 2, 'resolution': 16, **other})}"
+    data = {"source": "folder", "root": str(root), "num_classes": 2, "resolution": 16, **other}
+    return f"data={json.dumps(data)}"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""`vrpo STAGE ...`: one command for each stage, for the workflow\'s rules and for people.
+"""`vrpo STAGE ...`: one command for each stage, for the workflow's rules and for people.
 
 Stages are imported when called, so that figures need no torch and `--help` is quick.
 """
