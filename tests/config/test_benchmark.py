@@ -124,11 +124,24 @@ def test_without_a_search() -> None:
     [
         (
             {"candidates": {"repa": ["repa"], "vrpo": ["vrpo", "vrpo-2"]}},
-            ["REPA has 1, VRPO 2", "equally many"],
+            ["repa has 1, vrpo has 2", "equally many"],
         ),
         (
             {"candidates": {"repa": ["repa", "repa"], "vrpo": ["vrpo", "vrpo-2"]}},
             ["candidates.repa", "twice"],
+        ),
+        (
+            {"candidates": {"repa": [], "vrpo": []}},
+            ["candidates.repa", "empty"],
+        ),
+        (
+            {"candidates": {"repa": ["repa", "repa-2"]}, "chosen": None},
+            ["`candidates` lacks `vrpo`", "add it"],
+        ),
+        ({"chosen": {"vrpo": "vrpo-2"}}, ["`chosen` lacks `repa`"]),
+        (
+            {"chosen": {"repa": "repa", "vrpo": "vrpo-2", "haste": "none"}},
+            ["`chosen` has `repa`, `vrpo`, `haste`, `candidates` `repa`, `vrpo`"],
         ),
         (
             {"search_seeds": [4, 10]},
@@ -223,7 +236,7 @@ def test_paper_scale_ablations_share_the_rest_with_the_comparison() -> None:
 def test_miniature_ablations_differ_from_the_chosen_one() -> None:
     config = load_experiment(ROOT / "config/mini.yaml", ROOT / "config/benchmark.yaml")
     benchmark: BenchmarkOptions = config.benchmark
-    names = [benchmark.chosen.vrpo, *benchmark.ablations]
+    names = [benchmark.vrpo, *benchmark.ablations]
     described = {str(config.alignments[name].model_dump()) for name in names}
     assert len(described) == len(names) > 1, "two alignments of the benchmark are the same"
 

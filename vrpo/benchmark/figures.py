@@ -33,7 +33,7 @@ def against_time(benchmark: Benchmark) -> tuple[Figure, pd.DataFrame]:
 def during_training(benchmark: Benchmark, process: str) -> tuple[Figure, pd.DataFrame]:
     """The figure `diagnostics` of the alignments `diagnosed`, in their order, on one process."""
     options, logged = benchmark.options, read_diagnostics(benchmark.folder)
-    diagnosed = options.diagnosed or {"REPA": options.chosen.repa, "VRPO": options.chosen.vrpo}
+    diagnosed = options.diagnosed or {"REPA": options.repa, "VRPO": options.vrpo}
     runs = {label: run_name(process, name) for label, name in diagnosed.items()}
     rows = [logged[logged["run"] == run].assign(label=label) for label, run in runs.items()]
     chosen = pd.concat(rows, ignore_index=True)
@@ -50,7 +50,7 @@ def changes(benchmark: Benchmark) -> tuple[Figure, pd.DataFrame]:
     options, compared, ablated = benchmark.options, benchmark.compared, benchmark.ablated
     changed = ["change", "change_low", "change_high"]
     gained = dict(zip(["gain", "gain_low", "gain_high"], changed, strict=True))
-    repa = compared[compared["alignment"] == options.chosen.vrpo].rename(columns=gained)
+    repa = compared[compared["alignment"] == options.vrpo].rename(columns=gained)
     repa = repa[repa["process"].isin(ablated["process"])].assign(alignment="REPA")
     columns = ["process", "model", "score", "alignment", "seeds", *changed]
     data = pd.concat([ablated[columns], repa[columns]], ignore_index=True)
@@ -60,7 +60,7 @@ def changes(benchmark: Benchmark) -> tuple[Figure, pd.DataFrame]:
     count = len(scores) * len(models)
     figure, axes = style.panels(count, columns=len(models), height=height, sharey=True)
     interval = f"95% intervals over {data['seeds'].min()} seeds; grey where they hold 0"
-    style.note(figure, f"against {options.chosen.vrpo}, seed by seed; {interval}")
+    style.note(figure, f"against {options.vrpo}, seed by seed; {interval}")
     places = {name: height for height, name in enumerate(reversed(names))}
     for axis, (score, model) in zip(axes, product(scores, models), strict=True):
         axis.axvline(0, color=style.FAINT, linewidth=0.8)

@@ -23,7 +23,6 @@ from vrpo.report.compare import by_seed, paired_gain, paired_speedup
 from vrpo.report.results import main_sampler, read_csv, read_metrics, read_speed
 
 TIE = 0.01  # candidates within this part of the best score are equally good
-METHODS = ("repa", "vrpo")  # the searched ones
 COMPARED = [
     *("process", "model", "alignment", "label", "run", "score", "step", "seeds", "mean", "std"),
     *("gain", "gain_low", "gain_high", "speedup", "speedup_low", "speedup_high"),
@@ -64,7 +63,7 @@ class Benchmark:
         An alignment whose name would be ambiguous keeps the config's.
         """
         options, kinds = self.options, self.metrics.groupby("alignment")["kind"].first()
-        chosen = {getattr(options.chosen, method): ALIGNMENT_NAMES[method] for method in METHODS}
+        chosen = {name: ALIGNMENT_NAMES[method] for method, name in options.chosen.items()}
         names = {name: ALIGNMENT_NAMES.get(kinds.get(name), name) for name in options.compared}
         names |= chosen
         taken = list(names.values())
@@ -75,18 +74,17 @@ class Benchmark:
     def searched(self) -> pd.DataFrame:
         """The candidates in their order, with the validation score at the last milestone.
 
-        Columns: method (repa, vrpo), candidate, step, mean (geometric, over processes and seeds),
+        Columns: method (its kind), candidate, step, mean (geometric, over processes and seeds),
         those of `searched_columns`, rule (the rule takes it), chosen (the config names it).
         """
         options, tables = self.options, []
-        for method in METHODS if options.candidates else ():
-            names = getattr(options.candidates, method)
+        for method, names in (options.candidates or {}).items():
             table = pd.DataFrame([{"method": method, **self._searched(name)} for name in names])
             scores = table[list(searched_columns(options))]
             table.insert(3, "mean", np.exp(np.log(scores).mean(axis=1)))
             means = dict(zip(names, table["mean"], strict=True))
             table["rule"] = table["candidate"] == choose(means)
-            table["chosen"] = table["candidate"] == getattr(options.chosen, method, None)
+            table["chosen"] = table["candidate"] == (options.chosen or {}).get(method)
             tables.append(table)
         return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
@@ -94,10 +92,10 @@ class Benchmark:
     def disagreements(self) -> list[str]:
         """A sentence for each method where the config and the rule name different candidates."""
         sentences = []
-        for method in METHODS if len(self.searched) else ():
+        for method in self.options.candidates or {}:
             rows = self.searched[self.searched["method"] == method]
             taken = rows.loc[rows["rule"], "candidate"].iloc[0]
-            named = getattr(self.options.chosen, method, None)
+            named = (self.options.chosen or {}).get(method)
             option, rule = f"`benchmark.chosen.{method}`", f"the rule gives `{taken}`"
             if named is None:
                 sentences.append(f"{option} is not set; {rule}.")
@@ -113,7 +111,7 @@ class Benchmark:
         `gain` is REPA's score minus this one's, `speedup` that in steps, `reached` the seeds in
         which REPA's last score is reached. With one milestone the speed-up is NaN.
         """
-        rows, repa = [], self.options.chosen.repa
+        rows, repa = [], self.options.repa
         for row, ours, base in self._against(repa, self.options.compared_runs):
             row["label"] = self.labels[row["alignment"]]
             if row["alignment"] != repa:
@@ -129,7 +127,7 @@ class Benchmark:
 
         `change` is this score minus VRPO's: positive is worse.
         """
-        pairs = self._against(self.options.chosen.vrpo, self.options.ablation_runs)
+        pairs = self._against(self.options.vrpo, self.options.ablation_runs)
         rows = [row | paired_gain(base, ours).columns("change") for row, ours, base in pairs]
         return pd.DataFrame(rows, columns=ABLATED)
 
@@ -150,7 +148,7 @@ class Benchmark:
         one's), speedup, speedup_low, speedup_high.
         """
         rows = self.compared[self.compared["score"] == self.options.held_out]
-        repa = {process: run_name(process, self.options.chosen.repa) for process in rows["process"]}
+        repa = {process: run_name(process, self.options.repa) for process in rows["process"]}
         rate, base = rows["run"].map(self.rates), rows["process"].map(repa).map(self.rates)
         data = rows[["process", "model", "alignment", "label"]].copy()
         data["images_per_second"], data["cost"] = rate, base / rate

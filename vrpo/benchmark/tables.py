@@ -68,7 +68,7 @@ def ablations_table(benchmark: Benchmark) -> Table:
         rows, name = data[data["score"] == score], score_name(score)
         shown[name] = [cell(value, None, 2, False) for value in rows["mean"]]
         shown[f"change of {name}"] = intervals(rows, "change")
-    against = f"Change against `{options.chosen.vrpo}`, seed by seed: positive is worse."
+    against = f"Change against `{options.vrpo}`, seed by seed: positive is worse."
     note = against, interval_note(data["seeds"].max()), space_text(benchmark.report)
     return Table(data, shown, " ".join(note))
 

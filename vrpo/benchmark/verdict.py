@@ -18,13 +18,13 @@ def verdict(benchmark: Benchmark) -> list[str]:
     for process in options.processes:
         rows = compared[compared["process"] == process].set_index("alignment", drop=False)
         held_out = rows[rows["score"] == options.held_out]
-        ours = held_out.loc[options.chosen.vrpo].to_dict()
+        ours = held_out.loc[options.vrpo].to_dict()
         steps = "" if pd.isna(ours["speedup"]) else f" {faster(ours)}"
         sentences.append(f"On {ours['model']}, {against_repa(ours)}{steps}")
-        second = rows[rows["score"] == options.validation].to_dict("index").get(options.chosen.vrpo)
+        second = rows[rows["score"] == options.validation].to_dict("index").get(options.vrpo)
         if second:
             sentences.append(f"On {ours['model']} in {seen}, {against_repa(second)}")
-        others = held_out.drop([options.chosen.repa, options.chosen.vrpo]).to_dict("records")
+        others = held_out.drop([options.repa, options.vrpo]).to_dict("records")
         if others:
             texts = " ".join(map(against_repa, others))
             sentences.append(f"On {ours['model']}, the others: {texts}")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import Any, Literal
 
 from pydantic import model_validator
@@ -11,26 +12,6 @@ from vrpo.config.base import LONGEST_NAME, Name, Options, Seed, option
 
 LEAST_VERDICT_SEEDS = 5
 SEARCH = "search-"  # how the names of the search's runs begin
-
-
-class CandidateOptions(Options):
-    """Candidates of the search; REPA and VRPO get equally many."""
-
-    repa: list[Name] = option(
-        ..., "alignments (keys of `alignments`) of kind `repa`, the simplest first", min_length=1
-    )
-    vrpo: list[Name] = option(
-        ..., "alignments of kind `vrpo`, as many, the simplest first", min_length=1
-    )
-
-
-class ChosenOptions(Options):
-    """The alignments that stand for REPA and VRPO in the verdict."""
-
-    repa: str = option(
-        ..., "alignment of kind `repa`: the rule's; without `candidates`, the one to compare"
-    )
-    vrpo: str = option(..., "alignment of kind `vrpo`, the same; ablations are compared with it")
 
 
 class BenchmarkOptions(Options):
@@ -50,14 +31,18 @@ class BenchmarkOptions(Options):
         "null: no search",
     )
     held_out: str = option("fid", "score that the verdict is about; the search never sees it")
-    candidates: CandidateOptions | None = option(
-        None, "what the search chooses from; null: no search, `chosen` is given"
+    candidates: dict[Name, list[Name]] | None = option(
+        None,
+        "{kind: alignments of this kind}, what the search chooses from, the simplest first, "
+        "equally many of each kind; null: no search, `chosen` is given",
     )
-    chosen: ChosenOptions | None = option(
-        None, "what the search's rule gave, written down after it; null: only the search is run"
+    chosen: dict[Name, Name] | None = option(
+        None,
+        "{kind: alignment} that stands for each searched kind, `repa` and `vrpo` among them: what "
+        "the rule gave, written down after the search; null: only the search is run",
     )
     compared: list[Name] = option(
-        ..., "alignments in the comparison, both chosen ones among them", min_length=2
+        ..., "alignments in the comparison, the chosen ones among them", min_length=2
     )
     ablations: list[Name] = option(list, "alignments that differ from the chosen VRPO in one thing")
     ablation_processes: list[Name] | None = option(
@@ -92,7 +77,7 @@ class BenchmarkOptions(Options):
         self._check_diagnosed()
         self._check_search()
         self._check_run_names()
-        for method, name in self.chosen.model_dump().items() if self.chosen else ():
+        for method, name in (self.chosen or {}).items():
             if name not in self.compared:
                 raise ValueError(
                     f"`chosen.{method}`: `{name}` is not in `compared` {self.compared}; add it"
@@ -135,6 +120,10 @@ class BenchmarkOptions(Options):
                 )
 
     def _check_search(self) -> None:
+        for option_name in ("candidates", "chosen"):
+            given = getattr(self, option_name)
+            if given is not None and (missing := {"repa", "vrpo"} - {*given}):
+                raise ValueError(f"`{option_name}` lacks `{min(missing)}`; add it")
         if self.candidates is None:
             if self.chosen is None:
                 raise ValueError(
@@ -142,18 +131,24 @@ class BenchmarkOptions(Options):
                     "or what is compared without one"
                 )
             return
-        repa, vrpo = self.candidates.repa, self.candidates.vrpo
-        if len(repa) != len(vrpo):
+        counts = {method: len(names) for method, names in self.candidates.items()}
+        if len({*counts.values()}) > 1:
+            listed = ", ".join(f"{method} has {count}" for method, count in counts.items())
             raise ValueError(
-                f"`candidates`: REPA has {len(repa)}, VRPO {len(vrpo)}; "
-                "give both equally many, or the comparison is not fair"
+                f"`candidates`: {listed}; give all equally many, or the comparison is not fair"
             )
-        for method, names in (("repa", repa), ("vrpo", vrpo)):
-            if len(set(names)) < len(names):
+        if self.chosen is not None and {*self.chosen} != {*self.candidates}:
+            raise ValueError(
+                f"`chosen` has {_listed(self.chosen)}, `candidates` {_listed(self.candidates)}; "
+                "give one of each kind"
+            )
+        for method, names in self.candidates.items():
+            if len(set(names)) < max(len(names), 1):
                 raise ValueError(
-                    f"`candidates.{method}` {names} names an alignment twice; give each once"
+                    f"`candidates.{method}` {names} is empty or names an alignment twice; "
+                    "give each once"
                 )
-            chosen = getattr(self.chosen, method, None)
+            chosen = (self.chosen or {}).get(method)
             if chosen is not None and chosen not in names:
                 raise ValueError(
                     f"`chosen.{method}`: `{chosen}` is not in `candidates.{method}`; "
@@ -180,23 +175,33 @@ class BenchmarkOptions(Options):
                         f"rename `{process}` or `{name}`"
                     )
 
+    @property
+    def repa(self) -> str:
+        """The alignment that stands for REPA; others are compared with it."""
+        return self.chosen["repa"]
+
+    @property
+    def vrpo(self) -> str:
+        """The alignment that stands for VRPO; ablations are compared with it."""
+        return self.chosen["vrpo"]
+
     # ---- runs and the names in the options ------------------------------------------------------
 
     def named(self) -> Iterator[tuple[str, str, str | None]]:
         """(option, alignment, kind that it must have or None) of all alignments named here."""
-        for method in ("repa", "vrpo"):
-            for name in getattr(self.candidates, method, []):
+        for method, names in (self.candidates or {}).items():
+            for name in names:
                 yield f"candidates.{method}", name, method
-            if self.chosen:
-                yield f"chosen.{method}", getattr(self.chosen, method), method
+        for method, name in (self.chosen or {}).items():
+            yield f"chosen.{method}", name, method
         for option_name in ("compared", "ablations"):
             for name in getattr(self, option_name):
                 yield option_name, name, None
 
     def search_runs(self, process: str) -> dict[str, str]:
         """{run: alignment} of the search on `process`."""
-        names = [*self.candidates.repa, *self.candidates.vrpo] if self.candidates else []
-        return {search_name(process, name): name for name in names}
+        candidates = chain.from_iterable((self.candidates or {}).values())
+        return {search_name(process, name): name for name in candidates}
 
     def compared_runs(self, process: str) -> dict[str, str]:
         """{run: alignment} of the comparison on `process`."""
@@ -239,3 +244,7 @@ def search_name(process: str, alignment: str) -> str:
 def run_name(process: str, alignment: str) -> str:
     """The verdict's run of an alignment."""
     return f"{process}-{alignment}"
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
