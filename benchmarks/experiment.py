@@ -24,9 +24,6 @@ from vrpo.seeds import derive_seed
 from vrpo.training.objective import Objective
 from vrpo.training.run import build_objective
 
-ONE_PROCESS = {"resources": {"gpus": 1, "sample_gpus": 1}}
-"""Everything is timed in one process, on one device, with the whole of the batch."""
-
 Network = TypeVar("Network", bound=nn.Module)
 
 
@@ -40,7 +37,7 @@ def read_experiment(
     """
     content = deep_merge(merge_configs(configs), parse_settings(settings))
     where = " + ".join([*map(str, configs), *(["--set"] if settings else [])])
-    return parse_experiment(deep_merge(content, ONE_PROCESS), where)
+    return parse_experiment(content, where)
 
 
 def parse_settings(settings: Sequence[str]) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import resource
 import statistics
 import time
@@ -139,7 +138,8 @@ def peak_memory(device: torch.device) -> float:
 
 def cpu_seconds() -> float:
     """User and system seconds of this process and its ended children."""
-    return sum(os.times()[:4])
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
 def machine(device: torch.device) -> dict[str, object]:

@@ -134,7 +134,7 @@ def table(record: dict[str, Any]) -> str:
         },
         "slower than the one before": lambda run: _percent(run, "overhead_percent"),
         "  of that, FLOPs": lambda run: _percent(run, "flops_overhead_percent"),
-        "GFLOP an image": lambda run: f"{sum(run['flops'].values()) / 1e9:.1f}",
+        "GFLOP an image": lambda run: f"{sum(run['flops'].values()) / 1e9:.4g}",
         "share of the matrix peak": lambda run: f"{run['utilisation']:.1%}",
         "memory, GB": lambda run: f"{(run['state_bytes'] + run['step_bytes']) / 1e9:.2f}",
         "  of that, weights and states": lambda run: f"{run['state_bytes'] / 1e9:.2f}",

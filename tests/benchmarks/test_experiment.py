@@ -46,8 +46,7 @@ def test_a_value_that_is_no_yaml_is_refused() -> None:
         parse_settings(["training.batch_size=[8"])
 
 
-def test_runs_are_those_of_the_config_in_one_process() -> None:
-    """With settings over them; the config's eight GPUs would need a batch eight times as large."""
+def test_runs_are_those_of_the_config_with_settings_over_them() -> None:
     own, plain = read_experiment([IMAGENET]), load_experiment(IMAGENET)
     for name in ("sit-b2-vrpo", "dit-xl2-repa"):
         assert timed_run(own, name) == plain.run_config(name, 0)
