@@ -199,7 +199,7 @@ class Unsafe:
         ([1, 2], "holds a list"),
         (
             {"ema": {}, "args": Unsafe()},
-            "objects of type test_official.Unsafe, which could run code",
+            f"objects of type {Unsafe.__module__}.Unsafe, which could run code",
         ),
         ({**official_state(8), "pos_embed": torch.zeros(1, 16, 48)}, "learned positions"),
         ({**official_state(8), "pos_embed": torch.zeros(1, 15, 48)}, "only square grids"),
