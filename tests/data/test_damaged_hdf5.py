@@ -340,4 +340,4 @@ def test_all_of_the_project_opens_hdf5_here():
         path.relative_to(package).as_posix()
         for path in package.rglob("*.py")
         if "h5py." in path.read_text()
-    } == {"data/arrays.py", "data/layout.py"}
+    } == {"data/hdf5.py", "data/layout.py"}

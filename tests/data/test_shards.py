@@ -271,7 +271,7 @@ def test_checked_once_and_again_after_any_change(whole, monkeypatch):
 
 def test_a_file_without_seal(whole, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr("vrpo.data.arrays.SEAL", "other")
+        patch.setattr("vrpo.data.hdf5.SEAL", "other")
         whole.unlink()
         write(whole)
     stamp_path(whole).unlink()

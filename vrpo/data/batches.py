@@ -1,4 +1,4 @@
-"""Which samples a training step takes, and what is read for them."""
+"""The samples of each training step, and the data read for them."""
 
 from __future__ import annotations
 
@@ -20,18 +20,17 @@ from vrpo.seeds import numpy_generator
 
 
 def sample_indices(count: int, batch_size: int, seed: int, step: int) -> np.ndarray:
-    """Indices int64 `[batch_size]` of the samples of step `step` (0, 1, ...) of a data set of `count`.
+    """Indices int64 `[batch_size]` of the samples of step `step` (0, 1, ...) out of `count`.
 
-    Steps read one after the other from an endless row of permutations, one an epoch, so every sample is seen equally often and batches run
-    across the ends of epochs. A pure function: nothing but (seed, step) has to be kept to go on.
+    Steps read consecutively from an endless row of permutations, one per epoch. So every sample is
+    seen equally often, and batches run across the ends of epochs.
     """
     if count < 1 or batch_size < 1 or step < 0:
         raise ValueError(
             f"count {count} and batch_size {batch_size} must be positive, step {step} not negative"
         )
-    epochs, offsets = np.divmod(
-        np.arange(step * batch_size, (step + 1) * batch_size, dtype=np.int64), count
-    )
+    positions = np.arange(step * batch_size, (step + 1) * batch_size, dtype=np.int64)
+    epochs, offsets = np.divmod(positions, count)
     indices = np.empty(batch_size, dtype=np.int64)
     for epoch in range(int(epochs[0]), int(epochs[-1]) + 1):
         here = epochs == epoch
@@ -54,20 +53,26 @@ class LatentBatch:
     std: Tensor  # [B, C, h, w] float32, scaled
     labels: Tensor  # [B] int64
     tokens: dict[str, Tensor]  # encoder -> [B, N, D] float32, not normalised
-    attention: dict[str, Tensor] = field(
-        default_factory=dict
-    )  # encoder -> queries and keys [B, L, 2, heads, N, D / heads] float32 of L blocks
+    attention: dict[str, Tensor] = field(default_factory=dict)
+    """Encoder -> queries and keys [B, L, 2, heads, N, D / heads] float32 of L blocks."""
 
 
 ORIGIN = ("images", "sha256", "scale", "shift", "image_size", "attention")
-"""Attributes of latents and features that decide their values, but for rounding."""
+"""Attributes of latents and features that decide their values, except for rounding."""
 
 StoredBatch = dict[str, Tensor]
-"""Rows of B images as they are stored: `labels`, `mean`, `std`, and for each encoder e `tokens:e` and `attention:e`, with `tokens_scale:e` ... where int8."""
+"""Rows of B images as they are stored.
+
+Keys: `labels`, `mean`, `std`, and for each encoder e `tokens:e` and `attention:e`, with
+`tokens_scale:e` and `attention_scale:e` where int8 or float8.
+"""
 
 
 class ComputedFeatures(Protocol):
-    """Features that are computed from the images when a batch is taken (vrpo/models/online.py), in the place of stored ones."""
+    """Features that are computed from images when a batch is read, instead of stored ones.
+
+    See vrpo/models/online.py.
+    """
 
     path: Path
     images: StoredArrays  # with `images` uint8 [N, H, W, 3]
@@ -77,11 +82,11 @@ class ComputedFeatures(Protocol):
     def __contains__(self, name: str) -> bool: ...
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of what would be stored under `name`."""
+        """Shape of the array that would be stored under `name`."""
         ...
 
     def encode(self, pixels: Tensor, name: str) -> Tensor:
-        """`tokens` or `attention` float32 `[B, ...]` of images uint8 `[B, H, W, 3]`, on their device."""
+        """`tokens` or `attention` float32 of images uint8 `[B, H, W, 3]`, on their device."""
         ...
 
 
@@ -90,10 +95,10 @@ class TrainingData:
 
     Args:
         latents: output of `encode_latents`, a file or a folder of shards.
-        features: output of `encode_features` of each encoder, or what computes it.
+        features: of each encoder, output of `encode_features`, or an object that computes it.
 
     Raises:
-        UserError: a file is missing, truncated or damaged, is the output of another stage, or belongs to other images than the latents.
+        UserError: a file is missing, damaged, the output of another stage, or of other images.
     """
 
     def __init__(
@@ -121,14 +126,15 @@ class TrainingData:
             check_same_images(self.latents, "mean", arrays, "tokens")
 
     def origin(self) -> dict[str, Any]:
-        """Origin of the latents and of each encoder's features, up to rounding; JSON-able."""
-        features = {
-            encoder: _origin(arrays.attributes) for encoder, arrays in self.features.items()
-        }
+        """Origin of the latents and of each encoder's features, except for rounding; JSON-able."""
+        features = {name: _origin(arrays.attributes) for name, arrays in self.features.items()}
         return {"latents": _origin(self.latents.attributes), "features": features}
 
     def gather(self, indices: np.ndarray, attention: bool = False) -> LatentBatch:
-        """Read and decode the samples `indices` int64 `[B]` on the CPU; with `attention`, the encoders' queries and keys too."""
+        """Read and decode the samples `indices` int64 `[B]` on the CPU.
+
+        With `attention`, the batch has the encoders' queries and keys.
+        """
         return self.decode(self.read(indices, attention=attention))
 
     def stored(
@@ -138,17 +144,23 @@ class TrainingData:
         attention: bool = False,
         moments: bool = True,
     ) -> dict[str, tuple[StoredArrays, str]]:
-        """Which arrays are read for a batch: key of `StoredBatch` to file and name in it. `encoders` None: all; without `moments`, no latents."""
+        """Arrays that are read for a batch.
+
+        Args:
+            encoders: whose features; None: all.
+            attention: with the encoders' queries and keys.
+            moments: with the latents' `mean` and `std`.
+
+        Returns:
+            For each key of `StoredBatch`, the file and the array's name in it.
+        """
         arrays = {name: (self.latents, name) for name in ("mean", "std")} if moments else {}
         for encoder in self.features if encoders is None else encoders:
             source = self.features[encoder]
+            is_stored = isinstance(source, StoredArrays)
             for name in ("tokens", "attention") if attention else ("tokens",):
-                arrays[f"{name}:{encoder}"] = (
-                    (source, name)
-                    if isinstance(source, StoredArrays)
-                    else (source.images, "images")
-                )
-                scale = scale_name(name)
+                key, scale = f"{name}:{encoder}", scale_name(name)
+                arrays[key] = (source, name) if is_stored else (source.images, "images")
                 if scale in source:
                     arrays[f"{name}_scale:{encoder}"] = (source, scale)
         return arrays
@@ -159,9 +171,9 @@ class TrainingData:
         """Read the samples `indices` int64 `[B]` as they are stored, with labels.
 
         Args:
-            indices: which samples.
+            indices: of the samples.
             into: CPU tensors `[B, ...]` of the stored types to read into, by key; None: new ones.
-            wanted: as of `stored`.
+            wanted: arguments of `stored`.
         """
         batch = {"labels": torch.from_numpy(self.labels[indices])}
         for key, (arrays, name) in self.stored(**wanted).items():
@@ -170,20 +182,19 @@ class TrainingData:
         return batch
 
     def decode(self, batch: StoredBatch) -> LatentBatch:
-        """float32 values of what `read` gave (with moments), on the device where it is."""
+        """float32 values of a batch of `read` (with moments), on its device."""
         decoded: dict[str, dict[str, Tensor]] = {"tokens": {}, "attention": {}}
         for key, values in batch.items():
             name, _, encoder = key.partition(":")
-            if name in decoded:
-                source = self.features[encoder]
-                if isinstance(source, StoredArrays):
-                    decoded[name][encoder] = decode(
-                        values,
-                        batch.get(f"{name}_scale:{encoder}"),
-                        source.attributes.get("storage", ""),
-                    )
-                else:
-                    decoded[name][encoder] = source.encode(values, name)
+            if name not in decoded:
+                continue
+            source = self.features[encoder]
+            if isinstance(source, StoredArrays):
+                scale = batch.get(f"{name}_scale:{encoder}")
+                storage = source.attributes.get("storage", "")
+                decoded[name][encoder] = decode(values, scale, storage)
+            else:
+                decoded[name][encoder] = source.encode(values, name)
         return LatentBatch(batch["mean"].float(), batch["std"].float(), batch["labels"], **decoded)
 
 
@@ -192,13 +203,17 @@ def _origin(attributes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _stored_features(path: Path | str) -> StoredArrays:
-    """Stored features, of the types that their attribute `storage` tells; without it, tokens whose type has one meaning."""
+    """Stored features; their attribute `storage` gives their types.
+
+    Without it, tokens may have any type that has one meaning.
+    """
     arrays = open_arrays(path, FEATURES)
     types = {stored: storage for storage, stored in STORED_TYPES.items() if storage == stored}
     storage = arrays.attributes.get("storage") or types.get(arrays.dtype("tokens").name)
     if storage not in STORED_TYPES:
         raise UserError(
-            f"{path}: stored as `{storage}`, which is none of {', '.join(STORED_TYPES)}; delete it and make it again"
+            f"{path}: stored as `{storage}`, which is none of {', '.join(STORED_TYPES)}; "
+            "delete it and make it again"
         )
     for name, axes in (("tokens", 3), ("attention", 6)):
         if name in arrays:
@@ -214,15 +229,17 @@ def check_same_images(
     second: StoredArrays | ComputedFeatures,
     second_array: str,
 ) -> None:
-    """Check that two files hold as many rows, made from the same images.
+    """Check that two files have equally many rows, made from the same images.
 
     Raises:
         UserError: they do not; names both.
     """
-    counts = first.shape(first_array)[0], second.shape(second_array)[0]
-    fingerprints = first.attributes.get("images"), second.attributes.get("images")
-    if counts[0] != counts[1] or fingerprints[0] != fingerprints[1]:
+    count, images = first.shape(first_array)[0], first.attributes.get("images")
+    other_count, other_images = second.shape(second_array)[0], second.attributes.get("images")
+    if (count, images) != (other_count, other_images):
         raise UserError(
-            f"{second.path}: made from other images than {first.path} ({counts[1]} rows of images {str(fingerprints[1])[:12]}, "
-            f"against {counts[0]} of {str(fingerprints[0])[:12]}); delete the older of the two and make it again"
+            f"{second.path}: made from other images than {first.path} "
+            f"({other_count} rows of images {str(other_images)[:12]}, "
+            f"against {count} of {str(images)[:12]}); "
+            "delete the older of the two and make it again"
         )

@@ -17,12 +17,12 @@ from vrpo.errors import UserError
 
 ATTRIBUTE = "vrpo"  # the root attribute: all attributes as one JSON object
 CHECKSUMS = "crc32"  # uint32 [N], checksum of each row over all other arrays
-SEAL = "seal"  # key of the JSON object, set last: hash of all else that the file says of itself
+SEAL = "seal"  # key of the JSON object, set last: hash of shapes, attributes and checksums
 NUMBERS = "biuf"  # kinds of the types of elements
 
 
 class Entry(NamedTuple):
-    """Where an array lies in its file."""
+    """Place of an array in its file."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -38,45 +38,50 @@ def read_layout(path: Path) -> dict[str, Entry]:
     """The arrays of a file, by name.
 
     Raises:
-        UserError: it is no HDF5 file, is truncated, or holds arrays that have no single place in it, are no numbers or of different numbers of rows.
+        UserError: it is no HDF5 file or truncated, or an array is scattered, not of numbers, or of
+            another number of rows.
     """
     with _opened(path) as file:
-        layout = {}
-        for name in sorted(file):
-            dataset = file[name]
-            here = (
-                isinstance(dataset, h5py.Dataset)
-                and isinstance(file.get(name, getlink=True), h5py.HardLink)
-                and not dataset.external
-            )
-            offset = dataset.id.get_offset() if here else None
-            if offset is None:
-                raise UserError(
-                    f"{path}: `{name}` is not contiguous and unfiltered; write the file with this pipeline, or repack it (`h5repack -l CONTI -f NONE`)"
-                )
-            if dataset.dtype.kind not in NUMBERS or not dataset.shape:
-                raise UserError(
-                    f"{path}: `{name}` is no array of numbers ({dataset.dtype} {list(dataset.shape)}); give the output of the stage before"
-                )
-            layout[name] = Entry(dataset.shape, dataset.dtype, offset)
+        layout = {name: _entry(path, file, name) for name in sorted(file)}
     if len({entry.shape[0] for entry in layout.values()}) != 1:
-        rows = (
-            ", ".join(f"`{name}` has {entry.shape[0]:,}" for name, entry in layout.items())
-            or "there is none"
-        )
+        counts = [f"`{name}` has {entry.shape[0]:,}" for name, entry in layout.items()]
+        rows = ", ".join(counts) or "there is none"
         raise UserError(
-            f"{path}: its arrays have not equally many rows ({rows}); give the output of the stage before"
+            f"{path}: its arrays have not equally many rows ({rows}); "
+            "give the output of the stage before"
         )
     end = max(entry.offset + entry.shape[0] * entry.row_bytes for entry in layout.values())
-    if path.stat().st_size < end:
+    size = path.stat().st_size
+    if size < end:
         raise UserError(
-            f"{path}: truncated, {path.stat().st_size:,} of {end:,} bytes are there; delete it and start again"
+            f"{path}: truncated, {size:,} of {end:,} bytes are there; delete it and start again"
         )
     return layout
 
 
+def _entry(path: Path, file: h5py.File, name: str) -> Entry:
+    dataset = file[name]
+    here = (
+        isinstance(dataset, h5py.Dataset)
+        and isinstance(file.get(name, getlink=True), h5py.HardLink)
+        and not dataset.external
+    )
+    offset = dataset.id.get_offset() if here else None
+    if offset is None:
+        raise UserError(
+            f"{path}: `{name}` is not contiguous and unfiltered; write the file with this "
+            "pipeline, or repack it (`h5repack -l CONTI -f NONE`)"
+        )
+    if dataset.dtype.kind not in NUMBERS or not dataset.shape:
+        raise UserError(
+            f"{path}: `{name}` is no array of numbers ({dataset.dtype} {list(dataset.shape)}); "
+            "give the output of the stage before"
+        )
+    return Entry(dataset.shape, dataset.dtype, offset)
+
+
 def read_attributes(path: Path) -> dict[str, Any]:
-    """The attributes of a file, the seal among them.
+    """The attributes of a file, with the seal.
 
     Raises:
         UserError: it is not one of this pipeline's, or its attributes are damaged.
@@ -84,24 +89,27 @@ def read_attributes(path: Path) -> dict[str, Any]:
     with _opened(path) as file:
         if ATTRIBUTE not in file.attrs:
             raise UserError(
-                f"{path}: was not written by this pipeline (it has no attribute `{ATTRIBUTE}`); give the output of the stage before"
+                f"{path}: was not written by this pipeline (it has no attribute `{ATTRIBUTE}`); "
+                "give the output of the stage before"
             )
         text = bytes(file.attrs[ATTRIBUTE]).rstrip(b"\x00")
     try:
         attributes = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UserError(
-            f"{path}: damaged, its attribute `{ATTRIBUTE}` cannot be read ({error}); delete it and make it again"
+            f"{path}: damaged, its attribute `{ATTRIBUTE}` cannot be read ({error}); "
+            "delete it and make it again"
         ) from error
     if not isinstance(attributes, dict):
         raise UserError(
-            f"{path}: damaged, its attribute `{ATTRIBUTE}` is no JSON object; delete it and make it again"
+            f"{path}: damaged, its attribute `{ATTRIBUTE}` is no JSON object; "
+            "delete it and make it again"
         )
     return attributes
 
 
 class Attributes(dict[str, Any]):
-    """Attributes of the file or folder `path`; asking for one that is not there is a `UserError`."""
+    """Attributes of the file or folder `path`; a missing one raises a `UserError`."""
 
     def __init__(self, path: Path, attributes: Mapping[str, Any]) -> None:
         super().__init__(attributes)
@@ -109,7 +117,8 @@ class Attributes(dict[str, Any]):
 
     def __missing__(self, name: str) -> Any:
         raise UserError(
-            f"{self.path}: has no attribute `{name}`, it is the output of another stage; give that of the stage before"
+            f"{self.path}: has no attribute `{name}`, it is the output of another stage; "
+            "give that of the stage before"
         )
 
 
@@ -118,9 +127,13 @@ def layout_key(
 ) -> str:
     """Hex SHA-256 of shapes, types and attributes."""
     layout = {name: [list(shape), np.dtype(dtype).str] for name, (shape, dtype) in shapes.items()}
-    return hashlib.sha256(
-        as_json({"layout": layout, "attributes": dict(attributes)}).encode()
-    ).hexdigest()
+    text = as_json({"layout": layout, "attributes": dict(attributes)})
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def shapes_of(layout: Mapping[str, Entry]) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+    """Shape and type of each array."""
+    return {name: (entry.shape, entry.dtype) for name, entry in layout.items()}
 
 
 def as_json(attributes: Mapping[str, Any]) -> str:
@@ -141,7 +154,8 @@ def _opened(path: Path) -> Iterator[h5py.File]:
         raise
     except PermissionError as error:
         raise UserError(f"{path}: may not be read (permission denied); make it readable") from error
-    except Exception as error:  # of a damaged file h5py raises nearly anything
+    except Exception as error:  # h5py raises nearly anything on damaged files
+        reason = " ".join(str(error).split())
         raise UserError(
-            f"{path}: not an HDF5 file, truncated or damaged ({' '.join(str(error).split())}); delete it and start again"
+            f"{path}: not an HDF5 file, truncated or damaged ({reason}); delete it and start again"
         ) from error

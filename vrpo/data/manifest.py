@@ -9,19 +9,16 @@ from typing import Any
 
 
 def without(description: Mapping[str, Any], skipped: Sequence[int]) -> dict[str, Any]:
-    """The description of a source (`count`, `fingerprint`, ...) without its images `skipped` (indices in the source).
+    """Description of a source (`count`, `fingerprint`, ...) without its images `skipped` (indices).
 
     It is another set of images, so it has another fingerprint.
     """
     if not skipped:
         return dict(description)
-    ordered = sorted(skipped)
-    fingerprint = hashlib.sha256(
-        json.dumps([description["fingerprint"], ordered]).encode()
-    ).hexdigest()
+    content = json.dumps([description["fingerprint"], sorted(skipped)])
     return {
         **description,
-        "count": description["count"] - len(ordered),
-        "fingerprint": fingerprint,
-        "skipped": len(ordered),
+        "count": description["count"] - len(skipped),
+        "fingerprint": hashlib.sha256(content.encode()).hexdigest(),
+        "skipped": len(skipped),
     }

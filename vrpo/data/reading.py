@@ -1,7 +1,8 @@
-"""Rows of arrays, read from open files by `preadv`, straight into the array that is returned.
+"""Rows of arrays, read from open files by `preadv` straight into the returned array.
 
-Against a memory map this costs one system call a row instead of a page fault for each 64 KiB, and the pages read do not count as this process's memory.
-Rows of a batch are read by a few threads, so that a disk has several requests at once (`preadv` releases Python's lock).
+Compared with a memory map, this costs one system call per row instead of a page fault per 64 KiB,
+and the pages read do not count as memory of this process. A few threads read the rows of a batch,
+so that a disk has several requests at once (`preadv` releases Python's lock).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,30 +23,55 @@ THREADS = 4
 WORTH_THREADS = 1 << 20  # bytes
 
 
+class Piece(NamedTuple):
+    """Neighbouring rows of a file that are neighbours in the batch, too."""
+
+    file: int  # index
+    offset: int  # in the file
+    start: int  # in the batch's bytes
+    stop: int
+
+
 def read_rows(
     files: Sequence[int],
     entries: Sequence[Entry],
     indices: np.ndarray | slice,
     out: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Rows of one array that lies in several files, one after the other.
+    """Rows of one array that consecutive files hold.
 
     Args:
         files: descriptors, in the order of the rows.
-        entries: where the array lies in each; types and row shapes are equal.
+        entries: place of the array in each file; types and row shapes are equal.
         indices: int64 `[B]`, or a slice of step 1.
         out: C-contiguous `[B, ...]` of the stored type to read into; None: a new array.
 
     Returns:
-        The rows `[B, ...]`, a copy.
+        A copy of the rows `[B, ...]`.
 
     Raises:
         IndexError: an index is negative or too large.
         UserError: a file was cut while it was open.
     """
-    counts = np.array([entry.shape[0] for entry in entries])
-    ends = np.cumsum(counts)
-    total, row_shape, row_bytes = int(ends[-1]), entries[0].shape[1:], entries[0].row_bytes
+    indices = _checked(indices, sum(entry.shape[0] for entry in entries))
+    out = _target(out, (len(indices), *entries[0].shape[1:]), entries[0].dtype)
+    if not out.nbytes:
+        return out
+    pieces = _pieces(entries, indices)
+    buffer = memoryview(out.reshape(-1).view(np.uint8))
+
+    def read(part: list[Piece]) -> None:
+        for piece in part:
+            read_at(files[piece.file], buffer[piece.start : piece.stop], piece.offset)
+
+    if len(pieces) < 2 * THREADS or len(buffer) < WORTH_THREADS:
+        read(pieces)
+    else:
+        list(_pool(os.getpid()).map(read, [pieces[thread::THREADS] for thread in range(THREADS)]))
+    return out
+
+
+def _checked(indices: np.ndarray | slice, total: int) -> np.ndarray:
     if isinstance(indices, slice):
         start, stop, step = indices.indices(total)
         if step != 1:
@@ -53,40 +80,24 @@ def read_rows(
     indices = np.asarray(indices, dtype=np.int64)
     if indices.ndim != 1 or (len(indices) and not 0 <= indices.min() <= indices.max() < total):
         raise IndexError(
-            f"indices [B] from 0 to {total - 1} are wanted, got shape {indices.shape} with values {indices[:3]}..."
+            f"indices [B] from 0 to {total - 1} are wanted, "
+            f"got shape {indices.shape} with values {indices[:3]}..."
         )
-    out = _target(out, (len(indices), *row_shape), entries[0].dtype)
-    if not out.nbytes:
-        return out
-    shards = np.searchsorted(ends, indices, side="right")
-    offsets = (
-        np.array([entry.offset for entry in entries])[shards]
-        + (indices - (ends - counts)[shards]) * row_bytes
-    )
-    # neighbours in a file that are neighbours in the batch are read at once
-    apart = np.flatnonzero((np.diff(offsets) != row_bytes) | (np.diff(shards) != 0)) + 1
+    return indices
+
+
+def _pieces(entries: Sequence[Entry], indices: np.ndarray) -> list[Piece]:
+    counts = np.array([entry.shape[0] for entry in entries])
+    ends = np.cumsum(counts)
+    row_bytes = entries[0].row_bytes
+    files = np.searchsorted(ends, indices, side="right")
+    rows = indices - (ends - counts)[files]
+    offsets = np.array([entry.offset for entry in entries])[files] + rows * row_bytes
+    apart = np.flatnonzero((np.diff(offsets) != row_bytes) | (np.diff(files) != 0)) + 1
     bounds = np.concatenate([[0], apart, [len(indices)]])
-    starts, stops = bounds[:-1], bounds[1:] * row_bytes
-    pieces = list(
-        zip(
-            shards[starts].tolist(),
-            offsets[starts].tolist(),
-            (starts * row_bytes).tolist(),
-            stops.tolist(),
-            strict=True,
-        )
-    )
-    buffer = memoryview(out.reshape(-1).view(np.uint8))
-
-    def read(part: list[tuple[int, int, int, int]]) -> None:
-        for shard, offset, start, stop in part:
-            read_at(files[shard], buffer[start:stop], offset)
-
-    if len(pieces) < 2 * THREADS or len(buffer) < WORTH_THREADS:
-        read(pieces)
-    else:
-        list(_pool(os.getpid()).map(read, [pieces[thread::THREADS] for thread in range(THREADS)]))
-    return out
+    firsts, stops = bounds[:-1], bounds[1:] * row_bytes
+    columns = files[firsts], offsets[firsts], firsts * row_bytes, stops
+    return [Piece(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
 
 
 def read_at(file: int, buffer: memoryview, offset: int) -> None:
@@ -104,7 +115,7 @@ def read_at(file: int, buffer: memoryview, offset: int) -> None:
 
 @functools.lru_cache(maxsize=1)
 def _pool(process: int) -> ThreadPoolExecutor:
-    """Threads of this process; after a fork there are none, and the child makes its own."""
+    """Threads of this process; a forked child, which has none of them, makes its own."""
     return ThreadPoolExecutor(THREADS, thread_name_prefix=f"rows-{process}")
 
 

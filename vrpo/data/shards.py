@@ -1,7 +1,8 @@
-"""One set of arrays in one file, or in a folder of shards that independent jobs wrote: both are read alike.
+"""One set of arrays, in one file or in a folder of shards that independent jobs wrote.
 
-`latents.h5`, or `latents/shard-00000-of-00004.h5` to `latents/shard-00003-of-00004.h5`. A shard's attributes are those of the whole, equal in all of them, and
-under `shard` what is its own: `index`, `of`, and perhaps `error` (of stored features) and `skipped` (unreadable images).
+Both are read alike: `latents.h5`, or `latents/shard-00000-of-00004.h5` and so on. All shards have
+the attributes of the whole. Each has its own ones under `shard`: `index`, `of`, and perhaps
+`error` (of stored features) and `skipped` (unreadable images).
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def shard_name(index: int, of: int) -> str:
 
 
 def shard_of(path: Path | str) -> tuple[int, int]:
-    """(index, of) that a file's name says; (0, 1) for any other name, which holds the whole.
+    """(index, of) in a file's name; (0, 1) for any other name, which is the whole.
 
     Raises:
         UserError: there is no such shard.
@@ -47,7 +48,9 @@ def shard_of(path: Path | str) -> tuple[int, int]:
 
 
 def shard_rows(count: int, path: Path | str, batch_size: int = 1) -> slice:
-    """Those of `count` rows that the file `path` holds: an equal part in whole batches, so that shards have the batches, and the bits, of one file.
+    """Rows of `count` that the file `path` holds.
+
+    Shards get equal parts in whole batches, so that their batches, and bits, are those of one file.
 
     Raises:
         UserError: there are fewer batches than shards.
@@ -55,11 +58,10 @@ def shard_rows(count: int, path: Path | str, batch_size: int = 1) -> slice:
     index, of = shard_of(path)
     batches = -(-count // batch_size)
     if batches < of:
-        parts = (
-            f"{count} images" if batch_size == 1 else f"{batches} batches of {batch_size} images"
-        )
+        parts = f"{batches} batches of {batch_size}" if batch_size > 1 else f"{count}"
         raise UserError(
-            f"data.shards: {of} shards for {parts} leave some empty; set it to {max(batches, 1)} or less"
+            f"data.shards: {of} shards for {parts} images leave some empty; "
+            f"set it to {max(batches, 1)} or less"
         )
     return slice(*(min(edge * batches // of * batch_size, count) for edge in (index, index + 1)))
 
@@ -67,36 +69,32 @@ def shard_rows(count: int, path: Path | str, batch_size: int = 1) -> slice:
 def shard_attributes(
     path: Path | str, attributes: Mapping[str, Any], own: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Attributes of the file `path`: those of the whole with what is its own, under `shard` where it is one of several."""
+    """Attributes of the file `path`: those of the whole, and its `own` (of a shard, in `shard`)."""
     index, of = shard_of(path)
-    return (
-        {**attributes, **own}
-        if of == 1
-        else {**attributes, "shard": {"index": index, "of": of, **own}}
-    )
+    if of == 1:
+        return {**attributes, **own}
+    return {**attributes, "shard": {"index": index, "of": of, **own}}
 
 
 class ShardedArrays:
     """The arrays of a folder of shards as one, row after row; read as `Arrays` are.
 
     Raises:
-        UserError: a shard is missing, truncated, or not made as the others are; names it.
+        UserError: a shard is missing, truncated, or made differently; names it.
     """
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         self.files = [Arrays(file) for file in _shard_files(self.path)]
-        common = [
-            {key: value for key, value in file.attributes.items() if key != "shard"}
-            for file in self.files
-        ]
-        for file, attributes in zip(self.files, common, strict=True):
+        common, own = [], []
+        for file in self.files:
+            attributes = dict(file.attributes)
+            own.append(attributes.pop("shard", {}))
+            common.append(attributes)
             self._check(file, attributes, common[0])
         counts = [file.shape(file.keys()[0])[0] for file in self.files]
-        self.attributes: dict[str, Any] = Attributes(
-            self.path,
-            _merged(common[0], [file.attributes.get("shard", {}) for file in self.files], counts),
-        )
+        merged = _merged(common[0], own, counts)
+        self.attributes: dict[str, Any] = Attributes(self.path, merged)
 
     def __contains__(self, name: str) -> bool:
         return name in self.files[0]
@@ -116,50 +114,43 @@ class ShardedArrays:
     def rows(
         self, name: str, indices: np.ndarray | slice, out: np.ndarray | None = None
     ) -> np.ndarray:
-        """A copy of the rows `indices` (int64 `[B]`, or a slice of step 1) of an array, `[B, ...]` as stored; into `out` where given."""
-        return read_rows(
-            [file.handle() for file in self.files],
-            [file.entry(name) for file in self.files],
-            indices,
-            out,
-        )
+        """Copy of rows of an array, as `Arrays.rows`."""
+        files = [file.handle() for file in self.files]
+        return read_rows(files, [file.entry(name) for file in self.files], indices, out)
 
     @property
     def fingerprint(self) -> str:
         """Hash of the shapes and attributes of the whole, as of one file."""
-        return layout_key(
-            {name: (self.shape(name), self.dtype(name)) for name in self.keys()}, self.attributes
-        )
+        shapes = {name: (self.shape(name), self.dtype(name)) for name in self.keys()}
+        return layout_key(shapes, self.attributes)
 
     def _check(
         self, file: Arrays, attributes: Mapping[str, Any], wanted: Mapping[str, Any]
     ) -> None:
         first = self.files[0]
-        different = sorted(
-            key for key in {*attributes, *wanted} if attributes.get(key) != wanted.get(key)
-        )
+        keys = sorted({*attributes, *wanted})
+        different = [key for key in keys if attributes.get(key) != wanted.get(key)]
         if different:
             values = ", ".join(
                 f"`{key}` {_short(attributes.get(key))} instead of {_short(wanted.get(key))}"
                 for key in different
             )
             raise UserError(
-                f"{file.path}: not made as {first.path.name} is: {values}; delete it and make it again"
+                f"{file.path}: not made as {first.path.name} is: {values}; "
+                "delete it and make it again"
             )
-        named, said = shard_of(file.path), file.attributes.get("shard", {})
-        if (said.get("index"), said.get("of")) != named:
+        own = file.attributes.get("shard", {})
+        index, of = own.get("index"), own.get("of")
+        if (index, of) != shard_of(file.path):
             raise UserError(
-                f"{file.path}: is shard {said.get('index')} of {said.get('of')}, whatever its name says; delete it and make it again"
+                f"{file.path}: is shard {index} of {of}, whatever its name says; "
+                "delete it and make it again"
             )
         for name in {*file.keys(), *first.keys()}:
-            if (
-                name not in file
-                or name not in first
-                or (file.shape(name)[1:], file.dtype(name))
-                != (first.shape(name)[1:], first.dtype(name))
-            ):
+            if _row_form(file, name) != _row_form(first, name):
                 raise UserError(
-                    f"{file.path}: its array `{name}` is not as that of {first.path.name}; delete it and make it again"
+                    f"{file.path}: its array `{name}` is not as that of {first.path.name}; "
+                    "delete it and make it again"
                 )
 
 
@@ -171,27 +162,24 @@ def open_arrays(path: Path | str, kind: Kind | None = None, check: bool = True) 
 
     Args:
         path: file or folder.
-        kind: what it has to hold; None: anything.
-        check: compare all rows with their checksums, once for each file; later, unchanged files are opened at once.
+        kind: required contents; None: anything.
+        check: compare all rows with their checksums, once for each unchanged file.
 
     Raises:
-        UserError: a file is missing, truncated, changed since it was written, of another kind, or not made as the others are; names it.
+        UserError: a file is missing, truncated, changed since it was written, of another kind, or
+            made differently from the others; names it.
     """
     path = Path(path)
     try:
         files = _shard_files(path) if _is_folder(path) else [path]
         arrays = Arrays(files[0]) if len(files) == 1 else ShardedArrays(path)
-    except (
-        KeyError,
-        TypeError,
-        AttributeError,
-        ValueError,
-    ):  # what the attributes of a damaged shard can lead to
+    except (KeyError, TypeError, AttributeError, ValueError):  # damaged attributes of a shard
         for file in _shard_files(path):
             verify(file)
         raise
-    for file in (arrays.files if isinstance(arrays, ShardedArrays) else [arrays]) if check else ():
-        verify(file.path)
+    if check:
+        for file in files:
+            verify(file)
     if kind:
         require_kind(arrays, kind)
     return arrays
@@ -227,13 +215,15 @@ def _shard_files(folder: Path) -> Sequence[Path]:
     counts = sorted({shard_of(name)[1] for name in found})
     if len(counts) > 1:
         raise UserError(
-            f"{folder}: holds shards of different counts ({', '.join(map(str, counts))} in all); delete those that `data.shards` does not mean"
+            f"{folder}: holds shards of different counts ({', '.join(map(str, counts))} in all); "
+            "delete those that `data.shards` does not mean"
         )
     wanted = [shard_name(index, counts[0]) for index in range(counts[0])]
     missing = [name for name in wanted if name not in found]
     if missing:
         raise UserError(
-            f"{folder / missing[0]}: missing ({len(missing)} of {counts[0]} shards are); run the stage that makes it"
+            f"{folder / missing[0]}: missing ({len(missing)} of {counts[0]} shards are); "
+            "run the stage that makes it"
         )
     return [folder / name for name in wanted]
 
@@ -241,14 +231,19 @@ def _shard_files(folder: Path) -> Sequence[Path]:
 def _merged(
     common: Mapping[str, Any], own: Sequence[Mapping[str, Any]], counts: Sequence[int]
 ) -> dict[str, Any]:
-    """Attributes of the whole: the common ones, the mean of the shards' errors and the worst of them, and the images without those left out."""
+    """Attributes of the whole: the common ones, the merged `error`, and all images left out."""
     merged = without(common, [index for part in own for index in part.get("skipped", [])])
     if all("error" in part for part in own):
-        mean = sum(
-            part["error"]["mean"] * count for part, count in zip(own, counts, strict=True)
-        ) / sum(counts)
-        merged["error"] = {"mean": mean, "worst": max(part["error"]["worst"] for part in own)}
+        errors = [part["error"] for part in own]
+        total = sum(error["mean"] * count for error, count in zip(errors, counts, strict=True))
+        worst = max(error["worst"] for error in errors)
+        merged["error"] = {"mean": total / sum(counts), "worst": worst}
     return merged
+
+
+def _row_form(file: Arrays, name: str) -> tuple[tuple[int, ...], np.dtype] | None:
+    """Shape and type of one row of an array; None where there is none."""
+    return (file.shape(name)[1:], file.dtype(name)) if name in file else None
 
 
 def _short(value: Any) -> str:

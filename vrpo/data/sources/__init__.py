@@ -1,4 +1,4 @@
-"""Where images come from: sources of labelled, square uint8 RGB images."""
+"""Sources of labelled, square uint8 RGB images."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from vrpo.config.data import DataOptions
 
 __all__ = [
-    "DigitsSource", "EncodedSource", "FolderSource", "ImageSource", "ParquetSource", "UnreadableImageError", "WebDatasetSource", "ZipSource",
+    "DigitsSource", "EncodedSource", "FolderSource", "ImageSource", "ParquetSource",
+    "UnreadableImageError", "WebDatasetSource", "ZipSource",
     "center_crop", "ilsvrc_source", "load_listing", "open_source", "save_listing",
 ]  # fmt: skip
 
@@ -51,13 +52,11 @@ def open_source(options: DataOptions) -> ImageSource:
     classes = len(source.classes)
     if classes != options.num_classes:
         where = "" if options.source == "digits" else f" in {options.root}"
-        surplus = (
-            f" ({surplus_classes(source.classes, source.labels, options.num_classes)})"
-            if classes > options.num_classes
-            else ""
-        )
+        if classes > options.num_classes:
+            where += f" ({surplus_classes(source.classes, source.labels, options.num_classes)})"
         raise UserError(
-            f"data.num_classes: {options.num_classes}, but source `{options.source}` has {classes} classes{where}{surplus}; "
+            f"data.num_classes: {options.num_classes}, "
+            f"but source `{options.source}` has {classes} classes{where}; "
             f"set it to {classes} or mend the data set"
         )
     if options.source != "digits":

@@ -29,21 +29,20 @@ from vrpo.data.sources.listing import is_litter, open_file, printable, stamp
 from vrpo.data.sources.splits import training_prefix
 from vrpo.errors import UserError
 
-LOCAL_HEADER = struct.Struct(
-    "<4s22xHH"
-)  # signature, lengths of the name and of the extra field (APPNOTE.TXT, 4.3.7)
+LOCAL_HEADER = struct.Struct("<4s22xHH")
+"""Signature, lengths of the name and of the extra field (APPNOTE.TXT, 4.3.7)."""
 KINDS = {zipfile.ZIP_STORED: "stored", zipfile.ZIP_DEFLATED: "deflated"}
 
 
 class ZipSource(EncodedSource):
-    """A folder of class folders in a .zip, stored or deflated; the classes may lie below one common folder, and beside other splits (`train/`, `val/`).
-    Order as on a disk (`FolderSource`).
+    """A folder of class folders in a .zip, stored or deflated; order as on a disk (`FolderSource`).
 
-    The table of contents is read once; worker processes get offsets, and open members by them.
+    The classes may be below one common folder, and beside other splits (`train/`, `val/`). The
+    table of contents is read once; worker processes get offsets, and open members by them.
 
     Raises:
-        UserError: it is no .zip, is damaged or encrypted, holds no class folders with images, an image
-            twice or beside the class folders, or images of a kind that is not read.
+        UserError: it is no .zip, is damaged or encrypted, holds no class folders with images, an
+            image twice or beside the class folders, or images of a kind that is not read.
     """
 
     def __init__(self, root: Path | str, resolution: int, index: ClassIndex | None = None) -> None:
@@ -54,20 +53,18 @@ class ZipSource(EncodedSource):
                 members, unread = _images(archive)
         except Exception as error:  # of a damaged table nearly anything is raised
             raise UserError(
-                f"data.root: {self.root} is not a readable .zip ({reason_of(error)}); fetch it again, or set `data.root` to another"
+                f"data.root: {self.root} is not a readable .zip ({reason_of(error)}); "
+                "fetch it again, or set `data.root` to another"
             ) from error
-        odd = next(
-            (info for info in members if info.flag_bits & 1 or info.compress_type not in KINDS),
-            None,
-        )
-        if odd:
-            raise UserError(
-                f"data.root: {printable(odd.filename)} in {self.root} is encrypted or packed in an uncommon way; pack it again, stored or deflated"
-            )
+        for info in members:
+            if info.flag_bits & 1 or info.compress_type not in KINDS:
+                raise UserError(
+                    f"data.root: {printable(info.filename)} in {self.root} is encrypted or packed "
+                    "in an uncommon way; pack it again, stored or deflated"
+                )
         refuse_repeated(self.root, [info.filename for info in members])
-        inside = training_prefix(
-            [*(info.filename for info in members), *unread], str(self.root), folders=1
-        )
+        names = [*(info.filename for info in members), *unread]
+        inside = training_prefix(names, str(self.root), folders=1)
         refuse_unread(self.root, [name for name in unread if name.startswith(inside)])
         by_class: dict[str, list[zipfile.ZipInfo]] = {}
         outside: list[str] = []
@@ -81,7 +78,8 @@ class ZipSource(EncodedSource):
                 outside.append(info.filename)
         if not by_class:
             raise UserError(
-                f"data.root: {self.root} holds no class folders with images; pack the folder whose subfolders are the classes"
+                f"data.root: {self.root} holds no class folders with images; "
+                "pack the folder whose subfolders are the classes"
             )
         refuse_outside(self.root, outside)
         label_of, self.classes = labels_by_name(by_class, index, str(self.root))
@@ -92,13 +90,11 @@ class ZipSource(EncodedSource):
         ]
         self.labels = np.array([label for label, _ in ordered], dtype=np.int64)
         self.files = Names([info.filename for _, info in ordered])
-        self._places = np.array(
-            [
-                (info.header_offset, info.compress_size, info.compress_type, info.CRC)
-                for _, info in ordered
-            ],
-            dtype=np.int64,
-        )  # [N, 4]
+        places = [
+            (info.header_offset, info.compress_size, info.compress_type, info.CRC)
+            for _, info in ordered
+        ]
+        self._places = np.array(places, dtype=np.int64)  # [N, 4]
         self._file: io.FileIO | None = None
 
     def __getstate__(self) -> dict[str, object]:
@@ -109,10 +105,10 @@ class ZipSource(EncodedSource):
         if self._file is None:
             self._file = io.FileIO(self.root)
         offset, size, kind, checksum = (int(value) for value in self._places[index])
-        signature, name, extra = LOCAL_HEADER.unpack(
-            os.pread(self._file.fileno(), LOCAL_HEADER.size, offset).ljust(LOCAL_HEADER.size, b"\0")
-        )
-        packed = os.pread(self._file.fileno(), size, offset + LOCAL_HEADER.size + name + extra)
+        file, length = self._file.fileno(), LOCAL_HEADER.size
+        header = os.pread(file, length, offset).ljust(length, b"\0")
+        signature, name, extra = LOCAL_HEADER.unpack(header)
+        packed = os.pread(file, size, offset + length + name + extra)
         try:
             content = zlib.decompress(packed, -15) if kind == zipfile.ZIP_DEFLATED else packed
         except zlib.error as error:
@@ -148,7 +144,7 @@ def _images(archive: zipfile.ZipFile) -> tuple[list[zipfile.ZipInfo], list[str]]
 
 
 def _first_bytes(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
-    """The first bytes of a member; none where it is damaged, encrypted or packed in an uncommon way."""
+    """The first bytes of a member; none where it is damaged, encrypted or oddly packed."""
     try:
         with archive.open(info) as file:
             return file.read(HEAD)

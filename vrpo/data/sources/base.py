@@ -16,24 +16,24 @@ from vrpo.data.sources.listing import printable, stamp
 from vrpo.data.sources.pixels import as_rgb
 from vrpo.errors import UserError
 
-MOST_PIXELS = (
-    1 << 27
-)  # of a picture that is to be cropped: a line of 1 x 60,000 pixels would fill the memory when resized
+MOST_PIXELS = 1 << 27
+"""Of a resized image before the crop: one of 1 x 60,000 pixels would fill the memory."""
 
 
 class UnreadableImageError(UserError):
-    """An image that cannot be read: `where` it is (escaped where it could not be printed in a line) and the `reason`."""
+    """An image that cannot be read: `where` and `reason`, with unprintable characters escaped."""
 
     def __init__(self, where: str, reason: str) -> None:
         where, reason = printable(where), printable(reason)
         super().__init__(
-            f"{where}: cannot be read as an image ({reason}); restore the file, or set `data.skip_unreadable: true` to leave it out"
+            f"{where}: cannot be read as an image ({reason}); "
+            "restore the file, or set `data.skip_unreadable: true` to leave it out"
         )
         self.where, self.reason = where, reason
 
 
 class ImageSource(Protocol):
-    """A fixed row of labelled images; everything downstream knows images only through this."""
+    """A fixed row of labelled images; later stages access images only through this."""
 
     labels: np.ndarray  # [N] int64
     classes: list[str]  # names, by label
@@ -52,12 +52,17 @@ class ImageSource(Protocol):
         ...
 
     def describe(self) -> dict[str, Any]:
-        """JSON-able: `name`, `count`, `classes` (their number) and `fingerprint`, which differs where images, order, labels or resolution do."""
+        """JSON-able: `name`, `count`, `classes` (their number) and `fingerprint`.
+
+        The fingerprint differs where images, order, labels or resolution do.
+        """
         ...
 
 
 class EncodedSource(ABC):
-    """Base of the sources of encoded images (JPEG, PNG, ...); a subclass sets names, labels and classes and opens image `index`.
+    """Base of the sources of encoded images (JPEG, PNG, ...).
+
+    A subclass sets names, labels and classes, and opens image `index`.
 
     Args:
         kind: for the fingerprint, e.g. `folder`.
@@ -70,9 +75,7 @@ class EncodedSource(ABC):
 
     def __init__(self, kind: str, root: Path | str, resolution: int) -> None:
         self.kind, self.root, self.resolution = kind, Path(root), resolution
-        self.stamps: dict[
-            str, list[int]
-        ] = {}  # size and time of change of the folders and archives that were listed
+        self.stamps: dict[str, list[int]] = {}  # of the folders and archives that were listed
         self._fingerprint: str | None = None
 
     def __len__(self) -> int:
@@ -88,10 +91,13 @@ class EncodedSource(ABC):
 
     @abstractmethod
     def content(self) -> str:
-        """A hash of what the images are: names, sizes or checksums, not their pixels."""
+        """A hash of the images' names, and of their sizes or checksums; not of their pixels."""
 
     def is_current(self, rows: slice) -> bool:
-        """Whether the data, and what images `rows` are read from, still are as they were listed; files of other images are not looked at."""
+        """Whether the data are as they were listed.
+
+        Of images, only the files of `rows` are examined.
+        """
         return all(stamp(place) == found for place, found in self.stamps.items())
 
     def read(self, index: int) -> np.ndarray:
@@ -121,23 +127,26 @@ class EncodedSource(ABC):
 def reason_of(error: Exception) -> str:
     """The message of `error` in one line; with its type if the text alone says little (`15`)."""
     if isinstance(error, UnidentifiedImageError):
-        return "cannot identify its format, or its header is damaged"  # Pillow's own text has an address in memory
+        # Pillow's own text has an address in memory
+        return "cannot identify its format, or its header is damaged"
     text = " ".join(str(error).split())
     plain = isinstance(error, OSError | SyntaxError | ValueError | Image.DecompressionBombError)
     return text if plain and text else f"{type(error).__name__}: {text}".removesuffix(": ")
 
 
 class Names(Sequence[str]):
-    """Many short names in one block of memory: 1.28 million file names are some 40 MB instead of 150, and travel to worker processes at once."""
+    """Many short names in one block of memory.
+
+    1.28 million file names take 40 MB instead of 150, and reach worker processes in one piece.
+    """
 
     def __init__(self, names: Sequence[str]) -> None:
-        self.encoded = np.array(
-            [name.encode("utf-8", "surrogateescape") for name in names], dtype=bytes
-        )  # [N]
+        encoded = [name.encode("utf-8", "surrogateescape") for name in names]
+        self.encoded = np.array(encoded, dtype=bytes)  # [N]
 
     @classmethod
     def of(cls, encoded: np.ndarray) -> Names:
-        """The names whose block of memory is `encoded`."""
+        """Names from their block of memory."""
         names = cls([])
         names.encoded = encoded
         return names
@@ -150,12 +159,13 @@ class Names(Sequence[str]):
 
 
 def center_crop(image: Image.Image, size: int) -> Image.Image:
-    """ADM's centre crop (Dhariwal and Nichol, arXiv:2105.05233): the middle square of the image, resized to `size` x `size` pixels.
+    """ADM's centre crop (Dhariwal and Nichol, arXiv:2105.05233) to `size` x `size` pixels.
 
-    Halved by box filter while the shorter side is at least twice `size`, then resized (bicubic) so that it equals `size`, then cropped.
+    The image is halved by a box filter while its shorter side is at least twice `size`, resized
+    (bicubic) so that this side equals `size`, and cropped to the middle square.
 
     Raises:
-        ValueError: it is so narrow that the resized image would not fit into memory, or empty.
+        ValueError: it is empty, or so narrow that the resized image would not fit into memory.
     """
     width, height = image.size
     if max(width, height) * size * size >= MOST_PIXELS * min(width, height):

@@ -12,7 +12,7 @@ from vrpo.data.sources.base import fingerprint
 
 
 class DigitsSource:
-    """scikit-learn's handwritten digits: 1,797 scans of 8x8 pixels, 16 grey levels (UCI optdigits), inside the package.
+    """scikit-learn's handwritten digits (UCI optdigits): 1,797 scans of 8x8 pixels, 16 grey levels.
 
     Args:
         resolution: side of the images in pixels; the scans are upsampled to it (bicubic).
@@ -33,11 +33,8 @@ class DigitsSource:
     def read(self, index: int) -> np.ndarray:
         """Image `index`, uint8 `[resolution, resolution, 3]`."""
         size = (self.resolution, self.resolution)
-        return np.asarray(
-            Image.fromarray(self._scans[index])
-            .resize(size, Image.Resampling.BICUBIC)
-            .convert("RGB")
-        )
+        scan = Image.fromarray(self._scans[index])
+        return np.asarray(scan.resize(size, Image.Resampling.BICUBIC).convert("RGB"))
 
     def describe(self) -> dict[str, Any]:
         """See `ImageSource.describe`; the fingerprint hashes all pixels and labels."""

@@ -38,7 +38,7 @@ ILSVRC_INDEX = ("imagenet_class_index.json", "LOC_synset_mapping.txt")
 
 
 class FolderSource(EncodedSource):
-    """One folder per class; classes, files and extensions in the order and of the kinds of torchvision's `ImageFolder`.
+    """One folder per class; order and extensions of files as in torchvision's `ImageFolder`.
 
     Args:
         root: folder that holds the class folders, or splits (`train`, `val`) of which one does.
@@ -47,8 +47,8 @@ class FolderSource(EncodedSource):
         kind: for the fingerprint.
 
     Raises:
-        UserError: the root is missing, it or a class folder holds no images, images are of a kind that
-            is not read or beside the class folders, or a folder cannot be listed.
+        UserError: the root is missing, it or a class folder holds no images, images are of a kind
+            that is not read or beside the class folders, or a folder cannot be listed.
     """
 
     def __init__(
@@ -61,7 +61,8 @@ class FolderSource(EncodedSource):
         super().__init__(kind, root, resolution)
         if not is_folder(self.root):
             raise UserError(
-                f"data.root: there is no folder {self.root}; put the training images there, one folder per class, or set `data.root` to where they are"
+                f"data.root: there is no folder {self.root}; put the training images there, "
+                "one folder per class, or set `data.root` to where they are"
             )
         self.stamps[str(self.root)] = stamp(self.root)
         folders = folders_in(self.root)
@@ -71,7 +72,8 @@ class FolderSource(EncodedSource):
             folders = folders_in(self.root)
         if not folders:
             raise UserError(
-                f"data.root: {self.root} holds no class folders; `data.root` must name the folder whose subfolders are the classes"
+                f"data.root: {self.root} holds no class folders; "
+                "`data.root` must name the folder whose subfolders are the classes"
             )
         outside = files_in(self.root)
         refuse_outside(self.root, [*filter(is_image, outside), *self._unread(outside)])
@@ -87,7 +89,8 @@ class FolderSource(EncodedSource):
             unread += self._unread(inside)
             if not found and not unread:
                 raise UserError(
-                    f"data.root: class folder {printable(self.root / name)} holds no images ({', '.join(EXTENSIONS)}); add some or remove the folder"
+                    f"data.root: class folder {printable(self.root / name)} holds no images "
+                    f"({', '.join(EXTENSIONS)}); add some or remove the folder"
                 )
             files += found
             labels += [label] * len(found)
@@ -97,11 +100,12 @@ class FolderSource(EncodedSource):
         self._sizes: np.ndarray | None = None  # [N] int64, bytes of the files
 
     def _unread(self, files: list[str]) -> list[str]:
-        """Those of `files` that are images of a kind that is not read."""
-        others = (file for file in files if not is_image(file))
-        return [
-            file for file in others if is_unread_image(file, partial(first_bytes, self.root / file))
-        ]
+        """Images among `files` of a kind that is not read."""
+
+        def is_unread(file: str) -> bool:
+            return is_unread_image(file, partial(first_bytes, self.root / file))
+
+        return [file for file in files if not is_image(file) and is_unread(file)]
 
     def open(self, index: int) -> IO[bytes]:
         """The file of image `index`."""
@@ -120,7 +124,7 @@ class FolderSource(EncodedSource):
         return content.hexdigest()
 
     def is_current(self, rows: slice) -> bool:
-        """See `EncodedSource.is_current`; the files of `rows` have the sizes that they had."""
+        """See `EncodedSource.is_current`; the files of `rows` must have kept their sizes."""
         return super().is_current(rows) and all(
             _size(self.root / self.files[row]) == self._sizes[row]
             for row in range(rows.start, rows.stop)
@@ -130,12 +134,13 @@ class FolderSource(EncodedSource):
 def ilsvrc_source(
     root: Path | str, resolution: int, index: ClassIndex | None = None
 ) -> FolderSource:
-    """ImageNet's training images as ILSVRC ships them: `ILSVRC/Data/CLS-LOC/train/<wnid>/*.JPEG` below `root`; labels in the order of the synsets' numbers.
+    """ImageNet's training images as ILSVRC ships them, labelled in the order of the synsets.
 
-    Class names come from `index`, or from `imagenet_class_index.json` or `LOC_synset_mapping.txt` where one lies in `root`.
+    They are `ILSVRC/Data/CLS-LOC/train/<wnid>/*.JPEG` below `root`. Class names come from `index`,
+    or from `imagenet_class_index.json` or `LOC_synset_mapping.txt` in `root`.
 
     Raises:
-        UserError: no such folders are there.
+        UserError: there are no such folders.
     """
     root = Path(root)
     for place in ILSVRC_TRAIN:
@@ -143,20 +148,19 @@ def ilsvrc_source(
             break
     else:
         raise UserError(
-            f"data.root: {root} holds no ILSVRC/Data/CLS-LOC/train/n........; set `data.root` to where the archive was unpacked"
+            f"data.root: {root} holds no ILSVRC/Data/CLS-LOC/train/n........; "
+            "set `data.root` to where the archive was unpacked"
         )
+    indices = [root / name for name in ILSVRC_INDEX]
     if index is None:
-        index = next(
-            (read_class_index(root / name) for name in ILSVRC_INDEX if (root / name).is_file()),
-            None,
-        )
+        index = next((read_class_index(file) for file in indices if file.is_file()), None)
     source = FolderSource(root / place, resolution, index, kind="ilsvrc")
-    source.stamps |= {str(root / name): stamp(root / name) for name in ILSVRC_INDEX}
+    source.stamps |= {str(file): stamp(file) for file in indices}
     return source
 
 
 def _size(file: Path) -> int:
-    """Bytes of a file; -1 where it is a link to nothing, or may not be looked at."""
+    """Bytes of a file; -1 where it is a broken link or not accessible."""
     try:
         return file.stat().st_size
     except OSError:

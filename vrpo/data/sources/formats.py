@@ -1,4 +1,4 @@
-"""Which files are images. Of these, kinds that are not read are refused, never passed over.
+"""Image files and their kinds. Kinds that are not read are refused, never skipped.
 
 The extension decides. A file of another extension (README.md, labels.json) is no image. A file
 without an extension is an image where its first bytes say so; no other file is opened.
@@ -72,7 +72,7 @@ def first_bytes(file: Path) -> bytes:
 
 
 def refuse_unread(where: Path | str, names: Sequence[str]) -> None:
-    """Refuse images that are of a kind that is not read.
+    """Refuse images of a kind that is not read.
 
     Args:
         where: the folder or archive that holds them.
@@ -90,10 +90,11 @@ def refuse_unread(where: Path | str, names: Sequence[str]) -> None:
 
 
 def refuse_outside(where: Path | str, names: Sequence[str]) -> None:
-    """Refuse images that are in no class folder; arguments and errors as of `refuse_unread`."""
+    """Refuse images that are in no class folder; arguments and errors as `refuse_unread`."""
     if names:
         raise UserError(
-            f"{where}: holds images beside the class folders: {_counted(names)}; move them into one of these, or elsewhere"
+            f"{where}: holds images beside the class folders: {_counted(names)}; "
+            "move them into one of these, or elsewhere"
         )
 
 
@@ -101,12 +102,13 @@ def refuse_repeated(archive: Path | str, names: Sequence[str]) -> None:
     """Refuse an archive with two files of one name, of which unpacking would keep one.
 
     Raises:
-        UserError: it has.
+        UserError: a name is repeated.
     """
     if len(set(names)) < len(names):
         repeated = [name for name, count in Counter(names).items() if count > 1]
         raise UserError(
-            f"{archive}: holds files more than once under one name: {_counted(repeated)}; pack it again, each file once"
+            f"{archive}: holds files more than once under one name: {_counted(repeated)}; "
+            "pack it again, each file once"
         )
 
 

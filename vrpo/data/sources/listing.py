@@ -1,4 +1,7 @@
-"""Which files of a folder or an archive are data. Hidden files and what systems leave behind are not; what cannot be listed is refused, never passed over."""
+"""Files of a folder or an archive that are data.
+
+Hidden files and those left by systems are skipped. What cannot be listed is refused, not skipped.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +14,9 @@ from typing import IO, NamedTuple
 from vrpo.errors import UserError
 
 LITTER = {
-    "__macosx",
-    "thumbs.db",
-    "ehthumbs.db",
-    "desktop.ini",
-    "icon\r",
-    "@eadir",
-    "lost+found",
-    "$recycle.bin",
-    "system volume information",
-    "__pycache__",
-}
+    "__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "@eadir", "lost+found",
+    "$recycle.bin", "system volume information", "__pycache__",
+}  # fmt: skip
 
 PACKED = (".gz", ".bz2", ".xz", ".zst", ".lz4", ".part", ".incomplete", ".crdownload", ".aria2")
 
@@ -35,7 +30,7 @@ class Folder(NamedTuple):
 
 
 def is_litter(path: str) -> bool:
-    """Whether a file is no data, or lies in a folder that is none: hidden (`._x.png`, `.DS_Store`, `.ipynb_checkpoints`), or made by a system (`__MACOSX`).
+    """Whether a file or a folder above it is hidden (`._x.png`) or a system's (`__MACOSX`).
 
     Args:
         path: relative to the data's root, with `/`.
@@ -47,23 +42,28 @@ def is_litter(path: str) -> bool:
 
 
 def printable(name: Path | str) -> str:
-    """`name` in one line, for a message: what cannot be printed is escaped (line breaks, bytes that are no UTF-8)."""
+    """`name` in one line, with line breaks and bytes that are no UTF-8 escaped."""
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in str(name))
 
 
 def walk(root: Path, below: str = "") -> list[Folder]:
-    """The folder `below` of `root` and all folders in it, links followed, in the order of torchvision's `ImageFolder` (sorted paths), without litter.
+    """The folder `below` of `root` and all folders in it, without litter.
 
-    Files are listed as they are: whether one is readable shows when it is read. What may be a folder and cannot be followed is refused.
+    The order is that of torchvision's `ImageFolder` (sorted paths), and links are followed. Whether
+    a file is readable shows when it is read.
 
     Raises:
-        UserError: a folder cannot be listed, is a link to one that holds it, or a link without an image's ending leads nowhere.
+        UserError: a folder cannot be listed, is a link to one that contains it, or a link without a
+            file extension is broken.
     """
     return sorted(_walk(root, below, (_identity(root),) if below else ()))
 
 
 def stamp(path: Path | str) -> list[int]:
-    """Size (of a file) and time of change, which a folder has when something is added to or removed from it; zeros where nothing is there."""
+    """Size (0 for a folder) and time of change of a file or folder; zeros where nothing is there.
+
+    A folder changes when something is added to it or removed from it.
+    """
     try:
         status = Path(path).stat()
     except OSError:
@@ -75,34 +75,39 @@ def is_folder(path: Path) -> bool:
     """Whether there is a folder, or a link to one.
 
     Raises:
-        UserError: this cannot be seen, for want of permissions.
+        UserError: permissions do not allow to see this.
     """
     try:
         return stat.S_ISDIR(path.stat().st_mode)
     except PermissionError as error:
         raise UserError(
-            f"data.root: {path} cannot be reached ({error.strerror}); make the folders above it accessible"
+            f"data.root: {path} cannot be reached ({error.strerror}); "
+            "make the folders above it accessible"
         ) from error
     except OSError:
         return False
 
 
 def folders_in(root: Path) -> list[str]:
-    """Names of the folders in `root`, links to folders included, sorted, without litter.
+    """Sorted names of the folders in `root`, links to folders included, without litter.
 
     Raises:
-        UserError: as of `walk`.
+        UserError: as in `walk`.
     """
     return sorted(entry.name for entry in _entries(root) if _is_folder(entry))
 
 
 def open_file(path: Path) -> IO[bytes]:
-    """Open a file for reading. A pipe or a device, which could be waited for without end, is no file.
+    """Open a file for reading; not a pipe or a device, which could block without end.
 
     Raises:
         OSError: it is missing, not readable, or no file.
     """
-    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115
+
+    def opener(name: str, flags: int) -> int:
+        return os.open(name, flags | os.O_NONBLOCK)
+
+    file = open(path, "rb", opener=opener)  # noqa: SIM115
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
         raise OSError("it is a pipe or a device, no file")
@@ -110,12 +115,12 @@ def open_file(path: Path) -> IO[bytes]:
 
 
 def files_in(root: Path) -> list[str]:
-    """Names of what is no folder in `root`, sorted, without litter; errors as of `walk`."""
+    """Sorted names of all but folders in `root`, without litter; errors as in `walk`."""
     return sorted(entry.name for entry in _entries(root) if not _is_folder(entry))
 
 
 def files_below(root: Path) -> list[Path]:
-    """Files in `root` and all folders below, without litter; order and errors as of `walk`."""
+    """Files in `root` and all folders below, without litter; order and errors as in `walk`."""
     return [root / folder.path / name for folder in walk(root) for name in folder.files]
 
 
@@ -130,12 +135,12 @@ def containers(root: Path, ending: str) -> list[Path]:
     if not is_folder(root):
         return [root] if os.path.lexists(root) else []
     names = sorted(entry.name for entry in _entries(root))
-    unread = [
-        name for name in names if name.lower().endswith(tuple(ending + more for more in PACKED))
-    ]
+    packed = tuple(ending + more for more in PACKED)
+    unread = [name for name in names if name.lower().endswith(packed)]
     if unread:
         raise UserError(
-            f"{root}: holds files that are packed or incomplete: {len(unread):,}, first `{printable(unread[0])}`; "
+            f"{root}: holds files that are packed or incomplete: {len(unread):,}, "
+            f"first `{printable(unread[0])}`; "
             f"unpack or fetch them, so that they end in {ending}, or move them elsewhere"
         )
     return [root / name for name in names if name.lower().endswith(ending)]
@@ -147,12 +152,12 @@ def _walk(root: Path, below: str, above: tuple[tuple[int, int], ...]) -> Iterato
     entries = _entries(folder)
     if identity in above:
         raise UserError(
-            f"{printable(folder)}: is a link to a folder that holds it, so its files would be listed without end; remove the link"
+            f"{printable(folder)}: is a link to a folder that holds it, "
+            "so its files would be listed without end; remove the link"
         )
     inside = {entry.name for entry in entries if _is_folder(entry)}
-    yield Folder(
-        below, sorted(entry.name for entry in entries if entry.name not in inside), changed
-    )
+    files = sorted(entry.name for entry in entries if entry.name not in inside)
+    yield Folder(below, files, changed)
     for name in inside:
         yield from _walk(root, f"{below}/{name}" if below else name, (*above, identity))
 
@@ -163,7 +168,8 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
             return [entry for entry in entries if not is_litter(entry.name)]
     except OSError as error:
         raise UserError(
-            f"{printable(folder)}: cannot be listed ({error.strerror}); make it readable, or move it out of the data"
+            f"{printable(folder)}: cannot be listed ({error.strerror}); "
+            "make it readable, or move it out of the data"
         ) from error
 
 
@@ -173,7 +179,10 @@ def _identity(folder: Path) -> tuple[int, int]:
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
-    """Whether it is a folder or a link to one; a link that leads nowhere is refused where, by its name, it may have been to a folder."""
+    """Whether it is a folder or a link to one.
+
+    A broken link is refused if, by its name, its target may have been a folder.
+    """
     try:
         if entry.is_dir():
             return True
@@ -182,6 +191,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         nowhere = True
     if nowhere and not Path(entry.name).suffix:
         raise UserError(
-            f"{printable(entry.path)}: is a link to nothing that can be reached; restore what it was linked to, or remove the link"
+            f"{printable(entry.path)}: is a link to nothing that can be reached; "
+            "restore what it was linked to, or remove the link"
         )
     return False

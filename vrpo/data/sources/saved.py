@@ -1,4 +1,7 @@
-"""The listing of a source in a file: made once, and read by each job that writes a shard, which otherwise would look at every image anew."""
+"""The listing of a source in a file.
+
+It is made once, and read by each job that writes a shard, which need not list all images again.
+"""
 
 from __future__ import annotations
 
@@ -22,18 +25,17 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 KINDS = {kind.__name__: kind for kind in (FolderSource, ZipSource, WebDatasetSource, ParquetSource)}
-LISTED = {
-    "source",
-    "root",
-    "class_index",
-    "resolution",
-    "num_classes",
-}  # the options that it depends on
-STATE = "state"  # all that is neither array nor names, as JSON
+LISTED = {"source", "root", "class_index", "resolution", "num_classes"}
+"""Options that a listing depends on."""
+
+STATE = "state"  # all but arrays and names, as JSON
 
 
 def save_listing(source: EncodedSource, options: DataOptions, path: Path | str) -> None:
-    """Write what `source`, opened with `options`, knows of its images (.npz): what worker processes are given, too."""
+    """Write the images that `source`, opened with `options`, lists (.npz).
+
+    These are the attributes that worker processes get, too.
+    """
     source.describe()  # so that the fingerprint is known
     arrays: dict[str, np.ndarray] = {}
     rest: dict[str, Any] = {}
@@ -54,7 +56,10 @@ def save_listing(source: EncodedSource, options: DataOptions, path: Path | str) 
 
 
 def load_listing(options: DataOptions, path: Path | str) -> EncodedSource | None:
-    """The source that was written to `path`; None where that is missing, damaged, or of other options. Whether it is current, ask the source."""
+    """Read the source that was written to `path`; its `is_current` tells whether it still holds.
+
+    Returns None where the file is missing, damaged, or of other options.
+    """
     try:
         with np.load(path, allow_pickle=False) as stored:
             arrays = dict(stored)

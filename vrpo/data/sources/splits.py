@@ -1,4 +1,4 @@
-"""The training split, where a data set's splits lie side by side in one place."""
+"""The training split of a data set whose splits are in one place."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vrpo.errors import UserError
 log = logging.getLogger(__name__)
 
 TRAIN = "train"
-SPLITS = {  # the words by which Hugging Face's `datasets` knows them, too
+SPLITS = {  # words that Hugging Face's `datasets` knows, too
     **dict.fromkeys(("train", "training"), TRAIN),
     **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
     **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
@@ -22,7 +22,9 @@ SPLITS = {  # the words by which Hugging Face's `datasets` knows them, too
 
 
 def training_files(files: Sequence[Path], root: Path) -> Sequence[Path]:
-    """Those of `files` that are the training split by a word in their names (`train-00000-of-00002.parquet`); all, where all are of one kind.
+    """Files of the training split, by a word in their names (`train-00000-of-00002.parquet`).
+
+    Files of one kind are all used.
 
     Raises:
         UserError: there are several splits and no training split, or files of none beside them.
@@ -32,41 +34,34 @@ def training_files(files: Sequence[Path], root: Path) -> Sequence[Path]:
     if len(counts) < 2:
         return files
     if TRAIN not in counts or None in counts:
-        first = {
-            split: next(path.name for path in files if splits[path] == split) for split in counts
-        }
-        said = ", ".join(
-            f"{counts[split]} of {split or 'no split'} (`{printable(name)}`)"
-            for split, name in first.items()
-        )
+        said = []
+        for split, count in counts.items():
+            first = next(path.name for path in files if splits[path] == split)
+            said.append(f"{count} of {split or 'no split'} (`{printable(first)}`)")
         raise UserError(
-            f"data.root: {root} holds files of several splits: {said}; put those to train on into a folder of their own and name it in `data.root`"
+            f"data.root: {root} holds files of several splits: {', '.join(said)}; "
+            "put those to train on into a folder of their own and name it in `data.root`"
         )
-    others = ", ".join(
-        f"{number} of {split}" for split, number in sorted(counts.items()) if split != TRAIN
-    )
+    others = sorted(split for split in counts if split != TRAIN)
     log.info(
         "data.root: of the %d files in %s the %d of the training split are used; left out: %s",
         len(files),
         root,
         counts[TRAIN],
-        others,
+        ", ".join(f"{counts[split]} of {split}" for split in others),
     )
     return [path for path in files if splits[path] == TRAIN]
 
 
 def training_folder(folders: Iterable[str], where: str) -> str | None:
-    """That of `folders` which holds the training split, where they are splits (`train` and `val`); None where they are classes.
+    """The folder of the training split, where `folders` are splits (`train` and `val`).
+
+    None where they are classes.
 
     Raises:
-        UserError: they are splits and none or several of them are for training, or others lie beside them.
+        UserError: they are splits without exactly one for training, or mixed with other folders.
     """
-    splits = {
-        name: SPLITS.get(match[1])
-        if (match := re.fullmatch(r"([a-z]+)[\W\d_]*", name.lower()))
-        else None
-        for name in sorted(folders)
-    }
+    splits = {name: _split_named(name) for name in sorted(folders)}
     found = {split for split in splits.values() if split}
     if len(found) < 2 or (TRAIN not in found and None in splits.values()):
         return None
@@ -74,7 +69,8 @@ def training_folder(folders: Iterable[str], where: str) -> str | None:
     if len(chosen) != 1 or None in splits.values():
         said = ", ".join(f"`{printable(name)}`" for name in list(splits)[:20])
         raise UserError(
-            f"data.root: {where} holds splits of a data set, not classes: {said}; name the folder of the training split alone in `data.root`"
+            f"data.root: {where} holds splits of a data set, not classes: {said}; "
+            "name the folder of the training split alone in `data.root`"
         )
     others = ", ".join(f"`{name}`" for name in splits if name != chosen[0])
     log.info("data.root: of the splits in %s, `%s` is used; left out: %s", where, chosen[0], others)
@@ -89,10 +85,10 @@ def training_prefix(names: Sequence[str], where: str, folders: int) -> str:
     Args:
         names: of all images in the archive.
         where: the archive, for messages.
-        folders: at least so many are left below: 1 where folders are classes.
+        folders: levels that remain below, at least: 1 where folders are classes.
 
     Raises:
-        UserError: as of `training_folder`.
+        UserError: as in `training_folder`.
     """
     inside = ""
     while True:
@@ -107,6 +103,12 @@ def training_prefix(names: Sequence[str], where: str, folders: int) -> str:
 
 
 def _split_of(name: str) -> str | None:
-    """Split that a word in `name` tells, if it is one."""
+    """Split that the words of a file name tell, if they tell one."""
     found = {SPLITS[word] for word in re.findall("[a-z]+", name.lower()) if word in SPLITS}
     return found.pop() if len(found) == 1 else None
+
+
+def _split_named(name: str) -> str | None:
+    """Split that a folder is named after, such as `train` or `val_2`."""
+    match = re.fullmatch(r"([a-z]+)[\W\d_]*", name.lower())
+    return SPLITS.get(match[1]) if match else None

@@ -23,7 +23,7 @@ from vrpo.errors import UserError
 
 LABEL = "cls"
 OPEN_SHARDS = 64
-MOST_SHOWN = 20  # bytes of a label that is none, in its message
+MOST_SHOWN = 20  # bytes of an invalid label in a message
 
 
 class Sample(NamedTuple):
@@ -36,40 +36,36 @@ class Sample(NamedTuple):
 
 
 class WebDatasetSource(EncodedSource):
-    """All `*.tar` of a folder, in the order of their names; a sample is `<key>.<image extension>` and `<key>.cls`, the label in digits.
+    """All `*.tar` of a folder, in the order of their names.
 
-    Of several splits, in the shards' names or as folders in them, only the training split is taken. The headers of all members are read once,
-    from which each image has its shard, offset and size; worker processes get these and read by `pread`.
+    A sample is `<key>.<image extension>` and `<key>.cls`, the label in digits. Of several splits,
+    in the shards' names or as folders in them, only the training split is used. The headers of all
+    members are read once, and give each image's shard, offset and size; worker processes get these
+    and read by `pread`.
 
     Raises:
-        UserError: there are no shards, one is damaged or compressed as a whole, a sample has not one
-            image and one label, a label is no number, or images are of a kind that is not read.
+        UserError: there are no shards, one is damaged or compressed as a whole, a sample has not
+            one image and one label, a label is no number, or images are of a kind that is not read.
     """
 
     def __init__(self, root: Path | str, resolution: int, index: ClassIndex | None = None) -> None:
         super().__init__("webdataset", root, resolution)
         self.stamps[str(self.root)] = stamp(self.root)
-        self._shards = [
-            str(path) for path in training_files(containers(self.root, ".tar"), self.root)
-        ]
+        shards = training_files(containers(self.root, ".tar"), self.root)
+        self._shards = [str(path) for path in shards]
         self.stamps |= {path: stamp(path) for path in self._shards}
         if not self._shards:
             raise UserError(
-                f"data.root: {self.root} holds no *.tar; set `data.root` to the folder of the WebDataset shards"
+                f"data.root: {self.root} holds no *.tar; "
+                "set `data.root` to the folder of the WebDataset shards"
             )
         names: list[str] = []
         places: list[tuple[int, int, int]] = []
         labels: list[int] = []
         unread: list[str] = []
-        for shard, path in enumerate(
-            tqdm(
-                self._shards,
-                desc="tar shards",
-                unit="shard",
-                disable=len(self._shards) < 8,
-                mininterval=1.0,
-            )
-        ):
+        few = len(self._shards) < 8
+        bar = tqdm(self._shards, desc="tar shards", unit="shard", disable=few, mininterval=1.0)
+        for shard, path in enumerate(bar):
             samples, others = _read_headers(Path(path))
             for sample in samples:
                 names.append(sample.name)
@@ -78,7 +74,8 @@ class WebDatasetSource(EncodedSource):
             unread += others
         if not names and not unread:
             raise UserError(
-                f"data.root: the shards of {self.root} hold no images ({', '.join(EXTENSIONS)}); set `data.root` to shards of images"
+                f"data.root: the shards of {self.root} hold no images ({', '.join(EXTENSIONS)}); "
+                "set `data.root` to shards of images"
             )
         prefix = training_prefix([*names, *unread], str(self.root), folders=0)
         refuse_unread(self.root, [name for name in unread if name.startswith(prefix)])
@@ -125,49 +122,56 @@ def _read_headers(path: Path) -> tuple[list[Sample], list[str]]:
         with open_file(path) as file, tarfile.open(fileobj=file, mode="r:") as archive:
             for member in archive:
                 archive.members = []  # else the archive keeps every header it has met
-                if member.isdir() or is_litter(member.name):
+                name = member.name
+                if member.isdir() or is_litter(name):
                     continue
-                key, extension = _key(member.name)
-                if not is_image(member.name) and extension != LABEL:
-                    if is_unread_image(member.name, partial(_first_bytes, archive, member)):
-                        unread.append(member.name)
+                key, extension = _key(name)
+                if not is_image(name) and extension != LABEL:
+                    if is_unread_image(name, partial(_first_bytes, archive, member)):
+                        unread.append(name)
                     continue
                 if not member.isfile():
                     raise UserError(
-                        f"{path}: `{printable(member.name)}` is a link or no file; pack the files themselves (tar --dereference --hard-dereference)"
+                        f"{path}: `{printable(name)}` is a link or no file; "
+                        "pack the files themselves (tar --dereference --hard-dereference)"
                     )
-                if extension != LABEL:
-                    if key in images:
-                        raise UserError(
-                            f"{path}: sample `{printable(key)}` has two images, {printable(images[key][0])} and {printable(member.name)}; a sample has one"
-                        )
-                    images[key] = member.name, member.offset_data, member.size
-                else:
+                if extension == LABEL:
                     if key in labels:
-                        raise UserError(
-                            f"{path}: sample `{printable(key)}` has two labels, {printable(label_names[key])} and {printable(member.name)}; a sample has one"
-                        )
+                        raise _repeated(path, key, "labels", label_names[key], name)
                     content = archive.extractfile(member).read(64)
-                    labels[key] = _label(content, f"{path}: `{printable(member.name)}`")
-                    label_names[key] = member.name
+                    labels[key] = _label(content, f"{path}: `{printable(name)}`")
+                    label_names[key] = name
+                else:
+                    if key in images:
+                        raise _repeated(path, key, "images", images[key][0], name)
+                    images[key] = name, member.offset_data, member.size
     except UserError:
         raise
-    except Exception as error:  # of damaged headers nearly anything is raised
+    except Exception as error:  # damaged headers raise nearly anything
         raise UserError(
             f"{path}: not a readable, uncompressed tar ({reason_of(error)}); fetch it again"
         ) from error
     missing = next((key for key in images if key not in labels), None)
     if missing is not None:
         raise UserError(
-            f"{path}: image `{printable(images[missing][0])}` has no `{printable(missing)}.{LABEL}` beside it; a sample needs its label"
+            f"{path}: image `{printable(images[missing][0])}` has no "
+            f"`{printable(missing)}.{LABEL}` beside it; a sample needs its label"
         )
     unread_keys = {_key(name)[0] for name in unread}
     alone = next((key for key in labels if key not in images and key not in unread_keys), None)
     if alone is not None:
         raise UserError(
-            f"{path}: label `{printable(label_names[alone])}` has no image beside it; a sample is an image and its label, in one shard"
+            f"{path}: label `{printable(label_names[alone])}` has no image beside it; "
+            "a sample is an image and its label, in one shard"
         )
     return [Sample(*image, labels[key]) for key, image in images.items()], unread
+
+
+def _repeated(path: Path, key: str, what: str, first: str, second: str) -> UserError:
+    return UserError(
+        f"{path}: sample `{printable(key)}` has two {what}, "
+        f"{printable(first)} and {printable(second)}; a sample has one"
+    )
 
 
 def _first_bytes(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
@@ -180,13 +184,14 @@ def _label(content: bytes, where: str) -> int:
         shown = content[:MOST_SHOWN].decode(errors="backslashreplace")
         more = "..." if len(content) > MOST_SHOWN else ""
         raise UserError(
-            f"{where} holds `{printable(shown)}{more}`; a label is the number of its class in digits, from 0 up"
+            f"{where} holds `{printable(shown)}{more}`; "
+            "a label is the number of its class in digits, from 0 up"
         )
     return int(content)
 
 
 def _key(name: str) -> tuple[str, str]:
-    """`a/b.seg.jpg` -> (`a/b`, `seg.jpg`): WebDataset's keys end at the first dot of the file name."""
+    """`a/b.seg.jpg` -> (`a/b`, `seg.jpg`): a key ends at the first dot of the file name."""
     folder, slash, file = name.rpartition("/")
     key, _, extension = file.partition(".")
     return folder + slash + key, extension.lower()
