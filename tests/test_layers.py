@@ -17,8 +17,6 @@ ROOMS = [
     "plan",
     "runtime",
     "data",
-    "restore",
-    "launch",
     "models",
     "prepare",
     "processes",
@@ -28,11 +26,10 @@ ROOMS = [
     "metrics",
     "report",
     "benchmark",
-    "preflight",
     "workflow",
     "cli",
 ]
-BELOW_ALL = {"errors", "files", "seeds"}  # with the package itself
+BELOW_ALL = {"errors", "holders", "files", "seeds"}  # with the package itself
 
 
 def modules() -> list[Path]:

@@ -21,8 +21,8 @@ from vrpo.data.arrays import ArrayWriter
 from vrpo.errors import UserError
 from vrpo.files import FileLock, LockedError, exclusive_lock, file_system
 from vrpo.holders import holder_of_this_process
-from vrpo.launch import locked_gpus
 from vrpo.runtime.gpus import Gpu
+from vrpo.runtime.launch import locked_gpus
 
 ANSWERS = [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL]
 SHAPES = {"values": ((2,), "float32")}
@@ -180,7 +180,7 @@ def test_a_job_that_waits_for_a_device_says_for_what(
     held = tmp_path / "a.lock.held"
     held.write_text(json.dumps(OTHER_HOST))
     rounds = iter([lambda: None, held.unlink])
-    monkeypatch.setattr("vrpo.launch.time.sleep", lambda seconds: next(rounds)())
+    monkeypatch.setattr("vrpo.runtime.launch.time.sleep", lambda seconds: next(rounds)())
     assert locked_gpus([Gpu("0", "a")], 1, tmp_path) == [Gpu("0", "a")]
     (said,) = [record.getMessage() for record in caplog.records if "waiting" in record.getMessage()]
     assert (
@@ -232,7 +232,7 @@ def test_the_end_of_a_process_gives_back_what_it_held(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("without_flock")
 def test_a_device_stays_held_by_what_the_launcher_turns_into(tmp_path: Path) -> None:
     source = HOLDER[: HOLDER.index("with")] + (
-        "import os; from vrpo.runtime.gpus import Gpu; from vrpo.launch import "
+        "import os; from vrpo.runtime.gpus import Gpu; from vrpo.runtime.launch import "
         "locked_gpus; locked_gpus([Gpu('0', 'a')], 1, Path(sys.argv[1]))\n"
         "os.execv(sys.executable, [sys.executable, '-c', 'import time; print(1, "
         "flush=True); time.sleep(60)'])"

@@ -4,18 +4,36 @@ from __future__ import annotations
 
 import sys
 
+from vrpo.errors import BAD_INPUT, UserError
+
 
 def main() -> None:
     """Run a command."""
-    first, _, count = (sys.argv[1] if len(sys.argv) > 1 else "").partition("=")
-    if first == "--gpus":
-        from vrpo.launch import launch
-
-        launch(*([count, sys.argv[2:]] if count else [" ".join(sys.argv[2:3]), sys.argv[3:]]))
+    option, equals, count = sys.argv[1].partition("=") if len(sys.argv) > 1 else ("", "", "")
+    if option == "--gpus":
+        rest = sys.argv[2:]
+        on_gpus(count if equals else "".join(rest[:1]), rest if equals else rest[1:])
     else:
         from vrpo.cli import main as run
 
         run()
+
+
+def on_gpus(count: str, arguments: list[str]) -> None:
+    """Restore the stage's result, or run the stage on `count` GPUs."""
+    from vrpo.runtime.launch import launch
+    from vrpo.runtime.ranks import set_up_logging
+    from vrpo.workflow.restore import restore
+
+    set_up_logging()
+    try:
+        if not count.isdecimal():
+            raise UserError(f"--gpus: `{count}` is no number of GPUs; give 0 or more")
+        if not restore(arguments):
+            launch(int(count), arguments)
+    except UserError as error:
+        print(f"vrpo: error: {error}", file=sys.stderr)
+        sys.exit(BAD_INPUT)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from vrpo.cli.arguments import use_threads
-from vrpo.launch import outcome, run_ranks
+from vrpo.runtime.launch import outcome, run_ranks
 from vrpo.runtime.ranks import THREAD_VARIABLES, own_threads, share_threads
 
 SPEAKING = """

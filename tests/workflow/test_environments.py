@@ -143,7 +143,7 @@ def test_the_torch_environment_has_what_its_commands_import(tmp_path: Path) -> N
     } <= commands_of("vrpo")
     python = make("vrpo", tmp_path)
     stages = (
-        "vrpo.launch",
+        "vrpo.runtime.launch",
         "vrpo.cli",
         "vrpo.config",
         "vrpo.data",

@@ -15,8 +15,8 @@ import yaml
 
 from vrpo.cli import machine, prepare, results, runs, scores
 from vrpo.errors import BAD_INPUT, INTERRUPTED, InterruptionError, UserError
-from vrpo.restore import inputs_of, note_result
 from vrpo.runtime.ranks import is_first, report_error, set_up_logging
+from vrpo.workflow.restore import inputs_of, note_result
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__

@@ -32,8 +32,8 @@ def check(
     ] = False,
 ) -> None:
     """Check an experiment's needs: images, weights, disk, locks, GPUs, compiler."""
-    from vrpo import preflight
     from vrpo.config import merge_configs, parse_experiment
+    from vrpo.workflow import preflight
 
     content = merge_configs(config, settings or [])
     experiment = parse_experiment(content, " + ".join(map(str, config)))

@@ -10,12 +10,12 @@ ROOT = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).resolve(
 sys.path.insert(0, str(ROOT))  # also where Snakemake's own environment lacks the package
 
 from vrpo.config.command_line import check_command_line, keep_requests_of_profiles
-from vrpo.launch import use_environment_of
 from vrpo.plan import jobs
 from vrpo.plan.inputs import Inputs, flag, flags, import_memory
 from vrpo.plan.paths import Paths
-from vrpo.restore import KEEP, release_results
-from vrpo.workflow import Refusing, check_requests, missing_data, plan_of, refuse, start
+from vrpo.workflow.restore import KEEP, release_results
+from vrpo.workflow.environment import use_environment_of
+from vrpo.workflow.hooks import Refusing, check_requests, missing_data, plan_of, refuse, start
 
 use_environment_of(sys.executable, ROOT / "workflow/scripts")
 os.environ[KEEP] = "1"

@@ -13,12 +13,19 @@ import torch
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-from vrpo import preflight
 from vrpo.cli import app
 from vrpo.config import merge_configs, parse_experiment
 from vrpo.errors import UserError
 from vrpo.models.encoder import create_network
-from vrpo.preflight import Finding, all_checks, findings, forbid_downloads, table, weight_checks
+from vrpo.workflow import preflight
+from vrpo.workflow.preflight import (
+    Finding,
+    all_checks,
+    findings,
+    forbid_downloads,
+    table,
+    weight_checks,
+)
 
 from tests.fixtures import ROOT
 

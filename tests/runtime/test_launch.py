@@ -10,16 +10,14 @@ from pathlib import Path
 
 import pytest
 
-import vrpo.launch
+import vrpo.runtime.launch
 from vrpo.errors import UserError
-from vrpo.launch import (
+from vrpo.runtime.gpus import CUDA, HIP, Gpu, Gpus
+from vrpo.runtime.launch import (
     locked_gpus,
     require_gpus,
-    run_check,
     take_gpus,
-    use_environment_of,
 )
-from vrpo.runtime.gpus import CUDA, HIP, Gpu, Gpus
 
 from tests.fixtures import ROOT
 
@@ -29,10 +27,14 @@ HOLDER = """
 import sys, time
 from pathlib import Path
 from vrpo.runtime.gpus import Gpu
-from vrpo.launch import locked_gpus
+from vrpo.runtime.launch import locked_gpus
 print(locked_gpus([Gpu("0", "a"), Gpu("1", "b")], 1, Path(sys.argv[1]))[0].name, flush=True)
 time.sleep(60)
 """
+ENTRY = (  # the real command, whose `python -m vrpo` is the made-up one
+    "import runpy, sys; sys.argv[1:1] = ['--gpus']; "
+    f"runpy.run_path({str(ROOT / 'vrpo/__main__.py')!r}, run_name='__main__')"
+)
 STAGE = (
     "import os, sys, time; print(os.environ.get('CUDA_VISIBLE_DEVICES'), "
     "*sys.argv[1:], flush=True); time.sleep(60 * ('wait' in sys.argv))"
@@ -82,9 +84,8 @@ Launch = Callable[..., subprocess.Popen]
 @pytest.fixture
 def launch(tmp_path: Path) -> Iterator[Launch]:
     """The real command on a machine of two GPUs, with a `vrpo` that prints what it sees."""
-    module = Path(vrpo.launch.__file__)
     (tmp_path / "vrpo").mkdir()
-    (tmp_path / "vrpo/__init__.py").write_text(f"__path__.append({str(module.parent)!r})")
+    (tmp_path / "vrpo/__init__.py").write_text(f"__path__.append({str(ROOT / 'vrpo')!r})")
     (tmp_path / "vrpo/__main__.py").write_text(STAGE)
     plain = {
         name: value
@@ -99,8 +100,7 @@ def launch(tmp_path: Path) -> Iterator[Launch]:
     started = []
 
     def start(*arguments: str, **variables: str) -> subprocess.Popen:
-        code = "import sys; from vrpo.launch import launch; launch(sys.argv[1], sys.argv[2:])"
-        command = [sys.executable, "-c", code, *arguments]
+        command = [sys.executable, "-c", ENTRY, *arguments]
         process = subprocess.Popen(
             command,
             env={**plain, **variables},
@@ -221,7 +221,7 @@ def test_no_number_of_gpus_is_one_line(launch: Launch, count: str) -> None:
 
 
 def test_what_a_machine_cannot_give(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vrpo.launch, "visible_gpus", lambda: Gpus(THREE))
+    monkeypatch.setattr(vrpo.runtime.launch, "visible_gpus", lambda: Gpus(THREE))
     require_gpus(3, limit=3)
     require_gpus(0, limit=0)
     with pytest.raises(
@@ -229,7 +229,9 @@ def test_what_a_machine_cannot_give(monkeypatch: pytest.MonkeyPatch) -> None:
     ):
         require_gpus(3, limit=2)
     monkeypatch.setattr(
-        vrpo.launch, "visible_gpus", lambda: Gpus((Gpu("MIG-1", "MIG-1"), Gpu("MIG-2", "MIG-2")))
+        vrpo.runtime.launch,
+        "visible_gpus",
+        lambda: Gpus((Gpu("MIG-1", "MIG-1"), Gpu("MIG-2", "MIG-2"))),
     )
     require_gpus(1)
     with pytest.raises(UserError, match=r"a process sees only one MIG instance"):
@@ -237,9 +239,9 @@ def test_what_a_machine_cannot_give(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_variables_of_the_gpus_are_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(vrpo.launch.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(vrpo.runtime.launch.tempfile, "gettempdir", lambda: str(tmp_path))
     monkeypatch.setattr(
-        vrpo.launch,
+        vrpo.runtime.launch,
         "visible_gpus",
         lambda: Gpus((Gpu("3", "amd-3"), Gpu("2", "amd-2")), "", (HIP, CUDA)),
     )
@@ -247,31 +249,3 @@ def test_the_variables_of_the_gpus_are_set(monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.setenv(CUDA, "1")
     take_gpus(2, "cuda")
     assert os.environ[HIP] == os.environ[CUDA] == "3,2"
-
-
-def test_a_check_of_the_machine_says_its_line() -> None:
-    run_check("--help")
-    with pytest.raises(UserError, match=r"^nowhere\.h5: no such file"):
-        run_check("verify", "nowhere.h5")
-
-
-def test_a_check_of_the_machine_finds_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where it is not installed, as the workflow itself does."""
-    seen = {}
-
-    def run(
-        command: list[str], env: dict[str, str], **_: object
-    ) -> subprocess.CompletedProcess[str]:
-        seen.update(env)
-        return subprocess.CompletedProcess(command, 0, "", "")
-
-    monkeypatch.setattr(vrpo.launch.subprocess, "run", run)
-    monkeypatch.setenv("PYTHONPATH", "/more")
-    run_check("check-compiler")
-    assert seen["PYTHONPATH"] == f"{Path(vrpo.launch.__file__).parents[1]}{os.pathsep}/more"
-
-
-def test_jobs_find_python(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", "/usr/bin")
-    use_environment_of("/somewhere/bin/python", Path("/scripts"))
-    assert os.environ["PATH"] == "/scripts:/somewhere/bin:/usr/bin"

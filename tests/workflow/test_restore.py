@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from vrpo.data.arrays import ArrayWriter
-from vrpo.restore import (
+from vrpo.workflow.restore import (
     KEEP,
     inputs_of,
     keep_results,

@@ -175,8 +175,8 @@ def _locks(config: ExperimentConfig) -> str:
 
 
 def _gpus(config: ExperimentConfig) -> str:
-    from vrpo.launch import require_gpus
     from vrpo.runtime.gpus import visible_gpus
+    from vrpo.runtime.launch import require_gpus
 
     device, offered = config.resources.device, visible_gpus()
     here = f"{len(offered.devices)} here" if offered.devices else f"none here ({offered.reason})"

@@ -12,51 +12,20 @@ import getpass
 import logging
 import os
 import signal
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from vrpo.errors import BAD_INPUT, INTERRUPTED, UserError
 from vrpo.files import FileLock, LockedError
-from vrpo.restore import restore
 from vrpo.runtime.gpus import Gpu, visible_gpus
 from vrpo.runtime.queue import has_given_gpus
-from vrpo.runtime.ranks import reported_error, set_up_logging, share_threads
+from vrpo.runtime.ranks import reported_error, share_threads
 
 log = logging.getLogger(__name__)
-CHECKOUT = Path(__file__).resolve().parents[1]
-
-
-def use_environment_of(python: str, scripts: Path) -> None:
-    """Let child processes find `scripts` and `python`'s environment, activated or not."""
-    path = os.environ.get("PATH", os.defpath)
-    os.environ["PATH"] = os.pathsep.join([str(scripts), str(Path(python).parent), path])
-
-
-def run_check(*arguments: str) -> None:
-    """Run `python -m vrpo ARGUMENTS`, which is quiet where all is well.
-
-    Raises:
-        UserError: it is not; the message is that of the command.
-    """
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(
-            [str(CHECKOUT), *filter(None, [os.environ.get("PYTHONPATH")])]
-        ),
-    }
-    result = subprocess.run(
-        [sys.executable, "-m", "vrpo", *arguments],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if result.returncode:
-        raise UserError(result.stderr.strip().splitlines()[-1].removeprefix("vrpo: error: "))
 
 
 def require_gpus(count: int, limit: int | None = None) -> None:
@@ -136,36 +105,29 @@ def locked_gpus(gpus: Sequence[Gpu], count: int, folder: Path) -> list[Gpu]:
         time.sleep(1 + os.getpid() % 7 / 10)
 
 
-def launch(gpus: str, arguments: Sequence[str]) -> None:
-    """Restore the stage's result, or take the GPUs and become the stage.
+def launch(gpus: int, arguments: Sequence[str]) -> NoReturn:
+    """Take the GPUs and become the stage.
 
     Args:
         gpus: how many; 0 in a SLURM job that was given GPUs by `--gres` means all of these.
         arguments: the stage and its arguments.
+
+    Raises:
+        UserError: this machine lacks the GPUs.
     """
-    set_up_logging()
     words = list(arguments)
     place = words.index("--device") + 1 if "--device" in words[:-1] else None
     device = words[place] if place else "auto"
-    try:
-        if not gpus.isdecimal():
-            raise UserError(f"--gpus: `{gpus}` is no number of GPUs; give 0 or more")
-        if restore(words):
-            return
-        count = int(gpus)
-        if not count and device != "cpu" and has_given_gpus():
-            count = len(visible_gpus().devices)
-        if count and device != "cpu":
-            take_gpus(count, device)
-        elif place and device == "auto":
-            words[place] = "cpu"
-    except UserError as error:
-        print(f"vrpo: error: {error}", file=sys.stderr)
-        sys.exit(BAD_INPUT)
+    if not gpus and device != "cpu" and has_given_gpus():
+        gpus = len(visible_gpus().devices)
+    if gpus and device != "cpu":
+        take_gpus(gpus, device)
+    elif place and device == "auto":
+        words[place] = "cpu"
     stage = ["-m", "vrpo", *words]
-    if count > 1:
-        share_threads(count)
-        sys.exit(run_ranks(count, stage))
+    if gpus > 1:
+        share_threads(gpus)
+        sys.exit(run_ranks(gpus, stage))
     os.execv(sys.executable, [sys.executable, *stage])
 
 

@@ -13,11 +13,12 @@ from vrpo.config import merge_configs, parse_experiment
 from vrpo.config.experiment import ExperimentConfig
 from vrpo.errors import UserError
 from vrpo.files import exclusive_lock
-from vrpo.launch import require_gpus, run_check
 from vrpo.plan.paths import Paths
 from vrpo.plan.resolved import Plan
-from vrpo.preflight import weight_checks
-from vrpo.restore import keep_results
+from vrpo.runtime.launch import require_gpus
+from vrpo.workflow.environment import run_check
+from vrpo.workflow.preflight import weight_checks
+from vrpo.workflow.restore import keep_results
 
 if TYPE_CHECKING:
     from snakemake.rules import Rule

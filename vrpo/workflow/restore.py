@@ -18,9 +18,9 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vrpo.content import config_hash, content_hash, is_place
 from vrpo.files import partial_path, write_text
 from vrpo.plan.paths import Paths
+from vrpo.workflow.content import config_hash, content_hash, is_place
 
 log = logging.getLogger(__name__)
 

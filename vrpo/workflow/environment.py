@@ -1,0 +1,37 @@
+"""The environment in which a workflow's jobs and checks run."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from vrpo.errors import UserError
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+
+
+def use_environment_of(python: str, scripts: Path) -> None:
+    """Let child processes find `scripts` and `python`'s environment, activated or not."""
+    path = os.environ.get("PATH", os.defpath)
+    os.environ["PATH"] = os.pathsep.join([str(scripts), str(Path(python).parent), path])
+
+
+def run_check(*arguments: str) -> None:
+    """Run `python -m vrpo ARGUMENTS`, which is quiet where all is well.
+
+    Raises:
+        UserError: it is not; the message is that of the command.
+    """
+    path = os.pathsep.join(filter(None, [str(CHECKOUT), os.environ.get("PYTHONPATH")]))
+    environment = {**os.environ, "PYTHONPATH": path}
+    result = subprocess.run(
+        [sys.executable, "-m", "vrpo", *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if result.returncode:
+        raise UserError(result.stderr.strip().splitlines()[-1].removeprefix("vrpo: error: "))
