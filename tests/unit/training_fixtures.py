@@ -23,6 +23,7 @@ COUNT, LATENT, TOKENS = 50, (4, 4, 4), (4, 8)
 ALIGNMENTS: dict[str, dict[str, Any]] = {
     "none": {"kind": "none"},
     "repa": {"kind": "repa", "encoders": ["toy"], "depth": 1, "projector_width": 16},
+    "contrastive": {"kind": "contrastive", "encoders": ["toy"], "depth": 1, "projector_width": 16},
     "vrpo": {
         "kind": "vrpo",
         "encoders": ["toy"],
