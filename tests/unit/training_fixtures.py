@@ -39,6 +39,11 @@ ALIGNMENTS: dict[str, dict[str, Any]] = {
         },
     },
 }
+ALIGNMENTS["replaced"] = {  # VRPO without the static term
+    **ALIGNMENTS["vrpo"],
+    "beta": 0.0,
+    "rewards": {**ALIGNMENTS["vrpo"]["rewards"], "semantic": {"score": 1.0, "pathwise": 0.1}},
+}
 ALIGNMENTS["everything"] = {  # VRPO with all that looks beyond one rollout
     **ALIGNMENTS["vrpo"],
     "measure_agreement": True,

@@ -60,7 +60,9 @@ class VRPOOptions(ProjectedOptions):
     )
     beta: float = option(
         1.0,
-        "weight of the KL anchor to the encoder's representation; eta 0 and beta 1 without pathwise rewards is REPA",
+        "weight of the KL anchor to the encoder's representation; eta 0 and beta 1 without pathwise "
+        "rewards is REPA; 0 with `rewards: {semantic: {pathwise: w}}`: the replaced form, without "
+        "a static term (docs/method.md)",
         ge=0,
     )
     kappa: float = option(
