@@ -32,6 +32,9 @@ def test_eta_zero_beta_one_is_repa() -> None:
         torch.testing.assert_close(loss, expected_loss, rtol=1e-6, atol=1e-6)
         for got, want in zip(grads, expected, strict=True):
             torch.testing.assert_close(got, want, rtol=1e-6, atol=1e-6)
+        if kappa == 1:  # nothing is rounded otherwise
+            assert torch.equal(loss, expected_loss)
+            assert all(map(torch.equal, grads, expected))
 
 
 @pytest.mark.parametrize("kappa", [1.0, 5.0])
@@ -73,6 +76,46 @@ def test_pathwise_gradient_is_weight_over_running_std() -> None:
     reward = F.cosine_similarity(toy_critic(x0_hat), toy_critic(batch.x0), dim=-1).mean(1)
     (expected,) = torch.autograd.grad(-(0.05 * inverse_std[1].float() * reward).mean(), x0_hat)
     torch.testing.assert_close(x0_grad, expected, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.4])
+def test_replaced_form_aligns_with_weight_over_running_std(eta: float) -> None:
+    """`beta: 0` and a pathwise semantic reward: mean_i (w / sigma(u_i) + lambda eta A_i) grad(-cos_i).
+
+    The other pathwise rewards do not reach the hidden tokens of this batch.
+    """
+    rewards = {name: {"score": 1.0, "pathwise": 0.05} for name in ("fidelity", "perceptual")}
+    rewards["semantic"] = {"score": 1.0, "pathwise": 0.3}
+    vrpo = make_vrpo(eta=eta, beta=0.0, weight=0.5, rewards=rewards)
+    warm(vrpo)
+    batch = make_batch()
+    cosine = vrpo.cosine(batch.hidden[0], batch.tokens)
+    perceptual = F.cosine_similarity(toy_critic(batch.x0_hat()), toy_critic(batch.x0), dim=-1)
+    raw = torch.stack([-batch.error, perceptual.mean(1), cosine]).detach()
+    mean, inverse_std = vrpo.statistics.moments(batch.noise_level)
+    assert len(inverse_std[2].unique()) > 5  # it adapts
+    advantages = group_advantages(((raw - mean) * inverse_std).sum(0).float(), 4)
+    weight = 0.3 * inverse_std[2].float() + 0.5 * eta * advantages
+    wanted = [*vrpo.parameters(), batch.hidden[0]]
+    expected = torch.autograd.grad(-(weight * cosine).mean(), wanted)
+    for got, want in zip(gradients(vrpo, batch)[1], expected, strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6)
+
+
+def test_replaced_form_does_not_align_before_its_statistics_are_known() -> None:
+    """There is no static term; lambda multiplies nothing."""
+    rewards = {"semantic": {"pathwise": 0.3}}
+    vrpo = make_vrpo(eta=0.0, beta=0.0, weight=3.0, rewards=rewards, least_rollouts=5)
+    loss, found = gradients(vrpo, make_batch())
+    assert loss == 0 and not any(gradient.any() for gradient in found)
+    warm(vrpo, steps=8)
+    loss, found = gradients(vrpo, make_batch())
+    assert loss != 0 and all(gradient.any() for gradient in found)
+    batch = make_batch()
+    cosine = vrpo.cosine(batch.hidden[0], batch.tokens)
+    mean, inverse_std = vrpo.statistics.moments(batch.noise_level)
+    expected = -(0.3 * (cosine - mean[2]) * inverse_std[2]).mean()
+    torch.testing.assert_close(loss.double(), expected.double(), rtol=1e-5, atol=1e-6)
 
 
 def test_pathwise_weights_are_logged_by_noise_level_and_unused_rewards_are_not() -> None:

@@ -32,6 +32,7 @@ ONE_OF_EACH = {  # every kind of section, and few runs
     "alignments": {
         "irepa": {"kind": "irepa", "encoders": ["vit"], "depth": 2},
         "haste": {"kind": "haste", "encoders": ["deep"], "depth": 2, "attention_blocks": [1, 2]},
+        "contrastive": {"kind": "contrastive", "encoders": ["vit"], "depth": 2},
         "custom": {"kind": "custom", "loss": "mine:Loss", "encoders": ["vit"], "depth": 2},
         "spatial": {**VRPO, **SCORED, "spatial": {}},
     },

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
+from vrpo.alignment.base import GlobalTargets
 from vrpo.config import RunConfig
 from vrpo.config.messages import validate
 from vrpo.config.training import TrainingOptions
@@ -90,6 +91,10 @@ def run_steps(objective: Objective, forward, data: TrainingData) -> list[float]:
         batch = data.gather(plan.indices, attention=bool(objective.alignment.attention_of))
         noise = step_noise("noise", 0, step, BATCH, LATENT, torch.device("cpu"))[plan.draw]
         labels = torch.where(plan.dropped, objective.network.null_label, batch.labels)
+        targets = None
+        if options.needs_global_targets:
+            rows = torch.from_numpy(plan.indices)
+            targets = GlobalTargets(batch.tokens, rows, torch.arange(BATCH))
         loss, _ = forward(
             batch.mean,
             noise,
@@ -99,6 +104,7 @@ def run_steps(objective: Objective, forward, data: TrainingData) -> list[float]:
             None,
             batch.attention,
             torch.full((), step),
+            targets,
         )
         loss.backward()
         objective.alignment.finish_step(lambda sums: sums, torch.tensor(True))
@@ -112,7 +118,18 @@ def run_steps(objective: Objective, forward, data: TrainingData) -> list[float]:
 
 @pytest.mark.parametrize("process", ["sit", "dit"])
 @pytest.mark.parametrize(
-    "alignment", ["none", "repa", "vrpo", "irepa", "haste", "spatial", "agreement", "schedule"]
+    "alignment",
+    [
+        "none",
+        "repa",
+        "vrpo",
+        "irepa",
+        "haste",
+        "contrastive",
+        "spatial",
+        "agreement",
+        "schedule",
+    ],
 )
 def test_the_step_is_one_graph_compiled_once(alignment: str, process: str, toy: Toy) -> None:
     precision = "bf16" if alignment == "vrpo" else "fp32"

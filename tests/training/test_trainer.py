@@ -165,6 +165,7 @@ def assert_equal_up_to_rounding(first: Path, second: Path) -> None:
         ("repa", "sit"),
         ("vrpo", "sit"),
         ("vrpo", "dit"),
+        ("replaced", "sit"),
         ("everything", "sit"),
         ("everything", "dit"),
     ],

@@ -1,1 +1,1 @@
-"""Alignment losses on hidden tokens: none, REPA, VRPO, iREPA, HASTE. Knows no process."""
+"""Alignment losses on hidden tokens, from none to VRPO. Knows no process."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +35,17 @@ class AlignmentContext:
     averaged or saved with the run."""
 
 
+class GlobalTargets(NamedTuple):
+    """Encoder tokens of the G images of a step's global batch, for one micro-batch of it."""
+
+    tokens: dict[str, Tensor]
+    """[G,N,D] by encoder; no gradient."""
+    rows: Tensor
+    """Rows of the data [G] int64: equal ones are one image."""
+    places: Tensor
+    """Which of the G images each rollout of the micro-batch is [B] int64."""
+
+
 @dataclass
 class AlignmentBatch:
     """One micro-batch of B rollouts, for an alignment loss; groups are side by side along B."""
@@ -60,6 +72,8 @@ class AlignmentBatch:
     `Alignment.attention_of` is not empty."""
     step: Tensor | None = None
     """Optimizer steps done so far, int64 scalar on the device: one compiled graph serves all."""
+    global_targets: GlobalTargets | None = None
+    """Encoder tokens of the global batch, where `options.needs_global_targets`."""
 
 
 @dataclass

@@ -30,7 +30,7 @@ class VRPO(ProjectedAlignment):
     Equation 5: `S_i` is the clipped surrogate of the group-relative advantage of
     `R = sum_k score_k z_k` with the rewards z standardised at their noise level (eq. 3, 4); the
     last sum runs over the rewards with a pathwise weight. With eta = 0, beta = 1 and no pathwise
-    reward this is REPA.
+    reward this is REPA; with beta = 0 and a pathwise semantic reward no static term is left.
     """
 
     logged = (

@@ -33,6 +33,7 @@ class MicroBatch:
 
     mean: Tensor  # [B, C, h, w] float32
     std: Tensor  # [B, C, h, w] float32
+    rows: Tensor  # [B] int64, samples of the data
     labels: Tensor  # [B] int64, dropped ones replaced by the null class
     times: Tensor  # [B]
     draw: Tensor  # [B] int64, which of the step's noise draws belongs to each rollout
@@ -115,13 +116,14 @@ class Feed:
         buffers = self._buffers(place, len(part.indices))
         stored = self.data.read(part.indices, buffers, **self.wanted)
         stored = {name: self._moved(values) for name, values in stored.items()}
+        rows = self._moved(torch.from_numpy(part.indices))
         if self.resident is not None:
-            rows = self._moved(torch.from_numpy(part.indices))
             stored |= {name: values[rows] for name, values in self.resident.items()}
         batch = self.data.decode(stored)
         return MicroBatch(
             mean=batch.mean,
             std=batch.std,
+            rows=rows,
             labels=torch.where(self._moved(part.dropped), self.null_label, batch.labels),
             times=self._moved(part.times),
             draw=self._moved(part.draw),
@@ -180,7 +182,7 @@ def _latent_bytes(data: TrainingData) -> int:
 
 
 def _tensors(batch: MicroBatch) -> list[Tensor]:
-    plain = [batch.mean, batch.std, batch.labels, batch.times, batch.draw]
+    plain = [batch.mean, batch.std, batch.rows, batch.labels, batch.times, batch.draw]
     return [*plain, *batch.tokens.values(), *batch.attention.values()]
 
 

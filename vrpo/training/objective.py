@@ -8,7 +8,7 @@ import logging
 import torch
 from torch import Tensor, nn
 
-from vrpo.alignment.base import Alignment, AlignmentBatch
+from vrpo.alignment.base import Alignment, AlignmentBatch, GlobalTargets
 from vrpo.config.training import TrainingOptions
 from vrpo.errors import UserError
 from vrpo.models.transformer import DiffusionTransformer
@@ -62,6 +62,7 @@ class Objective(nn.Module):
         old_cosine: Tensor | None = None,
         encoder_attention: dict[str, Tensor] | None = None,
         step: Tensor | None = None,
+        global_targets: GlobalTargets | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss (a mean over the micro-batch) and metrics.
 
@@ -74,6 +75,7 @@ class Objective(nn.Module):
             old_cosine: the averaged network's cosines [B], where the alignment needs them.
             encoder_attention: queries and keys [B,L,2,heads,N,D/heads] by encoder, where needed.
             step: optimizer steps done so far, int64 scalar.
+            global_targets: encoder tokens of the global batch, where the alignment needs them.
         """
         process = self.process
         x_t = process.corrupt(x0, noise, t)
@@ -94,6 +96,7 @@ class Objective(nn.Module):
                 attention=attention,
                 encoder_attention=encoder_attention or {},
                 step=step,
+                global_targets=global_targets,
             )
             aligned = self.alignment(batch)
         loss = denoising.mean() + aligned.loss

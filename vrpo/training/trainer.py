@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
+from vrpo.alignment.base import GlobalTargets
 from vrpo.data.batches import TrainingData
 from vrpo.errors import UserError
 from vrpo.models.transformer import DiffusionTransformer
@@ -154,16 +155,42 @@ class Trainer:
         latent_noise = step_noise("latent", self.seed, self.step, *shape, ranks.device)
         noise = step_noise("noise", self.seed, self.step, *shape, ranks.device)
         step = torch.full((), self.step, device=ranks.device)
+        targets = self._global_targets(batches)
         self.mark("data")
         for micro, batch in enumerate(batches):
             synchronised = ranks.world == 1 or micro == options.accumulation - 1
             with contextlib.nullcontext() if synchronised else self.loss_function.no_sync():
-                self._backward(batch, latent_noise, noise, step)
+                self._backward(batch, latent_noise, noise, step, targets[micro])
         self._update()
         self.step += 1
 
+    def _global_targets(self, batches: list[MicroBatch]) -> list[GlobalTargets | None]:
+        """For each micro-batch, the global batch's encoder tokens, where the alignment uses them.
+
+        `plan_parts` cuts the step by rank, then by micro-batch; so does this, and the candidates
+        have the order of the plan.
+        """
+        options, ranks = self.objective.alignment.options, self.ranks
+        if not options.needs_global_targets:
+            return [None] * len(batches)
+
+        def gathered(parts: list[Tensor]) -> Tensor:
+            return ranks.all_gather(torch.cat(parts)).flatten(0, 1)
+
+        tokens = {
+            name: gathered([batch.tokens[name] for batch in batches]) for name in options.encoders
+        }
+        rows = gathered([batch.rows for batch in batches])
+        places = torch.arange(len(rows), device=rows.device).view(ranks.world, len(batches), -1)
+        return [GlobalTargets(tokens, rows, own) for own in places[ranks.rank]]
+
     def _backward(
-        self, batch: MicroBatch, latent_noise: Tensor, noise: Tensor, step: Tensor
+        self,
+        batch: MicroBatch,
+        latent_noise: Tensor,
+        noise: Tensor,
+        step: Tensor,
+        targets: GlobalTargets | None,
     ) -> None:
         x0 = batch.mean + batch.std * latent_noise[batch.draw]  # (B, C, H, W)
         eps = noise[batch.draw]
@@ -171,7 +198,15 @@ class Trainer:
         if self.objective.alignment.options.needs_old_policy:
             old_cosine = self.ema.cosine(x0, eps, batch.times, batch.labels, batch.tokens)
         loss, metrics = self.loss_function(
-            x0, eps, batch.times, batch.labels, batch.tokens, old_cosine, batch.attention, step
+            x0,
+            eps,
+            batch.times,
+            batch.labels,
+            batch.tokens,
+            old_cosine,
+            batch.attention,
+            step,
+            targets,
         )
         self.mark("forward")
         (loss / self.options.accumulation).backward()

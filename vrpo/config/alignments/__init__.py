@@ -13,13 +13,22 @@ from typing import Annotated, get_args
 from pydantic import Field
 
 from vrpo.config.alignments.base import NoAlignment
+from vrpo.config.alignments.contrastive import ContrastiveOptions
 from vrpo.config.alignments.custom import CustomOptions
 from vrpo.config.alignments.haste import HASTEOptions
 from vrpo.config.alignments.irepa import IREPAOptions
 from vrpo.config.alignments.repa import REPAOptions
 from vrpo.config.alignments.vrpo import VRPOOptions
 
-KINDS = (NoAlignment, REPAOptions, VRPOOptions, IREPAOptions, HASTEOptions, CustomOptions)
+KINDS = (
+    NoAlignment,
+    REPAOptions,
+    VRPOOptions,
+    IREPAOptions,
+    HASTEOptions,
+    ContrastiveOptions,
+    CustomOptions,
+)
 AnyAlignment = Annotated[reduce(or_, KINDS), Field(discriminator="kind")]
 ALIGNMENT_NAMES = {
     get_args(kind.model_fields["kind"].annotation)[0]: kind.title for kind in KINDS if kind.title

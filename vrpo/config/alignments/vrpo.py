@@ -58,8 +58,8 @@ class VRPOOptions(ProjectedOptions):
     )
     beta: float = option(
         1.0,
-        "weight of the KL anchor to the encoder; "
-        "`eta: 0`, `beta: 1` without pathwise rewards is REPA",
+        "weight of the KL anchor to the encoder; `eta: 0`, `beta: 1` without pathwise rewards is "
+        "REPA; 0 with `rewards: {semantic: {pathwise: w}}` is the replaced form (docs/method.md)",
         ge=0,
     )
     kappa: float = option(
