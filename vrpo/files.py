@@ -146,7 +146,8 @@ def exclusive_lock(path: Path, what: str) -> Iterator[None]:
     """Hold a `FileLock` on `path`, so that `what` runs only once; the file names its holder.
 
     Raises:
-        UserError: another process holds it (named by host, pid and job), or the folder is read-only.
+        UserError: another process holds it (named by host, pid and job), or the folder cannot be
+            written.
     """
     with clear_os_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)

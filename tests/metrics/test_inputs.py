@@ -13,7 +13,8 @@ from PIL import Image
 from vrpo.config.data import DataOptions
 from vrpo.errors import UserError
 from vrpo.metrics.evaluate import evaluate
-from vrpo.metrics.inputs import natural_order, open_images, open_real_images
+from vrpo.metrics.folders import natural_order
+from vrpo.metrics.inputs import open_images, open_real_images
 from vrpo.metrics.reference import compute_reference
 from vrpo.prepare.images import write_images
 

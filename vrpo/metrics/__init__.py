@@ -1,1 +1,4 @@
-"""Scores of generated images: FID, sFID, Inception score, precision, recall and KID, as ADM's evaluator defines them, in PyTorch."""
+"""Scores of generated images, as ADM's evaluator defines them, in PyTorch.
+
+FID, sFID, Inception score, precision, recall and KID.
+"""

@@ -1,7 +1,9 @@
-"""CKNNA, centred kernel nearest-neighbour alignment: how alike two networks arrange the same images (arXiv:2405.07987, appendix A; k = 10 in REPA).
+"""CKNNA, centred kernel nearest-neighbour alignment of two networks' features of the same images.
 
-With unit features and their inner products K and L, each point keeps its k nearest others. CKNNA(K, L) = A(K, L) / sqrt(A(K, K) A(L, L)), where A
-is the unbiased Hilbert-Schmidt independence criterion (Song et al., JMLR 13, 2012, eq. 5) of the two kernels on the pairs that are neighbours in both.
+arXiv:2405.07987, appendix A; k = 10 in REPA. With unit features and their inner products K and L,
+each point keeps its k nearest others. CKNNA(K, L) = A(K, L) / sqrt(A(K, K) A(L, L)), where A is
+the unbiased Hilbert-Schmidt independence criterion (Song et al., JMLR 13, 2012, eq. 5) of the two
+kernels on the pairs that are neighbours in both.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ BLOCK = 2048  # rows whose inner products are held at once
 
 
 class Neighbours(NamedTuple):
-    """Inner products of each point with its k nearest others, and which these are: two sparse [N, N], the second of ones."""
+    """Inner products of each point with its k nearest others, and their pattern of ones [N, N]."""
 
     products: csr_array
     pattern: csr_array
@@ -48,15 +50,12 @@ def nearest(features: Tensor, k: int = 10) -> Neighbours:
 
 
 def cknna(first: Neighbours, second: Neighbours) -> float:
-    """Alignment of two networks' features of the same images: 1 for equal arrangements, about 0 for unrelated ones."""
-    own = _independence(first.products, first.products) * _independence(
-        second.products, second.products
-    )
+    """Alignment of features of the same images: 1 for equal arrangements, about 0 for unrelated."""
+    a, b = first.products, second.products
+    own = _independence(a, a) * _independence(b, b)
     if own <= 0:  # all features equal, or hardly any mutual neighbours
         return 0.0
-    shared = _independence(
-        first.products.multiply(second.pattern), second.products.multiply(first.pattern)
-    )
+    shared = _independence(a.multiply(second.pattern), b.multiply(first.pattern))
     return float(shared / own**0.5)
 
 

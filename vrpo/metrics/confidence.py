@@ -1,4 +1,7 @@
-"""How far a score can be trusted: standard errors of FID and of the Inception score, and FID extrapolated to infinitely many samples."""
+"""Confidence of scores.
+
+Standard errors of FID and of the Inception score, and FID extrapolated to infinitely many samples.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +16,7 @@ from vrpo.metrics.statistics import FeatureStatistics, Gaussian
 from vrpo.seeds import numpy_generator, torch_generator
 
 NORMAL_95 = 1.959964
-BOOTSTRAP_DIM = (
-    256  # above it a resample's covariance costs seconds, and the influence function takes over
-)
+BOOTSTRAP_DIM = 256  # above it a resample's covariance takes seconds
 REPLICATES = 200
 SIZES = 8
 
@@ -23,22 +24,16 @@ SIZES = 8
 def fid_interval(
     features: Tensor, fitted: Gaussian, reference: Gaussian, seed: int = 0
 ) -> dict[str, Any]:
-    """95% interval of the FID of `features` [N, D], whose Gaussian is `fitted`, over samples (not over training seeds).
+    """95% interval of the FID of `features` [N, D], over samples (not over training seeds).
 
-    By the bootstrap for few features, else by the influence function; both give the standard error, and the interval is normal around the score.
+    The standard error comes from the bootstrap for few features, else from the influence function;
+    the interval is normal around the score. `fitted` is the Gaussian of `features`.
     """
+    value = frechet_distance(fitted, reference)
     if fitted.dim <= BOOTSTRAP_DIM:
-        return _interval(
-            frechet_distance(fitted, reference),
-            bootstrap_error(features, reference, seed),
-            "bootstrap",
-            seed,
-        )
+        return _interval(value, bootstrap_error(features, reference, seed), "bootstrap", seed)
     return _interval(
-        frechet_distance(fitted, reference),
-        influence_error(features, fitted, reference),
-        "influence function",
-        None,
+        value, influence_error(features, fitted, reference), "influence function", None
     )
 
 
@@ -54,14 +49,13 @@ def bootstrap_error(
         weights = torch.from_numpy(generator.multinomial(count, np.full(count, 1 / count))).double()
         mu = weights @ rows / count
         sigma = (rows.T @ (rows * weights[:, None]) - count * torch.outer(mu, mu)) / (count - 1)
-        # tr (S_1 S_2)^(1/2) by the eigenvalues of L_2^T S_1 L_2: half the work of factoring both, and its 1e-7 do not matter here
-        roots = (
-            torch.linalg.eigvalsh(reference.factor.T @ sigma @ reference.factor).clamp(min=0).sqrt()
-        )
+        # tr (S_1 S_2)^(1/2) by the eigenvalues of L_2^T S_1 L_2: half the work of factoring both,
+        # and errors of 1e-7 do not matter here
+        product = reference.factor.T @ sigma @ reference.factor
+        roots = torch.linalg.eigvalsh(product).clamp(min=0).sqrt()
         difference = mu - reference.mu
-        distances[i] = (
-            difference @ difference + sigma.trace() + reference.sigma.trace() - 2 * roots.sum()
-        )
+        traces = difference @ difference + sigma.trace() + reference.sigma.trace()
+        distances[i] = traces - 2 * roots.sum()
     return float(distances.std())
 
 
@@ -70,14 +64,13 @@ def influence_error(
 ) -> float:
     """Standard error of the FID to first order in 1/N, from one pass over `features` [N, D].
 
-    The derivative of the squared distance to N(mu_2, S_2) is 2 (mu_1 - mu_2) for mu_1 and I - T for S_1, where T S_1 T = S_2 is the optimal
-    transport map; so a sample x with c = x - mu_1 moves the FID by psi(x) / N, psi = 2 (mu_1 - mu_2).c + c^T (I - T) c - tr((I - T) S_1).
+    The squared distance to N(mu_2, S_2) has the derivatives 2 (mu_1 - mu_2) for mu_1 and I - T for
+    S_1, where T S_1 T = S_2 is the optimal transport map. So a sample x with c = x - mu_1 moves the
+    FID by psi(x) / N, psi = 2 (mu_1 - mu_2).c + c^T (I - T) c - tr((I - T) S_1).
     """
     values, vectors = torch.linalg.eigh(fitted.factor.T @ reference.sigma @ fitted.factor)
-    lengths = fitted.factor.square().sum(
-        0
-    )  # the factor's columns are orthogonal: its pseudo-inverse is its scaled transpose
-    inverse = fitted.factor / lengths  # [D, R]
+    # the factor's columns are orthogonal: its pseudo-inverse is its scaled transpose
+    inverse = fitted.factor / fitted.factor.square().sum(0)  # [D, R]
     root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
     slope = torch.eye(fitted.dim, dtype=torch.float64) - inverse @ root @ inverse.T
     difference = 2 * (fitted.mu - reference.mu)
@@ -93,9 +86,10 @@ def influence_error(
 def inception_score_interval(
     logits: Tensor, split_size: int, value: float, seed: int = 0, replicates: int = REPLICATES
 ) -> dict[str, Any]:
-    """95% interval of the Inception score of `logits` [N, K] (`value`, already permuted chunks) by the bootstrap within one chunk's worth of images.
+    """95% interval of the Inception score `value` of `logits` [N, K], chunks of permuted images.
 
-    A chunk's score is exp(mean_i a_i + H(mean_i p_i)) with a_i = sum_k p_ik log p_ik: all resamples are one matrix product.
+    The bootstrap draws within each chunk. A chunk's score is exp(mean_i a_i + H(mean_i p_i)) with
+    a_i = sum_k p_ik log p_ik: all resamples are one matrix product.
     """
     size = min(split_size, len(logits))
     splits = len(logits) // size
@@ -105,25 +99,21 @@ def inception_score_interval(
         log_p = torch.log_softmax(chunk.double(), 1)
         p = log_p.exp()
         negative_entropy = (p * log_p).sum(1)
-        weights = (
-            torch.from_numpy(
-                generator.multinomial(size, np.full(size, 1 / size), size=replicates)
-            ).double()
-            / size
-        )  # [replicates, n]
+        drawn = generator.multinomial(size, np.full(size, 1 / size), size=replicates)
+        weights = torch.from_numpy(drawn).double() / size  # [replicates, n]
         mean = weights @ p
-        scores += (
-            weights @ negative_entropy - torch.special.xlogy(mean, mean).sum(1)
-        ).exp() / splits
+        logs = weights @ negative_entropy - torch.special.xlogy(mean, mean).sum(1)
+        scores += logs.exp() / splits
     return _interval(value, float(scores.std()), "bootstrap", seed)
 
 
 def fid_infinity(
     features: Tensor, reference: Gaussian, seed: int = 0, sizes: int = SIZES
 ) -> dict[str, Any] | None:
-    """FID at several sample sizes and its extrapolation to infinitely many (arXiv:1911.07023: FID_N is linear in 1/N).
+    """FID at several sample sizes, extrapolated to infinitely many samples (arXiv:1911.07023).
 
-    The subsets are nested beginnings of one permutation. Sizes at which the covariance is of deficient rank are left out; None if fewer than three remain.
+    FID_N is linear in 1/N. The subsets are nested beginnings of one permutation. Sizes at which the
+    covariance is of deficient rank are left out; returns None if fewer than three remain.
     """
     count, dim = features.shape
     order = torch.randperm(count, generator=torch_generator("fid-infinity", seed))
@@ -138,13 +128,8 @@ def fid_infinity(
         distances.append(frechet_distance(statistics.gaussian(), reference))
         start = end
     slope, intercept = np.polyfit(1 / np.array(ends), distances, 1)
-    return {
-        "value": float(intercept),
-        "slope": float(slope),
-        "sizes": ends,
-        "fid": distances,
-        "seed": seed,
-    }
+    fitted = {"value": float(intercept), "slope": float(slope)}
+    return {**fitted, "sizes": ends, "fid": distances, "seed": seed}
 
 
 def _interval(value: float, error: float, method: str, seed: int | None) -> dict[str, Any]:

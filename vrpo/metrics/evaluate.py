@@ -1,4 +1,7 @@
-"""Samples in, one JSON record out: every score from one pass, with the protocol and provenance that make it comparable."""
+"""Evaluation: samples in, one JSON record out.
+
+One pass gives all scores, with the protocol and provenance that make them comparable.
+"""
 
 from __future__ import annotations
 
@@ -29,9 +32,11 @@ if TYPE_CHECKING:
 
 PACKAGES = ("torch", "timm", "torch-fidelity", "numpy", "scipy")
 PERMUTATION_SEED = 0
-CHECK_TOLERANCE = (
-    1e-3  # relative; the two ways of taking the trace agree to 1e-7 on sound covariances
-)
+SHOWN = {
+    "fid": "FID", "sfid": "sFID", "is": "IS",
+    "precision": "precision", "recall": "recall", "kid": "KID",
+}  # fmt: skip
+CHECK_TOLERANCE = 1e-3  # relative; on sound covariances the two traces agree to 1e-7
 
 
 def evaluate(
@@ -44,20 +49,21 @@ def evaluate(
     force_sfid: bool = False,
     extra_weights: Mapping[str, Path] | None = None,
 ) -> dict[str, Any]:
-    """Score `samples` against `reference` and write the record to `output`, if there is one.
+    """Score `samples` against `reference` and write the record to `output`, if given.
 
     Args:
         options: network, neighbours, precision of distances, chunk of the Inception score.
         samples: .h5 with `images`, .npz with `arr_0`, or a folder of PNGs.
-        reference: .npz of `compute_reference`, or with ADM's arrays or some of them; or real images, .h5 or a folder, as in `load_reference`.
+        reference: .npz of statistics, or real images, as in `load_reference`.
         weights: of the evaluation network.
         output: .json, or None; equal inputs give equal bytes.
         device: where the network runs.
-        force_sfid: give sFID also where there are fewer samples than spatial features.
+        force_sfid: give sFID even with fewer samples than spatial features.
         extra_weights: of the further feature spaces that were fitted on the images, by name.
 
     Returns:
-        The record: `run`, `seed`, `step`, `sampler`, `scores`, `confidence`, `protocol`, `provenance`.
+        The record: `run`, `seed`, `step`, `sampler`, `scores`, `confidence`, `protocol`,
+        `provenance`.
 
     Raises:
         UserError: an input is missing, of the wrong kind or resolution, or gives NaN features.
@@ -73,6 +79,11 @@ def evaluate(
     scores |= _extra(images, compared, options, extra_weights or {}, reference, protocol, device)
     protocol["warnings"] = [*network.warnings, *protocol["warnings"]]
     attributes = images.attributes
+    extra_used = protocol.get("extra_networks", {})
+    if compared.images is None:
+        reference_sha256 = sha256(reference)
+    else:
+        reference_sha256 = compared.images.digest()
     record = {
         **{key: attributes.get(key) for key in ("run", "seed", "step", "sampler")},
         "scores": scores,
@@ -86,13 +97,8 @@ def evaluate(
         "provenance": {
             "milestone_sha256": attributes.get("milestone_sha256"),
             "network_sha256": network.sha256,
-            "extra_networks_sha256": {
-                name: network["sha256"]
-                for name, network in protocol.get("extra_networks", {}).items()
-            },
-            "reference_sha256": sha256(reference)
-            if compared.images is None
-            else compared.images.digest(),
+            "extra_networks_sha256": {name: extra["sha256"] for name, extra in extra_used.items()},
+            "reference_sha256": reference_sha256,
             "samples_sha256": images.digest(),
             "tokenizer": attributes.get("tokenizer"),
             "versions": versions(),
@@ -111,12 +117,10 @@ def measure(
     device: torch.device | str,
     force_sfid: bool = False,
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """All scores of `features` against `reference`, their confidence, and how they were taken."""
-    count = len(features.pool)
-    warnings: list[str] = []
+    """All scores of `features` against `reference`, their confidence, and their protocol."""
     fitted = features.pool_statistics.gaussian()
     score = inception_score(features.logits, options.split_size, PERMUTATION_SEED)
-    warnings.extend(score.warnings)
+    warnings = list(score.warnings)
     neighbours, kid = PrecisionRecall(None, None), None
     if reference.features is not None:
         neighbours = precision_recall(
@@ -133,13 +137,13 @@ def measure(
     }
     if reference.features is None:
         warnings.append(
-            "precision, recall, kid: not given, the reference holds statistics and no images (`arr_0`)"
+            "precision, recall, kid: not given, "
+            "the reference holds statistics and no images (`arr_0`)"
         )
-    if fitted_images := reference.description["source"].get("fitted"):
+    if resized := reference.description["source"].get("fitted"):
         warnings.append(
-            "reference: {images:,} of its images are cropped and resized as the training images are, {enlarged:,} of them enlarged".format(
-                **fitted_images
-            )
+            f"reference: {resized['images']:,} of its images are cropped and resized as the "
+            f"training images are, {resized['enlarged']:,} of them enlarged"
         )
     ordered = permuted(features.logits, PERMUTATION_SEED)
     confidence = {
@@ -148,37 +152,43 @@ def measure(
         "is": inception_score_interval(ordered, score.split_size, score.value),
         "kid": kid and {"std_between_subsets": kid.std},
     }
-    protocol = {
+    protocol = _protocol(features, reference, options)
+    how = ("splits", "split_size", "used", "permutation_seed", "std")
+    protocol["inception_score"] = {key: getattr(score, key) for key in how}
+    how = ("subsets", "subset_size", "seed")
+    protocol["kid"] = kid and {key: getattr(kid, key) for key in how}
+    protocol["warnings"] = warnings
+    return scores, confidence, protocol
+
+
+def _protocol(
+    features: FeatureSet, reference: Reference, options: EvaluationOptions
+) -> dict[str, Any]:
+    """Sizes of both sets, and options of the distances."""
+    count, spatial = len(features.pool), features.spatial_statistics
+    described = ("source", "count", "subset", "resolution")
+    return {
         "images": count,
         "dims": {
-            "pool": fitted.dim,
+            "pool": features.pool_statistics.dim,
             "logits": features.logits.shape[1],
-            "spatial": features.spatial_statistics.dim if features.spatial_statistics else None,
+            "spatial": spatial.dim if spatial else None,
         },
-        "reference": {
-            key: reference.description[key] for key in ("source", "count", "subset", "resolution")
-        },
-        "inception_score": {
-            "splits": score.splits,
-            "split_size": score.split_size,
-            "used": score.used,
-            "permutation_seed": score.permutation_seed,
-            "std": score.std,
-        },
+        "reference": {key: reference.description[key] for key in described},
         "precision_recall": {
             "neighbours": options.neighbours,
             "distances": options.distances,
             "reference_images": 0 if reference.features is None else len(reference.features),
             "images": count,
         },
-        "kid": kid and {"subsets": kid.subsets, "subset_size": kid.subset_size, "seed": kid.seed},
-        "warnings": warnings,
     }
-    return scores, confidence, protocol
 
 
 def sampling_protocol(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """How the samples were made, as far as their file says (null where it does not): every one of these moves the FID."""
+    """How the samples were made, null where their file does not say.
+
+    Each of these changes the FID.
+    """
     sampler = attributes.get("sampler") or {}
     guidance = sampler.get("guidance") or {}
     tokenizer = attributes.get("tokenizer") or {}
@@ -189,42 +199,28 @@ def sampling_protocol(attributes: Mapping[str, Any]) -> dict[str, Any]:
         "rounding": sampler.get("rounding"),
         "sampling_seed": sampler.get("seed"),
         "sampling_precision": sampler.get("precision"),
-        "guidance": {
-            "scale": guidance.get("scale"),
-            "interval": guidance.get("interval"),
-            "channels": guidance.get("channels"),
-        },
+        "guidance": {key: guidance.get(key) for key in ("scale", "interval", "channels")},
         "decoder": tokenizer.get("weights"),
     }
 
 
 def summary(record: Mapping[str, Any]) -> str:
-    """One line for people."""
+    """The scores of a record in one line."""
     scores, protocol = record["scores"], record["protocol"]
-    shown = {
-        "fid": "FID",
-        "sfid": "sFID",
-        "is": "IS",
-        "precision": "precision",
-        "recall": "recall",
-        "kid": "KID",
-    }
+    shown = dict(SHOWN)
     shown |= {key: f"FD-{key.removeprefix('fd_')}" for key in scores if key.startswith("fd_")}
-    parts = [
-        f"{name} {'not given' if scores[key] is None else format(scores[key], '.4g')}"
-        for key, name in shown.items()
-    ]
-    network = protocol["network"]
-    line = f"{', '.join(parts)} ({protocol['images']:,} images, {network.get('network') or network.get('architecture')})"
-    return (
-        f"{line}; {len(protocol['warnings'])} warnings in the record"
-        if protocol["warnings"]
-        else line
-    )
+    parts = []
+    for key, name in shown.items():
+        value = "not given" if scores[key] is None else format(scores[key], ".4g")
+        parts.append(f"{name} {value}")
+    network = protocol["network"].get("network") or protocol["network"].get("architecture")
+    line = f"{', '.join(parts)} ({protocol['images']:,} images, {network})"
+    warnings = len(protocol["warnings"])
+    return f"{line}; {warnings} warnings in the record" if warnings else line
 
 
 def versions() -> dict[str, str | None]:
-    """Versions of what computes the scores; null for a package that is not installed."""
+    """Versions of the packages that compute scores; null for one that is not installed."""
     found: dict[str, str | None] = {"vrpo": __version__}
     for package in PACKAGES:
         try:
@@ -238,13 +234,15 @@ def _frechet(name: str, fitted: Gaussian, reference: Gaussian, warnings: list[st
     for what, gaussian in (("samples", fitted), ("reference images", reference)):
         if gaussian.rank_deficient:
             warnings.append(
-                f"{name}: {gaussian.count:,} {what} for {gaussian.dim:,} features, the covariance is of deficient rank and the score biased high"
+                f"{name}: {gaussian.count:,} {what} for {gaussian.dim:,} features, "
+                "the covariance is of deficient rank and the score biased high"
             )
     distance = frechet_distance(fitted, reference)
     check = frechet_distance_by_product(fitted, reference)
     if abs(distance - check) > CHECK_TOLERANCE * max(abs(distance), 1e-3):
         warnings.append(
-            f"{name}: the two ways of taking the trace differ, {distance:.6g} and {check:.6g}; the statistics are ill-conditioned"
+            f"{name}: the two ways of taking the trace differ, {distance:.6g} and {check:.6g}; "
+            "the statistics are ill-conditioned"
         )
     return distance
 
@@ -258,28 +256,27 @@ def _extra(
     protocol: dict[str, Any],
     device: torch.device | str,
 ) -> dict[str, float | None]:
-    """Frechet distances in the further feature spaces; what was done goes into `protocol`."""
+    """Frechet distances in the further feature spaces; their networks go into `protocol`."""
     scores: dict[str, float | None] = {}
+    warnings = protocol["warnings"]
     for name, network in extra_networks(options, weights, device):
+        key = f"fd_{name}"
         if name not in reference.extra:
-            scores[f"fd_{name}"] = None
-            protocol["warnings"].append(
-                f"fd_{name}: not given, the reference has no statistics of this network; compute it with `python -m vrpo reference`"
+            scores[key] = None
+            warnings.append(
+                f"{key}: not given, the reference has no statistics of this network; "
+                "compute it with `python -m vrpo reference`"
             )
             continue
-        described = {
-            key: value
-            for key, value in reference.description["extra"][name].items()
-            if key != "count"
-        }
+        described = dict(reference.description["extra"][name])
+        described.pop("count", None)
         if described != network.describe():
             raise UserError(
-                f"{path}: its `{name}` is {described}, the samples' would be {network.describe()}; compute the reference again"
+                f"{path}: its `{name}` is {described}, the samples' would be "
+                f"{network.describe()}; compute the reference again"
             )
         fitted = statistics_of(network, images, options.batch_size, f"evaluate {name}").gaussian()
-        scores[f"fd_{name}"] = _frechet(
-            f"fd_{name}", fitted, reference.extra[name], protocol["warnings"]
-        )
+        scores[key] = _frechet(key, fitted, reference.extra[name], warnings)
         protocol.setdefault("extra_networks", {})[name] = {**described, "dim": fitted.dim}
     return scores
 
@@ -291,14 +288,12 @@ def _spatial(
         warnings.append("sfid: not given, the network or the reference has no spatial features")
         return None
     fitted = features.spatial_statistics.gaussian()
-    short = [
-        what
-        for what, gaussian in (("samples", fitted), ("reference images", reference.spatial))
-        if gaussian.rank_deficient
-    ]
+    sets = {"samples": fitted, "reference images": reference.spatial}
+    short = [what for what, gaussian in sets.items() if gaussian.rank_deficient]
     if short and not force:
         warnings.append(
-            f"sfid: not given, no more {' and '.join(short)} than its {fitted.dim:,} features; take more, or force it"
+            f"sfid: not given, no more {' and '.join(short)} than its {fitted.dim:,} features; "
+            "take more, or force it"
         )
         return None
     return _frechet("sfid", fitted, reference.spatial, warnings)

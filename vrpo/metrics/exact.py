@@ -1,4 +1,4 @@
-"""Arithmetic as the reference numbers had it: no TF32, no algorithm picked by a race."""
+"""Exact arithmetic of scores: no TF32, no algorithm chosen by timing."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ import torch
 
 @contextlib.contextmanager
 def full_precision() -> Iterator[None]:
-    """Full float32 products (TF32 moves Inception features, hence FID) and deterministic cuDNN kernels, inside; the settings before, after."""
+    """Within it, full float32 products and deterministic cuDNN kernels.
+
+    TF32 would move Inception features, hence FID. The settings are restored afterwards.
+    """
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
+    exact = {"benchmark": False, "deterministic": True, "allow_tf32": False}
     try:
-        with torch.backends.cudnn.flags(
-            enabled=True, benchmark=False, deterministic=True, allow_tf32=False
-        ):
+        with torch.backends.cudnn.flags(enabled=True, **exact):
             yield
     finally:
         torch.set_float32_matmul_precision(before)

@@ -1,4 +1,4 @@
-"""NumPy archives with the same bytes every time, and samples as the .npz that ADM's own evaluator reads."""
+"""NumPy archives with reproducible bytes, and samples as a .npz for ADM's own evaluator."""
 
 from __future__ import annotations
 
@@ -24,13 +24,17 @@ def write_npz(path: Path | str, arrays: Mapping[str, np.ndarray]) -> None:
     ):
         for name in sorted(arrays):
             with _entry(archive, name) as stream:
-                np.lib.format.write_array(
-                    stream, np.asarray(arrays[name], order="C"), allow_pickle=False
-                )
+                array = np.asarray(arrays[name], order="C")
+                np.lib.format.write_array(stream, array, allow_pickle=False)
 
 
 def export_npz(samples: Path | str, output: Path | str, batch_size: int = 256) -> int:
-    """Write the images at `samples` (.h5, .npz or a folder of PNGs) as `arr_0`, uint8 [N, H, W, 3], of a .npz; returns N.
+    """Write the images at `samples` as `arr_0`, uint8 [N, H, W, 3], of a .npz; returns N.
+
+    Args:
+        samples: .h5, .npz or a folder of PNGs.
+        output: .npz.
+        batch_size: images at once.
 
     Raises:
         UserError: the samples cannot be read, or the disk is too small.
@@ -44,9 +48,8 @@ def export_npz(samples: Path | str, output: Path | str, batch_size: int = 256) -
         zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive,
         _entry(archive, "arr_0") as stream,
     ):
-        np.lib.format.write_array_header_1_0(
-            stream, {"descr": "|u1", "fortran_order": False, "shape": shape}
-        )
+        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(stream, header)
         for batch in images.batches(batch_size):
             stream.write(np.ascontiguousarray(batch).data)
     return images.count
@@ -54,7 +57,6 @@ def export_npz(samples: Path | str, output: Path | str, batch_size: int = 256) -
 
 @contextlib.contextmanager
 def _entry(archive: zipfile.ZipFile, name: str) -> Iterator[IO[bytes]]:
-    with archive.open(
-        zipfile.ZipInfo(f"{name}.npy", date_time=EPOCH), "w", force_zip64=True
-    ) as stream:
+    info = zipfile.ZipInfo(f"{name}.npy", date_time=EPOCH)
+    with archive.open(info, "w", force_zip64=True) as stream:
         yield stream

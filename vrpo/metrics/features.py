@@ -34,10 +34,10 @@ def extract(
     """Features of `images`, in one pass.
 
     Args:
-        network: what gives the features.
+        network: the feature network.
         images: N images.
         batch_size: images at once.
-        keep: ascending indices of the images whose features are kept (statistics are of all); None keeps all.
+        keep: ascending indices of images whose features are kept, None: all. Statistics are of all.
         title: of the progress bar.
 
     Raises:
@@ -49,19 +49,15 @@ def extract(
     with tqdm(total=images.count, desc=title, unit="image") as bar:
         start = 0
         for batch in images.batches(batch_size):
-            features = network.features(
-                torch.from_numpy(np.ascontiguousarray(batch.transpose(0, 3, 1, 2)))
-            )
+            pixels = np.ascontiguousarray(batch.transpose(0, 3, 1, 2))
+            features = network.features(torch.from_numpy(pixels))
             if pool is None:
                 pool = torch.empty(len(kept), features.pool.shape[1])
+                pool_statistics = FeatureStatistics(features.pool.shape[1])
                 if features.logits is not None:
                     logits = torch.empty(len(kept), features.logits.shape[1])
-                pool_statistics = FeatureStatistics(features.pool.shape[1])
-                spatial_statistics = (
-                    None
-                    if features.spatial is None
-                    else FeatureStatistics(features.spatial.shape[1])
-                )
+                if features.spatial is not None:
+                    spatial_statistics = FeatureStatistics(features.spatial.shape[1])
             pool_statistics.update(features.pool)
             if spatial_statistics is not None:
                 spatial_statistics.update(features.spatial)

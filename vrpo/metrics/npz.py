@@ -1,4 +1,4 @@
-"""Arrays of a .npz that anybody may have written: never unpickled, checked before they are used, one clear line for each that is damaged."""
+"""Arrays of a .npz from any source: never unpickled, checked before use, with clear errors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Header(NamedTuple):
     shape: tuple[int, ...]
     fortran: bool  # first index fastest
     dtype: np.dtype
-    length: int  # bytes of the header, which stand before the numbers
+    length: int  # bytes of the header, before the numbers
 
 
 class NpzFile:
@@ -36,9 +36,8 @@ class NpzFile:
         self.path = path
         with self._one_line(), zipfile.ZipFile(path) as archive:
             for entry in archive.infolist():
-                archive.open(
-                    entry
-                ).close()  # compares its name with the table's: a damaged name would hide an array
+                # compares its name with the table's: a damaged name would hide an array
+                archive.open(entry).close()
             self._members = {
                 entry.filename.removesuffix(".npy"): entry
                 for entry in archive.infolist()
@@ -53,31 +52,30 @@ class NpzFile:
         """Shape and type of the array `name`.
 
         Raises:
-            UserError: there is none, it holds Python objects, or not as many bytes as its shape needs.
+            UserError: there is none, it holds Python objects, or its bytes do not match its shape.
         """
         if name not in self._members:
             raise UserError(
-                f"{self.path}: holds no array `{name}`, only {', '.join(self.names) or 'none'}; give a file that has it"
+                f"{self.path}: holds no array `{name}`, only {', '.join(self.names) or 'none'}; "
+                "give a file that has it"
             )
         with self._one_line(), self._open(name) as stream:
-            version = np.lib.format.read_magic(stream)
-            read = (
-                np.lib.format.read_array_header_1_0
-                if version == (1, 0)
-                else np.lib.format.read_array_header_2_0
-            )
-            header = Header(*read(stream), stream.tell())
+            if np.lib.format.read_magic(stream) == (1, 0):
+                form = np.lib.format.read_array_header_1_0(stream)
+            else:
+                form = np.lib.format.read_array_header_2_0(stream)
+            header = Header(*form, stream.tell())
         if header.dtype.hasobject:
             raise UserError(
-                f"{self.path}: `{name}` holds Python objects, which are never unpickled; save it as an array of numbers"
+                f"{self.path}: `{name}` holds Python objects, which are never unpickled; "
+                "save it as an array of numbers"
             )
-        size, needed = (
-            self._members[name].file_size,
-            header.length + math.prod(header.shape) * header.dtype.itemsize,
-        )
+        size = self._members[name].file_size
+        needed = header.length + math.prod(header.shape) * header.dtype.itemsize
         if size != needed:
             raise UserError(
-                f"{self.path}: `{name}` has {size:,} bytes, its shape {list(header.shape)} needs {needed:,}; fetch or compute the file again"
+                f"{self.path}: `{name}` has {size:,} bytes, its shape {list(header.shape)} needs "
+                f"{needed:,}; fetch or compute the file again"
             )
         return header
 
@@ -85,21 +83,20 @@ class NpzFile:
         """The array `name`, a copy; raises as `header`, and where its bytes are damaged."""
         header = self.header(name)
         with self._one_line(), self._open(name) as stream:
-            content = stream.read()[header.length :]
-            return (
-                np.frombuffer(content, header.dtype)
-                .reshape(header.shape, order="F" if header.fortran else "C")
-                .copy()
-            )
+            values = np.frombuffer(stream.read()[header.length :], header.dtype)
+            return values.reshape(header.shape, order="F" if header.fortran else "C").copy()
 
     def verify(self, name: str) -> None:
-        """Read the array `name` once, without keeping it; raises `UserError` where its bytes are not those that were written."""
+        """Read the array `name` without keeping it; raises `UserError` where it is damaged."""
         with self._one_line(), self._open(name) as stream:
             while stream.read(CHUNK):
                 pass
 
     def rows(self, name: str, size: int) -> Iterator[np.ndarray]:
-        """Consecutive batches [B, ...] of the array `name` [N, ...] (C order), the last one shorter, streamed; raises as `array`."""
+        """Stream batches [B, ...] of the array `name` [N, ...] (C order), the last one shorter.
+
+        Raises as `array`.
+        """
         header = self.header(name)
         with contextlib.ExitStack() as opened:
             with self._one_line():
@@ -108,9 +105,8 @@ class NpzFile:
             for start in range(0, header.shape[0], size):
                 shape = (min(size, header.shape[0] - start), *header.shape[1:])
                 with self._one_line():
-                    batch = np.frombuffer(
-                        stream.read(math.prod(shape) * header.dtype.itemsize), header.dtype
-                    ).reshape(shape)
+                    content = stream.read(math.prod(shape) * header.dtype.itemsize)
+                    batch = np.frombuffer(content, header.dtype).reshape(shape)
                 yield batch
 
     @contextlib.contextmanager
@@ -124,10 +120,9 @@ class NpzFile:
             yield
         except FileNotFoundError as error:
             raise UserError(f"{self.path}: no such file; name one that exists") from error
-        except (
-            Exception
-        ) as error:  # of a damaged file zipfile, zlib and NumPy raise nearly anything
+        except Exception as error:  # zipfile, zlib and NumPy raise nearly anything
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise UserError(
-                f"{self.path}: not a .npz, truncated or damaged ({reason}); fetch or compute it again"
+                f"{self.path}: not a .npz, truncated or damaged ({reason}); "
+                "fetch or compute it again"
             ) from error

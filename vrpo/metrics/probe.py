@@ -1,4 +1,4 @@
-"""Linear probe: how well a linear classifier reads the class from frozen features."""
+"""Linear probe: accuracy of a linear classifier on frozen features."""
 
 from __future__ import annotations
 
@@ -15,23 +15,24 @@ def probe_accuracy(
     weight_decay: float = 1e-4,
     steps: int = 100,
 ) -> float:
-    """Share of `test` [M, D] that multinomial logistic regression, fitted on `train` [N, D], puts into its class.
+    """Accuracy on `test` [M, D] of multinomial logistic regression, fitted on `train` [N, D].
 
-    Features are standardised by the training rows; the fit is L-BFGS from zero in float64, so that nothing is drawn and equal features give equal accuracy.
+    Features are standardised by the training rows. The fit is L-BFGS from zero in float64, so that
+    nothing is random and equal features give equal accuracy.
 
     Args:
+        train: features [N, D].
         train_labels: classes [N] int64.
+        test: features [M, D].
         test_labels: classes [M] int64.
-        weight_decay: of the weights, beside the mean cross-entropy: weight_decay / 2 |W|^2.
+        weight_decay: adds weight_decay / 2 |W|^2 to the mean cross-entropy.
         steps: of L-BFGS, at most.
     """
     mean, std = train.double().mean(0), train.double().std(0).clamp(min=1e-12)
     train, test = ((rows.double() - mean) / std for rows in (train, test))
     classes = int(torch.cat([train_labels, test_labels]).max()) + 1
-    weight = torch.zeros(
-        train.shape[1], classes, dtype=torch.float64, device=train.device, requires_grad=True
-    )
-    bias = torch.zeros(classes, dtype=torch.float64, device=train.device, requires_grad=True)
+    weight = train.new_zeros(train.shape[1], classes, requires_grad=True)  # float64
+    bias = train.new_zeros(classes, requires_grad=True)
     optimiser = torch.optim.LBFGS(
         [weight, bias],
         max_iter=steps,
@@ -42,10 +43,8 @@ def probe_accuracy(
 
     def loss() -> Tensor:
         optimiser.zero_grad()
-        value = (
-            F.cross_entropy(train @ weight + bias, train_labels)
-            + weight_decay / 2 * weight.square().sum()
-        )
+        value = F.cross_entropy(train @ weight + bias, train_labels)
+        value = value + weight_decay / 2 * weight.square().sum()
         value.backward()
         return value
 

@@ -1,7 +1,9 @@
-"""How good a diffusion transformer's hidden representations are, block by block and noise level by noise level (REPA, figures 2 and 3).
+"""Quality of a diffusion transformer's hidden features by block and noise level.
 
-Each image's latent is drawn from its posterior and noised to a level, the network sees it under the null class (its own class would give the answer
-away), and the hidden tokens after a block are averaged. Of these features: the accuracy of a linear probe, and the CKNNA with each encoder's averaged tokens.
+As in REPA, figures 2 and 3: each image's latent is drawn from its posterior and noised to a level.
+The network sees it under the null class, because its own class would reveal the answer. The
+hidden tokens after a block are averaged. The scores of these features are the accuracy of a
+linear probe, and the CKNNA with each encoder's averaged tokens.
 """
 
 from __future__ import annotations
@@ -44,7 +46,9 @@ def measure_representation(
     output: Path,
     device: torch.device | str,
 ) -> dict[str, Any]:
-    """Measure the blocks of `milestone` and write the record to `output`; equal inputs give equal bytes on the CPU.
+    """Measure the blocks of `milestone` and write the record to `output`.
+
+    Equal inputs give equal bytes on the CPU.
 
     Args:
         options: images, noise levels, blocks, neighbours and the probe.
@@ -55,21 +59,22 @@ def measure_representation(
         device: where the network runs.
 
     Returns:
-        `rows`, for each noise level and block `probe_accuracy` and `cknna` {encoder: value}; `encoders`, the probe of each encoder; `protocol`, `provenance`.
+        `rows`, for each noise level and block `probe_accuracy` and `cknna` {encoder: value};
+        `encoders`, the probe of each encoder; `protocol`; `provenance`.
 
     Raises:
-        UserError: files are missing or of other images than each other, the latents are not of the network's shape, a block does not exist, or
-            there are too few images.
+        UserError: files are missing or of different images, the latents do not fit the network, a
+            block does not exist, or there are too few images.
     """
     device = torch.device(device)
     network, description = load_milestone(milestone, device)
     process = described_process(description).to(device)
-    data = TrainingData(
-        latents, {name: open_features(path, device) for name, path in features.items()}
-    )
-    if list(data.latent_shape) != list(description["latent_shape"]):
+    opened = {name: open_features(path, device) for name, path in features.items()}
+    data = TrainingData(latents, opened)
+    shape, trained = list(data.latent_shape), list(description["latent_shape"])
+    if shape != trained:
         raise UserError(
-            f"{latents}: latents of shape {list(data.latent_shape)}, the milestone was trained on {list(description['latent_shape'])}"
+            f"{latents}: latents of shape {shape}, the milestone was trained on {trained}"
         )
     normalisation = recorded_normalisation(data.latents.attributes)
     if normalisation is not None:
@@ -83,40 +88,26 @@ def measure_representation(
 
     def probe(rows: Tensor) -> float:
         rows, classes = rows.to(device), labels.to(device)
-        return probe_accuracy(
-            rows[~test],
-            classes[~test],
-            rows[test],
-            classes[test],
-            options.weight_decay,
-            options.probe_steps,
-        )
+        fit, held = (rows[~test], classes[~test]), (rows[test], classes[test])
+        return probe_accuracy(*fit, *held, options.weight_decay, options.probe_steps)
+
+    def scores(block: int, hidden: Tensor) -> dict[str, Any]:
+        if not torch.isfinite(hidden).all():
+            raise UserError(
+                f"{milestone}: hidden tokens after block {block} are not finite; "
+                "the training diverged, lower its learning rate"
+            )
+        own = nearest(hidden.to(device), options.neighbours)
+        alignment = {encoder: cknna(own, other) for encoder, other in arranged.items()}
+        return {"block": block, "probe_accuracy": probe(hidden), "cknna": alignment}
 
     measured = []
-    with (
-        full_precision(),
-        tqdm(
-            total=len(options.noise_levels) * len(blocks), desc="representation", unit="block"
-        ) as bar,
-    ):
+    total = len(options.noise_levels) * len(blocks)
+    with full_precision(), tqdm(total=total, desc="representation", unit="block") as bar:
         for level in options.noise_levels:
-            for block, hidden in _hidden(
-                network, process, data, chosen, level, blocks, options.batch_size
-            ).items():
-                if not torch.isfinite(hidden).all():
-                    raise UserError(
-                        f"{milestone}: hidden tokens after block {block} are not finite; the training diverged, lower its learning rate"
-                    )
-                own = nearest(hidden.to(device), options.neighbours)
-                alignment = {encoder: cknna(own, other) for encoder, other in arranged.items()}
-                measured.append(
-                    {
-                        "noise_level": level,
-                        "block": block,
-                        "probe_accuracy": probe(hidden),
-                        "cknna": alignment,
-                    }
-                )
+            features_of = _hidden(network, process, data, chosen, level, blocks, options.batch_size)
+            for block, hidden in features_of.items():
+                measured.append({"noise_level": level, **scores(block, hidden)})
                 bar.update()
         encoders = {encoder: probe(rows) for encoder, rows in tokens.items()}
     record = {
@@ -157,20 +148,12 @@ def _hidden(
     blocks: list[int],
     batch_size: int,
 ) -> dict[int, Tensor]:
-    """Features [N, width] on the CPU of the images `chosen`, noised to `level`, after each of `blocks`."""
+    """Features [N, width] on the CPU after each block, of the images `chosen` noised to `level`."""
     device = next(network.parameters()).device
     parts: list[list[Tensor]] = []
     for indices in _batches(chosen, batch_size):
         batch = data.gather(indices)
-        # an image's draws are its own, the same at all levels and for all networks
-        draws = torch.stack(
-            [
-                torch.randn(
-                    2, *data.latent_shape, generator=torch_generator("representation", int(i))
-                )
-                for i in indices
-            ]
-        )
+        draws = torch.stack([_draws(int(index), data.latent_shape) for index in indices])
         x0 = (batch.mean + batch.std * draws[:, 0]).to(device)
         t = times_at(process, level, len(indices)).to(device)
         x_t = process.corrupt(x0, draws[:, 1].to(device), t)
@@ -178,6 +161,11 @@ def _hidden(
         _, hidden = network(x_t.float(), process.network_time(t), null, hidden_after=tuple(blocks))
         parts.append([tokens.float().mean(1).cpu() for tokens in hidden])
     return dict(zip(blocks, map(torch.cat, zip(*parts, strict=True)), strict=True))
+
+
+def _draws(index: int, shape: tuple[int, ...]) -> Tensor:
+    """Draws [2, C, h, w] of an image, the same at all levels and for all networks."""
+    return torch.randn(2, *shape, generator=torch_generator("representation", index))
 
 
 def times_at(process: Process, level: float, count: int) -> Tensor:
@@ -206,11 +194,12 @@ def _chosen(count: int, wanted: int) -> np.ndarray:
 
 
 def _test_rows(count: int, fraction: float) -> Tensor:
-    """Which of the images are kept from the probe's fit [N] bool."""
+    """Mask [N] bool of the images that the probe is not fitted on."""
     held = round(count * fraction)
     if not 0 < held < count:
         raise UserError(
-            f"representation.test_fraction: {fraction} of {count} images leaves none to fit or to test the probe; change it or take more images"
+            f"representation.test_fraction: {fraction} of {count} images leaves none to fit or to "
+            "test the probe; change it or take more images"
         )
     test = torch.zeros(count, dtype=torch.bool)
     test[torch.from_numpy(numpy_generator("representation-test").permutation(count)[:held])] = True
@@ -221,6 +210,7 @@ def _blocks(wanted: list[int] | None, depth: int) -> list[int]:
     blocks = sorted(set(wanted)) if wanted else list(range(1, depth + 1))
     if blocks[0] < 1 or blocks[-1] > depth:
         raise UserError(
-            f"representation.blocks: {wanted}, but this network has blocks 1 to {depth}; leave it out to measure all"
+            f"representation.blocks: {wanted}, but this network has blocks 1 to {depth}; "
+            "leave it out to measure all"
         )
     return blocks

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vrpo.errors import UserError
 
-BLOCK = 1024  # rows that are multiplied at once; fixed, so that the sums do not depend on the batch size
+BLOCK = 1024  # rows multiplied at once; fixed, so that sums do not depend on the batch size
 
 
 @dataclass(frozen=True)
@@ -40,17 +40,18 @@ class Gaussian:
     def factor(self) -> Tensor:
         """L [D, R] with `sigma = L L^T`, R the numerical rank.
 
-        Eigenvalues below D times the rounding error of the largest one are noise of the eigen-solver: their square roots, 1e-8 each, would
-        add up in the Frechet distance.
+        Eigenvalues below D times the rounding error of the largest one are noise of the solver.
+        Their square roots, 1e-8 each, would add up in the Frechet distance.
 
         Raises:
-            UserError: `sigma` has eigenvalues that are negative beyond rounding, so it is no covariance.
+            UserError: `sigma` has negative eigenvalues beyond rounding, so it is no covariance.
         """
         values, vectors = torch.linalg.eigh((self.sigma + self.sigma.T) / 2)
         largest = float(values[-1].clamp(min=0))
         if float(values[0]) < -1e-6 * max(largest, 1e-300):
             raise UserError(
-                f"covariance of {self.dim} features: smallest eigenvalue {float(values[0]):.3g} is negative, so it is none; compute it again"
+                f"covariance of {self.dim} features: smallest eigenvalue {float(values[0]):.3g} "
+                "is negative, so it is none; compute it again"
             )
         kept = values > largest * self.dim * torch.finfo(values.dtype).eps
         return vectors[:, kept] * values[kept].sqrt()
@@ -59,7 +60,8 @@ class Gaussian:
 class FeatureStatistics:
     """Running count, sum and F^T F of feature rows F [N, D].
 
-    `update` with any batches, `merge` in any split: the result equals one pass to rounding (and is bitwise independent of the batch size on one shard).
+    `update` takes any batches, `merge` any split: the result equals one pass up to rounding, and on
+    one shard it is bitwise independent of the batch size.
     """
 
     def __init__(self, dim: int) -> None:
@@ -101,7 +103,7 @@ class FeatureStatistics:
         return both
 
     def sums(self) -> tuple[int, Tensor, Tensor]:
-        """Count, sum [D] and F^T F [D, D]; adding them over ranks is all that merging is."""
+        """Count, sum [D] and F^T F [D, D]; to merge statistics of ranks, add them."""
         self._flush()
         return self.count, self.total, self.outer
 
@@ -142,10 +144,16 @@ def merged(parts: Iterable[FeatureStatistics]) -> FeatureStatistics:
 
 
 def require_finite(rows: Tensor, first: int = 0) -> None:
-    """Raise `UserError` when a row of features holds NaN or infinity; `first` is the index of the first row."""
+    """Check that rows of features hold no NaN or infinity; `first` is the index of the first row.
+
+    Raises:
+        UserError: they do.
+    """
     finite = torch.isfinite(rows).all(dim=1)
     if not bool(finite.all()):
         bad = int((~finite).nonzero()[0])
         raise UserError(
-            f"features of image {first + bad}: NaN or infinite ({int((~finite).sum())} images in this batch); the network's weights are damaged or not its own"
+            f"features of image {first + bad}: NaN or infinite "
+            f"({int((~finite).sum())} images in this batch); "
+            "the network's weights are damaged or not its own"
         )

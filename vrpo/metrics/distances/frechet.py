@@ -1,10 +1,12 @@
-"""Frechet distance between two Gaussians: FID on pooled features, sFID on spatial ones (arXiv:1706.08500, eq. 6; arXiv:2103.03841).
+"""Frechet distance between two Gaussians: FID on pooled features, sFID on spatial ones.
 
     d^2 = |mu_1 - mu_2|^2 + tr(S_1) + tr(S_2) - 2 tr((S_1 S_2)^(1/2))
 
-The trace term is the sum of the square roots of the eigenvalues of S_1 S_2. With S_i = L_i L_i^T these roots are the singular values of
-L_1^T L_2, which is how they are computed: no root is taken of a rounding error, so that covariances of deficient rank (fewer samples than
-features) lose no digits, where the eigenvalues of the product lose seven.
+See arXiv:1706.08500, eq. 6, and arXiv:2103.03841 for sFID. The trace term is the sum of the square
+roots of the eigenvalues of S_1 S_2. With S_i = L_i L_i^T these roots are the singular values of
+L_1^T L_2, which are computed here. So no root is taken of a rounding error: covariances of
+deficient rank (fewer samples than features) lose no digits, where the eigenvalues of the product
+lose seven.
 """
 
 from __future__ import annotations
@@ -25,7 +27,10 @@ def frechet_distance(first: Gaussian, second: Gaussian) -> float:
 
 
 def frechet_distance_by_product(first: Gaussian, second: Gaussian) -> float:
-    """The same through the eigenvalues of S_1 S_2: an independent way, used as a check of the inputs and of the linear algebra."""
+    """The same by the eigenvalues of S_1 S_2.
+
+    An independent computation that checks the inputs and the linear algebra.
+    """
     eigenvalues = torch.linalg.eigvals(first.sigma @ second.sigma)
     return _without_roots(first, second) - 2 * float(eigenvalues.real.clamp(min=0).sqrt().sum())
 
@@ -39,7 +44,8 @@ def trace_of_root(first: Gaussian, second: Gaussian) -> float:
 def _without_roots(first: Gaussian, second: Gaussian) -> float:
     if first.dim != second.dim:
         raise UserError(
-            f"statistics of {first.dim} and of {second.dim} features: they come from different networks; compute the reference with this one"
+            f"statistics of {first.dim} and of {second.dim} features: they come from different "
+            "networks; compute the reference with this one"
         )
     difference = first.mu - second.mu
     return float(difference @ difference + first.sigma.trace() + second.sigma.trace())

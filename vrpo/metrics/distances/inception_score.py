@@ -1,4 +1,7 @@
-"""Inception score (arXiv:1606.03498) as ADM's evaluator takes it: the mean over consecutive chunks of exp(E KL(p(y|x) || p(y)))."""
+"""Inception score (arXiv:1606.03498) as in ADM's evaluator.
+
+It is the mean over consecutive chunks of exp(E KL(p(y|x) || p(y))).
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ class InceptionScore:
     std: float | None  # between chunks; None with one chunk
     splits: int
     split_size: int
-    used: int  # images in the chunks; the rest is left over
+    used: int  # images in the chunks
     permutation_seed: int | None
     warnings: tuple[str, ...]
 
@@ -28,8 +31,9 @@ def inception_score(
 ) -> InceptionScore:
     """Score of `logits` [N, K] (without bias, as ADM's), in float64.
 
-    The images are permuted first (class-sorted samples would leave few classes in a chunk and a score many times too low);
-    `permutation_seed=None` keeps their order. What does not fill a last chunk is left out, and said; fewer than one chunk is one short chunk, and said.
+    The images are permuted first: class-sorted samples would leave few classes in a chunk, and a
+    score many times too low. `permutation_seed=None` keeps their order. Images beyond the last full
+    chunk are left out; fewer images than one chunk form one short chunk. Both give a warning.
     """
     count = len(logits)
     warnings = []
@@ -39,11 +43,13 @@ def inception_score(
     splits = count // size
     if count < split_size:
         warnings.append(
-            f"is: {count:,} images are fewer than one chunk of {split_size:,}; the score is biased low"
+            f"is: {count:,} images are fewer than one chunk of {split_size:,}; "
+            "the score is biased low"
         )
     elif count % size:
         warnings.append(
-            f"is: {count:,} images are no multiple of {split_size:,}; {count % size:,} of them (drawn at random) are left out"
+            f"is: {count:,} images are no multiple of {split_size:,}; "
+            f"{count % size:,} of them (drawn at random) are left out"
         )
     scores = torch.stack([_chunk_score(logits[i * size : (i + 1) * size]) for i in range(splits)])
     std = float(scores.std(correction=0)) if splits > 1 else None
@@ -59,7 +65,7 @@ def permuted(logits: Tensor, seed: int) -> Tensor:
 
 
 def _chunk_score(logits: Tensor) -> Tensor:
-    """exp of the mean KL divergence [K-class distributions] between each row and the mean row."""
+    """exp of the mean KL divergence between each row's distribution over classes and their mean."""
     log_p = torch.log_softmax(logits.double(), dim=1)  # [n, K]
     p = log_p.exp()
     log_mean = p.mean(0).clamp(min=torch.finfo(torch.float64).tiny).log()  # [K]

@@ -1,4 +1,7 @@
-"""Kernel Inception distance (arXiv:1801.01401): the unbiased squared maximum mean discrepancy with a cubic polynomial kernel."""
+"""Kernel Inception distance (arXiv:1801.01401).
+
+The unbiased squared maximum mean discrepancy with a cubic polynomial kernel.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,8 @@ def kernel_distance(
 ) -> KernelDistance:
     """KID of `samples` [N, D] against `reference` [R, D].
 
-    The mean of `subsets` unbiased estimates, each on `subset_size` random rows of both (or as many as the smaller set has).
+    The mean of `subsets` unbiased estimates, each on `subset_size` random rows of both (or as many
+    as the smaller set has).
     """
     size = min(subset_size, len(reference), len(samples))
     generator = torch_generator("kernel-distance", seed)
@@ -44,7 +48,10 @@ def kernel_distance(
 
 
 def squared_mmd(x: Tensor, y: Tensor) -> Tensor:
-    """Unbiased estimate (arXiv:1801.01401, eq. 4) of MMD^2 between rows `x` [m, D] and `y` [n, D], with k(a, b) = (a.b / D + 1)^3; may be negative."""
+    """Unbiased estimate of MMD^2 between rows `x` [m, D] and `y` [n, D]; may be negative.
+
+    arXiv:1801.01401, eq. 4, with the kernel k(a, b) = (a.b / D + 1)^3.
+    """
     m, n = len(x), len(y)
     xx, yy, xy = _kernel(x, x), _kernel(y, y), _kernel(x, y)
     within = _off_diagonal(xx) / (m * (m - 1)) + _off_diagonal(yy) / (n * (n - 1))

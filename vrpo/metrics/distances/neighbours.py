@@ -1,7 +1,9 @@
-"""Improved precision and recall (arXiv:1904.06991) by nearest neighbours in blocks of bounded memory, as ADM's evaluator defines them.
+"""Improved precision and recall (arXiv:1904.06991) as ADM's evaluator defines them.
 
-Distances are squared Euclidean throughout. The radius of a point is the distance to its k-th nearest other point of its own set;
-precision is the fraction of samples within the radius of some reference, recall the fraction of references within that of some sample.
+Distances are squared Euclidean. The radius of a point is the distance to its k-th nearest other
+point of its own set. Precision is the fraction of samples within the radius of some reference,
+recall the fraction of references within that of some sample. Distances are computed in blocks of
+bounded memory.
 """
 
 from __future__ import annotations
@@ -18,15 +20,13 @@ from vrpo.errors import UserError
 from vrpo.metrics.exact import full_precision
 
 Distances = Literal["fp32", "adm_fp16"]
-BLOCKS = {
-    "fp32": 4096,
-    "adm_fp16": 10_000,
-}  # ADM decides per 10,000 x 10,000 block whether float16 will do
+BLOCKS = {"fp32": 4096, "adm_fp16": 10_000}
+"""Rows per block; ADM decides per 10,000 x 10,000 block whether float16 is enough."""
 
 
 @dataclass(frozen=True)
 class PrecisionRecall:
-    """Both in [0, 1]; None: not taken."""
+    """Both in [0, 1]; None: not computed."""
 
     precision: float | None
     recall: float | None
@@ -43,8 +43,11 @@ def precision_recall(
     """Precision and recall of `samples` [N, D] against `reference` [R, D].
 
     Args:
+        reference: features of real images.
+        samples: features of generated images.
         k: the neighbour whose distance is a point's radius.
-        distances: `fp32`, or `adm_fp16`: rounded to float16 after each operation, block by block as far as finite, as ADM does.
+        distances: `fp32`, or `adm_fp16`: rounded to float16 after each operation, in blocks where
+            that is finite, as ADM does.
         device: where blocks are multiplied; the features stay where they are.
         progress: show a bar.
 
@@ -52,16 +55,11 @@ def precision_recall(
         UserError: a set has no more than `k` points.
     """
     with full_precision():
-        work = _Pairs(
-            distances,
-            torch.device(device),
-            centre=reference.mean(0, dtype=torch.float64).to(reference.dtype),
-        )
+        centre = reference.mean(0, dtype=torch.float64).to(reference.dtype)
+        work = _Pairs(distances, torch.device(device), centre)
         size = work.size
-        n_blocks, m_blocks = -(-len(reference) // size), -(-len(samples) // size)
-        total = (
-            n_blocks * (n_blocks + 1) // 2 + m_blocks * (m_blocks + 1) // 2 + n_blocks * m_blocks
-        )
+        n, m = -(-len(reference) // size), -(-len(samples) // size)
+        total = n * (n + 1) // 2 + m * (m + 1) // 2 + n * m
         with tqdm(total=total, desc="neighbours", unit="block", disable=not progress) as bar:
             reference_radii = _radii(reference, k, work, bar)
             sample_radii = _radii(samples, k, work, bar)
@@ -85,16 +83,16 @@ def radii(
         UserError: no more than `k` rows.
     """
     with full_precision(), tqdm(disable=True) as bar:
-        return _radii(
-            features, k, _Pairs(distances, torch.device(device), features.mean(0)), bar
-        ).cpu()
+        work = _Pairs(distances, torch.device(device), features.mean(0))
+        return _radii(features, k, work, bar).cpu()
 
 
 def _radii(features: Tensor, k: int, work: _Pairs, bar: tqdm) -> Tensor:
     count = len(features)
     if count <= k:
         raise UserError(
-            f"precision and recall: {count} images are too few for neighbour {k}; take more images or a smaller `neighbours`"
+            f"precision and recall: {count} images are too few for neighbour {k}; "
+            "take more images or a smaller `neighbours`"
         )
     # the point itself, at distance zero, is the nearest of the k + 1
     nearest = torch.full((count, k + 1), torch.inf, device=work.device)
@@ -106,9 +104,8 @@ def _radii(features: Tensor, k: int, work: _Pairs, bar: tqdm) -> Tensor:
                 block = work.block(features[rows], features[rows], same=True)
                 nearest[rows] = _smallest(nearest[rows], block, k + 1)
             else:
-                for part, block in zip(
-                    (rows, columns), work.both_ways(features[rows], features[columns]), strict=True
-                ):
+                blocks = work.both_ways(features[rows], features[columns])
+                for part, block in zip((rows, columns), blocks, strict=True):
                     nearest[part] = _smallest(nearest[part], block, k + 1)
             bar.update()
     return nearest.amax(1)
@@ -125,7 +122,7 @@ def _blocks(count: int, size: int) -> Iterator[slice]:
 
 
 class _Pairs:
-    """Squared distances between two blocks of rows, in the asked precision."""
+    """Squared distances between two blocks of rows, in the chosen precision."""
 
     def __init__(self, distances: Distances, device: torch.device, centre: Tensor) -> None:
         self.half = distances == "adm_fp16"
@@ -134,14 +131,17 @@ class _Pairs:
         self.centre = centre.to(device, torch.float32)
 
     def block(self, u: Tensor, v: Tensor, same: bool = False) -> Tensor:
-        """Distances [n, m] of `u` [n, D] and `v` [m, D]; `same`: they are the same rows. Float16 or float32."""
+        """Distances [n, m] of `u` [n, D] and `v` [m, D], float16 or float32.
+
+        `same`: they are the same rows.
+        """
         if self.half:
             return self._finished(u, v, self._half_products(u, v))
         block = self._single(u, v)
         return block.fill_diagonal_(0.0) if same else block
 
     def both_ways(self, u: Tensor, v: Tensor) -> Iterator[Tensor]:
-        """Distances [n, m], then [m, n] as they come out with `u` and `v` exchanged; the products are taken once."""
+        """Distances [n, m], then [m, n] with `u` and `v` exchanged, from the same products."""
         if self.half:
             products = self._half_products(u, v)
             yield self._finished(u, v, products)

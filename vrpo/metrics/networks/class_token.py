@@ -1,9 +1,10 @@
-"""The class token of a pretrained timm vision transformer; with DINOv2 ViT-L/14 the Frechet
-distance is FD-DINOv2.
+"""The class token of a pretrained timm vision transformer, for FD-DINOv2 with DINOv2 ViT-L/14.
 
-As EDM2 takes it (arXiv:2312.02696, appendix; after arXiv:2306.04675): images resized to 224 x 224, bicubic with antialiasing, ImageNet's
-normalisation, the 1,024 features of the class token after the final norm. DINOv2 was trained at 518; its own code shrinks the position embedding to the
-grid of 224 without antialiasing and with a scale of (16 + 0.1) / 37, which is done here, as timm's way gives slightly different features.
+As in EDM2 (arXiv:2312.02696, appendix; after arXiv:2306.04675): images resized to 224 x 224,
+bicubic with antialiasing, ImageNet's normalisation, and the 1,024 features of the class token
+after the final norm. DINOv2 was trained at 518. Its own code shrinks the position embedding to
+the grid of 224 without antialiasing and with a scale of (16 + 0.1) / 37. This module does the
+same, because timm's resampling gives slightly different features.
 """
 
 from __future__ import annotations
@@ -28,25 +29,25 @@ class ClassTokenNetwork:
 
     Args:
         name: key in `evaluation.extra_networks`.
-        options: `weights: timm` loads by name, anything else is a local .safetensors file; `image_size` is what images are resized to.
+        options: `weights: timm` loads by name, anything else is a local .safetensors file;
+            `image_size` is the side that images are resized to.
         device: where it runs.
 
     Raises:
-        UserError: the weights are missing or unfit, or the network has no class token or position embedding.
+        UserError: the weights are missing or unfit, or the network has no class token or position
+            embedding.
     """
 
     def __init__(self, name: str, options: NetworkOptions, device: torch.device | str) -> None:
         native = _native_size(options)
-        encoder = load_encoder(
-            EncoderOptions(**{**dict(options), "image_size": native}), None, "cpu"
-        )
+        encoder_options = EncoderOptions(**{**dict(options), "image_size": native})
+        encoder = load_encoder(encoder_options, None, "cpu")
         network = encoder.network
-        if (
-            getattr(network, "global_pool", None) != "token"
-            or getattr(network, "pos_embed", None) is None
-        ):
+        has_token = getattr(network, "global_pool", None) == "token"
+        if not has_token or getattr(network, "pos_embed", None) is None:
             raise UserError(
-                f"evaluation.extra_networks.{name}: `{options.architecture}` gives no class token, or has no position embedding; take a ViT such as DINOv2's"
+                f"evaluation.extra_networks.{name}: `{options.architecture}` gives no class token, "
+                "or has no position embedding; take a ViT such as DINOv2's"
             )
         if options.image_size != native:
             resize_positions(network, options.image_size)
@@ -73,7 +74,7 @@ class ClassTokenNetwork:
 
 
 def resize_positions(network: nn.Module, image_size: int) -> None:
-    """Fit `network` to images of `image_size`, its position embedding resampled as DINOv2's own code does."""
+    """Fit `network` to `image_size`, its position embedding resampled as DINOv2's own code does."""
     prefix = network.pos_embed.shape[1] - network.patch_embed.num_patches
     before = network.pos_embed.detach()
     side, grid = network.patch_embed.grid_size[0], image_size // network.patch_embed.patch_size[0]
@@ -81,22 +82,17 @@ def resize_positions(network: nn.Module, image_size: int) -> None:
     plane = before[:, prefix:].reshape(1, side, side, -1).permute(0, 3, 1, 2).float()
     scale = (grid + SCALE_OFFSET) / side
     plane = F.interpolate(plane, mode="bicubic", antialias=False, scale_factor=(scale, scale))
-    network.pos_embed = nn.Parameter(
-        torch.cat([before[:, :prefix], plane.permute(0, 2, 3, 1).flatten(1, 2)], 1),
-        requires_grad=False,
-    )
+    positions = torch.cat([before[:, :prefix], plane.permute(0, 2, 3, 1).flatten(1, 2)], 1)
+    network.pos_embed = nn.Parameter(positions, requires_grad=False)
 
 
 def _native_size(options: NetworkOptions) -> int:
-    """The side of the images that the pretrained network was made for; that of `options` where timm has no fixed one."""
+    """Image size of the pretrained network, or of `options` where timm has no fixed one."""
     import timm
 
     try:
         config = timm.models.get_pretrained_cfg(options.architecture, allow_unregistered=False)
     except RuntimeError:  # no such network: `load_encoder` names the nearest
         config = None
-    return (
-        config.input_size[-1]
-        if config is not None and config.fixed_input_size
-        else options.image_size
-    )
+    fixed = config is not None and config.fixed_input_size
+    return config.input_size[-1] if fixed else options.image_size

@@ -21,10 +21,12 @@ if TYPE_CHECKING:
 class ClassifierNetwork:
     """Features of the classifier that `fit_classifier` wrote to `weights`.
 
-    pool: what enters its last layer; logits: that layer without its bias; spatial: the first 7 channels of the middle one of its feature maps, as NHWC.
+    pool: input of its last layer; logits: that layer without its bias; spatial: the first 7
+    channels of the middle one of its feature maps, as NHWC.
 
     Raises:
-        UserError: weights are missing, damaged or of another architecture, or timm cannot take this one apart.
+        UserError: weights are missing, damaged or of another architecture, or timm cannot give
+            this one's feature maps.
     """
 
     def __init__(
@@ -37,14 +39,16 @@ class ClassifierNetwork:
         """`where`: the config's section that `options` come from."""
         if options.weights != "trained":
             raise UserError(
-                f"{where}.weights: `{options.weights}`; the evaluation network is fitted on the images, set it to `trained`"
+                f"{where}.weights: `{options.weights}`; "
+                "the evaluation network is fitted on the images, set it to `trained`"
             )
         with torch.random.fork_rng(devices=[]):  # weights are drawn before they are loaded
             network = load_classifier(options, weights)
         head = network.get_classifier()
         if not isinstance(head, nn.Linear) or not hasattr(network, "forward_intermediates"):
             raise UserError(
-                f"{where}.architecture: `{options.architecture}` has no linear classifier or no feature maps; take a ResNet or ViT of timm"
+                f"{where}.architecture: `{options.architecture}` has no linear classifier "
+                "or no feature maps; take a ResNet or ViT of timm"
             )
         self.sha256 = state_sha256(network)
         self.warnings: list[str] = []

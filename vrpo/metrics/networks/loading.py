@@ -55,7 +55,8 @@ def extra_networks(
     if stray := sorted({*weights} - {*options.extra_networks}):
         known = ", ".join(options.extra_networks) or "none"
         raise UserError(
-            f"--extra-weights {stray[0]}: there is none in evaluation.extra_networks; known: {known}"
+            f"--extra-weights {stray[0]}: there is none in evaluation.extra_networks; "
+            f"known: {known}"
         )
     for name, network in options.extra_networks.items():
         yield name, _extra_network(name, network, weights.get(name), device)
@@ -69,6 +70,7 @@ def _extra_network(
         return ClassTokenNetwork(name, options, device)
     if weights is None:
         raise UserError(
-            f"{where}: `weights: trained`, and no file of them; fit it (`fit-classifier --section extra_networks.{name}`) and give --extra-weights {name}=FILE"
+            f"{where}: `weights: trained`, and no file of them; fit it (`fit-classifier "
+            f"--section extra_networks.{name}`) and give --extra-weights {name}=FILE"
         )
     return ClassifierNetwork(options, weights, device, where)
