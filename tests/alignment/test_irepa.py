@@ -105,7 +105,9 @@ def test_vrpo_with_this_projector_is_irepa_where_eta_is_zero_and_rewards_come_on
             encoders=["a"],
             depth=1,
             weight=2.0,
+            eta=0.0,
             group_size=3,
+            least_rollouts=0,
             spatial={"kernel_size": 3},
             rewards=rewards,
         )

@@ -33,13 +33,14 @@ def against_time(benchmark: Benchmark) -> tuple[Figure, pd.DataFrame]:
 def during_training(benchmark: Benchmark, process: str) -> tuple[Figure, pd.DataFrame]:
     """The figure `diagnostics` of the alignments `diagnosed`, in their order, on one process."""
     options, logged = benchmark.options, read_diagnostics(benchmark.folder)
-    diagnosed = options.diagnosed or {"REPA": options.repa, "VRPO": options.vrpo}
+    chosen = (options.repa, options.vrpo)
+    diagnosed = options.diagnosed or {benchmark.labels[name]: name for name in chosen}
     runs = {label: run_name(process, name) for label, name in diagnosed.items()}
     rows = [logged[logged["run"] == run].assign(label=label) for label, run in runs.items()]
-    chosen = pd.concat(rows, ignore_index=True)
-    if chosen.empty:
-        return style.nothing("nothing was logged by noise level"), chosen
-    return compare(chosen, chosen["model"].iloc[0])
+    data = pd.concat(rows, ignore_index=True)
+    if data.empty:
+        return style.nothing("nothing was logged by noise level"), data
+    return compare(data, data["model"].iloc[0])
 
 
 def changes(benchmark: Benchmark) -> tuple[Figure, pd.DataFrame]:
@@ -56,6 +57,7 @@ def changes(benchmark: Benchmark) -> tuple[Figure, pd.DataFrame]:
     data = pd.concat([ablated[columns], repa[columns]], ignore_index=True)
     scores, models = list(dict.fromkeys(data["score"])), list(dict.fromkeys(data["model"]))
     names = list(dict.fromkeys(data["alignment"]))
+    chosen = benchmark.labels[options.vrpo]
     height = 0.7 + 0.15 * len(names)
     count = len(scores) * len(models)
     figure, axes = style.panels(count, columns=len(models), height=height, sharey=True)
@@ -70,7 +72,7 @@ def changes(benchmark: Benchmark) -> tuple[Figure, pd.DataFrame]:
             colour = style.FAINT if low <= 0 <= high else colour
             axis.plot([low, high], [place, place], color=colour)
             axis.plot(row["change"], place, "o", color=colour)
-        axis.set_xlabel(f"{score_name(score)} more than VRPO's (worse →)")
+        axis.set_xlabel(f"{score_name(score)} more than {chosen}'s (worse →)")
         axis.set_ylim(-0.7, len(names) - 0.3)
         axis.set_title(style.model_title(model) if score == scores[0] else "")
         axis.set_yticks(list(places.values()), list(places))

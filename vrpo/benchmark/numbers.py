@@ -15,12 +15,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from vrpo.config.alignments import ALIGNMENT_NAMES
 from vrpo.config.benchmark import SEARCH, BenchmarkOptions, run_name, search_name
 from vrpo.config.report import ReportOptions
 from vrpo.errors import UserError
 from vrpo.report.compare import by_seed, paired_gain, paired_speedup
-from vrpo.report.results import main_sampler, read_csv, read_metrics, read_speed
+from vrpo.report.results import (
+    main_sampler,
+    own_label,
+    read_csv,
+    read_metrics,
+    read_speed,
+    shown_names,
+)
 
 TIE = 0.01  # candidates within this part of the best score are equally good
 COMPARED = [
@@ -57,18 +63,23 @@ class Benchmark:
         return list(filter(None, (self.options.held_out, self.options.validation)))
 
     @cached_property
-    def labels(self) -> dict[str, str]:
-        """Names of the compared alignments: REPA, VRPO (the chosen ones) and the papers' names.
+    def names(self) -> dict[str, str]:
+        """What each alignment is called: the papers' names, of a reduced VRPO its own."""
+        named = (
+            self.metrics.assign(name=shown_names(self.metrics)).groupby("alignment")["name"].first()
+        )
+        return named.to_dict()
 
-        An alignment whose name would be ambiguous keeps the config's.
-        """
-        options, kinds = self.options, self.metrics.groupby("alignment")["kind"].first()
-        chosen = {name: ALIGNMENT_NAMES[method] for method, name in options.chosen.items()}
-        names = {name: ALIGNMENT_NAMES.get(kinds.get(name), name) for name in options.compared}
-        names |= chosen
-        taken = list(names.values())
-        own = {name for name in names if name not in chosen and taken.count(names[name]) > 1}
-        return {name: name if name in own else names[name] for name in options.compared}
+    @cached_property
+    def labels(self) -> dict[str, str]:
+        """Names of the compared alignments; ambiguous ones, but for the chosen, are the config's."""
+        chosen = self.options.chosen.values()
+        found = {name: self.names.get(name, name) for name in self.options.compared}
+        taken = list(found.values())
+        return {
+            name: own_label(label, name) if taken.count(label) > 1 and name not in chosen else label
+            for name, label in found.items()
+        }
 
     @cached_property
     def searched(self) -> pd.DataFrame:

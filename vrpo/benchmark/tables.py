@@ -7,7 +7,6 @@ import pandas as pd
 
 from vrpo.benchmark.numbers import Benchmark, searched_columns
 from vrpo.benchmark.verdict import score_name
-from vrpo.config.alignments import ALIGNMENT_NAMES
 from vrpo.report.compare import interval_note
 from vrpo.report.formatting import Table, cell, factors, intervals, space_text, steps_text
 
@@ -16,7 +15,7 @@ def search_table(benchmark: Benchmark) -> Table:
     """The candidates' validation scores by process and seed; bold: the rule takes it."""
     options, data = benchmark.options, benchmark.searched
     names = [f"`{name}`" for name in data["candidate"]]
-    shown = pd.DataFrame({"method": data["method"].map(ALIGNMENT_NAMES), "candidate": names})
+    shown = pd.DataFrame({"method": data["candidate"].map(benchmark.names), "candidate": names})
     for column, (process, seed) in searched_columns(options).items():
         shown[f"{process}, seed {seed}"] = [cell(value, None, 3, False) for value in data[column]]
     means = zip(data["mean"], data["rule"], strict=True)

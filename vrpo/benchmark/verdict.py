@@ -72,12 +72,13 @@ def score_name(score: str) -> str:
 
 def _of_ablations(benchmark: Benchmark) -> list[str]:
     sentences, held_out, rows = [], benchmark.options.held_out, benchmark.ablated
+    chosen = benchmark.labels[benchmark.options.vrpo]
     rows = rows[rows["score"] == held_out]
     for model, group in rows.groupby("model", sort=False):
         worse, better = group["change_low"] > 0, group["change_high"] < 0
         parts = {"worse": worse, "better": better, "undecided": ~(worse | better)}
         texts = [f"{word}: {_names(group[part])}" for word, part in parts.items() if part.any()]
-        count = f"each of {len(group)} ablations against VRPO by {score_name(held_out)}"
+        count = f"each of {len(group)} ablations against {chosen} by {score_name(held_out)}"
         sentences.append(f"On {model}, {count}: {'; '.join(texts)}.")
     return sentences
 

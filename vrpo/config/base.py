@@ -116,6 +116,15 @@ def _place(path: str) -> str:
     return expanded
 
 
+def _label(text: str) -> str:
+    if not text.strip() or text != text.strip() or len(text) > 60 or re.search(r"[\n\t|$]", text):
+        raise ValueError(
+            f"{shown(text)} is empty, begins or ends with a space, has line breaks, tabs, `|` or `$`, "
+            "or more than 60 characters; give another label"
+        )
+    return text
+
+
 def _without_braces(path: str) -> str:
     if "{" in path or "}" in path:
         fault = "has braces, which are wildcards to Snakemake"
@@ -142,6 +151,8 @@ Place = Annotated[str, AfterValidator(_place)]
 WorkflowPlace = Annotated[Place, AfterValidator(_without_braces)]
 """A `Place` that is an input or output of the workflow's jobs."""
 Text = Annotated[str, Field(min_length=1)]
+Label = Annotated[str, AfterValidator(_label)]
+"""What tables and figures call something."""
 Positive = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0)]
 Seeds = Annotated[list[Seed], AfterValidator(_distinct)]

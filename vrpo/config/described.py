@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from vrpo.config.alignments import ALIGNMENT_NAMES
 from vrpo.config.data import DataOptions
 from vrpo.config.experiment import ExperimentConfig
 from vrpo.config.report import ReportOptions
@@ -26,8 +25,7 @@ def described_report(config: ExperimentConfig) -> ReportOptions:
 
 def title(config: ExperimentConfig) -> str:
     """The headline, e.g. `None, REPA and VRPO on SiT and DiT, digits 32x32`."""
-    kinds = {run.alignment: config.alignments[run.alignment].kind for run in config.runs.values()}
-    compared = _joined(ALIGNMENT_NAMES.get(kind, name) for name, kind in kinds.items())
+    compared = _joined(config.label_of(run.alignment) for run in config.runs.values())
     processes = _joined(PROCESS_NAMES[config.process_of(run)] for run in config.runs)
     compared = re.sub("^none", "None", compared)
     return f"{compared} on {processes}, {images(config.data)}"

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
-from vrpo.config.alignments import AnyAlignment
+from vrpo.config.alignments import AnyAlignment, VRPOOptions
 from vrpo.config.base import Ascending, Name, Options, Seeds, WorkflowPlace, option
 from vrpo.config.benchmark import BenchmarkOptions
 from vrpo.config.data import DataOptions
@@ -91,6 +91,9 @@ class ExperimentConfig(Options):
             self._check_alignment(name, alignment)
         if self.benchmark:
             self._check_benchmark(self.benchmark)
+        for name, label in self.report.labels.items():
+            require_known("report.labels", name, self.alignments, "alignments")
+            self._check_label(f"report.labels.{name}", label, name)
         for name, run in self.runs.items():
             self._check_run(name, run)
         for name, checkpoint in self.checkpoints.items():
@@ -113,6 +116,8 @@ class ExperimentConfig(Options):
                     f"benchmark.{option_name}: `{name}` is an alignment of kind "
                     f"`{self.alignments[name].kind}`, this must be one of kind `{kind}`"
                 )
+        for label, name in (benchmark.diagnosed or {}).items():
+            self._check_label("benchmark.diagnosed", label, name)
         scores = dict.fromkeys(["fid", *(f"fd_{name}" for name in self.evaluation.extra_networks)])
         known = "fid, fd_<each of evaluation.extra_networks>"
         for option_name in ("validation", "held_out"):
@@ -187,6 +192,19 @@ class ExperimentConfig(Options):
         except ValueError as error:
             raise ValueError(f"{where}.{error}") from None
 
+    def _check_label(self, where: str, label: str, name: str) -> None:
+        """Refuse the name of the full form for another one."""
+        alignment, full = self.alignments[name], VRPOOptions.title
+        if label.strip().casefold() != full.casefold():
+            return
+        if alignment.kind != "vrpo" or alignment.missing:
+            parts = " and no ".join(alignment.missing)
+            lack = f"has no {parts}" if parts else f"is of kind `{alignment.kind}`"
+            raise ValueError(
+                f"{where}: `{label}` is the name of the full form, and alignment `{name}` {lack}; "
+                f"give another label, e.g. `{alignment.name or name}`"
+            )
+
     def _check_run(self, name: str, run: RunOptions) -> None:
         require_known(f"runs.{name}.process", run.process, self.processes, "processes")
         require_known(f"runs.{name}.alignment", run.alignment, self.alignments, "alignments")
@@ -219,6 +237,11 @@ class ExperimentConfig(Options):
             )
 
     # ---- options derived from others ------------------------------------------------------------
+
+    def label_of(self, alignment: str) -> str:
+        """What tables and figures call an alignment."""
+        given = self.report.labels.get(alignment)
+        return given or self.alignments[alignment].name or alignment
 
     def seeds_of(self, run: str) -> list[int]:
         """Training seeds of `run`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vrpo.config.base import Options, WorkflowPlace, option
+from vrpo.config.base import Label, Name, Options, WorkflowPlace, option
 
 
 class ReportOptions(Options):
@@ -13,6 +13,11 @@ class ReportOptions(Options):
     )
     metric_space: str | None = option(
         None, "feature space, shown beside every score; null: as data and evaluation say"
+    )
+    labels: dict[Name, Label] = option(
+        dict,
+        "{alignment: what tables and figures call it}; without one: its kind's name in papers, and "
+        "for a reduced VRPO a generated one, e.g. `VRPO (fidelity only)`",
     )
     grid_images: int = option(10, "images of each run in the grid of samples", "images", ge=1)
     published: WorkflowPlace | None = option(

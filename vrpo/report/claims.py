@@ -92,8 +92,9 @@ def _judged(claim: Claim, pair: dict[str, Any], comparable: bool) -> dict[str, A
         verdict, finding = ONE_MILESTONE, NOT_RUN
     else:
         verdict = _verdict(claim, low, high, pair["seeds"], comparable)
-        better, worse = low > claim.neutral, high < claim.neutral  # neither for one seed
-        finding = "VRPO better" if better else "REPA better" if worse else "undecided"
+        better, worse = low > claim.neutral, high < claim.neutral
+        ahead = labels[0] if better else labels[1] if worse else ""  # neither for one seed
+        finding = f"{ahead} better" if ahead else "undecided"
     return {
         "claim": claim.name,
         "claimed": claim.text,

@@ -30,7 +30,7 @@ from vrpo.plan.paths import Paths
 from vrpo.report.results import CHECKSUMS, OFFICIAL
 
 REPRESENTATION_COLUMNS = [
-    *("run", "model", "process", "alignment", "kind", "seed", "step"),
+    *("run", "model", "process", "alignment", "kind", "name", "seed", "step"),
     *("noise_level", "block", "quantity", "value"),
 ]
 LOGGED = {"step": int, "loss": float}  # columns of train.csv that must be there, and their types
@@ -79,10 +79,13 @@ def _names(config: ExperimentConfig, run: str) -> dict[str, str]:
         family, model = config.checkpoints[run].family, config.model_of(run).name
         process, alignment = CHECKPOINT_PROCESS[family], run
         kind = f"{OFFICIAL}{FAMILIES[family]}"
+        name = kind
     else:
         alignment, model = config.runs[run].alignment, model_name(config, run)
         process, kind = config.process_of(run), config.alignments[alignment].kind
-    return {"run": run, "model": model, "process": process, "alignment": alignment, "kind": kind}
+        name = config.label_of(alignment)
+    names = {"run": run, "model": model, "process": process, "alignment": alignment}
+    return names | {"kind": kind, "name": name}
 
 
 def model_name(config: ExperimentConfig, run: str) -> str:

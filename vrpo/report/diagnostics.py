@@ -62,8 +62,8 @@ def diagnostics(options: ReportOptions, collected: Path) -> tuple[Figure, pd.Dat
     run, model = ours["run"].iloc[0], ours["model"].iloc[0]
     rivals = logged.loc[(logged["kind"] == "repa") & (logged["model"] == model), "run"].unique()[:1]
     chosen = logged[logged["run"].isin([*rivals, run])]
-    chosen = chosen.assign(label=chosen["kind"].map({"repa": "REPA", "vrpo": "VRPO"}))
-    return compare(chosen.sort_values("label", kind="stable"), model)
+    chosen = chosen.assign(label=chosen["name"]).sort_values("kind", kind="stable")
+    return compare(chosen, model)
 
 
 def compare(logged: pd.DataFrame, model: str) -> tuple[Figure, pd.DataFrame]:

@@ -126,13 +126,25 @@ def read_csv(path: Path, needed: list[str]) -> pd.DataFrame:
 
 
 def _labelled(path: Path, *needed: str) -> pd.DataFrame:
-    """A table with a `label`: the papers' names where unambiguous in a model, else the config's."""
+    """A table with a `label`: the `name` where unambiguous in a model, else the config's."""
     frame = read_csv(path, ["run", "model", "alignment", "kind", "seed", *needed])
-    rivals = frame.groupby(["model", "kind"])["run"].transform("nunique")
-    known = frame["kind"].isin(ALIGNMENT_NAMES) | frame["kind"].str.startswith(OFFICIAL)
-    frame["label"] = np.where(
-        (rivals == 1) & known,
-        frame["kind"].map(lambda kind: ALIGNMENT_NAMES.get(kind, kind)),
-        frame["alignment"],
-    )
+    frame["name"] = shown_names(frame)
+    rivals = frame.groupby(["model", "name"])["run"].transform("nunique")
+    rows = [own_label(*row) for row in zip(frame["name"], frame["alignment"], strict=True)]
+    frame["label"] = np.where(rivals == 1, frame["name"], rows)
     return frame
+
+
+def shown_names(frame: pd.DataFrame) -> pd.Series:
+    """What each row's alignment is called; results without the column `name` have their kind's."""
+    if "name" in frame:
+        return frame["name"]
+    known = frame["kind"].isin(ALIGNMENT_NAMES) | frame["kind"].str.startswith(OFFICIAL)
+    return frame["kind"].replace(ALIGNMENT_NAMES).where(known, frame["alignment"])
+
+
+def own_label(name: str, alignment: str) -> str:
+    """The config's name of an alignment whose `name` is ambiguous; `vrpo` is the full form's."""
+    full = ALIGNMENT_NAMES["vrpo"]
+    reduced = alignment.casefold() == full.casefold() and name != full
+    return f"{name}, {alignment}" if reduced else alignment

@@ -63,9 +63,16 @@ def applied() -> AbstractContextManager[None]:
 
 
 def colours(labels: Iterable[str]) -> dict[str, str]:
-    """A colour for each label: the same for none, REPA and VRPO in every figure."""
+    """A colour for each label: the same for none, REPA and VRPO in every figure.
+
+    One reduced form, e.g. `VRPO (fidelity only)`, has VRPO's colour where VRPO is absent.
+    """
+    labels = list(dict.fromkeys(labels))
     chosen = {label: COLOURS[label] for label in labels if label in COLOURS}
-    others = [label for label in dict.fromkeys(labels) if label not in COLOURS]
+    reduced = [label for label in labels if label.startswith("VRPO (")]
+    if len(reduced) == 1 and "VRPO" not in chosen:
+        chosen[reduced[0]] = COLOURS["VRPO"]
+    others = [label for label in labels if label not in chosen]
     return chosen | {label: OTHER_COLOURS[i % len(OTHER_COLOURS)] for i, label in enumerate(others)}
 
 

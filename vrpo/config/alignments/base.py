@@ -46,6 +46,16 @@ class Defaults(Options):
     needs_global_targets: ClassVar[bool] = False
     """Whether encoder tokens of the whole global batch are used."""
 
+    @property
+    def name(self) -> str:
+        """What tables and figures call it; empty for a custom loss, which has its row's name."""
+        return self.title
+
+    @property
+    def missing(self) -> list[str]:
+        """Parts of the form that `title` names and these options leave out."""
+        return []
+
     def check(self, training: TrainingOptions) -> None:
         """Raise `ValueError` for options that `training` leaves without effect."""
 

@@ -42,20 +42,27 @@ class RewardsOptions(Options):
     )
 
 
+def _all_rewards() -> RewardsOptions:
+    """Every reward scoring, and fidelity and perceptual reward pathwise."""
+    both = RewardOptions(score=1.0, pathwise=0.05)
+    return RewardsOptions(fidelity=both, perceptual=both, semantic=RewardOptions(score=1.0))
+
+
 class VRPOOptions(ProjectedOptions):
-    """VRPO: generative representation policy optimisation (arXiv:2606.00583, abstract)."""
+    """VRPO: generative representation policy optimisation (arXiv:2606.00583, abstract).
+
+    The defaults are the full form: three rewards and the policy term (docs/method.md).
+    """
 
     title: ClassVar[str] = "VRPO"
     loss: ClassVar[str] = "vrpo.alignment.vrpo:VRPO"
     kind: Literal["vrpo"] = option(..., "reward-guided alignment")
     rewards: RewardsOptions = option(
-        lambda: RewardsOptions(fidelity=RewardOptions(pathwise=0.05)),
-        "weights of the rewards, 0 where not given; default: `fidelity: {pathwise: 0.05}`, "
-        "from the method benchmark",
+        _all_rewards,
+        "weights of the rewards, 0 where not given; default: `score: 1` for each, and "
+        "`pathwise: 0.05` for fidelity and perceptual",
     )
-    eta: float = option(
-        0.0, "weight of the policy term; 0, from the method benchmark: no advantages", ge=0
-    )
+    eta: float = option(0.1, "weight of the policy term; 0, an ablation: no advantages", ge=0)
     beta: float = option(
         1.0,
         "weight of the KL anchor to the encoder; `eta: 0`, `beta: 1` without pathwise rewards is "
@@ -80,7 +87,7 @@ class VRPOOptions(ProjectedOptions):
         0.99, "decay per step of the running mean and variance of each reward", ge=0, lt=1
     )
     least_rollouts: int = option(
-        0,
+        32,
         "rollouts, decayed as the statistics, after which rewards count at a noise level; "
         "0: two that differ",
         "rollouts",
@@ -133,6 +140,31 @@ class VRPOOptions(ProjectedOptions):
                 f"/ {NOISE_BINS} noise levels / (1 - statistics_decay)); "
                 "take a tenth of that or less"
             )
+
+    @property
+    def name(self) -> str:
+        """`VRPO` for the full form; else what is left or missing, e.g. `VRPO (fidelity only)`."""
+        acting, missing = self._acting(), self.missing
+        if not missing:
+            return self.title
+        if self.eta > 0:
+            inactive = [part.removesuffix(" reward") for part in missing]
+            return f"{self.title} (no {' or '.join(inactive)} reward)"
+        if len(missing) == 1:
+            return f"{self.title} (no policy term)"
+        return f"{self.title} ({' and '.join(acting)} only)" if acting else "VRPO (no rewards)"
+
+    @property
+    def missing(self) -> list[str]:
+        """Parts of the full form without a weight (docs/method.md, "What may be called VRPO")."""
+        acting = self._acting()
+        parts = [f"{name} reward" for name in RewardsOptions.model_fields if name not in acting]
+        return parts if self.eta > 0 else ["policy term", *parts]
+
+    def _acting(self) -> list[str]:
+        """Rewards that are pathwise, or score while there is a policy term."""
+        rewards = {name: getattr(self.rewards, name) for name in RewardsOptions.model_fields}
+        return [name for name, own in rewards.items() if own.pathwise + self.eta * own.score > 0]
 
     @property
     def convolution(self) -> SpatialOptions | None:
