@@ -80,10 +80,8 @@ def evaluate(
     protocol["warnings"] = [*network.warnings, *protocol["warnings"]]
     attributes = images.attributes
     extra_used = protocol.get("extra_networks", {})
-    if compared.images is None:
-        reference_sha256 = sha256(reference)
-    else:
-        reference_sha256 = compared.images.digest()
+    real = compared.images
+    reference_sha256 = sha256(reference) if real is None else real.digest()
     record = {
         **{key: attributes.get(key) for key in ("run", "seed", "step", "sampler")},
         "scores": scores,
