@@ -1,5 +1,6 @@
 """The section `benchmark`: the runs it gives, and what it refuses."""
 
+from itertools import chain
 from typing import Any
 
 import pytest
@@ -233,12 +234,16 @@ def test_paper_scale_ablations_share_the_rest_with_the_comparison() -> None:
         assert kept == comparison[section], section
 
 
-def test_miniature_ablations_differ_from_the_chosen_one() -> None:
+def test_what_the_miniature_compares_is_all_different_and_named_rightly() -> None:
+    """The candidates for VRPO are full forms; each ablation lacks or changes something."""
     config = load_experiment(ROOT / "config/mini.yaml", ROOT / "config/benchmark.yaml")
     benchmark: BenchmarkOptions = config.benchmark
-    names = [benchmark.vrpo, *benchmark.ablations]
+    assert {*benchmark.candidates} >= {"repa", "irepa", "contrastive", "vrpo"}
+    assert {config.label_of(name) for name in benchmark.candidates["vrpo"]} == {"VRPO"}
+    searched = chain.from_iterable(benchmark.candidates.values())
+    names = {*searched, *benchmark.compared, *benchmark.ablations}
     described = {str(config.alignments[name].model_dump()) for name in names}
-    assert len(described) == len(names) > 1, "two alignments of the benchmark are the same"
+    assert len(described) == len(names), "two alignments of the benchmark are the same"
 
 
 def test_processes_of_one_kind_are_told_apart_by_name() -> None:

@@ -160,10 +160,12 @@ def test_no_other_kind_takes_the_name() -> None:
 def test_diagnosed_forms_are_called_by_their_names() -> None:
     content = [read_yaml(ROOT / f"config/{name}.yaml") for name in ("mini", "benchmark")]
     content = deep_merge(*content)
-    content["benchmark"]["diagnosed"] = {"VRPO": "vrpo-f0.05-w4"}
+    content["alignments"]["reduced"] = {**content["alignments"]["vrpo-anchored"], "eta": 0.0}
+    content["benchmark"]["ablations"] = ["reduced"]
+    content["benchmark"]["diagnosed"] = {"VRPO": "reduced"}
     with pytest.raises(UserError, match=r"benchmark.diagnosed: `VRPO` .* has no policy term"):
         parse_experiment(content, "benchmark")
-    content["benchmark"]["diagnosed"] = {FIDELITY: "vrpo-f0.05-w4"}
+    content["benchmark"]["diagnosed"] = {"VRPO (without)": "reduced"}
     parse_experiment(content, "benchmark")
 
 
