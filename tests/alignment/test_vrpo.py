@@ -80,7 +80,7 @@ def test_pathwise_gradient_is_weight_over_running_std() -> None:
 
 @pytest.mark.parametrize("eta", [0.0, 0.4])
 def test_replaced_form_aligns_with_weight_over_running_std(eta: float) -> None:
-    """`beta: 0` and a pathwise semantic reward: mean_i (w / sigma(u_i) + lambda eta A_i) grad(-cos_i).
+    """The gradient is mean_i (w / sigma(u_i) + lambda eta A_i) grad(-cos_i).
 
     The other pathwise rewards do not reach the hidden tokens of this batch.
     """

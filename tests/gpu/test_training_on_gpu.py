@@ -49,7 +49,7 @@ def plans(step: int) -> list[StepPlan]:
 def test_batches_read_ahead_are_those_of_the_cpu(
     device: torch.device, tmp_path: Path, latents: str
 ) -> None:
-    """Over many steps, with work on the main stream in between: a buffer used too early would show."""
+    """Many steps, with work on the main stream in between, would show a buffer used too early."""
     data = write_training_data(experiment(), [ENCODER], tmp_path, 64)
     feed = Feed(
         data,

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,25 @@ def test_a_check_of_the_machine_finds_the_package(monkeypatch: pytest.MonkeyPatc
     assert seen["PYTHONPATH"] == f"{ROOT}{os.pathsep}/more"
 
 
-def test_jobs_find_python(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_jobs_find_python(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", "/usr/bin")
-    use_environment_of("/somewhere/bin/python", Path("/scripts"))
-    assert os.environ["PATH"] == "/scripts:/somewhere/bin:/usr/bin"
+    use_environment_of("/somewhere/bin/python", tmp_path)
+    assert os.environ["PATH"] == f"{tmp_path}:/somewhere/bin:/usr/bin"
+
+
+def test_a_script_that_a_copy_made_unusable_is_repaired(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    script = tmp_path / "vrpo"
+    script.write_text("#!/bin/sh\necho it runs\n")
+    monkeypatch.setenv("PATH", os.environ["PATH"])
+    use_environment_of(sys.executable, tmp_path)
+    assert subprocess.run(["vrpo"], capture_output=True, text=True).stdout == "it runs\n"
+    script.chmod(0o644)
+
+    def refused(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "chmod", refused)
+    with pytest.raises(UserError, match=r"vrpo: is not executable .*; run `chmod \+x` on it"):
+        use_environment_of(sys.executable, tmp_path)

@@ -97,7 +97,7 @@ def test_commands_keep_names_with_spaces_whole(shards: int, tmp_path: Path) -> N
     result = plan(tmp_path, "-p", "--config", *options)
     text = whole(result)
     assert result.returncode == 0, text[-4000:]
-    commands = re.findall(r"^ *(?:Shell command: )?(PYTHONPATH=.*)", text, re.MULTILINE)
+    commands = re.findall(r"^ *(?:Shell command: )?(vrpo .*)", text, re.MULTILINE)
     jobs = stats(text)
     assert len(commands) == jobs["total"] - jobs["resolved_config"] - jobs["all"]
     for command in commands:

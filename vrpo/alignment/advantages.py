@@ -21,7 +21,7 @@ def group_advantages(
     Args:
         rewards: [B], the groups side by side; B is a multiple of `group_size`.
         group_size: G.
-        max_advantage: bound of the result; the mean of a group is exactly 0 only where it does not act.
+        max_advantage: bound of the result; where it acts, a group's mean is not exactly 0.
         eps: keeps a group of equal rewards at advantage 0.
     """
     grouped = rewards.double().view(
@@ -41,7 +41,10 @@ def advantage_shares(advantages: Tensor) -> Tensor:
 def clipped_surrogate(
     log_prob: Tensor, old_log_prob: Tensor, advantages: Tensor, clip: float
 ) -> tuple[Tensor, Tensor]:
-    """`min(rho A, clip(rho, 1-eps, 1+eps) A)` [B] and which rollouts the clip holds [B] (PPO, arXiv:1707.06347, eq. 7)."""
+    """`min(rho A, clip(rho, 1-eps, 1+eps) A)` [B], and which rollouts are clipped [B].
+
+    PPO, arXiv:1707.06347, eq. 7.
+    """
     ratio = (log_prob - old_log_prob).exp()
     clipped = ratio.clamp(1 - clip, 1 + clip)
     surrogate = torch.minimum(ratio * advantages, clipped * advantages)

@@ -61,12 +61,12 @@ class AlignmentBatch:
     x0: Tensor
     """Clean latents [B,C,H,W]."""
     x0_hat: Callable[[], Tensor]
-    """The network's estimate of the clean latents [B,C,H,W], with gradient; computed when called."""
+    """Computes the network's estimate of the clean latents [B,C,H,W], with gradient."""
     old_cosine: Tensor | None = None
     """`ProjectedAlignment.cosine` [B] of the averaged network, without gradient, where
     `options.needs_old_policy`."""
     attention: Sequence[tuple[Tensor, Tensor]] = ()
-    """Queries and keys [B,heads,N,W/heads] of the blocks in `Alignment.attention_of`, with gradient."""
+    """Queries and keys [B,heads,N,W/heads] of the blocks `Alignment.attention_of`."""
     encoder_attention: dict[str, Tensor] = field(default_factory=dict)
     """Queries and keys [B,L,2,heads,N,D/heads] of L blocks of each encoder, where
     `Alignment.attention_of` is not empty."""

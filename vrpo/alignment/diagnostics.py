@@ -11,13 +11,13 @@ Reduce = Callable[[Tensor], Tensor]
 
 
 class NoiseLevelLog(nn.Module):
-    """Means of named quantities in bins over the noise level, over all rollouts since they were last taken.
+    """Means of named quantities by noise level, over all rollouts since the last logged row.
 
-    The sums are part of the training state, so that a resumed training logs what an undisturbed one does.
+    The sums are part of the training state: a resumed training logs what an undisturbed one does.
     """
 
     def __init__(self, names: tuple[str, ...], bins: int) -> None:
-        """`names` of the quantities; `bins` of equal width over noise levels 0 (clean) to 1 (noise)."""
+        """`bins` have equal width over noise levels 0 (clean) to 1 (noise)."""
         super().__init__()
         self.names, self.bins = names, bins
         self.register_buffer("sums", torch.zeros(2, len(names), bins, dtype=torch.float64))
@@ -25,10 +25,9 @@ class NoiseLevelLog(nn.Module):
         self.register_buffer("first_bins", bins * torch.arange(len(names)), persistent=False)
 
     def add(self, noise_level: Tensor, **values: Tensor) -> None:
-        """Add quantities [B] of the rollouts of a micro-batch; values that are not finite are left out."""
-        first = torch.stack(
-            [self.first_bins[self.names.index(name)] for name in values]
-        )  # (V), without an upload
+        """Add quantities [B] of a micro-batch's rollouts; non-finite values are left out."""
+        # (V), without an upload
+        first = torch.stack([self.first_bins[self.names.index(name)] for name in values])
         stacked = torch.stack([value.detach() for value in values.values()]).double()  # (V, B)
         finite = torch.isfinite(stacked)
         where = noise_level_bin(noise_level, self.bins).expand(len(values), -1) + first[:, None]
@@ -42,7 +41,7 @@ class NoiseLevelLog(nn.Module):
         self.sums[:, self.names.index(name)] += sums
 
     def finish_step(self, all_reduce: Reduce, valid: Tensor) -> None:
-        """Take the present step's sums, over all ranks, in; those of a skipped step are forgotten."""
+        """Add the present step's sums over all ranks; those of a skipped step are dropped."""
         self.sums += torch.where(valid, all_reduce(self.pending.clone()), 0.0)
         self.pending.zero_()
 

@@ -19,8 +19,9 @@ def attention_cross_entropy(
 ) -> Tensor:
     """Mean over images, heads and queries of `-sum_m P_nm log A_nm`, a scalar, in fp32.
 
-    `A = softmax(q k^T / sqrt(d))` is the network's map, `P` the encoder's; each is [B,heads,N,d], with its own heads and d.
-    Heads are paired in order; where one side has more, its last are left out, as the original's sixteen against twelve.
+    `A = softmax(q k^T / sqrt(d))` is the network's map, `P` the encoder's. Queries and keys are
+    [B,heads,N,d], each side with its own heads and d. Heads are paired in order; the last ones of
+    the side that has more are left out, as in the original (sixteen against twelve).
     """
     with torch.autocast(queries.device.type, enabled=False):
         heads = min(queries.shape[1], target_queries.shape[1])
@@ -34,7 +35,7 @@ def _logits(queries: Tensor, keys: Tensor) -> Tensor:
 
 
 class HASTE(ProjectedAlignment):
-    """`L = -lambda mean_n cos(projector(h)_n, y_n) + lambda_A mean_l H(P_l, A_l)`; 0 after the stop.
+    """`L = -lambda mean_n cos(projector(h)_n, y_n) + lambda_A mean_l H(P_l, A_l)`; later 0.
 
     From `stop_step` on the terms are multiplied by 0, not left out: one compiled graph and one set
     of DDP's gradient buckets serve the whole training.

@@ -13,17 +13,22 @@ REWARDS = ("fidelity", "perceptual", "semantic")
 
 
 def perceptual_reward(critic_tokens_hat: Tensor, critic_tokens: Tensor) -> Tensor:
-    """`mean_n cos(E(x0_hat)_n, E(x0)_n)` [B] from the critic's tokens [B,N,D] of the estimated and the true clean latent."""
+    """`mean_n cos(E(x0_hat)_n, E(x0)_n)` [B].
+
+    Args:
+        critic_tokens_hat: the critic's tokens [B,N,D] of the estimated clean latent.
+        critic_tokens: those of the true one.
+    """
     return cosine_similarity(critic_tokens_hat, critic_tokens).mean(dim=1)
 
 
 class NoiseLevelStatistics(nn.Module):
     """Running mean and variance of K rewards in bins over the noise level.
 
-    Exponential moving sums of counts, values and squares, in float64 and weighted by counts: the first steps are
-    unbiased, and a batch split over ranks or micro-batches gives the sums of the whole. `moments` are what is known
-    before the present step. Where a bin has seen nothing, or a reward never varied, 1 / std is 0 and so is the
-    standardised reward: nothing is known to be better than expected.
+    Exponential moving sums of counts, values and squares, in float64 and weighted by counts: the
+    first steps are unbiased, and a batch split over ranks or micro-batches gives the sums of the
+    whole. `moments` are from before the present step. Where a bin has seen nothing, or a reward
+    never varied, 1 / std is 0, and so is the standardised reward.
     """
 
     def __init__(
@@ -43,7 +48,10 @@ class NoiseLevelStatistics(nn.Module):
         self.register_buffer("pending", torch.zeros(3, rewards, bins, dtype=torch.float64))
 
     def moments(self, noise_level: Tensor) -> tuple[Tensor, Tensor]:
-        """Running mean and 1 / standard deviation, [K,B] each in float64; 1 / std is 0 where unknown or constant."""
+        """Running mean and 1 / standard deviation, each [K,B] in float64.
+
+        1 / std is 0 where it is unknown or the reward is constant.
+        """
         mean, variance, varies = self._by_bin()
         known = varies & (self.sums[0] >= (1 - self.decay) * self.least)
         inverse_std = torch.where(known, variance.clamp_min(1e-30).rsqrt(), 0.0)
@@ -51,7 +59,7 @@ class NoiseLevelStatistics(nn.Module):
         return mean[:, index], inverse_std[:, index]
 
     def constant(self) -> list[int]:
-        """Which of the rewards were seen and never varied at any noise level: they give no advantage and no gradient."""
+        """Rewards that were seen and never varied: they give no advantage and no gradient."""
         seen, varied = self.sums[0].sum(dim=1) > 0, self._by_bin()[2].any(dim=1)
         return torch.nonzero(seen & ~varied).flatten().tolist()
 
@@ -61,11 +69,8 @@ class NoiseLevelStatistics(nn.Module):
         mean = total / count.clamp_min(1e-12)
         mean_square = squares / count.clamp_min(1e-12)
         variance = mean_square - mean.square()
-        return (
-            mean,
-            variance,
-            (count > 0) & (variance > 1e-12 * mean_square),
-        )  # below that, the difference is rounding of fp32 rewards
+        varies = variance > 1e-12 * mean_square  # below that, it is rounding of fp32 rewards
+        return mean, variance, (count > 0) & varies
 
     def observe(self, rewards: Tensor, noise_level: Tensor) -> None:
         """Add the rewards [K,B] of a micro-batch to the present step."""

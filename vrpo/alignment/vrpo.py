@@ -100,7 +100,8 @@ class VRPO(ProjectedAlignment):
         constant = [weights[index] for index in self.statistics.constant()]
         return [
             *(
-                f"rewards.{name} has been constant at every noise level so far: its advantage is zero, and it changes nothing"
+                f"rewards.{name} has been constant at every noise level so far: "
+                "its advantage is zero, and it changes nothing"
                 for name, reward in constant
                 if eta * reward.score + reward.pathwise > 0
             ),

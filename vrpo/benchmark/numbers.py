@@ -72,7 +72,7 @@ class Benchmark:
 
     @cached_property
     def labels(self) -> dict[str, str]:
-        """Names of the compared alignments; ambiguous ones, but for the chosen, are the config's."""
+        """Names of the compared alignments; the config's for ambiguous ones that are not chosen."""
         chosen = self.options.chosen.values()
         found = {name: self.names.get(name, name) for name in self.options.compared}
         taken = list(found.values())

@@ -119,8 +119,8 @@ def _place(path: str) -> str:
 def _label(text: str) -> str:
     if not text.strip() or text != text.strip() or len(text) > 60 or re.search(r"[\n\t|$]", text):
         raise ValueError(
-            f"{shown(text)} is empty, begins or ends with a space, has line breaks, tabs, `|` or `$`, "
-            "or more than 60 characters; give another label"
+            f"{shown(text)} is empty, begins or ends with a space, "
+            "has line breaks, tabs, `|` or `$`, or more than 60 characters; give another label"
         )
     return text
 

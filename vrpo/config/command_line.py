@@ -1,6 +1,7 @@
-"""Snakemake's command line: what it would take silently for something else, or answer with a traceback, ends in one line.
+"""Snakemake's command line: mistakes end in one line, and requests of profiles are kept.
 
-The profiles call `check_command_line` before Snakemake reads config files, the Snakefile when all rules are known.
+Snakemake itself takes some mistakes for something else, or shows a traceback. The profiles call
+`check_command_line` before Snakemake reads config files, the Snakefile when all rules are known.
 """
 
 from __future__ import annotations
@@ -57,7 +58,8 @@ def _require_single(arguments: list[str]) -> None:
     for option, spellings in REPEATED.items():
         if sum(argument in spellings for argument in given) > 1:
             raise UserError(
-                f"{option}: given twice, and Snakemake takes only the last; put all values behind one {option}"
+                f"{option}: given twice, and Snakemake takes only the last; "
+                f"put all values behind one {option}"
             )
 
 
@@ -67,7 +69,8 @@ def _require_readable(arguments: argparse.Namespace) -> None:
     for file in arguments.configfile:
         if not file.exists():
             raise UserError(
-                f"--configfile {file}: no such file; correct its name, or, if it is a target, put it behind `--`"
+                f"--configfile {file}: no such file; "
+                "correct its name, or, if it is a target, put it behind `--`"
             )
     merge_configs(arguments.configfile, arguments.config or [])
     for file in arguments.configfile:
@@ -103,9 +106,8 @@ def _require_names(
     for option in ("allowed_rules", "set_resources", "set_threads"):
         for name in getattr(arguments, option) or []:
             if name not in rules:
-                raise UserError(
-                    f"--{option.replace('_', '-')} {name}: there is no such rule; {nearest(name, rules)}"
-                )
+                where = f"--{option.replace('_', '-')} {name}"
+                raise UserError(f"{where}: there is no such rule; {nearest(name, rules)}")
 
 
 def keep_requests_of_profiles(settings: ResourceSettings) -> None:

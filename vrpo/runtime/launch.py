@@ -3,7 +3,7 @@
 Snakemake's `gpu` resource counts jobs but does not say which GPU a job gets. Here each GPU has a
 lock file, named by its UUID. The process turns into the stage, which keeps the locks; the kernel
 drops them when the stage ends, however it ends. Jobs that share a SLURM allocation each get their
-own GPUs, too. On more than one GPU, or with `--device cpu` and N above 1, the stage runs on N ranks.
+own GPUs, too. With N above 1 the stage runs on N ranks, on the CPU with `--device cpu`.
 """
 
 from __future__ import annotations
@@ -54,10 +54,12 @@ def require_gpus(count: int, limit: int | None = None) -> None:
 
 
 def take_gpus(count: int, device: str) -> None:
-    """Let this process, and what it turns into, see `count` GPUs that no other job of this machine holds.
+    """Take `count` GPUs that no other job of this machine holds, for this process and its stage.
+
+    Without any GPU, `auto` computes on the CPU, unless SLURM has given the job one.
 
     Raises:
-        UserError: there are fewer. Without any, `device: auto` computes on the CPU, unless SLURM has given the job a GPU.
+        UserError: there are fewer.
     """
     found = visible_gpus()
     if count == 1 and device == "auto" and not found.devices and not has_given_gpus():
@@ -72,7 +74,8 @@ def take_gpus(count: int, device: str) -> None:
 def locked_gpus(gpus: Sequence[Gpu], count: int, folder: Path) -> list[Gpu]:
     """Lock `count` of `gpus` and return them, waiting until so many are free.
 
-    All are locked at once or none, so that two jobs never wait for each other's half. The locks outlive `exec`.
+    All are locked at once or none, so that two jobs never wait for each other's half.
+    The locks outlive `exec`.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     waited = False
@@ -132,14 +135,17 @@ def launch(gpus: int, arguments: Sequence[str]) -> NoReturn:
 
 
 def run_ranks(count: int, stage: list[str]) -> int:
-    """Run `python STAGE` on `count` ranks by `torchrun`; returns the exit status, after each line that ended a rank was shown once."""
+    """Run `python STAGE` on `count` ranks by `torchrun`; each error is shown once.
+
+    Returns:
+        The exit status.
+    """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import parse_args, run
 
-    logging.getLogger("torch.distributed.elastic").setLevel(
-        logging.CRITICAL
-    )  # which rank was ended after which: the ranks say why
+    # it logs which rank was ended after which; the ranks say why
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     try:
         run(parse_args(["--standalone", f"--nproc-per-node={count}", *stage]))
     except SignalException:
@@ -159,11 +165,12 @@ def run_ranks(count: int, stage: list[str]) -> int:
 def outcome(failures: dict[int, tuple[int, tuple[str, int] | None]]) -> tuple[int, list[str]]:
     """Exit status of a stage, and what is still to be said about it.
 
-    The first rank has shown its own message. When one rank has ended, torchrun ends the others, by SIGTERM and those that are stuck by SIGKILL:
-    that is left out, and so is what they say about it, where it is known why the first of them ended.
+    The first rank has shown its own message. When one rank has ended, torchrun ends the others, by
+    SIGTERM and, if they are stuck, by SIGKILL. That, and what they say about it, is left out where
+    it is known why the first of them ended.
 
     Args:
-        failures: of each rank that failed its exit status, and the message and the status that it reported, if any.
+        failures: of each failed rank the exit status, and the message and status that it reported.
     """
     said = {rank: report for rank, (_, report) in failures.items() if report}
     refused = {rank: report for rank, report in said.items() if report[1] == BAD_INPUT}

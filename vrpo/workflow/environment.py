@@ -13,9 +13,25 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 def use_environment_of(python: str, scripts: Path) -> None:
-    """Let child processes find `scripts` and `python`'s environment, activated or not."""
+    """Let child processes find `scripts` and `python`'s environment, activated or not.
+
+    Raises:
+        UserError: a script is not executable and cannot be made so.
+    """
+    for script in scripts.iterdir():
+        if not os.access(script, os.X_OK):  # a copy or an archive lost it
+            _make_executable(script)
     path = os.environ.get("PATH", os.defpath)
     os.environ["PATH"] = os.pathsep.join([str(scripts), str(Path(python).parent), path])
+
+
+def _make_executable(script: Path) -> None:
+    try:
+        script.chmod(script.stat().st_mode | 0o111)
+    except OSError as error:
+        raise UserError(
+            f"{script}: is not executable ({error.strerror}); run `chmod +x` on it"
+        ) from None
 
 
 def run_check(*arguments: str) -> None:

@@ -44,11 +44,13 @@ class Refusing:
         self._inner = inner
 
     def __getattr__(self, name: str) -> Any:
-        value = _refusing(getattr)(self._inner, name)
-        return _refusing(value) if callable(value) else value
+        value = refusing(getattr)(self._inner, name)
+        return refusing(value) if callable(value) else value
 
 
-def _refusing(function: Callable[..., Any]) -> Callable[..., Any]:
+def refusing(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function`, whose user errors end planning with their line."""
+
     def call(*arguments: object) -> Any:
         try:
             return function(*arguments)
@@ -58,7 +60,7 @@ def _refusing(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-@_refusing
+@refusing
 def plan_of(workflow: Workflow, config: Mapping[str, Any]) -> Plan:
     """The plan of a workflow's config files and `--config`, which Snakemake reads less strictly.
 
@@ -100,7 +102,7 @@ def check_requests(workflow: Workflow, experiment: ExperimentConfig) -> None:
             refuse(f"--set-resources train:gpu={gpus}: {error}")
 
 
-@_refusing
+@refusing
 def start(workflow: Workflow, plan: Plan) -> None:
     """Check this machine, lock the results, write the plan, keep what is there, check weights.
 

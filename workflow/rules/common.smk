@@ -15,9 +15,9 @@ from vrpo.plan.inputs import Inputs, flag, flags, import_memory
 from vrpo.plan.paths import Paths
 from vrpo.workflow.restore import KEEP, release_results
 from vrpo.workflow.environment import use_environment_of
-from vrpo.workflow.hooks import Refusing, check_requests, missing_data, plan_of, refuse, start
+from vrpo.workflow.hooks import Refusing, check_requests, missing_data, plan_of, refuse, refusing, start
 
-use_environment_of(sys.executable, ROOT / "workflow/scripts")
+refusing(use_environment_of)(sys.executable, ROOT / "workflow/scripts")
 os.environ[KEEP] = "1"
 # conda environments lose PYTHONPATH
 os.environ["VRPO_PATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
