@@ -50,6 +50,7 @@ def test_a_checkpoint_is_a_row_beside_the_runs() -> None:
         "process": "interpolant",
         "alignment": "theirs",
         "kind": "official REPA",
+        "name": "official REPA",
     }
     assert _names(config, "theirs") == names
 
