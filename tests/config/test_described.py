@@ -60,8 +60,7 @@ def test_own_images_over_the_demo(tmp_path):
     )
     assert (
         options.metric_space == space
-        and options.title
-        == "None, REPA and VRPO (fidelity only) on SiT and DiT, flowers/train 64x64"
+        and options.title == "None, REPA and VRPO on SiT and DiT, flowers/train 64x64"
     )
     folder = collected(Paths.of(config).folder / "collected", metrics_frame((0, 1)))
     for name in FIGURES:
@@ -102,27 +101,27 @@ def test_words_of_ones_own_win():
     [
         (
             {"data": {"source": "digits"}},
-            "None, REPA and VRPO (fidelity only) on SiT and DiT, digits 32x32",
+            "None, REPA and VRPO on SiT and DiT, digits 32x32",
             "digits 32x32, features of a classifier (test_resnet)",
         ),
         (
             {"data": {**OWN, "root": "flowers"}},
-            "None, REPA and VRPO (fidelity only) on SiT and DiT, flowers 64x64",
+            "None, REPA and VRPO on SiT and DiT, flowers 64x64",
             "flowers 64x64, features",
         ),
         (
             {"data": {**OWN, "root": "/flowers"}},
-            "None, REPA and VRPO (fidelity only) on SiT and DiT, flowers 64x64",
+            "None, REPA and VRPO on SiT and DiT, flowers 64x64",
             "flowers 64x64, features",
         ),
         (
             {"data": {**OWN, "source": "zip", "root": "../x/a,b.zip"}},
-            "None, REPA and VRPO (fidelity only) on SiT and DiT, x/a b.zip 64x64",
+            "None, REPA and VRPO on SiT and DiT, x/a b.zip 64x64",
             "x/a b.zip 64x64, features",
         ),
         (
             {"data": {**OWN, "source": "ilsvrc"}},
-            "None, REPA and VRPO (fidelity only) on SiT and DiT, ImageNet 64x64",
+            "None, REPA and VRPO on SiT and DiT, ImageNet 64x64",
             "ImageNet 64x64, features",
         ),
     ],

@@ -17,6 +17,7 @@ from vrpo.plan.resolved import Plan
 from tests.fixtures import ROOT
 from tests.fixtures.config import MINI, OVER, changed, refusal
 
+FIDELITY = {"eta": 0, "rewards": {"fidelity": {"pathwise": 0.05}}}
 SCORING = {"eta": 0.1, "rewards": {"fidelity": {"score": 1.0}}}
 
 
@@ -87,11 +88,11 @@ def test_shipped_configs_are_sound(path: Path) -> None:
             ["alignments.vrpo.least_rollouts", "never reached", "about 320"],
         ),
         (
-            changed(alignments={"vrpo": {"grouping": "image"}}),
+            changed(alignments={"vrpo": {**FIDELITY, "grouping": "image"}}),
             ["alignments.vrpo", "`grouping: image`", "`eta` is 0"],
         ),
         (
-            changed(alignments={"vrpo": {"old_policy": "ema"}}),
+            changed(alignments={"vrpo": {**FIDELITY, "old_policy": "ema"}}),
             ["alignments.vrpo", "`old_policy: ema`", "`eta` is 0"],
         ),
         (
@@ -129,11 +130,15 @@ def test_shipped_configs_are_sound(path: Path) -> None:
             ["alignments.repa", "`weight` is zero", "`kind: none`"],
         ),
         (
-            changed(alignments={"vrpo": {"eta": 0.1}}),
+            changed(alignments={"vrpo": {**FIDELITY, "eta": 0.1}}),
             ["alignments.vrpo", "all `rewards.*.score` weights are zero", "`eta: 0`"],
         ),
         (
-            changed(alignments={"vrpo": {"weight": 0, "rewards": {"fidelity": {"pathwise": 0}}}}),
+            changed(
+                alignments={
+                    "vrpo": {"weight": 0, "eta": 0, "rewards": {"fidelity": {"pathwise": 0}}}
+                }
+            ),
             ["`weight` and all `rewards.*.pathwise`"],
         ),
         (
