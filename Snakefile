@@ -4,12 +4,8 @@
 #   snakemake --cores all figures | tables | report    only those, with what they need
 #   snakemake --cores all fid                          a figure by name (vrpo/report/catalogue.py)
 #   snakemake --cores all prepare | milestones         data and networks; trained weights
-#
-# The method benchmark (docs/benchmark.md), and a plan of the paper's runs on SLURM:
-#
 #   snakemake --cores all --configfile config/mini.yaml config/benchmark.yaml -- benchmark
 #   snakemake -n --configfile config/imagenet256.yaml --workflow-profile slurm
-#
 # Options are in config/ and explained in docs/options.md. `--config` sets any of them, e.g.
 # --config seeds='[0,1,2]'. After options that take several values, targets follow `--`.
 from snakemake.utils import min_version

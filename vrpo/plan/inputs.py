@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from vrpo.config.alignments import AnyAlignment
 from vrpo.config.experiment import ExperimentConfig
@@ -170,6 +170,10 @@ class Inputs:
         options, model = self.config.checkpoints[name], self.config.model_of(name)
         kind = f"--family {options.family} --weights {options.weights}"
         return f"{kind} --model {shlex.quote(model.name)} --heads {model.heads}"
+
+    def refused(self, reason: str) -> NoReturn:
+        """Input of a target that this config does not have."""
+        raise UserError(reason)
 
     def _alignment(self, run: str) -> AnyAlignment:
         self.targets.require_run(run)

@@ -53,8 +53,8 @@ else:
 
     rule benchmark:
         input:
-            lambda wildcards: refuse(NO_BENCHMARK),
+            lambda wildcards: INPUTS.refused(NO_BENCHMARK),
 
     rule benchmark_snapshot:
         input:
-            lambda wildcards: refuse(NO_BENCHMARK),
+            lambda wildcards: INPUTS.refused(NO_BENCHMARK),

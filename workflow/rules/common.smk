@@ -15,12 +15,12 @@ from vrpo.plan.inputs import Inputs, flag, flags, import_memory
 from vrpo.plan.paths import Paths
 from vrpo.workflow.restore import KEEP, release_results
 from vrpo.workflow.environment import use_environment_of
-from vrpo.workflow.hooks import Refusing, check_requests, missing_data, plan_of, refuse, refusing, start
+from vrpo.workflow.hooks import Refusing, check_requests, missing_data, plan_of, refusing, start
 
 refusing(use_environment_of)(sys.executable, ROOT / "workflow/scripts")
-os.environ[KEEP] = "1"
+os.environ.update({KEEP: "1"})
 # conda environments lose PYTHONPATH
-os.environ["VRPO_PATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+os.environ.update(VRPO_PATH=os.pathsep.join(filter(None, [str(ROOT), os.getenv("PYTHONPATH")])))
 
 if workflow.is_main_process:
     keep_requests_of_profiles(workflow.resource_settings)
@@ -51,6 +51,14 @@ def latents_folder(wildcards):
 def one_of(names):
     """A wildcard's constraint: exactly these names."""
     return "|".join(map(re.escape, names)) or "none"
+
+
+def force_where_stale(wildcards):
+    """No input; forces a config that differs from the plan, whatever its time of change."""
+    path = PATHS.folder / f"{wildcards.resolved}.yaml"
+    if workflow.is_main_process and PLAN.is_stale(path):
+        workflow.dag.forcefiles.add(str(path))
+    return []
 
 
 wildcard_constraints:

@@ -5,14 +5,6 @@ localrules:
     resolved_config,
 
 
-def force_where_stale(wildcards):
-    """No input; forces a config that differs from the plan, whatever its time of change."""
-    path = PATHS.folder / f"{wildcards.resolved}.yaml"
-    if workflow.is_main_process and PLAN.is_stale(path):
-        workflow.dag.forcefiles.add(str(path))
-    return []
-
-
 rule resolved_config:
     input:
         force_where_stale,
