@@ -155,6 +155,9 @@ def test_shipped_configs_are_sound(path: Path) -> None:
             ],
         ),
         (changed(milestones=[500, 400]), ["milestones", "ascending"]),
+        (changed(resources={"gpus": 8}), ["`gpus` in `resources`", "RULE:gpu=N", "`device: cpu`"]),
+        (changed(resources={"memory_mb": 8}), ["`memory_mb`", "--set-resources RULE:mem_mb=N"]),
+        (changed(methods={}), ["`methods`", "is called `benchmark` now"]),
         (changed(seeds=[1, 1]), ["seeds", "different"]),
         (
             changed(samplers={"ode": {"guidance": {"interval": [0.2, 1.5]}}}),

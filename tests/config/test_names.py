@@ -1,4 +1,4 @@
-"""What may be called VRPO: the full form, by default; every other form has a name of its own."""
+"""VRPO is the name of the full form, the default; every other form has a name of its own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a process learns of the queue's job that it belongs to."""
+"""The job of a queue that a process belongs to: its time limit and its GPUs."""
 
 import subprocess
 from datetime import datetime, timedelta

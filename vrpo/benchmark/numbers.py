@@ -64,7 +64,7 @@ class Benchmark:
 
     @cached_property
     def names(self) -> dict[str, str]:
-        """What each alignment is called: the papers' names, of a reduced VRPO its own."""
+        """{alignment: its name in papers, or the generated name of a reduced VRPO}."""
         named = (
             self.metrics.assign(name=shown_names(self.metrics)).groupby("alignment")["name"].first()
         )

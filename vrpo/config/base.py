@@ -152,7 +152,7 @@ WorkflowPlace = Annotated[Place, AfterValidator(_without_braces)]
 """A `Place` that is an input or output of the workflow's jobs."""
 Text = Annotated[str, Field(min_length=1)]
 Label = Annotated[str, AfterValidator(_label)]
-"""What tables and figures call something."""
+"""Name in tables and figures."""
 Positive = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0)]
 Seeds = Annotated[list[Seed], AfterValidator(_distinct)]

@@ -239,7 +239,7 @@ class ExperimentConfig(Options):
     # ---- options derived from others ------------------------------------------------------------
 
     def label_of(self, alignment: str) -> str:
-        """What tables and figures call an alignment."""
+        """Name of an alignment in tables and figures."""
         given = self.report.labels.get(alignment)
         return given or self.alignments[alignment].name or alignment
 

@@ -35,6 +35,19 @@ def require_known(where: str, name: str, known: Mapping[str, Any], section: str)
         raise ValueError(f"{where}: {_quoted(name)} is not in `{section}`; {nearest(name, known)}")
 
 
+REQUESTS = "requests of jobs are in the profile, or --set-resources RULE:"
+MOVED = {  # options of earlier versions
+    ("", "methods"): "the section is called `benchmark` now",
+    ("resources", "gpus"): f"{REQUESTS}gpu=N; for none set `device: cpu`",
+    ("resources", "sample_gpus"): f"{REQUESTS}gpu=N",
+    ("resources", "gres"): f"{REQUESTS}gres=NAME:N",
+    ("resources", "memory_mb"): f"{REQUESTS}mem_mb=N",
+    ("resources", "cpu_memory_mb"): f"{REQUESTS}mem_mb=N",
+    ("resources", "runtime_minutes"): f"{REQUESTS}runtime=N",
+    ("resources", "max_runtime_minutes"): f"{REQUESTS}runtime=N",
+}
+
+
 def nearest(wrong: str, known: Iterable[str], label: str = "known") -> str:
     """The question whether the most similar of `known` names is meant, or else all of them."""
     close = difflib.get_close_matches(wrong, list(known), n=1, cutoff=0.5)
@@ -47,7 +60,8 @@ def _explain(model: type[BaseModel], problem: Mapping[str, Any]) -> str:
         *parents, wrong = problem["loc"]
         section, known = _locate(model, parents)
         place = f" in `{section}`" if section else ""
-        return f"unknown option {_quoted(wrong)}{place}; {nearest(str(wrong), known, 'known here')}"
+        remedy = MOVED.get((section, wrong)) or nearest(str(wrong), known, "known here")
+        return f"unknown option {_quoted(wrong)}{place}; {remedy}"
     name, _ = _locate(model, problem["loc"])
     if kind == "missing":
         return f"`{name}` is missing; it has no default"

@@ -8,7 +8,7 @@ from vrpo.config.base import Options, option
 
 
 class ResourceOptions(Options):
-    """What each job computes on. Requests to a queue are in the profile (profiles/slurm)."""
+    """Device and threads of jobs. Requests to a queue are in the profile (profiles/slurm)."""
 
     device: Literal["auto", "cpu", "cuda"] = option(
         "auto", "`auto`: a GPU if there is one; `cuda`: never the CPU instead"

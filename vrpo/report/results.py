@@ -136,7 +136,7 @@ def _labelled(path: Path, *needed: str) -> pd.DataFrame:
 
 
 def shown_names(frame: pd.DataFrame) -> pd.Series:
-    """What each row's alignment is called; results without the column `name` have their kind's."""
+    """Name of each row's alignment; that of its kind in results without the column `name`."""
     if "name" in frame:
         return frame["name"]
     known = frame["kind"].isin(ALIGNMENT_NAMES) | frame["kind"].str.startswith(OFFICIAL)

@@ -1,1 +1,1 @@
-"""What a workflow needs around its jobs: checks before the first one, and results that are kept."""
+"""Checks before a workflow's first job, and results that are kept and restored."""

@@ -48,7 +48,7 @@ class Defaults(Options):
 
     @property
     def name(self) -> str:
-        """What tables and figures call it; empty for a custom loss, which has its row's name."""
+        """Name in tables and figures; empty for a custom loss, which has its row's name."""
         return self.title
 
     @property
