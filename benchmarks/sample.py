@@ -31,7 +31,8 @@ from vrpo.processes.registry import build_process
 from vrpo.processes.samplers import check_sampler, sample
 from vrpo.report.cost import run_flops
 from vrpo.runtime.precision import use_tf32
-from vrpo.sampling.generate import DECODE_BATCH, ImageDraws, to_uint8
+from vrpo.sampling.decoding import DECODE_BATCH, to_uint8
+from vrpo.sampling.draws import ImageDraws
 from vrpo.sampling.network import SamplingNetwork
 
 IMAGES = 50_000

@@ -15,7 +15,9 @@ from vrpo.errors import UserError
 from vrpo.models.checkpoints import save_network
 from vrpo.models.tokenizer import build_vae, vae_arguments
 from vrpo.sampling import generate
-from vrpo.sampling.generate import ImageDraws, sample_images, to_uint8
+from vrpo.sampling.decoding import to_uint8
+from vrpo.sampling.draws import ImageDraws
+from vrpo.sampling.generate import sample_images
 
 from tests.fixtures import golden
 from tests.fixtures.sampling import PROCESSES, write_milestone
