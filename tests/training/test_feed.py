@@ -98,7 +98,7 @@ def test_what_goes_wrong_in_reading_reaches_the_training(
     toy: Toy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def cut(*arguments: object, **more: object) -> None:
-        raise UserError("features.h5: was truncated while it was read; make it again")
+        raise UserError("features.h5: was truncated while it was read; rebuild it")
 
     reader = feed(toy, "mapped")
     monkeypatch.setattr(TrainingData, "read", cut)

@@ -24,7 +24,7 @@ def search_table(benchmark: Benchmark) -> Table:
     shown["config"] = data["chosen"].map({True: "names it", False: ""})
     score, step = score_name(options.validation), steps_text(data["step"].max())
     note = f"{score} after {step} steps; lower is better; means are geometric."
-    bold = "Bold: the lowest mean; of those within 1% of it, the one that stands first."
+    bold = "Bold: the lowest mean; of those within 1% of it, the first."
     return Table(data, shown, f"{note} {bold} {space_text(benchmark.report)}")
 
 

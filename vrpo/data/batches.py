@@ -213,7 +213,7 @@ def _stored_features(path: Path | str) -> StoredArrays:
     if storage not in STORED_TYPES:
         raise UserError(
             f"{path}: stored as `{storage}`, which is none of {', '.join(STORED_TYPES)}; "
-            "delete it and make it again"
+            "delete it and rebuild it"
         )
     for name, axes in (("tokens", 3), ("attention", 6)):
         if name in arrays:
@@ -241,5 +241,5 @@ def check_same_images(
             f"{second.path}: made from other images than {first.path} "
             f"({other_count} rows of images {str(other_images)[:12]}, "
             f"against {count} of {str(images)[:12]}); "
-            "delete the older of the two and make it again"
+            "delete the older of the two and rebuild it"
         )

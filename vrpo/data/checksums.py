@@ -109,21 +109,21 @@ def _verify(path: Path) -> None:
     if CHECKSUMS not in layout or SEAL not in attributes:
         raise UserError(
             f"{path}: has no checksums, it was written by an older version or was never finished; "
-            "delete it and make it again"
+            "delete it and rebuild it"
         )
     with open(path, "rb", buffering=0) as file:
         checksums = _block(file.fileno(), layout[CHECKSUMS], 0, layout[CHECKSUMS].shape[0])
         if seal_of(layout, attributes, checksums) != attributes[SEAL]:
             raise UserError(
                 f"{path}: damaged, its attributes or checksums are not those it was sealed with; "
-                "delete it and make it again"
+                "delete it and rebuild it"
             )
         arrays = {name: entry for name, entry in layout.items() if name != CHECKSUMS}
         damaged = _first_damaged(path.name, file.fileno(), arrays, checksums)
         if damaged is not None:
             raise UserError(
                 f"{path}: row {damaged:,} is damaged (its checksum differs); "
-                "delete the file and make it again"
+                "delete the file and rebuild it"
             )
     remember(path, identity)
 

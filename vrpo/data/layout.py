@@ -98,12 +98,12 @@ def read_attributes(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise UserError(
             f"{path}: damaged, its attribute `{ATTRIBUTE}` cannot be read ({error}); "
-            "delete it and make it again"
+            "delete it and rebuild it"
         ) from error
     if not isinstance(attributes, dict):
         raise UserError(
             f"{path}: damaged, its attribute `{ATTRIBUTE}` is no JSON object; "
-            "delete it and make it again"
+            "delete it and rebuild it"
         )
     return attributes
 

@@ -109,7 +109,7 @@ def read_at(file: int, buffer: memoryview, offset: int) -> None:
     while buffer:
         length = os.preadv(file, [buffer[: 1 << 30]], offset)
         if not length:
-            raise UserError(f"{_name_of(file)}: was truncated while it was read; make it again")
+            raise UserError(f"{_name_of(file)}: was truncated while it was read; rebuild it")
         buffer, offset = buffer[length:], offset + length
 
 

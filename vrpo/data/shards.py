@@ -137,20 +137,20 @@ class ShardedArrays:
             )
             raise UserError(
                 f"{file.path}: not made as {first.path.name} is: {values}; "
-                "delete it and make it again"
+                "delete it and rebuild it"
             )
         own = file.attributes.get("shard", {})
         index, of = own.get("index"), own.get("of")
         if (index, of) != shard_of(file.path):
             raise UserError(
                 f"{file.path}: is shard {index} of {of}, whatever its name says; "
-                "delete it and make it again"
+                "delete it and rebuild it"
             )
         for name in {*file.keys(), *first.keys()}:
             if _row_form(file, name) != _row_form(first, name):
                 raise UserError(
                     f"{file.path}: its array `{name}` is not as that of {first.path.name}; "
-                    "delete it and make it again"
+                    "delete it and rebuild it"
                 )
 
 

@@ -151,7 +151,7 @@ def image_count(config: ExperimentConfig) -> int:
             return int(json.loads(manifest.read_text(encoding="utf-8"))["count"])
         except (ValueError, KeyError, TypeError) as error:
             fault = f"is damaged ({error})"
-            raise UserError(f"{manifest}: {fault}; delete it and make it again") from error
+            raise UserError(f"{manifest}: {fault}; delete it and rebuild it") from error
     if config.data.num_classes != IMAGENET_CLASSES:
         raise UserError(
             f"{config.data.root}: how many images it holds is not known before the stage "

@@ -174,7 +174,7 @@ def _moments_text(rows: pd.DataFrame) -> str:
 
 
 def _lighter(colour: str, strength: float) -> np.ndarray:
-    """`colour` mixed with white, not transparent: lines lie above each other."""
+    """`colour` mixed with white, not transparent, as lines overlap."""
     return 1 - strength * (1 - np.array(to_rgb(colour)))
 
 

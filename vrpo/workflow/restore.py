@@ -65,10 +65,10 @@ def restore(arguments: Sequence[str]) -> bool:
     kept, note = kept_path(output), read_note(output)
     made_from = inputs_of(arguments)
     if note.get("inputs") != made_from:
-        log.info("%s: made again, as %s", output, _difference(note.get("inputs", {}), made_from))
+        log.info("%s: rebuilt, as %s", output, _difference(note.get("inputs", {}), made_from))
         return False
     if note.get("output") != content_hash(kept):
-        log.warning("%s: made again, what was kept of it is damaged or was changed", output)
+        log.warning("%s: rebuilt, what was kept of it is damaged or was changed", output)
         return False
     _link(kept, output)
     log.info("%s: restored, config and inputs are those that it was made from", output)
@@ -97,7 +97,7 @@ def keep_results(folder: Path, forced: Collection[str]) -> None:
 
     Args:
         folder: results of an experiment, locked by the caller.
-        forced: rules and files that the user wants made again in any case; they lose their notes.
+        forced: rules and files that the user wants rebuilt in any case; they lose their notes.
     """
     _end_future(folder)
     for note in folder.rglob(".*.made-from"):
@@ -222,6 +222,6 @@ def _link(existing: Path, second: Path) -> None:
         beside.replace(second)
     except OSError as error:
         message = (
-            "%s: no hard link to it can be made here (%s); it is made again when it is asked for"
+            "%s: no hard link to it can be made here (%s); it is rebuilt when it is asked for"
         )
         log.warning(message, existing, error.strerror)

@@ -159,7 +159,7 @@ def test_surplus_folders_are_named(kind, tmp_path):
         UserError,
         match=(
             r"data\.num_classes: 3, but .* has 4 classes .*`backup` 1, `n01440764` 4, "
-            r".*; set it to 4 or mend"
+            r".*; set it to 4 or fix"
         ),
     ) as error:
         open_source(options(kind, root))

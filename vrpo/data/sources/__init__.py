@@ -57,7 +57,7 @@ def open_source(options: DataOptions) -> ImageSource:
         raise UserError(
             f"data.num_classes: {options.num_classes}, "
             f"but source `{options.source}` has {classes} classes{where}; "
-            f"set it to {classes} or mend the data set"
+            f"set it to {classes} or fix the data set"
         )
     if options.source != "digits":
         log.info("data.root: %d images of %d classes in %s", len(source), classes, options.root)
