@@ -136,8 +136,7 @@ class ShardedArrays:
                 for key in different
             )
             raise UserError(
-                f"{file.path}: not made as {first.path.name} is: {values}; "
-                "delete it and rebuild it"
+                f"{file.path}: not made as {first.path.name} is: {values}; delete it and rebuild it"
             )
         own = file.attributes.get("shard", {})
         index, of = own.get("index"), own.get("of")

@@ -221,7 +221,5 @@ def _link(existing: Path, second: Path) -> None:
         os.link(existing, beside)
         beside.replace(second)
     except OSError as error:
-        message = (
-            "%s: no hard link to it can be made here (%s); it is rebuilt when it is asked for"
-        )
+        message = "%s: no hard link to it can be made here (%s); it is rebuilt when it is asked for"
         log.warning(message, existing, error.strerror)
