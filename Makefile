@@ -1,12 +1,12 @@
-# make demo       the whole pipeline in miniature, from images to report.html (minutes on two CPU cores)
-# make test       all tests
-# make lint       formatting and static checks
-# make benchmark    the method benchmark in miniature: none, REPA, iREPA, HASTE, VRPO and its ablations over several seeds (hours on two CPU cores)
-# make redraw     all figures, tables and the report again from collected results; FIGURE=fid for one figure or table
-# make docs       the generated option reference
-# make requirements   pin what pyproject.toml asks for
+# make demo          the whole pipeline in miniature, from images to report.html
+# make test          all tests
+# make lint          formatting and static checks
+# make benchmark     the method benchmark in miniature, hours on two CPU cores (docs/benchmark.md)
+# make redraw        figures, tables and report from collected results; FIGURE=fid for one
+# make docs          the generated option reference
+# make requirements  pin what pyproject.toml asks for
 #
-# Each makes what it needs, the environment .venv included, and nothing twice. CORES=4 limits the cores.
+# Each makes what it needs, .venv included, and nothing twice. CORES=4 limits the cores.
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.experiment import image_flops, random_objective, timed_run
+from benchmarks.experiment import random_objective, timed_run
 from benchmarks.measure import cpu_seconds, machine, machine_text, matrix_peak, write_record
 from benchmarks.published_loop import PublishedLoop, write_single_files
 from benchmarks.synthetic import write_training_data
@@ -21,6 +21,7 @@ from benchmarks.train import WARM_UP
 from vrpo.config.experiment import ExperimentConfig
 from vrpo.config.resolved import RunConfig
 from vrpo.errors import UserError
+from vrpo.report.cost import training_flops
 from vrpo.runtime.distributed import Ranks
 from vrpo.training.backend import configure_backend
 from vrpo.training.trainer import Trainer
@@ -94,7 +95,7 @@ def bench_against_published(
         who: {"wall": statistics.median(clock.wall), "cpu": statistics.median(clock.cpu)}
         for who, clock in clocks.items()
     }
-    work = options.batch_size * sum(image_flops(config, run).values())
+    work = options.batch_size * sum(training_flops(run, config).values())
     pairs = zip(clocks["published"].wall, clocks["ours"].wall, strict=True)
     record = {
         "experiment": config.experiment,

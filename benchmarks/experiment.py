@@ -17,9 +17,8 @@ from vrpo.config.strict_yaml import parse_yaml
 from vrpo.data.batches import TrainingData
 from vrpo.errors import UserError
 from vrpo.models.backbones import build_network
-from vrpo.models.flops import critic_flops
 from vrpo.processes.registry import build_process
-from vrpo.report.cost import encoder_tokens, latent_side, projectors_flops, run_flops
+from vrpo.report.cost import encoder_tokens, latent_side
 from vrpo.seeds import derive_seed
 from vrpo.training.objective import Objective
 from vrpo.training.run import build_objective
@@ -139,20 +138,3 @@ def without_zeros(network: Network, run: RunConfig) -> Network:
         for parameter in network.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.01)
     return network
-
-
-def image_flops(config: ExperimentConfig, run: RunConfig) -> dict[str, float]:
-    """FLOPs of one training image, forward and backward: network, projectors, and critics.
-
-    A critic runs twice forward and once backward to its input.
-    """
-    channels, side, _ = shape = latent_shape(config)
-    tokens = [token_shape(config, name) for name in run.alignment.encoders]
-    grid, widths = (side // run.model.patch_size) ** 2, [width for _, width in tokens]
-    size = {"width": config.critic.width, "depth": config.critic.depth}
-    critics = [critic_flops(latent_shape=shape, tokens=each, **size) for each in tokens]
-    return {
-        "network": 3 * run_flops(run, side, channels),
-        "projector": 3 * projectors_flops(run, grid, widths),
-        "critic": 3 * sum(critics) if run.alignment.needs_critic else 0.0,
-    }

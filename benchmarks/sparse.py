@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from vrpo.data.arrays import Shapes, create_file, seal_file
 from vrpo.data.checksums import remember
+from vrpo.data.hdf5 import Shapes, create_file, seal_file
 from vrpo.data.layout import CHECKSUMS, read_layout
 
 CHUNK = 1 << 20  # bytes

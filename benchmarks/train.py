@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.experiment import image_flops, random_objective, timed_run
+from benchmarks.experiment import random_objective, timed_run
 from benchmarks.measure import (
     StepClock,
     machine,
@@ -28,6 +28,7 @@ from vrpo.config.experiment import ExperimentConfig
 from vrpo.config.resolved import RunConfig
 from vrpo.data.batches import TrainingData
 from vrpo.errors import UserError
+from vrpo.report.cost import training_flops
 from vrpo.runtime.distributed import Ranks
 from vrpo.training.backend import configure_backend
 from vrpo.training.trainer import Trainer
@@ -93,7 +94,7 @@ def bench_train(
         "matrix_peak_tflops": peak / 1e12,
         "load_after": os.getloadavg()[0],
         "runs": {
-            name: contender.summary(image_flops(config, contender.config), peak)
+            name: contender.summary(training_flops(contender.config, config), peak)
             for name, contender in contenders.items()
         },
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from vrpo.errors import BAD_INPUT, UserError
+from vrpo.errors import UserError, refuse
 
 
 def main() -> None:
@@ -32,8 +32,7 @@ def on_gpus(count: str, arguments: list[str]) -> None:
         if not restore(arguments):
             launch(int(count), arguments)
     except UserError as error:
-        print(f"vrpo: error: {error}", file=sys.stderr)
-        sys.exit(BAD_INPUT)
+        refuse(error)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,9 @@
 """Errors that end a command without a traceback: bad input and interruption."""
 
+import sys
+from typing import NoReturn
+
+PREFIX = "vrpo: error: "
 BAD_INPUT, INTERRUPTED = 2, 75  # exit statuses; 75 is EX_TEMPFAIL: the same command resumes
 
 
@@ -9,3 +13,9 @@ class UserError(Exception):
 
 class InterruptionError(Exception):
     """A signal or the time budget ended the work; its state is saved. Exit status 75."""
+
+
+def refuse(error: UserError | str) -> NoReturn:
+    """End the process with the error's line."""
+    print(f"{PREFIX}{error}", file=sys.stderr)
+    sys.exit(BAD_INPUT)

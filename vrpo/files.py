@@ -130,10 +130,15 @@ def short_hash(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
 
+def existing_folder(folder: Path) -> Path:
+    """`folder`, or the nearest one above it that exists."""
+    place = folder.resolve()
+    return next(parent for parent in [place, *place.parents] if parent.is_dir())
+
+
 def require_free_space(folder: Path, n_bytes: int, what: str) -> None:
     """Raise `UserError` unless the disk that holds `folder` has `n_bytes` free."""
-    existing = next(parent for parent in [folder, *folder.resolve().parents] if parent.exists())
-    free = shutil.disk_usage(existing).free
+    free = shutil.disk_usage(existing_folder(folder)).free
     if free < n_bytes:
         raise UserError(
             f"{folder}: {what} needs {n_bytes:,} bytes but the disk has {free:,} free; "

@@ -9,7 +9,6 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.experiment import (
-    image_flops,
     latent_shape,
     parse_settings,
     random_network,
@@ -22,6 +21,7 @@ from benchmarks.synthetic import write_critics, write_training_data
 from vrpo.config import load_experiment
 from vrpo.config.experiment import ExperimentConfig
 from vrpo.errors import UserError
+from vrpo.report.cost import training_flops
 
 ROOT = Path(__file__).parents[2]
 IMAGENET, MINI = ROOT / "config/imagenet256.yaml", ROOT / "config/mini.yaml"
@@ -109,7 +109,7 @@ def test_flops_are_those_of_the_networks(name: str, configs: list, tmp_path: Pat
     step = torch.zeros((), dtype=torch.int64)
     with FlopCounterMode(display=False) as counter:
         objective(x0, torch.randn_like(x0), t, labels, encoded, None, {}, step)[0].backward()
-    counted = image_flops(config, run)
+    counted = training_flops(run, config)
     assert counter.get_total_flops() / 8 == pytest.approx(sum(counted.values()), rel=0.03)
     assert (counted["critic"] > 0) == (name == "sit-s2-perceptual")
 
@@ -117,7 +117,7 @@ def test_flops_are_those_of_the_networks(name: str, configs: list, tmp_path: Pat
 def test_published_sizes_of_the_work() -> None:
     config = read_experiment([IMAGENET])
     repa = {
-        name: sum(image_flops(config, timed_run(config, name)).values()) / 1e9
+        name: sum(training_flops(timed_run(config, name), config).values()) / 1e9
         for name in ("sit-xl2-repa", "sit-l2-repa", "sit-b2-repa")
     }
     expected = {"sit-xl2-repa": 724, "sit-l2-repa": 496, "sit-b2-repa": 149}

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from benchmarks import sample
-from benchmarks.experiment import image_flops, read_experiment, timed_run
+from benchmarks.experiment import read_experiment, timed_run
 from benchmarks.sample import bench_sample, table, timed_sampler
 from vrpo.config.experiment import ExperimentConfig
 from vrpo.errors import UserError
+from vrpo.report.cost import training_flops
 
 
 @pytest.mark.parametrize("sampler", ["sde", "heun"])
@@ -38,7 +39,7 @@ def test_work_is_counted_by_image(
     """Under guidance, images pass twice; Heun's method has two evaluations a step but the last."""
     monkeypatch.setattr(sample, "matrix_peak", lambda precision, device: 1.0)
     record = bench_sample(small, "none", sampler, cpu, timed_steps=3, decode=False)
-    forward = image_flops(small, timed_run(small, "none"))["network"] / 3
+    forward = training_flops(timed_run(small, "none"), small)["network"] / 3
     rate = record["utilisation"] / forward  # passes of an image in a second
     seconds = record["seconds_an_image"]["network"] * 3 / 250
     assert rate * seconds == pytest.approx(passes)

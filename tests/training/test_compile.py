@@ -92,7 +92,7 @@ def run_steps(objective: Objective, forward, data: TrainingData) -> list[float]:
         noise = step_noise("noise", 0, step, BATCH, LATENT, torch.device("cpu"))[plan.draw]
         labels = torch.where(plan.dropped, objective.network.null_label, batch.labels)
         targets = None
-        if options.needs_global_targets:
+        if objective.alignment.needs_global_targets:
             rows = torch.from_numpy(plan.indices)
             targets = GlobalTargets(batch.tokens, rows, torch.arange(BATCH))
         loss, _ = forward(

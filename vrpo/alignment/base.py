@@ -73,7 +73,7 @@ class AlignmentBatch:
     step: Tensor | None = None
     """Optimizer steps done so far, int64 scalar on the device: one compiled graph serves all."""
     global_targets: GlobalTargets | None = None
-    """Encoder tokens of the global batch, where `options.needs_global_targets`."""
+    """Encoder tokens of the global batch, where `Alignment.needs_global_targets`."""
 
 
 @dataclass
@@ -94,6 +94,8 @@ class Alignment(nn.Module):
 
     logged: tuple[str, ...] = ("fidelity",)
     """Quantities that `forward` adds to `log`, by noise level."""
+    needs_global_targets: bool = False
+    """Whether `forward` uses encoder tokens of the whole global batch."""
 
     def __init__(self, options: AnyAlignment, context: AlignmentContext) -> None:
         """`options` are of the subclass's kind."""

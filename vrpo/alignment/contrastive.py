@@ -25,6 +25,7 @@ from vrpo.alignment.base import (
     cosine_similarity,
 )
 from vrpo.config.alignments.contrastive import ContrastiveOptions
+from vrpo.seeds import torch_generator
 
 
 class Contrastive(ProjectedAlignment):
@@ -33,11 +34,13 @@ class Contrastive(ProjectedAlignment):
     The sum runs over image i and the images j of the global batch that are no copies of it.
     """
 
+    needs_global_targets = True
+
     def __init__(self, options: ContrastiveOptions, context: AlignmentContext) -> None:
         """See the base class."""
         super().__init__(options, context)
         widest = max(channels for _, channels in context.tokens.values())
-        factors = torch.randint(1 << 19, (widest,), generator=torch.Generator().manual_seed(0))
+        factors = torch.randint(1 << 19, (widest,), generator=torch_generator("token-identity"))
         self.register_buffer("factors", factors, persistent=False)  # of `token_identity`
 
     def forward(self, batch: AlignmentBatch) -> AlignmentResult:

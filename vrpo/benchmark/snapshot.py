@@ -41,12 +41,18 @@ def write_snapshot(config: ExperimentConfig, output_folder: Path) -> None:
     machine.json and what depends on measured times.
 
     Raises:
-        UserError: the config has no `benchmark`, or the benchmark has not run to its end.
+        UserError: the config has no `benchmark`, nothing is chosen in it, or it has not run to its
+            end.
     """
     if config.benchmark is None:
         raise UserError(
             "benchmark: this config has no method benchmark; "
             "add config/benchmark.yaml to --configfile"
+        )
+    if config.benchmark.chosen is None:
+        raise UserError(
+            "benchmark.chosen: is not set, so there is no comparison to copy; "
+            "set it to what the rule gave (docs/benchmark.md)"
         )
     paths, entries = Paths.of(config), benchmark_entries(config.benchmark)
     source = paths.benchmark

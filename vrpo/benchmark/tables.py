@@ -1,4 +1,4 @@
-"""Tables of the method benchmark: `search`, `benchmark`, `ablations`, `wall_time`."""
+"""Tables of the method benchmark: `search`, `compared`, `ablations`, `wall_time`."""
 
 from __future__ import annotations
 

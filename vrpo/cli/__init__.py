@@ -14,7 +14,7 @@ import typer
 import yaml
 
 from vrpo.cli import machine, prepare, results, runs, scores
-from vrpo.errors import BAD_INPUT, INTERRUPTED, InterruptionError, UserError
+from vrpo.errors import BAD_INPUT, INTERRUPTED, PREFIX, InterruptionError, UserError
 from vrpo.runtime.ranks import is_first, report_error, set_up_logging
 from vrpo.workflow.restore import inputs_of, note_result
 
@@ -46,7 +46,7 @@ def show_user_errors() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        sys.exit(_fail(f"vrpo: error: {error}", BAD_INPUT))
+        sys.exit(_fail(f"{PREFIX}{error}", BAD_INPUT))
     except InterruptionError as error:
         sys.exit(_fail(f"vrpo: {error}", INTERRUPTED))
 

@@ -18,8 +18,8 @@ Configs = Annotated[
     list[Path], typer.Option("--config", help="config file; several are merged, later ones win")
 ]
 Output = Annotated[Path, typer.Option("--output", help="file to write")]
-Images = Annotated[Path, typer.Option("--images", help="images.h5, or the folder of its shards")]
-Latents = Annotated[Path, typer.Option("--latents", help="latents.h5, or the folder of its shards")]
+Images = Annotated[Path, typer.Option("--images", help="folder of the images, or one .h5 file")]
+Latents = Annotated[Path, typer.Option("--latents", help="folder of the latents, or one .h5 file")]
 Weights = Annotated[
     Path | None,
     typer.Option(

@@ -53,6 +53,7 @@ def train(
     """Train a run to a milestone, going on from its state; under `torchrun`, on several GPUs."""
     from vrpo.config import RunConfig, load_resolved
     from vrpo.runtime.queue import minutes_left
+    from vrpo.runtime.ranks import is_first
     from vrpo.training.run import train as train_run
 
     use_threads(threads)
@@ -65,7 +66,7 @@ def train(
         output=output,
         device=device,
         save_minutes=save_minutes,
-        max_minutes=minutes_left() if max_minutes is None else max_minutes,
+        max_minutes=minutes_left() if max_minutes is None and is_first() else max_minutes,
         log_every=log_every,
         max_skipped=max_skipped,
     )

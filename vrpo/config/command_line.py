@@ -17,12 +17,16 @@ from typing import TYPE_CHECKING
 
 from vrpo.config.messages import nearest
 from vrpo.config.reading import merge_configs
-from vrpo.errors import UserError
+from vrpo.errors import UserError, refuse
 
 if TYPE_CHECKING:
     from snakemake.settings.types import ResourceSettings
 
-REQUESTS = ("--set-resources", "--default-resources")
+REQUESTS = {  # spellings of options of which a profile has values, too
+    "--set-resources": "--set-resources",
+    "--default-resources": "--default-resources",
+    "--default-res": "--default-resources",
+}
 REPEATED = {"--config": ("--config", "-C"), "--configfile": ("--configfile", "--configfiles")}
 
 
@@ -46,8 +50,7 @@ def check_command_line(
         if rules:
             _require_names(arguments, list(rules), makes)
     except UserError as error:
-        print(f"vrpo: error: {error}", file=sys.stderr)
-        sys.exit(2)
+        refuse(error)
 
 
 def _require_single(arguments: list[str]) -> None:
@@ -118,14 +121,16 @@ def keep_requests_of_profiles(settings: ResourceSettings) -> None:
     """
     if Path(sys.argv[0]).name not in ("snakemake", "__main__.py"):  # called from Python
         return
-    kept, given, option = [], {name: [] for name in REQUESTS}, None
+    kept, given, option = [], {name: [] for name in REQUESTS.values()}, None
     for word in sys.argv[1:]:
+        value = word
         if word.startswith("-"):
-            option = word if word in REQUESTS else None
+            spelling, _, value = word.partition("=")
+            option = REQUESTS.get(spelling)
         if option is None:
             kept.append(word)
-        elif word != option:
-            given[option].append(word)
+        elif value:
+            given[option].append(value)
     if not any(given.values()):
         return
     from snakemake.cli import parse_args

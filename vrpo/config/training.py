@@ -11,6 +11,13 @@ from vrpo.config.base import Options, option
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
+WITHOUT_EFFECT = ("training.latents", "training.attention", "training.activation_checkpointing")
+"""Options that change speed and memory but, up to rounding, no result: training resumes anyway."""
+
+KEPT_STATES = 2
+"""Resume states that are kept of each training."""
+
+
 class TrainingOptions(Options):
     """The training of a diffusion transformer; equal for every run of an experiment."""
 

@@ -67,7 +67,7 @@ def compute_reference(
     Args:
         options: network, and number of images in `pool`; a named `reference` replaces the
             statistics of the images.
-        images: images.h5 or any real images.
+        images: folder of the images stage, or any real images.
         weights: of the evaluation network.
         output: .npz.
         device: where the network runs.

@@ -53,7 +53,7 @@ def measure_representation(
     Args:
         options: images, noise levels, blocks, neighbours and the probe.
         milestone: averaged weights of a run, ours or imported.
-        latents: latents.h5.
+        latents: folder of the latents, or one .h5 file.
         features: file of each encoder's tokens.
         output: .json.
         device: where the network runs.

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from vrpo.config.alignments import AnyAlignment
 from vrpo.config.experiment import ExperimentConfig
+from vrpo.config.messages import nearest
 from vrpo.errors import UserError
 from vrpo.plan.paths import Paths
 from vrpo.plan.targets import Targets
@@ -63,32 +65,56 @@ class Inputs:
 
     # ---- networks that are trained here: `weights: trained` in the config ------------------------
 
+    @cached_property
+    def fitted(self) -> dict[str, Fitting]:
+        """How each of these networks is trained, by the name that its file has."""
+        config, evaluation = self.config, self.config.evaluation
+        images = {"tokenizer": (config.tokenizer, "tokenizer", "fit-tokenizer")}
+        for name, encoder in config.encoders.items():
+            images[f"encoder-{name}"] = encoder, f"encoders/{name}", "fit-classifier"
+        fit = "fit-classifier --section"
+        if evaluation.network == "trained":
+            images["evaluation"] = evaluation.trained, "evaluation", f"{fit} trained"
+        for name, network in evaluation.extra_networks.items():
+            images[f"evaluation-{name}"] = network, "evaluation", f"{fit} extra_networks.{name}"
+        return {
+            name: Fitting(self.paths.config(file), stage)
+            for name, (network, file, stage) in images.items()
+            if network.weights == "trained"
+        }
+
+    def fitting(self, network: str) -> Fitting:
+        """How a network is trained."""
+        if network in self.fitted:
+            return self.fitted[network]
+        kind, _, name = network.partition("-")
+        if kind == "encoder" and name:
+            self.targets.require_fitted_encoder(name)
+        if kind == "evaluation" and name:
+            self.targets.require_extra_network(name)
+        known = nearest(network, self.fitted)
+        raise UserError(f"target: network: `{network}` is not trained here; {known}")
+
     @property
     def tokenizer(self) -> list[Path]:
         """The tokenizer."""
-        return self._trained(self.config.tokenizer.weights, "tokenizer")
+        return self._fitted("tokenizer")
 
     def encoder(self, name: str) -> list[Path]:
         """An encoder."""
         self.targets.require_encoder(name)
-        return self._trained(self.config.encoders[name].weights, f"encoder-{name}")
+        return self._fitted(f"encoder-{name}")
 
     @property
     def evaluation(self) -> list[Path]:
         """The evaluation network."""
-        options = self.config.evaluation
-        network = options.trained if options.network == "trained" else None
-        return self._trained(network.weights, "evaluation") if network else []
+        return self._fitted("evaluation")
 
     @property
     def extra(self) -> dict[str, Path]:
         """{name: file} of the further evaluation networks."""
-        networks = self.config.evaluation.extra_networks
-        files = {
-            name: self._trained(network.weights, f"evaluation-{name}")
-            for name, network in networks.items()
-        }
-        return {name: paths[0] for name, paths in files.items() if paths}
+        names = self.config.evaluation.extra_networks
+        return {name: path for name in names for path in self._fitted(f"evaluation-{name}")}
 
     def critics(self, run: str) -> dict[str, Path]:
         """{encoder: latent critic} for a run's perceptual reward."""
@@ -98,24 +124,8 @@ class Inputs:
     @property
     def networks(self) -> list[Path]:
         """All networks that are trained before the runs."""
-        encoders = [path for name in self.config.encoders for path in self.encoder(name)]
         critics = [path for run in self.config.runs for path in self.critics(run).values()]
-        others = [*self.tokenizer, *self.evaluation, *self.extra.values()]
-        return sorted({*others, *encoders, *critics})
-
-    def fitting(self, network: str) -> Fitting:
-        """How a network is trained: `tokenizer`, `encoder-NAME`, `evaluation[-NAME]`."""
-        kind, _, name = network.partition("-")
-        if kind == "tokenizer":
-            return Fitting(self.paths.config("tokenizer"), "fit-tokenizer")
-        if kind == "encoder":
-            self.targets.require_fitted_encoder(name)
-            return Fitting(self.paths.config(f"encoders/{name}"), "fit-classifier")
-        section = "trained"
-        if name:
-            self.targets.require_extra_network(name)
-            section = f"extra_networks.{name}"
-        return Fitting(self.paths.config("evaluation"), f"fit-classifier --section {section}")
+        return sorted({*map(self.paths.network, self.fitted), *critics})
 
     # ---- runs ------------------------------------------------------------------------------------
 
@@ -179,8 +189,8 @@ class Inputs:
         self.targets.require_run(run)
         return self.config.alignments[self.config.runs[run].alignment]
 
-    def _trained(self, weights: str, network: str) -> list[Path]:
-        return [self.paths.network(network)] if weights == "trained" else []
+    def _fitted(self, network: str) -> list[Path]:
+        return [self.paths.network(network)] if network in self.fitted else []
 
 
 def flag(name: str, paths: Iterable[Path]) -> str:

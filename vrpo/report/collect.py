@@ -27,7 +27,7 @@ from vrpo.errors import UserError
 from vrpo.files import atomic_output, sha256, write_text
 from vrpo.plan.jobs import evaluations, represented, shown, trainings
 from vrpo.plan.paths import Paths
-from vrpo.report.results import CHECKSUMS, OFFICIAL
+from vrpo.report.results import CHECKSUMS, HASHES, OFFICIAL
 
 REPRESENTATION_COLUMNS = [
     *("run", "model", "process", "alignment", "kind", "name", "seed", "step"),
@@ -37,7 +37,6 @@ LOGGED = {"step": int, "loss": float}  # columns of train.csv that must be there
 BY_LEVEL = {"step": int, "noise_level": float}
 BY_CLOCK = {"step": int, "images_per_second": float, "seconds": float}
 STRETCHES = 50  # rows of a noise level that are kept of a training's diagnostics
-HASHES = ("milestone_sha256", "samples_sha256", "reference_sha256", "network_sha256")
 
 
 def collect(config: ExperimentConfig, output_folder: Path) -> None:
@@ -126,7 +125,7 @@ def _metrics_row(
         "images": protocol.get("images"),
         "guidance": (protocol.get("guidance") or {}).get("scale"),
         "metrics_sha256": sha256(path),
-        **{name: provenance.get(name) for name in HASHES},
+        **{name: provenance.get(name) for name in HASHES.values()},
     }
 
 

@@ -14,8 +14,9 @@ from vrpo.config.experiment import ExperimentConfig
 from vrpo.config.networks import EncoderOptions
 from vrpo.config.resolved import ModelOptions, RunConfig
 from vrpo.config.scoring import SamplerOptions
+from vrpo.config.training import KEPT_STATES
 from vrpo.errors import UserError
-from vrpo.models.flops import projector_flops, transformer_flops, vit_flops
+from vrpo.models.flops import critic_flops, projector_flops, transformer_flops, vit_flops
 from vrpo.plan.jobs import evaluations, trainings
 from vrpo.plan.paths import Paths
 
@@ -30,7 +31,6 @@ VIT_SIZES = {  # depth, width of timm's ViTs
     "large": (24, 1024),
     "giant": (40, 1536),
 }
-KEPT_STATES = 2  # the trainer keeps the last two resume states
 
 
 @dataclass(frozen=True)
@@ -104,13 +104,22 @@ def projectors_flops(run: RunConfig, tokens: int, widths: list[int]) -> float:
     )
 
 
-def training_flops(run: RunConfig, config: ExperimentConfig) -> float:
-    """Forward and backward pass for one training image, with projectors, without latent critic."""
-    side = latent_side(config)
-    widths = [encoder_tokens(config.encoders[name])[1] for name in run.alignment.encoders]
-    tokens = (side // run.model.patch_size) ** 2
-    forward = run_flops(run, side, config.tokenizer.latent_channels)
-    return 3 * (forward + projectors_flops(run, tokens, widths))
+def training_flops(run: RunConfig, config: ExperimentConfig) -> dict[str, float]:
+    """Forward and backward pass for one training image: network, projector and critic.
+
+    A critic runs twice forward and once backward to its input.
+    """
+    side, channels = latent_side(config), config.tokenizer.latent_channels
+    tokens = [encoder_tokens(config.encoders[name])[:2] for name in run.alignment.encoders]
+    grid, widths = (side // run.model.patch_size) ** 2, [width for _, width in tokens]
+    shape = channels, side, side
+    size = {"width": config.critic.width, "depth": config.critic.depth}
+    critics = [critic_flops(latent_shape=shape, tokens=each, **size) for each in tokens]
+    return {
+        "network": 3 * run_flops(run, side, channels),
+        "projector": 3 * projectors_flops(run, grid, widths),
+        "critic": 3 * sum(critics) if run.alignment.needs_critic else 0.0,
+    }
 
 
 def parameters(run: RunConfig, side: int, channels: int) -> int:
@@ -200,7 +209,7 @@ def _trainings(config: ExperimentConfig, machine: Machine) -> Iterator[Cost]:
         flops, kept = 0, 0
         for run in runs:
             milestones, batch = config.milestones_of(run.run), run.training.batch_size
-            flops += training_flops(run, config) * batch * milestones[-1]
+            flops += sum(training_flops(run, config).values()) * batch * milestones[-1]
             states = len(milestones) + 4 * KEPT_STATES
             kept += 4 * parameters(run, side, channels) * states
         yield _row(f"training {model}, {len(runs)} runs", flops, kept, machine.training, machine)

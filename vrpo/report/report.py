@@ -17,7 +17,7 @@ from vrpo.plan.paths import Paths
 from vrpo.report import claims
 from vrpo.report.catalogue import report_entries
 from vrpo.report.formatting import Table
-from vrpo.report.results import read_metrics, read_protocol
+from vrpo.report.results import HASHES, read_metrics, read_protocol
 
 
 def write_report(options: ReportOptions, folder: Path, output: Path) -> None:
@@ -71,13 +71,7 @@ def _cells(table: Table) -> dict[str, Any]:
 
 def _provenance(metrics: pd.DataFrame) -> list[dict[str, str]]:
     """For each evaluation, the first digits of the hashes that trace its scores."""
-    hashes = {
-        "scores": "metrics_sha256",
-        "weights": "milestone_sha256",
-        "samples": "samples_sha256",
-        "reference": "reference_sha256",
-        "network": "network_sha256",
-    }
+    hashes = {"scores": "metrics_sha256", **HASHES}
     traces = []
     for row in metrics.to_dict("records"):
         result = f"{row['run']}, seed {row['seed']}, step {row['step']:,}, {row['sampler']}"

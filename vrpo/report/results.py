@@ -16,6 +16,12 @@ from vrpo.files import sha256
 from vrpo.metrics.npz import NpzFile
 
 CHECKSUMS = ".sha256"  # beside collected files: SHA-256 of each
+HASHES = {  # columns of metrics.csv that trace a score
+    "weights": "milestone_sha256",
+    "samples": "samples_sha256",
+    "reference": "reference_sha256",
+    "network": "network_sha256",
+}
 OFFICIAL = "official "  # how the kind of weights that were trained elsewhere begins
 
 

@@ -118,7 +118,7 @@ def launch(gpus: int, arguments: Sequence[str]) -> NoReturn:
     Raises:
         UserError: this machine lacks the GPUs.
     """
-    words = list(arguments)
+    words = [part for word in arguments for part in _parts(word)]
     place = words.index("--device") + 1 if "--device" in words[:-1] else None
     device = words[place] if place else "auto"
     if not gpus and device != "cpu" and has_given_gpus():
@@ -132,6 +132,11 @@ def launch(gpus: int, arguments: Sequence[str]) -> NoReturn:
         share_threads(gpus)
         sys.exit(run_ranks(gpus, stage))
     os.execv(sys.executable, [sys.executable, *stage])
+
+
+def _parts(word: str) -> list[str]:
+    """`--device=cpu` as two words."""
+    return word.split("=", 1) if word.startswith("--device=") else [word]
 
 
 def run_ranks(count: int, stage: list[str]) -> int:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, distributed
 from tqdm import tqdm
 
-from vrpo.data.arrays import ArrayWriter, Shapes
+from vrpo.data.arrays import ArrayWriter
+from vrpo.data.hdf5 import Shapes
 from vrpo.errors import UserError
 from vrpo.runtime.distributed import Ranks
 from vrpo.sampling.decoding import DecodedBatch
@@ -29,7 +30,6 @@ class Collector:
     ) -> None:
         self.ranks, self.writer = ranks, writer
         self.batch_size, self.image_shape = batch_size, image_shape
-        self.group = distributed.new_group(backend="gloo") if ranks.world > 1 else None
         self.progress = tqdm(
             total=writer.count if writer else None,
             initial=writer.done if writer else 0,
@@ -45,7 +45,7 @@ class Collector:
         Raises:
             UserError: on every rank, when latents of one were not finite.
         """
-        if not self._all(batch.wait()):
+        if any(self.ranks.any(not batch.wait())):
             raise UserError(
                 f"{milestone}: not finite at images {batch.rows.start} to {batch.rows.stop - 1}; "
                 "the training diverged, lower its learning rate"
@@ -67,24 +67,16 @@ class Collector:
             self.writer.finish()
         self.ranks.barrier()
 
-    def _all(self, flag: bool) -> bool:
-        """Whether `flag` is set on every rank; over the CPU, not to wait for a GPU's queue."""
-        if self.group is None:
-            return flag
-        unset = torch.tensor(int(not flag))
-        distributed.all_reduce(unset, group=self.group)
-        return not unset
-
     def _gathered(self, own: Tensor | None, padded: Tensor) -> Tensor:
         """On the first rank the rows of all ranks, in order."""
-        if self.group is None:
+        if self.ranks.world == 1:
             return own
         if own is not None:
             padded[: len(own)] = own
         parts = None
         if self.ranks.is_main:
             parts = [torch.empty_like(padded) for _ in range(self.ranks.world)]
-        distributed.gather(padded, parts, dst=0, group=self.group)
+        distributed.gather(padded, parts, dst=0, group=self.ranks.control)
         return torch.cat(parts) if parts else padded
 
 

@@ -26,7 +26,8 @@ class SamplingNetwork:
         self.precision = precision
         self.network = network
         if compiled:
-            self.network = torch.compile(network, fullgraph=True, dynamic=False)
+            own = isinstance(network, DiffusionTransformer)  # a custom one may break the graph
+            self.network = torch.compile(network, fullgraph=own, dynamic=False)
 
     def __call__(self, x: Tensor, t: Tensor, labels: Tensor) -> tuple[Tensor, list[Tensor]]:
         """As `DiffusionTransformer.forward`, without hidden tokens; `x` may be float64."""

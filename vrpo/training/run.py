@@ -57,7 +57,7 @@ def train(
 
     Args:
         config: the resolved run.
-        latents: latents.h5.
+        latents: folder of the latents, or one .h5 file.
         features: features/<encoder>.h5 by encoder, for the encoders of the alignment; or the .json
             of one whose tokens are computed from the images.
         critics: networks/critic-<encoder>.safetensors by encoder, where the alignment uses them.

@@ -21,15 +21,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vrpo.config.training import KEPT_STATES, WITHOUT_EFFECT
 from vrpo.errors import UserError
 from vrpo.files import atomic_output, require_free_space, write_text
 from vrpo.models.weights import check_archive, check_finite
 
 log = logging.getLogger(__name__)
-KEPT = 2
 CHECKED = ("objective", "ema", "optimizer")  # parts of a state that must be finite
-WITHOUT_EFFECT = ("training.latents", "training.attention", "training.activation_checkpointing")
-"""Options that change speed and memory but, up to rounding, no result: training resumes anyway."""
 
 
 class StateStore:
@@ -64,7 +62,7 @@ class StateStore:
         Raises:
             UserError: too little is free.
         """
-        new_states = max(1, KEPT + 1 - len(self._states()))
+        new_states = max(1, KEPT_STATES + 1 - len(self._states()))
         size = (16 * new_states + 4) * parameters
         require_free_space(self.folder, size, "training state and weights")
 
@@ -136,7 +134,7 @@ class StateStore:
                     f"{self.folder}: the training state could not be written, "
                     f"{free:,} bytes are free; free space and start again"
                 ) from error
-        for _, path in sorted(found for found in self._states() if found[0] <= step)[:-KEPT]:
+        for _, path in sorted(found for found in self._states() if found[0] <= step)[:-KEPT_STATES]:
             path.unlink()
 
     def _states(self) -> list[tuple[int, Path]]:

@@ -170,15 +170,16 @@ class Trainer:
         `plan_parts` cuts the step by rank, then by micro-batch; so does this, and the candidates
         have the order of the plan.
         """
-        options, ranks = self.objective.alignment.options, self.ranks
-        if not options.needs_global_targets:
+        alignment, ranks = self.objective.alignment, self.ranks
+        if not alignment.needs_global_targets:
             return [None] * len(batches)
 
         def gathered(parts: list[Tensor]) -> Tensor:
             return ranks.all_gather(torch.cat(parts)).flatten(0, 1)
 
         tokens = {
-            name: gathered([batch.tokens[name] for batch in batches]) for name in options.encoders
+            name: gathered([batch.tokens[name] for batch in batches])
+            for name in alignment.options.encoders
         }
         rows = gathered([batch.rows for batch in batches])
         places = torch.arange(len(rows), device=rows.device).view(ranks.world, len(batches), -1)

@@ -10,24 +10,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import h5py
 import yaml
 
+from vrpo.config.training import WITHOUT_EFFECT
 from vrpo.data.layout import SEAL, read_attributes
 from vrpo.errors import UserError
 from vrpo.files import sha256
 
-OPTIONS_WITHOUT_EFFECT = {
-    "training.latents",
-    "training.attention",
-    "training.activation_checkpointing",
-    "workers",
-}
+OPTIONS_WITHOUT_EFFECT = {*WITHOUT_EFFECT, "workers"}
 """Options of resolved configs that change no result, or only its last digits."""
 
 WEIGHTS = ("weights", "decoder")
 """Options that may name files of weights."""
-
-HDF5 = b"\x89HDF\r\n\x1a\n"  # first bytes of such a file
 
 
 def content_hash(place: Path) -> str:
@@ -36,9 +31,7 @@ def content_hash(place: Path) -> str:
         files = (path for path in sorted(place.iterdir()) if path.is_file())
         hashes = {path.name: content_hash(path) for path in files if path.name[0] != "."}
         return hashlib.sha256(json.dumps(hashes).encode()).hexdigest()
-    with open(place, "rb") as file:
-        is_hdf5 = file.read(len(HDF5)) == HDF5
-    if is_hdf5:
+    if h5py.is_hdf5(place):
         with contextlib.suppress(UserError):
             attributes = read_attributes(place)
             if SEAL in attributes:

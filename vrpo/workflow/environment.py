@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from vrpo.errors import UserError
+from vrpo.errors import PREFIX, UserError
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -50,4 +50,6 @@ def run_check(*arguments: str) -> None:
         check=False,
     )
     if result.returncode:
-        raise UserError(result.stderr.strip().splitlines()[-1].removeprefix("vrpo: error: "))
+        _, _, said = result.stderr.rpartition(PREFIX)
+        ended = f"{' '.join(arguments)}: ended with status {result.returncode}; run `vrpo` with it"
+        raise UserError(said.strip() if PREFIX in result.stderr else ended)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from vrpo.config import merge_configs, parse_experiment
 from vrpo.config.experiment import ExperimentConfig
-from vrpo.errors import UserError
+from vrpo.errors import UserError, refuse
 from vrpo.files import exclusive_lock
 from vrpo.plan.paths import Paths
 from vrpo.plan.resolved import Plan
@@ -29,12 +28,6 @@ LOADING = {  # rules that load weights made elsewhere
     *("sample", "evaluate", "import_checkpoint"),
 }
 LOCKS = contextlib.ExitStack()
-
-
-def refuse(error: UserError | str) -> NoReturn:
-    """End with the error's line alone; Snakemake shows exceptions with a traceback."""
-    print(f"vrpo: error: {error}", file=sys.stderr)
-    sys.exit(2)
 
 
 class Refusing:

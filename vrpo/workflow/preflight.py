@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from vrpo.config.experiment import ExperimentConfig
 from vrpo.errors import UserError
-from vrpo.files import FileLock, file_system
+from vrpo.files import FileLock, existing_folder, file_system
 from vrpo.plan.paths import Paths
 
 OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")
@@ -145,7 +145,7 @@ def _disk(config: ExperimentConfig) -> str:
     except UserError as error:
         return f"what it takes is not known ({error})"
     results = Paths.of(config).folder
-    folder = _existing(results)
+    folder = existing_folder(results)
     there = sum(path.stat().st_size for path in results.rglob("*") if path.is_file())
     free, left = shutil.disk_usage(folder).free, max(0.0, needed - there)
     if free < left:
@@ -157,7 +157,7 @@ def _disk(config: ExperimentConfig) -> str:
 
 
 def _locks(config: ExperimentConfig) -> str:
-    folder = _existing(Paths.of(config).folder)
+    folder = existing_folder(Paths.of(config).folder)
     try:
         with tempfile.TemporaryDirectory(prefix=".vrpo-check-", dir=folder) as place:
             lock = FileLock(Path(place) / "lock")
@@ -202,9 +202,3 @@ def _compiler(config: ExperimentConfig) -> str:
     device = choose_device(config.resources.device)
     require_compiler(device, "training.compile, samplers.<name>.compile")
     return "torch.compile works"
-
-
-def _existing(folder: Path) -> Path:
-    """`folder`, or the nearest one above it that exists."""
-    place = folder.resolve()
-    return next(parent for parent in [place, *place.parents] if parent.is_dir())

@@ -1,12 +1,13 @@
 # Results collected into small files, one rule for each entry of the catalogue, and the report.
 from vrpo.config.described import described_report
-from vrpo.report.catalogue import CATALOGUE, COLLECTED
+from vrpo.report import catalogue
+from vrpo.report.catalogue import CATALOGUE
 
 config["report"] = described_report(EXPERIMENT).model_dump()  # for workflow/report/workflow.rst
 config["captions"] = {
     entry.name: f"{entry.title}. {entry.caption}" for entry in CATALOGUE
 }  # entry.rst
-COLLECTED = [PATHS.collected / name for name in COLLECTED]
+COLLECTED = [PATHS.collected / name for name in catalogue.COLLECTED]
 
 
 rule collect:

@@ -43,8 +43,6 @@ class Defaults(Options):
     """Whether the latent critic is used."""
     needs_old_policy: ClassVar[bool] = False
     """Whether the averaged network's cosines are used."""
-    needs_global_targets: ClassVar[bool] = False
-    """Whether encoder tokens of the whole global batch are used."""
 
     @property
     def name(self) -> str:

@@ -16,7 +16,6 @@ class ContrastiveOptions(ProjectedOptions):
 
     title: ClassVar[str] = "REPA (contrastive)"
     loss: ClassVar[str] = "vrpo.alignment.contrastive:Contrastive"
-    needs_global_targets: ClassVar[bool] = True
     kind: Literal["contrastive"] = option(
         ..., "alignment that tells an image's tokens from those of the batch's other images"
     )
