@@ -68,7 +68,7 @@ def train(
 ) -> None:
     """Training: images/s, the parts of a step, share of the matrix peak, memory."""
     from benchmarks import train
-    from benchmarks.experiment import read_experiment
+    from vrpo.config.reading import read_experiment
 
     experiment = read_experiment(config, settings or [])
     train.comparable_runs(experiment, runs)
@@ -99,7 +99,7 @@ def against_published(
 ) -> None:
     """Training of REPA, in turn with a transcription of the published loop."""
     from benchmarks import against_published
-    from benchmarks.experiment import read_experiment
+    from vrpo.config.reading import read_experiment
 
     require_one_of("--published-precision", published_precision, PRECISIONS)
     experiment = read_experiment(config, settings or [])
@@ -136,7 +136,8 @@ def sample(
 ) -> None:
     """Sampling with random weights: images/s, latency of the network, VAE decoder."""
     from benchmarks import sample
-    from benchmarks.experiment import read_experiment, timed_run
+    from benchmarks.experiment import timed_run
+    from vrpo.config.reading import read_experiment
 
     experiment = read_experiment(config, settings or [])
     timed_run(experiment, run)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import nn
 
 from vrpo.config.experiment import ExperimentConfig
 from vrpo.config.messages import require_known
-from vrpo.config.reading import deep_merge, merge_configs, parse_experiment
 from vrpo.config.resolved import RunConfig
-from vrpo.config.strict_yaml import parse_yaml
 from vrpo.data.batches import TrainingData
 from vrpo.errors import UserError
 from vrpo.models.backbones import build_network
@@ -24,40 +22,6 @@ from vrpo.training.objective import Objective
 from vrpo.training.run import build_objective
 
 Network = TypeVar("Network", bound=nn.Module)
-
-
-def read_experiment(
-    configs: Sequence[Path | str], settings: Sequence[str] = ()
-) -> ExperimentConfig:
-    """An experiment's config files, later ones over earlier ones, with `KEY=VALUE` over them.
-
-    Raises:
-        UserError: a file or setting is missing or malformed, or the options do not fit.
-    """
-    content = deep_merge(merge_configs(configs), parse_settings(settings))
-    where = " + ".join([*map(str, configs), *(["--set"] if settings else [])])
-    return parse_experiment(content, where)
-
-
-def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
-    """Options of `KEY=VALUE` settings: dotted keys, values in YAML, later ones over earlier ones.
-
-    Raises:
-        UserError: one is not of this form, or its value is not YAML.
-    """
-    options: dict[str, Any] = {}
-    for setting in settings:
-        key, equals, text = setting.partition("=")
-        names = key.split(".")
-        if not equals or not all(names):
-            raise UserError(
-                f"--set {setting}: not of the form KEY=VALUE; give e.g. training.batch_size=8"
-            )
-        value = parse_yaml(text, f"--set {key}")
-        for name in reversed(names):
-            value = {name: value}
-        options = deep_merge(options, value)
-    return options
 
 
 def timed_run(config: ExperimentConfig, name: str) -> RunConfig:

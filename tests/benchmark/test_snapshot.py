@@ -95,6 +95,9 @@ def test_snapshot_is_the_same_but_for_the_machine(
     (tmp_path / elsewhere.experiment).symlink_to(Paths.of(config).folder)
     write_snapshot(elsewhere, tmp_path / "c")
     assert files(tmp_path / "c")["provenance.json"] == first["provenance.json"]
+    searching = {**mini_benchmark, "benchmark": {**OPTIONS.model_dump(), "chosen": None}}
+    with pytest.raises(UserError, match=r"^benchmark.chosen: is not set, .* what the rule gave"):
+        write_snapshot(parse_experiment(searching, "made up"), tmp_path / "none")
     with pytest.raises(UserError, match="no method benchmark"):
         write_snapshot(
             parse_experiment({**mini_benchmark, "benchmark": None}, "made up"), tmp_path / "none"

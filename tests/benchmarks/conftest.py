@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.experiment import read_experiment
 from vrpo.config.experiment import ExperimentConfig
+from vrpo.config.reading import read_experiment
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = [ROOT / "config/imagenet256.yaml", Path(__file__).with_name("small.yaml")]

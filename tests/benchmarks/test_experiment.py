@@ -10,16 +10,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.experiment import (
     latent_shape,
-    parse_settings,
     random_network,
     random_objective,
-    read_experiment,
     timed_run,
     token_shape,
 )
 from benchmarks.synthetic import write_critics, write_training_data
 from vrpo.config import load_experiment
 from vrpo.config.experiment import ExperimentConfig
+from vrpo.config.reading import parse_settings, read_experiment
 from vrpo.errors import UserError
 from vrpo.report.cost import training_flops
 

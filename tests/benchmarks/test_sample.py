@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from benchmarks import sample
-from benchmarks.experiment import read_experiment, timed_run
+from benchmarks.experiment import timed_run
 from benchmarks.sample import bench_sample, table, timed_sampler
 from vrpo.config.experiment import ExperimentConfig
+from vrpo.config.reading import read_experiment
 from vrpo.errors import UserError
 from vrpo.report.cost import training_flops
 

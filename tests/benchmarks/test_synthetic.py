@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.experiment import read_experiment
 from benchmarks.synthetic import write_critics, write_training_data
 from vrpo.config.experiment import ExperimentConfig
+from vrpo.config.reading import read_experiment
 from vrpo.models.critic import load_critic
 
 

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.experiment import random_objective, read_experiment, timed_run
+from benchmarks.experiment import random_objective, timed_run
 from benchmarks.synthetic import write_critics, write_training_data
 from benchmarks.train import bench_train, comparable_runs, table
 from vrpo.config.experiment import ExperimentConfig
+from vrpo.config.reading import read_experiment
 from vrpo.errors import UserError
 
 RUNS = ["none", "repa", "vrpo", "perceptual"]

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.experiment import random_objective, read_experiment, timed_run
+from benchmarks.experiment import random_objective, timed_run
 from benchmarks.sample import bench_sample
 from benchmarks.synthetic import write_training_data
 from benchmarks.train import bench_train
 from vrpo.config.experiment import ExperimentConfig
+from vrpo.config.reading import read_experiment
 from vrpo.models.attention import SWITCHES, choose_attention
 from vrpo.runtime.distributed import Ranks
 from vrpo.training.feed import Feed

@@ -198,8 +198,9 @@ def test_auto_on_a_machine_without_gpus_computes_on_the_cpu_and_says_so(
 
 
 def test_without_gpus_auto_is_the_cpu(launch: Launch) -> None:
-    out, err = launch("0", "train", "--device", "auto", **{CUDA: "0,1"}).communicate()
-    assert out.endswith(" train --device cpu\n") and not err
+    for device in (["--device", "auto"], ["--device=auto"]):
+        out, err = launch("0", "train", *device, **{CUDA: "0,1"}).communicate()
+        assert out.endswith(" train --device cpu\n") and not err
 
 
 def test_gpus_that_a_queue_gave_otherwise_are_taken(launch: Launch) -> None:

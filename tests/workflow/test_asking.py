@@ -61,6 +61,8 @@ def refusal(folder: Path, *arguments: str) -> str:
         ("features/vti.json", ["encoder: `vti` is not in `encoders`"]),
         ("networks/encoder-vti.safetensors", ["encoder: `vti` is not in `encoders`"]),
         ("networks/critic-vti.safetensors", ["encoder: `vti` is not in `encoders`"]),
+        ("networks/foo.safetensors", ["network: `foo` is not trained here", "known: "]),
+        ("networks/tokenizer-x.safetensors", ["not trained here", "did you mean `tokenizer`?"]),
         (
             "networks/evaluation-other.safetensors",
             ["`other` is not in `evaluation.extra_networks`"],

@@ -13,10 +13,11 @@ import typer.main
 from snakemake.cli import get_argument_parser
 
 from benchmarks.commands import app as benchmarks_app
-from benchmarks.experiment import read_experiment, timed_run
+from benchmarks.experiment import timed_run
 from benchmarks.sample import timed_sampler
 from vrpo.cli import app
 from vrpo.config import merge_configs, parse_experiment
+from vrpo.config.reading import read_experiment
 from vrpo.plan.jobs import evaluations
 from vrpo.plan.paths import Paths
 

@@ -36,6 +36,25 @@ def test_a_check_of_the_machine_finds_the_package(monkeypatch: pytest.MonkeyPatc
     assert seen["PYTHONPATH"] == f"{ROOT}{os.pathsep}/more"
 
 
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ("", r"^check-compiler: ended with status -9; run `vrpo` with it$"),
+        ("Killed\n", r"^check-compiler: ended with status -9; "),
+        ("a warning\nvrpo: error: x: is wrong;\nfix it\n", "^x: is wrong;\nfix it$"),
+    ],
+)
+def test_a_check_that_was_killed_has_a_line(
+    monkeypatch: pytest.MonkeyPatch, said: str, message: str
+) -> None:
+    def run(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        return subprocess.CompletedProcess(command, -9, "", said)
+
+    monkeypatch.setattr(environment.subprocess, "run", run)
+    with pytest.raises(UserError, match=message):
+        run_check("check-compiler")
+
+
 def test_jobs_find_python(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", "/usr/bin")
     use_environment_of("/somewhere/bin/python", tmp_path)

@@ -86,6 +86,26 @@ def test_the_memory_of_an_import_follows_its_file(tmp_path: Path) -> None:
     assert needed[0] < 5_000 and needed[1] > 40_000
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--set-resources=sample:runtime=90"],
+        ["--default-res", "slurm_account=me"],
+        ["--default-resources=slurm_account=me"],
+    ],
+)
+def test_every_spelling_keeps_the_requests_of_the_profile(
+    options: list[str], tmp_path: Path
+) -> None:
+    arguments = ["--workflow-profile", "slurm", "--config", f"results={tmp_path}", *options]
+    target = tmp_path / "imagenet256/samples/sit-b2-none/seed0/step0050000/sde.h5"
+    jobs = asked(whole(plan(ROOT, *arguments, "--", str(target), config=IMAGENET)))
+    assert {job["mem_mb"] for job in jobs["sample"]} == {"32000"}
+    assert {job["gpu"] for job in jobs["train"]} == {"8"}
+    wanted = "90" if "runtime" in options[0] else "720"
+    assert {job["runtime"] for job in jobs["sample"]} == {wanted}
+
+
 def test_later_tries_ask_for_more_up_to_the_limit(tmp_path: Path) -> None:
     profile = PROFILE["default-resources"]["runtime"]
     arguments = ["--cores", "1", "--retries", "2", "--default-resources", f"runtime={profile}"]

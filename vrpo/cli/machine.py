@@ -17,9 +17,7 @@ def check(
     config: Configs,
     settings: Annotated[
         list[str] | None,
-        typer.Option(
-            "--set", help="OPTION=VALUE as for snakemake's --config: data='{root: /data}'"
-        ),
+        typer.Option("--set", help="KEY=VALUE, dotted keys, values in YAML, e.g. data.root=/data"),
     ] = None,
     fetch: Annotated[
         bool, typer.Option("--fetch", help="download missing weights that the config names")
@@ -32,11 +30,10 @@ def check(
     ] = False,
 ) -> None:
     """Check an experiment's needs: images, weights, disk, locks, GPUs, compiler."""
-    from vrpo.config import merge_configs, parse_experiment
+    from vrpo.config.reading import read_experiment
     from vrpo.workflow import preflight
 
-    content = merge_configs(config, settings or [])
-    experiment = parse_experiment(content, " + ".join(map(str, config)))
+    experiment = read_experiment(config, settings or [])
     if not fetch:
         preflight.forbid_downloads()
     checks = preflight.weight_checks if weights_only else preflight.all_checks

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import NoneType
 from typing import Any, TypeVar
@@ -27,6 +27,40 @@ def load_experiment(*paths: Path | str) -> ExperimentConfig:
         UserError: a file is missing or malformed, or an option is wrong.
     """
     return parse_experiment(merge_configs(paths), " + ".join(str(path) for path in paths))
+
+
+def read_experiment(
+    configs: Sequence[Path | str], settings: Sequence[str] = ()
+) -> ExperimentConfig:
+    """An experiment's config files, later ones over earlier ones, with `KEY=VALUE` over them.
+
+    Raises:
+        UserError: a file or setting is missing or malformed, or the options do not fit.
+    """
+    content = deep_merge(merge_configs(configs), parse_settings(settings))
+    where = " + ".join([*map(str, configs), *(["--set"] if settings else [])])
+    return parse_experiment(content, where)
+
+
+def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
+    """Options of `KEY=VALUE` settings: dotted keys, values in YAML, later ones over earlier ones.
+
+    Raises:
+        UserError: one is not of this form, or its value is not YAML.
+    """
+    options: dict[str, Any] = {}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        names = key.split(".")
+        if not equals or not all(names):
+            raise UserError(
+                f"--set {setting}: not of the form KEY=VALUE; give e.g. training.batch_size=8"
+            )
+        value = parse_yaml(text, f"--set {key}")
+        for name in reversed(names):
+            value = {name: value}
+        options = deep_merge(options, value)
+    return options
 
 
 def merge_configs(paths: Iterable[Path | str], assignments: Iterable[str] = ()) -> dict[str, Any]:
