@@ -67,7 +67,7 @@ rule milestones:
         [PATHS.milestone(*key) for key in jobs.milestones(EXPERIMENT)],
 
 
-check_requests(workflow, EXPERIMENT)
 if workflow.is_main_process and workflow.modifier.namespace is None:  # not in jobs nor modules
     names = [rule.name for rule in workflow.rules]
     check_command_line(names, lambda file: any(rule.is_producer(file) for rule in workflow.rules))
+check_requests(workflow, EXPERIMENT)

@@ -13,9 +13,20 @@ import typer
 
 from vrpo.cli import refuse_empty, show_user_errors
 from vrpo.cli.arguments import Device, Threads, chosen_device, require_one_of
+from vrpo.errors import UserError
 
 if TYPE_CHECKING:
     import torch
+
+
+def _writable(output: Path | None) -> Path | None:
+    """Refuse an output that cannot be written, before anything is measured."""
+    if output is not None and (output.is_dir() or not output.parent.is_dir()):
+        raise UserError(
+            f"--output: {output} is a folder or in none; name a file in an existing one"
+        )
+    return output
+
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -44,7 +55,10 @@ Settings = Annotated[
 Steps = Annotated[int, typer.Option("--steps", help="steps in a row", min=1)]
 Rounds = Annotated[int, typer.Option("--rounds", help="times that each has its turn", min=1)]
 Samples = Annotated[int, typer.Option("--samples", help="samples in the synthetic data set", min=1)]
-JSONFile = Annotated[Path | None, typer.Option("--output", help="JSON file to write")]
+JSONFile = Annotated[
+    Path | None,
+    typer.Option("--output", help="JSON file to write", callback=_writable),
+]
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Annotated
 
 import typer
@@ -25,7 +26,7 @@ def check(
     weights_only: Annotated[
         bool,
         typer.Option(
-            "--weights-only", help="check weights alone, as the workflow does at its start"
+            "--weights-only", help="check weights and custom classes alone, as the workflow does"
         ),
     ] = False,
 ) -> None:
@@ -36,8 +37,11 @@ def check(
     experiment = read_experiment(config, settings or [])
     if not fetch:
         preflight.forbid_downloads()
-    checks = preflight.weight_checks if weights_only else preflight.all_checks
-    rows = preflight.findings(checks(experiment, fetch=fetch))
+    chosen = preflight.all_checks(experiment, fetch=fetch)
+    if weights_only:
+        loaded = preflight.weight_checks(experiment, fetch=fetch)
+        chosen = chain(loaded, preflight.class_checks(experiment))
+    rows = preflight.findings(chosen)
     if rows:
         typer.echo(preflight.table(rows))
     missing = [row.found for row in rows if row.is_missing]

@@ -123,7 +123,9 @@ class BenchmarkOptions(Options):
         for option_name in ("candidates", "chosen"):
             given = getattr(self, option_name)
             if given is not None and (missing := {"repa", "vrpo"} - {*given}):
-                raise ValueError(f"`{option_name}` lacks `{min(missing)}`; add it")
+                raise ValueError(
+                    f"`{option_name}` has {_listed(given)} and lacks `{min(missing)}`; add it"
+                )
         if self.candidates is None:
             if self.chosen is None:
                 raise ValueError(

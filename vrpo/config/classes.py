@@ -20,7 +20,9 @@ def find_class(target: str, base: type[T]) -> type[T]:
     try:
         found = getattr(importlib.import_module(module), name)
     except Exception as error:  # whatever the module raises
-        remedy = f"put {module.split('.')[0]}.py beside the Snakefile"
+        file = f"{module.split('.')[0]}.py"
+        missing = isinstance(error, ModuleNotFoundError) and error.name == module.split(".")[0]
+        remedy = f"put {file} beside the Snakefile" if missing else f"correct {file}"
         raise ValueError(f"`{target}` cannot be imported ({error}); {remedy}") from error
     if not (isinstance(found, type) and issubclass(found, base)):
         raise ValueError(

@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import io
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -27,6 +28,7 @@ REQUESTS = {  # spellings of options of which a profile has values, too
     "--default-resources": "--default-resources",
     "--default-res": "--default-resources",
 }
+AMOUNTS = {"mem_mb": "number of megabytes", "mem": "amount of memory", "runtime": "time"}
 REPEATED = {"--config": ("--config", "-C"), "--configfile": ("--configfile", "--configfiles")}
 
 
@@ -45,6 +47,7 @@ def check_command_line(
 
     try:
         _require_single(sys.argv[1:])
+        _require_requests(sys.argv[1:])
         arguments = get_argument_parser().parse_args(sys.argv[1:])
         _require_readable(arguments)
         if rules:
@@ -64,6 +67,41 @@ def _require_single(arguments: list[str]) -> None:
                 f"{option}: given twice, and Snakemake takes only the last; "
                 f"put all values behind one {option}"
             )
+
+
+def _require_requests(arguments: list[str]) -> None:
+    """Refuse requests that Snakemake's parser answers with a traceback, or takes for others."""
+    forms = {"--set-resources": r"([\w-]+):(\w+)=(.+)", "--default-resources": r"()(\w+)=(.+)"}
+    _, given = _requests(arguments)
+    for option, values in given.items():
+        form = "RULE:NAME=VALUE" if "set" in option else "NAME=VALUE"
+        for value in values:
+            found = re.fullmatch(forms[option], value)
+            if not found:
+                raise UserError(f"{option} {value}: not of the form {form}; e.g. train:mem_mb=8000")
+            name, text = found.group(2), found.group(3)
+            if name == "gpus":
+                raise UserError(f"{option} {value}: there is no such resource; did you mean `gpu`?")
+            if name == "gpu" and not text.isdecimal():
+                raise UserError(f"{option} {value}: is no number of GPUs; give 0 or more")
+            if name in AMOUNTS and re.fullmatch(r"[A-Za-z_]+", text):
+                raise UserError(f"{option} {value}: is no {AMOUNTS[name]}; give e.g. {name}=90")
+
+
+def _requests(arguments: list[str]) -> tuple[list[str], dict[str, list[str]]]:
+    """Words of the command line without requests, and the requests by option."""
+    kept, given, option = [], {name: [] for name in REQUESTS.values()}, None
+    for word in arguments:
+        value = word
+        if word.startswith("-"):
+            spelling, _, value = word.partition("=")
+            option = REQUESTS.get(spelling)
+            value = value if "=" in word else ""
+        if option is None:
+            kept.append(word)
+        elif value or "=" in word:
+            given[option].append(value)
+    return kept, given
 
 
 def _require_readable(arguments: argparse.Namespace) -> None:
@@ -121,16 +159,7 @@ def keep_requests_of_profiles(settings: ResourceSettings) -> None:
     """
     if Path(sys.argv[0]).name not in ("snakemake", "__main__.py"):  # called from Python
         return
-    kept, given, option = [], {name: [] for name in REQUESTS.values()}, None
-    for word in sys.argv[1:]:
-        value = word
-        if word.startswith("-"):
-            spelling, _, value = word.partition("=")
-            option = REQUESTS.get(spelling)
-        if option is None:
-            kept.append(word)
-        elif value:
-            given[option].append(value)
+    kept, given = _requests(sys.argv[1:])
     if not any(given.values()):
         return
     from snakemake.cli import parse_args

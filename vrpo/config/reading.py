@@ -101,6 +101,10 @@ def load_resolved(model: type[Model], path: Path | str) -> Model:
     Raises:
         UserError: the file is missing, does not fit, or was edited after the workflow wrote it.
     """
+    if not Path(path).exists():
+        raise UserError(
+            f"{path}: no such file; start the workflow again, which writes it, or correct the name"
+        )
     content = read_yaml(path)
     body, seal, digest = Path(path).read_text(encoding="utf-8-sig").rpartition(SEAL)
     if seal and digest.strip() != short_hash(body.encode()):

@@ -15,8 +15,8 @@ from vrpo.files import exclusive_lock
 from vrpo.plan.paths import Paths
 from vrpo.plan.resolved import Plan
 from vrpo.runtime.launch import require_gpus
-from vrpo.workflow.environment import run_check
-from vrpo.workflow.preflight import weight_checks
+from vrpo.workflow.environment import CHECKOUT, run_check
+from vrpo.workflow.preflight import class_checks, weight_checks
 from vrpo.workflow.restore import keep_results
 
 if TYPE_CHECKING:
@@ -76,28 +76,52 @@ def plan_of(workflow: Workflow, config: Mapping[str, Any]) -> Plan:
 def asked_gpus(rule: Rule) -> int:
     """GPUs that a rule asks for, before Snakemake cuts them to what `--resources` allows.
 
-    0 where they are an expression, which only a job evaluates.
+    Raises:
+        UserError: it asks for something that is no number.
     """
     asked = rule.resources.get("gpu") or 0
     if hasattr(asked, "is_evaluable"):
-        asked = 0 if asked.is_evaluable() else asked.value
-    return asked if isinstance(asked, int) else 0
+        asked = asked.raw if asked.is_evaluable() else asked.value or 0
+    if not isinstance(asked, int):
+        raise UserError(f"{rule.name}:gpu={asked}: is no number of GPUs; give 0 or more")
+    return asked
 
 
+@refusing
 def check_requests(workflow: Workflow, experiment: ExperimentConfig) -> None:
-    """End planning unless the GPUs of a training divide its batch."""
+    """End planning unless GPUs are whole numbers that go with the device and divide the batch."""
+    own = [rule for rule in workflow.rules if CHECKOUT in Path(rule.snakefile).resolve().parents]
+    asked = {rule.name: asked_gpus(rule) for rule in own}
+    for name, gpus in asked.items():
+        if gpus and experiment.resources.device == "cpu":
+            raise UserError(
+                f"{name}:gpu={gpus}: the config has `resources: {{device: cpu}}`; "
+                f"change it, or set --set-resources {name}:gpu=0"
+            )
     train = workflow.modifier.modify_rulename("train")  # of a module
-    gpus = max(asked_gpus(workflow.get_rule(train)), 1) if workflow.is_rule(train) else 1
-    for run in experiment.runs.values():
+    gpus = max(asked.get(train, 1), 1)
+    for name, run in experiment.runs.items():
+        group = experiment.alignments[run.alignment].group
         try:
-            experiment.training.micro_batch(gpus, experiment.alignments[run.alignment].group)
+            experiment.training.micro_batch(gpus, group)
         except ValueError as error:
-            refuse(f"--set-resources train:gpu={gpus}: {error}")
+            fitting = [each for each in range(1, gpus) if _divides(experiment, each)]
+            remedy = f"or --set-resources {train}:gpu=N with N in {fitting}"
+            raise UserError(f"{train}:gpu={gpus}: {error}, {remedy} (run `{name}`)") from None
+
+
+def _divides(experiment: ExperimentConfig, gpus: int) -> bool:
+    """Whether `gpus` GPUs can share the batch of every run."""
+    groups = {experiment.alignments[run.alignment].group for run in experiment.runs.values()}
+    try:
+        return all(experiment.training.micro_batch(gpus, group) for group in groups)
+    except ValueError:
+        return False
 
 
 @refusing
 def start(workflow: Workflow, plan: Plan) -> None:
-    """Check this machine, lock the results, write the plan, keep what is there, check weights.
+    """Check the machine, lock the results, write the plan, keep results, check weights and classes.
 
     The kernel drops the lock with the process.
     """
@@ -109,9 +133,14 @@ def start(workflow: Workflow, plan: Plan) -> None:
     LOCKS.enter_context(exclusive_lock(results / ".lock", "a workflow on these results"))
     plan.write()
     keep_results(results, _forced(workflow))
-    loading = any(rule.name in LOADING for rule in due)
-    if loading and not workflow.touch and not in_environments:
-        _check_weights(plan)
+    if workflow.touch or in_environments:
+        return
+    loading = any(rule.name in LOADING for rule in due) and any(
+        weight_checks(plan.experiment, fetch=True)
+    )
+    training = any(rule.name == "train" for rule in due) and any(class_checks(plan.experiment))
+    if loading or training:
+        run_check("check", "--weights-only", "--fetch", "--config", str(plan.path))
 
 
 def _check_machine(
@@ -127,12 +156,6 @@ def _check_machine(
     compiling = {"train": experiment.training.compile, "sample": sampling}
     if any(compiling.get(rule.name) for rule in due) and not in_environments:
         run_check("check-compiler", "--device", device)
-
-
-def _check_weights(plan: Plan) -> None:
-    """Load, or fetch, the weights that the config names."""
-    if any(weight_checks(plan.experiment, fetch=True)):
-        run_check("check", "--weights-only", "--fetch", "--config", str(plan.path))
 
 
 def _forced(workflow: Workflow) -> set[str]:

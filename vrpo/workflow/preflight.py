@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from vrpo.config.experiment import ExperimentConfig
+from vrpo.config.resolved import RunConfig
 from vrpo.errors import UserError
 from vrpo.files import FileLock, existing_folder, file_system
 from vrpo.plan.paths import Paths
@@ -60,6 +61,7 @@ def all_checks(config: ExperimentConfig, *, fetch: bool) -> Iterator[Check]:
     """All checks of an experiment; `fetch` allows downloads of weights named by a hub's name."""
     yield "images", partial(_images, config)
     yield from weight_checks(config, fetch=fetch)
+    yield from class_checks(config)
     yield "disk", partial(_disk, config)
     yield "file locks", partial(_locks, config)
     yield "GPUs", partial(_gpus, config)
@@ -83,6 +85,42 @@ def weight_checks(config: ExperimentConfig, *, fetch: bool) -> Iterator[Check]:
     for name, checkpoint in config.checkpoints.items():
         option = f"checkpoints.{name}.file"
         yield f"checkpoint {name}", partial(_file, option, Path(checkpoint.file))
+
+
+def class_checks(config: ExperimentConfig) -> Iterator[Check]:
+    """Import the custom losses that runs use, and construct their custom networks."""
+    for name in dict.fromkeys(run.alignment for run in config.runs.values()):
+        if config.alignments[name].kind == "custom":
+            yield f"loss of {name}", partial(_loss, config, name)
+    networks = {}
+    for run in config.runs:
+        resolved = config.run_config(run, config.seeds_of(run)[0])
+        if getattr(resolved.model, "backbone", None):
+            networks.setdefault(resolved.model.name, resolved)
+    for name, resolved in networks.items():
+        yield f"network {name}", partial(_network, config, resolved)
+
+
+def _loss(config: ExperimentConfig, name: str) -> str:
+    from vrpo.alignment.base import Alignment
+    from vrpo.models.backbones import import_class
+
+    found = import_class(config.alignments[name].loss, Alignment, f"alignments.{name}.loss")
+    return f"{found.__name__} can be imported"
+
+
+def _network(config: ExperimentConfig, run: RunConfig) -> str:
+    import torch
+
+    from vrpo.models.backbones import build_network
+    from vrpo.processes.registry import build_process
+    from vrpo.report.cost import latent_side
+
+    channels, side = config.tokenizer.latent_channels, latent_side(config)
+    out = build_process(run.process).prediction_channels(channels)
+    with torch.device("meta"):  # shapes, no memory
+        build_network(run.model, (channels, side, side), out)
+    return "can be built"
 
 
 def _tokenizer_checks(config: ExperimentConfig) -> Iterator[Check]:
