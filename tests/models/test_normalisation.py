@@ -305,11 +305,6 @@ def chain(tmp_path: Path, toy: Toy) -> Chain:
     return Chain(tmp_path, toy)
 
 
-@pytest.fixture(scope="module")
-def toy(tmp_path_factory: pytest.TempPathFactory) -> Toy:
-    return Toy(tmp_path_factory.mktemp("toy"))
-
-
 CONFIGS = {"plain": PLAIN, "shifted": SHIFTED, "each": EACH, "each, other": EACH_SCALED}
 
 

@@ -15,38 +15,21 @@ import yaml
 from PIL import Image
 
 import vrpo
-from vrpo.config.data import DataOptions
-from vrpo.config.networks import EncoderOptions, FitOptions, TokenizerOptions
-from vrpo.data import arrays
 from vrpo.data.arrays import Arrays
 from vrpo.data.batches import TrainingData
 from vrpo.data.quantisation import STORED_TYPES, decode, encode, storage_error
 from vrpo.data.shards import open_arrays, shard_name
 from vrpo.errors import UserError
-from vrpo.prepare.classifier import fit_classifier
-from vrpo.prepare.features import encode_features
 from vrpo.prepare.images import write_images
-from vrpo.prepare.latents import encode_latents
 from vrpo.prepare.manifest import write_manifest
 from vrpo.prepare.tokenizer import fit_tokenizer
 from vrpo.seeds import numpy_generator
 
-from tests.fixtures.striking import strike_at
+from tests.fixtures.prepared import DIGITS, png_options
+from tests.fixtures.stages import Stages
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-DIGITS = DataOptions(resolution=16)
-TOKENIZER = TokenizerOptions(
-    block_channels=[8, 8], batch_size=64, training=FitOptions(steps=2, batch_size=4)
-)
-ENCODER = EncoderOptions(
-    architecture="test_vit",
-    weights="trained",
-    arguments={"patch_size": 4, "embed_dim": 32, "depth": 1},
-    image_size=16,
-    batch_size=64,
-    training=FitOptions(steps=2, batch_size=8),
-)
 COUNT = 1797
 
 
@@ -54,48 +37,21 @@ COUNT = 1797
 def whole(tmp_path_factory, one_thread):
     """Everything in one file each."""
     folder = tmp_path_factory.mktemp("whole")
-    write_images(DIGITS, folder / "images.h5")
-    write_manifest(DIGITS, folder / "images.h5", folder / "images.json")
-    fit_tokenizer(TOKENIZER, folder / "images.h5", folder / "tokenizer.safetensors", "cpu")
-    fit_classifier(ENCODER, folder / "images.h5", folder / "encoder.safetensors", "cpu")
-    encode_latents(
-        TOKENIZER,
-        folder / "images.h5",
-        folder / "tokenizer.safetensors",
-        folder / "latents.h5",
-        "cpu",
-    )
-    encode_features(
-        ENCODER,
-        "vit",
-        folder / "images.h5",
-        folder / "encoder.safetensors",
-        folder / "features.h5",
-        "cpu",
-    )
+    DIGITS.fit(folder)
+    write_manifest(DIGITS.data, folder / "images.h5", folder / "images.json")
+    DIGITS.encode_latents(folder, folder / "latents.h5")
+    DIGITS.encode_features(folder, folder / "features.h5")
     return folder
 
 
 def test_three_shards_hold_the_rows_of_one_file(whole, tmp_path):
     files = [shard_name(index, 3) for index in (2, 0, 1)]
     for name in files:
-        write_images(DIGITS, tmp_path / "images" / name)
+        write_images(DIGITS.data, tmp_path / "images" / name)
+    images = tmp_path / "images"
     for name in files:
-        encode_latents(
-            TOKENIZER,
-            tmp_path / "images",
-            whole / "tokenizer.safetensors",
-            tmp_path / "latents" / name,
-            "cpu",
-        )
-        encode_features(
-            ENCODER,
-            "vit",
-            tmp_path / "images",
-            whole / "encoder.safetensors",
-            tmp_path / "features" / name,
-            "cpu",
-        )
+        DIGITS.encode_latents(whole, tmp_path / "latents" / name, images)
+        DIGITS.encode_features(whole, tmp_path / "features" / name, images)
     for name in ("images", "latents", "features"):
         one, many = open_arrays(whole / f"{name}.h5"), open_arrays(tmp_path / name)
         names = one.keys()
@@ -112,9 +68,9 @@ def test_three_shards_hold_the_rows_of_one_file(whole, tmp_path):
             assert many.attributes["error"] == pytest.approx(one.attributes["error"])
         else:
             assert one.fingerprint == many.fingerprint
-    write_manifest(DIGITS, tmp_path / "images", tmp_path / "images.json")
+    write_manifest(DIGITS.data, images, tmp_path / "images.json")
     assert (tmp_path / "images.json").read_bytes() == (whole / "images.json").read_bytes()
-    fit_tokenizer(TOKENIZER, tmp_path / "images", tmp_path / "tokenizer.safetensors", "cpu")
+    fit_tokenizer(DIGITS.tokenizer, images, tmp_path / "tokenizer.safetensors", "cpu")
     assert (tmp_path / "tokenizer.safetensors").read_bytes() == (
         whole / "tokenizer.safetensors"
     ).read_bytes()
@@ -139,13 +95,7 @@ def test_more_shards_than_batches(whole, tmp_path):
             r"it to 29 or less"
         ),
     ):
-        encode_latents(
-            TOKENIZER,
-            whole / "images.h5",
-            whole / "tokenizer.safetensors",
-            tmp_path / shard_name(0, 30),
-            "cpu",
-        )
+        DIGITS.encode_latents(whole, tmp_path / shard_name(0, 30))
 
 
 # ---- how tokens are stored -----------------------------------------------------------------------
@@ -186,15 +136,7 @@ def test_int8_is_at_most_about_half_a_level_off():
 
 @pytest.mark.parametrize("storage", ["float8", "float16"])
 def test_other_storages(whole, tmp_path, storage):
-    options = ENCODER.model_copy(update={"storage": storage, "attention": [1]})
-    encode_features(
-        options,
-        "vit",
-        whole / "images.h5",
-        whole / "encoder.safetensors",
-        tmp_path / "features.h5",
-        "cpu",
-    )
+    DIGITS.encode_features(whole, tmp_path / "features.h5", storage=storage, attention=[1])
     arrays, exact = Arrays(tmp_path / "features.h5"), Arrays(whole / "features.h5")
     assert (
         arrays.attributes["storage"] == storage and arrays.dtype("tokens") == STORED_TYPES[storage]
@@ -234,7 +176,7 @@ def broken(tmp_path):
         Image.fromarray(np.full((16, 16, 3), 10 * index, dtype=np.uint8)).save(path)
     for name in ("1", "7"):
         (tmp_path / "png" / "b" / f"{name}.png").write_bytes(b"no image")
-    return DataOptions(source="folder", root=str(tmp_path / "png"), resolution=16, num_classes=2)
+    return png_options(tmp_path)
 
 
 KEPT = [index for index in range(20) if index not in (11, 17)]
@@ -283,13 +225,7 @@ def test_unreadable_images_are_left_out_of_everything(broken, whole, tmp_path):
     )
     write_manifest(options, tmp_path / "shards", tmp_path / "shards.json")
     assert (tmp_path / "shards.json").read_bytes() == (tmp_path / "images.json").read_bytes()
-    encode_latents(
-        TOKENIZER,
-        tmp_path / "images.h5",
-        whole / "tokenizer.safetensors",
-        tmp_path / "latents.h5",
-        "cpu",
-    )
+    DIGITS.encode_latents(whole, tmp_path / "latents.h5", tmp_path / "images.h5")
     latents = open_arrays(tmp_path / "latents.h5")
     assert (
         latents.rows("labels", slice(None)).tolist() == [index // 10 for index in KEPT]
@@ -325,90 +261,31 @@ def test_a_changed_data_set_is_noticed(broken, tmp_path):
 # ---- killed at random moments --------------------------------------------------------------------
 
 
-SERVER = """
-import os, sys
-import diffusers.models, timm, torch
-assert diffusers.models.AutoencoderKL and timm
-torch.set_num_threads(1)
-from tests.prepare import test_shards as here
-print("ready", flush=True)
-# a child for each command: imports are done, and each is a separate process
-for line in sys.stdin:
-    child = os.fork()
-    if child == 0:
-        here.stage(*line.split())
-        os._exit(0)
-    print(os.waitpid(child, 0)[1], flush=True)
-"""
+@pytest.fixture(scope="module")
+def stages():
+    with Stages() as running:
+        yield running
 
 
-MOMENTS = {
-    "between arrays": (arrays, "_write_at", "before"),
-    "between rows": (arrays.ArrayWriter, "write", "after"),
-    "unsealed": (arrays, "seal_file", "before"),
-    "unnamed": (arrays, "commit", "before"),
-    "named": (arrays, "commit", "after"),
-}
-
-
-def stage(name, folder, output, moment, count):
-    """One encoding stage, as a rule runs it, or until it ends itself at the `count`-th `moment`."""
-    folder = Path(folder)
-    if moment != "never":
-        owner, work, when = MOMENTS[moment.replace("_", " ")]
-        strike_at(owner, work, int(count), when)
-    if name == "images":
-        write_images(DIGITS, output)
-    elif name == "latents":
-        encode_latents(
-            TOKENIZER, folder / "images.h5", folder / "tokenizer.safetensors", output, "cpu"
-        )
-    else:
-        encode_features(
-            ENCODER, "vit", folder / "images.h5", folder / "encoder.safetensors", output, "cpu"
-        )
-
-
-def test_killed_at_random_moments(whole, tmp_path):
+def test_killed_at_random_moments(whole, tmp_path, stages):
     """SIGKILL at seeded random moments of writing images, latents and features.
 
     Afterwards the bytes are those of the undisturbed files.
     """
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(Path(vrpo.__file__).parents[1]),
-        "OMP_NUM_THREADS": "1",
-    }
-    server = subprocess.Popen(
-        [sys.executable, "-c", SERVER],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=environment,
-    )
-    with server:
-        assert server.stdout.readline() == "ready\n"
-
-        def run(name, moment="never", count=0):
-            server.stdin.write(
-                f"{name} {whole} {tmp_path / f'{name}.h5'} {moment.replace(' ', '_')} {count}\n"
-            )
-            server.stdin.flush()
-            return int(server.stdout.readline())
-
-        for name in ("images", "latents", "features"):
-            random = numpy_generator("kill-moments", name)
-            moments = [
-                (moment, random.integers(1, 6))
-                for moment in ("between arrays", "between rows", "between arrays", "between rows")
-            ]
-            for moment, count in [*moments, ("unsealed", 1), ("unnamed", 1), ("named", 1)]:
-                assert run(name, moment, count) == signal.SIGKILL, (name, moment)
-                assert (tmp_path / f"{name}.h5").exists() == (moment == "named")
-            assert (tmp_path / f"{name}.h5").read_bytes() == (whole / f"{name}.h5").read_bytes()
-            assert run(name) == 0
-            assert (tmp_path / f"{name}.h5").read_bytes() == (whole / f"{name}.h5").read_bytes()
-        server.stdin.close()
+    for name in ("images", "latents", "features"):
+        output, wanted = tmp_path / f"{name}.h5", (whole / f"{name}.h5").read_bytes()
+        random = numpy_generator("kill-moments", name)
+        moments = [
+            (moment, random.integers(1, 6))
+            for moment in ("between-arrays", "between-rows", "between-arrays", "between-rows")
+        ]
+        for moment, count in [*moments, ("unsealed", 1), ("unnamed", 1), ("named", 1)]:
+            killed = stages.run("digits", name, whole, output, moment, count)
+            assert killed == signal.SIGKILL, (name, moment)
+            assert output.exists() == (moment == "named")
+        assert output.read_bytes() == wanted
+        assert stages.run("digits", name, whole, output) == 0
+        assert output.read_bytes() == wanted
 
 
 def test_workers_end_with_a_killed_stage(broken, tmp_path):

@@ -1,26 +1,14 @@
 """Each stage of the preparation on some small images, and stores that are killed in the middle."""
 
 import itertools
-import os
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-import vrpo
-from vrpo.config.data import DataOptions
-from vrpo.config.networks import (
-    CriticOptions,
-    EncoderOptions,
-    FitOptions,
-    NetworkOptions,
-    TokenizerOptions,
-)
+from vrpo.config.networks import CriticOptions, FitOptions, NetworkOptions, TokenizerOptions
 from vrpo.data.arrays import Arrays
 from vrpo.data.batches import TrainingData
 from vrpo.data.checksums import stamp_path
@@ -31,34 +19,20 @@ from vrpo.models.encoder import load_encoder
 from vrpo.models.tokenizer import load_tokenizer
 from vrpo.prepare.classifier import fit_classifier
 from vrpo.prepare.critic import fit_critic
-from vrpo.prepare.features import encode_features
 from vrpo.prepare.fitting import schedule
 from vrpo.prepare.images import write_images
-from vrpo.prepare.latents import encode_latents
 from vrpo.prepare.pixels import augment
 from vrpo.prepare.tokenizer import fit_tokenizer
 
+from tests.fixtures.prepared import png_options, pngs
+from tests.fixtures.stages import Stages
+
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-TOKENIZER = TokenizerOptions(
-    block_channels=[8, 8, 8], batch_size=7, training=FitOptions(steps=3, batch_size=4)
-)
-ENCODER = EncoderOptions(
-    architecture="test_vit",
-    weights="trained",
-    arguments={"patch_size": 4, "embed_dim": 32, "depth": 2},
-    image_size=16,
-    batch_size=7,
-    training=FitOptions(steps=3, batch_size=8),
-)
 CRITIC = CriticOptions(
     width=16, depth=1, training=FitOptions(steps=60, batch_size=16, learning_rate=1e-2)
 )
 COUNT = 60
-
-
-def images_options(folder):
-    return DataOptions(source="folder", root=str(folder / "png"), resolution=16, num_classes=2)
 
 
 @pytest.fixture(scope="module")
@@ -78,16 +52,11 @@ def folder(tmp_path_factory, one_thread):
 
 
 def prepare(folder, out=None):
-    out = out or folder
-    write_images(images_options(folder), out / "images.h5")
-    fit_tokenizer(TOKENIZER, out / "images.h5", out / "tokenizer.safetensors", "cpu")
-    fit_classifier(ENCODER, out / "images.h5", out / "encoder.safetensors", "cpu")
-    encode_latents(
-        TOKENIZER, out / "images.h5", out / "tokenizer.safetensors", out / "latents.h5", "cpu"
-    )
-    encode_features(
-        ENCODER, "vit", out / "images.h5", out / "encoder.safetensors", out / "features.h5", "cpu"
-    )
+    """Write everything that `folder`/png gives to `out`, which is `folder` itself by default."""
+    preparation, out = pngs(folder), out or folder
+    preparation.fit(out)
+    preparation.encode_latents(out, out / "latents.h5")
+    preparation.encode_features(out, out / "features.h5")
     fit_critic(CRITIC, out / "latents.h5", out / "features.h5", out / "critic.safetensors", "cpu")
 
 
@@ -107,7 +76,7 @@ def test_images(folder):
 
 
 def test_images_by_worker_processes(folder, tmp_path):
-    write_images(images_options(folder).model_copy(update={"workers": 2}), tmp_path / "images.h5")
+    write_images(png_options(folder, workers=2), tmp_path / "images.h5")
     assert (tmp_path / "images.h5").read_bytes() == (folder / "images.h5").read_bytes()
 
 
@@ -124,9 +93,7 @@ def test_an_unreadable_image_ends_the_stage(tmp_path, workers):
             r".*1/a\.png \(cannot identify"
         ),
     ):
-        write_images(
-            images_options(tmp_path).model_copy(update={"workers": workers}), tmp_path / "images.h5"
-        )
+        write_images(png_options(tmp_path, workers=workers), tmp_path / "images.h5")
     assert not (tmp_path / "images.h5").exists()
 
 
@@ -138,7 +105,7 @@ def test_everything_again_gives_the_same_bytes(folder, tmp_path):
 
 def test_latents(folder):
     images, latents = Arrays(folder / "images.h5"), Arrays(folder / "latents.h5")
-    tokenizer = load_tokenizer(TOKENIZER, folder / "tokenizer.safetensors", "cpu")
+    tokenizer = load_tokenizer(pngs(folder).tokenizer, folder / "tokenizer.safetensors", "cpu")
     pixels = torch.from_numpy(images["images"][:7].copy()).permute(0, 3, 1, 2).contiguous()
     mean, std = tokenizer.encode(pixels)
     np.testing.assert_array_equal(latents["mean"][:7], mean.numpy())
@@ -160,7 +127,7 @@ def test_scaled_latents_have_unit_variance(folder):
 
 def test_features(folder, tmp_path):
     images, features = Arrays(folder / "images.h5"), Arrays(folder / "features.h5")
-    encoder = load_encoder(ENCODER, folder / "encoder.safetensors", "cpu")
+    encoder = load_encoder(pngs(folder).encoder, folder / "encoder.safetensors", "cpu")
     tokens = encoder.tokens(
         torch.from_numpy(images["images"][:7].copy()).permute(0, 3, 1, 2).contiguous()
     )
@@ -182,14 +149,7 @@ def test_features(folder, tmp_path):
         and features.attributes["sha256"] == encoder.sha256
         and features.attributes["image_size"] == 16
     )
-    encode_features(
-        ENCODER.model_copy(update={"storage": "float16"}),
-        "vit",
-        folder / "images.h5",
-        folder / "encoder.safetensors",
-        tmp_path / "half.h5",
-        "cpu",
-    )
+    pngs(folder).encode_features(folder, tmp_path / "half.h5", storage="float16")
     half = Arrays(tmp_path / "half.h5")
     assert "scale" not in half and half.attributes["error"]["worst"] < 1e-6
     np.testing.assert_array_equal(half["tokens"][:7], tokens.half().numpy())
@@ -231,7 +191,7 @@ def test_classifier_learns(folder, tmp_path):
 
 def test_tokenizer_learns(folder, tmp_path):
     def psnr(steps):
-        fitted = TOKENIZER.model_copy(
+        fitted = pngs(folder).tokenizer.model_copy(
             update={"training": FitOptions(steps=steps, batch_size=8, learning_rate=4e-3)}
         )
         fit_tokenizer(fitted, folder / "images.h5", tmp_path / "vae.safetensors", "cpu")
@@ -241,7 +201,7 @@ def test_tokenizer_learns(folder, tmp_path):
 
 
 def test_fit_stops_at_a_loss_that_is_not_finite(folder, tmp_path):
-    options = ENCODER.model_copy(
+    options = pngs(folder).encoder.model_copy(
         update={"training": FitOptions(steps=30, batch_size=8, learning_rate=1e30)}
     )
     with pytest.raises(UserError, match=r"lower `training\.learning_rate`"):
@@ -286,78 +246,29 @@ def test_schedule():
 # ---- stores that are killed ----------------------------------------------------------------------
 
 
-def test_killed_stores_end_in_the_same_bytes(folder, tmp_path):
+@pytest.fixture(scope="module")
+def stages():
+    with Stages() as running:
+        yield running
+
+
+def test_killed_stores_end_in_the_same_bytes(folder, tmp_path, stages):
     """SIGKILL at several writes (half of the bytes written) and just before the rename.
 
     Then each stage runs to the end.
     """
-    command = [sys.executable, __file__, str(folder), str(tmp_path)]
-    environment = {**os.environ, "PYTHONPATH": str(Path(vrpo.__file__).parents[1])}
-    finished = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    assert finished.returncode == 0, finished.stderr
-    for name in ("images.h5", "latents.h5", "features.h5"):
-        assert finished.stdout.count(f"{name} killed") == 5
-        assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
-        assert stamp_path(tmp_path / name).is_file()
+    for name in ("images", "latents", "features"):
+        output = tmp_path / f"{name}.h5"
+        writes = (1, 2, 2, 2) if name == "images" else (1, 3, 8, 5)
+        for moment, count in [*(("within-a-write", write) for write in writes), ("unnamed", 1)]:
+            killed = stages.run("pngs", name, folder, output, moment, count)
+            assert killed == signal.SIGKILL, (name, moment, count)
+            assert not output.exists()
+        assert stages.run("pngs", name, folder, output) == 0
+        assert output.read_bytes() == (folder / output.name).read_bytes()
+        assert stamp_path(output).is_file()
     assert sorted(path.name for path in tmp_path.iterdir() if not path.name.startswith(".")) == [
         "features.h5",
         "images.h5",
         "latents.h5",
     ]
-
-
-def _make(name, folder, out):
-    if name == "images.h5":
-        write_images(images_options(folder), out / name)
-    elif name == "latents.h5":
-        encode_latents(
-            TOKENIZER, folder / "images.h5", folder / "tokenizer.safetensors", out / name, "cpu"
-        )
-    else:
-        encode_features(
-            ENCODER, "vit", folder / "images.h5", folder / "encoder.safetensors", out / name, "cpu"
-        )
-
-
-def _make_and_die(name, folder, out, kill_at):
-    from vrpo.data import arrays
-
-    calls, pwrite = 0, os.pwrite
-
-    def killing_pwrite(file, data, offset):
-        nonlocal calls
-        calls += 1
-        if calls == kill_at:
-            pwrite(file, data[: len(data) // 2], offset)
-            os.kill(os.getpid(), signal.SIGKILL)
-        return pwrite(file, data, offset)
-
-    os.pwrite = killing_pwrite
-    if kill_at is None:
-        arrays.commit = lambda path: os.kill(os.getpid(), signal.SIGKILL)
-    _make(name, folder, out)
-
-
-def _main(folder, out):
-    import diffusers.models  # once, not in every child
-
-    assert diffusers.models.AutoencoderKL
-    torch.set_num_threads(1)  # children of a process with several compute threads hang
-    for name in ("images.h5", "latents.h5", "features.h5"):
-        for kill_at in (1, 2, 2, 2, None) if name == "images.h5" else (1, 3, 8, 5, None):
-            child = os.fork()
-            if child == 0:
-                _make_and_die(name, folder, out, kill_at)
-                os._exit(0)
-            _, status = os.waitpid(child, 0)
-            if (
-                os.WIFSIGNALED(status)
-                and os.WTERMSIG(status) == signal.SIGKILL
-                and not (out / name).exists()
-            ):
-                print(name, "killed", flush=True)
-        _make(name, folder, out)
-
-
-if __name__ == "__main__":
-    _main(Path(sys.argv[1]), Path(sys.argv[2]))

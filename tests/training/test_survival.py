@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import signal
 import subprocess
@@ -15,42 +14,16 @@ import numpy as np
 import pytest
 import torch
 
-from vrpo.config import RunConfig
 from vrpo.data.arrays import Arrays, ArrayWriter
 from vrpo.errors import UserError
 from vrpo.training import state as state_module
-from vrpo.training.run import train
 from vrpo.training.state import Snapshot, StateStore
 
-from tests.fixtures.training import Toy, milestone_file
+from tests.fixtures.training import Toy, losses, milestone_file
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 KILLS = 20
-
-
-@pytest.fixture(scope="module")
-def toy(tmp_path_factory: pytest.TempPathFactory) -> Toy:
-    return Toy(tmp_path_factory.mktemp("toy"))
-
-
-def train_to(toy: Toy, config: RunConfig, run: Path, milestone: int, **options: Any) -> bytes:
-    output = milestone_file(run, milestone)
-    train(
-        config,
-        **toy.inputs(config),
-        milestone=milestone,
-        output=output,
-        device="cpu",
-        log_every=5,
-        **options,
-    )
-    return output.read_bytes()
-
-
-def losses(run: Path) -> np.ndarray:
-    with open(run / "train.csv") as file:
-        return np.array([[float(value) for value in row.values()] for row in csv.DictReader(file)])
 
 
 def test_killed_at_twenty_random_moments(toy: Toy, tmp_path: Path) -> None:
@@ -59,11 +32,11 @@ def test_killed_at_twenty_random_moments(toy: Toy, tmp_path: Path) -> None:
     The end has the bytes of an undisturbed run.
     """
     config, run = toy.config("vrpo"), tmp_path / "killed"
-    whole = train_to(toy, config, tmp_path / "whole", 300)
+    whole = toy.train_to(config, tmp_path / "whole", 300).read_bytes()
     met, half_written = toy.drive(300, "kill", KILLS, run)
     assert met == KILLS, "some trainings ended before they were killed"
     assert half_written, "no kill came while a state was written"
-    assert train_to(toy, config, run, 300) == whole
+    assert toy.train_to(config, run, 300).read_bytes() == whole
     for table in ("train.csv", "diagnostics.csv"):
         assert (run / table).read_bytes() == (tmp_path / "whole" / table).read_bytes()
     assert len(list((run / "state").glob("*/step*.pt"))) == 2
@@ -72,7 +45,7 @@ def test_killed_at_twenty_random_moments(toy: Toy, tmp_path: Path) -> None:
 
 def test_four_ranks_give_the_losses_of_one(toy: Toy, tmp_path: Path) -> None:
     config = toy.config("vrpo", batch_size=16)
-    train_to(toy, config, tmp_path / "one", 20)
+    toy.train_to(config, tmp_path / "one", 20)
     result = subprocess.run(
         toy.command(config, tmp_path / "four", 20, ranks=4),
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -123,12 +96,12 @@ def test_ranks_that_stop_between_two_rows_give_the_rows_of_undisturbed_ones(
         toy.config("vrpo"),
         {name: tmp_path / name for name in ("whole", "parts", "two, one", "one, two")},
     )
-    train_to(toy, config, folder["one, two"], 7)
+    toy.train_to(config, folder["one, two"], 7)
     assert toy.drive(7, "ranks", 2, folder["parts"], folder["two, one"]) == [0] * 4
     assert (
         toy.drive(15, "ranks", 2, folder["whole"], folder["parts"], folder["one, two"]) == [0] * 6
     )
-    train_to(toy, config, folder["two, one"], 15)
+    toy.train_to(config, folder["two, one"], 15)
     for file in ("train.csv", "diagnostics.csv", milestone_file(folder["whole"], 15).name):
         assert (folder["parts"] / file).read_bytes() == (folder["whole"] / file).read_bytes()
     for name in ("two, one", "one, two"):
@@ -186,14 +159,14 @@ def test_a_flipped_bit_in_the_newest_state_falls_back_to_the_one_before(
     toy: Toy, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     config = toy.config("repa")
-    whole = train_to(toy, config, tmp_path / "whole", 15)
+    whole = toy.train_to(config, tmp_path / "whole", 15).read_bytes()
     for milestone in (5, 10):
-        train_to(toy, config, tmp_path / "flipped", milestone)
+        toy.train_to(config, tmp_path / "flipped", milestone)
     file = max((tmp_path / "flipped" / "state").glob("*/*.pt"))
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
-    assert train_to(toy, config, tmp_path / "flipped", 15) == whole
+    assert toy.train_to(config, tmp_path / "flipped", 15).read_bytes() == whole
     assert f"{file}: damaged" in caplog.text
 
 
@@ -202,9 +175,9 @@ def test_a_training_state_that_is_not_finite_is_passed_over(
     toy: Toy, tmp_path: Path, caplog: pytest.LogCaptureFixture, part: str
 ) -> None:
     config = toy.config("repa")
-    whole = train_to(toy, config, tmp_path / "whole", 15)
+    whole = toy.train_to(config, tmp_path / "whole", 15).read_bytes()
     for step in (5, 10):
-        train_to(toy, config, tmp_path / "spoiled", step)
+        toy.train_to(config, tmp_path / "spoiled", step)
     store = StateStore(tmp_path / "spoiled", config.model_dump(mode="json"))
     state = store.load(10)
     assert state is not None and state["step"] == 10
@@ -217,7 +190,7 @@ def test_a_training_state_that_is_not_finite_is_passed_over(
     store.save(10, state)
     store.wait()
     store.close()
-    assert train_to(toy, config, tmp_path / "spoiled", 15) == whole
+    assert toy.train_to(config, tmp_path / "spoiled", 15).read_bytes() == whole
     name = (
         "optimizer.state.3.exp_avg"
         if part == "optimizer"
@@ -241,9 +214,9 @@ def test_a_training_does_not_go_on_with_other_latents_or_features(
     config, place = toy.config("repa"), {"latents": toy.latents, "features": toy.features}[file]
     made = {"images": "toy", "sha256": "a", "scale": 1.0, "batch_size": 8}
     rewrite(place, made)
-    train_to(toy, config, tmp_path / "run", 5)
+    toy.train_to(config, tmp_path / "run", 5)
     rewrite(place, made | {"batch_size": 16})  # which changes rounding alone
-    train_to(toy, config, tmp_path / "run", 10)
+    toy.train_to(config, tmp_path / "run", 10)
     rewrite(place, made | change)
     (key, value), *_ = change.items()
     changed = rf"{file}\.[^\n]*{key}: {made[key]} -> {value}"
@@ -252,7 +225,7 @@ def test_a_training_does_not_go_on_with_other_latents_or_features(
         rf"features [^\n]*{changed}[^\n]*; give those, or remove"
     )
     with pytest.raises(UserError, match=words):
-        train_to(toy, config, tmp_path / "run", 15)
+        toy.train_to(config, tmp_path / "run", 15)
     assert not milestone_file(tmp_path / "run", 15).exists()
 
 
@@ -272,7 +245,7 @@ def test_a_state_of_another_version_is_refused_with_a_line(
     toy: Toy, tmp_path: Path, laid_out: str
 ) -> None:
     config = toy.config("vrpo")
-    train_to(toy, config, tmp_path, 5)
+    toy.train_to(config, tmp_path, 5)
     (file,) = (tmp_path / "state").glob("*/*.pt")
     state = torch.load(file, weights_only=True)
     if laid_out == "fewer diagnostics":
@@ -290,7 +263,7 @@ def test_a_state_of_another_version_is_refused_with_a_line(
             r"remove the folder"
         ),
     ) as refused:
-        train_to(toy, config, tmp_path, 10)
+        toy.train_to(config, tmp_path, 10)
     assert str(file.parent) in str(refused.value) and "\n" not in str(refused.value)
 
 
@@ -328,7 +301,7 @@ def test_a_state_that_cannot_be_written_ends_the_training_with_a_line(
 
     monkeypatch.setattr(state_module.torch, "save", full)
     with pytest.raises(UserError, match=r"state could not be written, .* bytes are free"):
-        train_to(toy, toy.config("none"), tmp_path, 100_000, save_minutes=1e-9)
+        toy.train_to(toy.config("none"), tmp_path, 100_000, save_minutes=1e-9)
     assert not list(tmp_path.rglob("*.partial"))
 
 
@@ -348,16 +321,15 @@ def test_a_disk_that_is_too_small_is_refused_first(
         UserError,
         match=r"training state and weights needs [\d,]+ bytes but the disk has 16,000 free",
     ):
-        train_to(toy, config, tmp_path, 5)
+        toy.train_to(config, tmp_path, 5)
     assert not (tmp_path / "train.csv").exists()
 
 
 def test_options_without_effect_on_results_go_on_with_the_state(
     toy: Toy, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    train_to(toy, toy.config("repa"), tmp_path, 5)
-    train_to(
-        toy,
+    toy.train_to(toy.config("repa"), tmp_path, 5)
+    toy.train_to(
         toy.config("repa", activation_checkpointing=True, latents="resident", attention="math"),
         tmp_path,
         10,
