@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 from typer.testing import CliRunner
 
@@ -23,10 +22,10 @@ from vrpo.models.projector import ConvolutionalProjector, Projector
 from vrpo.report.collect import _names
 
 from tests.fixtures import golden
+from tests.fixtures.projectors import LAYERS, TOKEN_WIDTH, WIDTH, TheirLayer, mlp, projector_state
 from tests.fixtures.weights import REPA_ALIGNMENT, State, official_state
 
 VALUES = golden.load("networks")
-WIDTH, TOKEN_WIDTH = 48, 24
 IREPA = {
     "model": "SiT-XL/2",
     "projection_layer_type": "conv",
@@ -43,50 +42,6 @@ IREPA = {
     "weighting": "uniform",
     "seed": 4,
 }
-
-
-class TheirLayer(nn.Module):
-    """iREPA's projector, by its names and as its code computes it.
-
-    It is a convolution over the grid, or acts on the tokens one by one.
-    """
-
-    def __init__(self, layer: nn.Module) -> None:
-        super().__init__()
-        self.projection_layer = layer
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        count, rows, width = tokens.shape
-        if not isinstance(self.projection_layer, nn.Conv2d):
-            return self.projection_layer(tokens.reshape(count * rows, width)).reshape(
-                count, rows, -1
-            )
-        side = math.isqrt(rows)
-        grid = tokens.reshape(count, side, side, width).permute(0, 3, 1, 2)
-        return self.projection_layer(grid).permute(0, 2, 3, 1).reshape(count, rows, -1)
-
-
-def mlp() -> nn.Module:
-    return nn.Sequential(
-        nn.Linear(WIDTH, 40), nn.SiLU(), nn.Linear(40, 40), nn.SiLU(), nn.Linear(40, TOKEN_WIDTH)
-    )
-
-
-LAYERS = {
-    "kernel 3": lambda: nn.Conv2d(WIDTH, TOKEN_WIDTH, 3, padding=1),
-    "kernel 1": lambda: nn.Conv2d(WIDTH, TOKEN_WIDTH, 1),
-    "kernel 7": lambda: nn.Conv2d(WIDTH, TOKEN_WIDTH, 7, padding=3),
-    "linear": lambda: nn.Linear(WIDTH, TOKEN_WIDTH),
-    "mlp": mlp,
-}
-
-
-def projector_state(*layers: nn.Module) -> State:
-    return {
-        f"projectors.{index}.{name}": value
-        for index, layer in enumerate(layers)
-        for name, value in TheirLayer(layer).state_dict().items()
-    }
 
 
 def imported(

@@ -1,4 +1,4 @@
-"""The trainer: pure plans, exact resume, independence of ranks and of the batch split."""
+"""The trainer: exact resume, steps that are not finite, inputs, and the files of a run."""
 
 from __future__ import annotations
 
@@ -22,17 +22,9 @@ from vrpo.runtime.machine import processor
 from vrpo.training import trainer as trainer_module
 from vrpo.training.run import train
 
-from tests.fixtures.training import COUNT, Toy, losses, milestone_file
+from tests.fixtures.training import COUNT, Toy, assert_same_results, losses, milestone_file
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def assert_same_results(first: Path, second: Path, milestone: int) -> None:
-    assert (
-        milestone_file(first, milestone).read_bytes()
-        == milestone_file(second, milestone).read_bytes()
-    )
-    assert (first / "train.csv").read_bytes() == (second / "train.csv").read_bytes()
 
 
 @pytest.mark.parametrize("process", ["sit", "dit"])
@@ -108,53 +100,6 @@ def test_the_samples_of_a_step_that_is_not_finite_are_in_the_log(
     assert all(torch.isfinite(values).all() for values in weights.values())
 
 
-def test_a_training_on_two_ranks_is_logged_once(toy: Toy, tmp_path: Path) -> None:
-    config = toy.config("repa")
-    toy.train_to(config, tmp_path / "one", 20)
-    result = toy.run(config, tmp_path / "two", 20, ranks=2)
-    assert result.returncode == 0, result.stderr
-    assert result.stderr.count("steps 0 to 20 on cpu") == 1, "said once, by the first rank"
-    assert "warn" not in result.stderr.lower() and "OMP_NUM_THREADS" not in result.stderr
-    assert_equal_up_to_rounding(tmp_path / "two", tmp_path / "one")
-
-
-def test_two_ranks_give_the_losses_of_one(toy: Toy, tmp_path: Path) -> None:
-    """Gradients, metrics and VRPO's statistics over the global batch: 1e-5 in fp32."""
-    names = ("vrpo-sit", "vrpo-dit", "everything-dit")
-    assert toy.drive(20, "ranks", 2, *(tmp_path / "two" / name for name in names)) == [0] * 6
-    for name in names:
-        toy.train_to(toy.config(*name.split("-")), tmp_path / "one" / name, 20)
-        assert_equal_up_to_rounding(tmp_path / "two" / name, tmp_path / "one" / name)
-
-
-def assert_equal_up_to_rounding(first: Path, second: Path) -> None:
-    np.testing.assert_allclose(losses(first), losses(second), rtol=1e-5, atol=1e-5)
-    one, two = (read_network(milestone_file(run, 20))[0] for run in (first, second))
-    for name, weights in one.items():
-        torch.testing.assert_close(two[name], weights, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("alignment", "process"),
-    [
-        ("repa", "sit"),
-        ("vrpo", "sit"),
-        ("vrpo", "dit"),
-        ("replaced", "sit"),
-        ("everything", "sit"),
-        ("everything", "dit"),
-    ],
-)
-def test_accumulation_changes_memory_not_results(
-    toy: Toy, tmp_path: Path, alignment: str, process: str
-) -> None:
-    toy.train_to(toy.config(alignment, process), tmp_path / "whole", 20)
-    toy.train_to(toy.config(alignment, process, accumulation=2), tmp_path / "parts", 20)
-    np.testing.assert_allclose(
-        losses(tmp_path / "parts"), losses(tmp_path / "whole"), rtol=1e-5, atol=1e-5
-    )
-
-
 def test_precisions_agree_up_to_rounding(toy: Toy, tmp_path: Path) -> None:
     toy.train_to(toy.config("vrpo"), tmp_path / "fp32", 20)
     toy.train_to(toy.config("vrpo", precision="bf16"), tmp_path / "bf16", 20)
@@ -179,32 +124,6 @@ def test_old_policy_of_the_averaged_network(toy: Toy, tmp_path: Path) -> None:
             clipped[decay] = [float(row["clip_fraction"]) for row in csv.DictReader(file)]
     assert set(clipped[0.0]) == {0.0}
     assert min(clipped[0.9][1:]) > 0.1  # at first rewards have seen too few rollouts
-
-
-def test_a_damaged_state_falls_back_to_the_one_before(
-    toy: Toy, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    config = toy.config("vrpo")
-    toy.train_to(config, tmp_path / "whole", 15)
-    for milestone in (5, 10):
-        toy.train_to(config, tmp_path / "damaged", milestone)
-    newest = max((tmp_path / "damaged" / "state").glob("*/*.pt"))
-    newest.write_bytes(newest.read_bytes()[: newest.stat().st_size // 2])
-    toy.train_to(config, tmp_path / "damaged", 15)
-    assert "damaged" in caplog.text
-    assert_same_results(tmp_path / "whole", tmp_path / "damaged", 15)
-
-
-def test_another_config_starts_anew_and_says_what_differs(
-    toy: Toy, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    toy.train_to(toy.config("repa"), tmp_path / "run", 5)
-    first = milestone_file(tmp_path / "run", 5).read_bytes()
-    toy.train_to(toy.config("repa", learning_rate=2e-3), tmp_path / "run", 5)
-    assert "training.learning_rate: 0.001 -> 0.002" in caplog.text
-    assert milestone_file(tmp_path / "run", 5).read_bytes() != first
-    toy.train_to(toy.config("repa"), tmp_path / "run", 5)  # back again: the earlier state serves
-    assert milestone_file(tmp_path / "run", 5).read_bytes() == first
 
 
 def test_two_trainings_of_one_run_are_refused(toy: Toy, tmp_path: Path) -> None:
