@@ -103,7 +103,7 @@ def test_irepa_predicts_and_projects_as_its_code(tmp_path: Path, layer: str, wra
 
 @pytest.mark.parametrize("family", [None, "irepa", "repa"])
 def test_a_bare_state_of_irepa(tmp_path: Path, family: str | None) -> None:
-    """Released without arguments, and whatever of the two it is said to be."""
+    """Weights released without arguments; `family` names either of the two, or none."""
     _, projectors, description = imported(
         tmp_path,
         official_state(4) | projector_state(golden.fill(LAYERS["kernel 3"]())),
@@ -184,9 +184,8 @@ def test_haste(tmp_path: Path, family: str | None) -> None:
     }
     assert description["source"]["family"] == "haste"
     assert len(network) + len(projectors) + 1 == len(state)
-    assert (
-        imported(tmp_path, state, family="haste")[2]["source"]["family"] == "haste"
-    )  # without arguments, as it is said
+    bare = imported(tmp_path, state, family="haste")[2]  # without arguments the option decides
+    assert bare["source"]["family"] == "haste"
 
 
 @pytest.mark.parametrize("layer", ["kernel 3", "mlp"])
