@@ -1,7 +1,9 @@
-"""The order of the tests, and a fixture of several test modules."""
+"""The order of the tests, and fixtures of several test modules."""
 
 import pytest
 import torch
+
+from tests.fixtures.training import Toy
 
 
 def pytest_collection_modifyitems(items):
@@ -16,3 +18,9 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    """Inputs of a toy training."""
+    return Toy(tmp_path_factory.mktemp("toy"))

@@ -12,7 +12,7 @@ import pytest
 from tests.fixtures import ROOT
 
 PACKAGE = ROOT / "vrpo"
-ROOMS = [
+PACKAGES = [
     "config",
     "plan",
     "runtime",
@@ -36,7 +36,7 @@ def modules() -> list[Path]:
     return sorted(PACKAGE.rglob("*.py"))
 
 
-def room_of(path: Path) -> str:
+def package_of(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
@@ -63,9 +63,9 @@ def imports(path: Path) -> list[tuple[int, str]]:
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_imports_only_from_rooms_before(path: Path) -> None:
-    room = room_of(path)
-    if room in ("__init__", "__main__"):
+def test_imports_only_from_packages_before(path: Path) -> None:
+    package = package_of(path)
+    if package in ("__init__", "__main__"):
         return
     for line, module in imports(path):
         parts = module.split(".")
@@ -73,28 +73,28 @@ def test_imports_only_from_rooms_before(path: Path) -> None:
         if parts[0] != "vrpo" or len(parts) < 2 or parts[1] == "__version__":
             continue
         imported = parts[1]
-        if room in BELOW_ALL:
+        if package in BELOW_ALL:
             assert imported in BELOW_ALL, (
-                f"{path}:{line}: `{room}` lies below all rooms and imports `{imported}`"
+                f"{path}:{line}: `{package}` is below all packages and imports `{imported}`"
             )
         elif imported not in BELOW_ALL:
-            assert imported in ROOMS, f"{path}:{line}: `{imported}` is no room"
-            assert ROOMS.index(imported) <= ROOMS.index(room), (
-                f"{path}:{line}: `{room}` imports `{imported}`, which comes after it"
+            assert imported in PACKAGES, f"{path}:{line}: `{imported}` is no package"
+            assert PACKAGES.index(imported) <= PACKAGES.index(package), (
+                f"{path}:{line}: `{package}` imports `{imported}`, which comes after it"
             )
 
 
 def test_processes_and_alignment_do_not_know_each_other() -> None:
     for path in modules():
-        if room_of(path) == "alignment":
+        if package_of(path) == "alignment":
             assert not [
                 module for _, module in imports(path) if module.startswith("vrpo.processes")
             ], path
 
 
-@pytest.mark.parametrize("room", ["config", "report", "benchmark"])
-def test_no_torch(room: str) -> None:
-    for path in (PACKAGE / room).rglob("*.py"):
+@pytest.mark.parametrize("package", ["config", "report", "benchmark"])
+def test_no_torch(package: str) -> None:
+    for path in (PACKAGE / package).rglob("*.py"):
         assert not [
             module
             for _, module in imports(path)
@@ -105,8 +105,8 @@ def test_no_torch(room: str) -> None:
 def test_importing_config_and_report_loads_no_torch() -> None:
     names = [
         ".".join(["vrpo", *path.relative_to(PACKAGE).with_suffix("").parts])
-        for room in ("config", "report", "benchmark")
-        for path in (PACKAGE / room).rglob("[a-z]*.py")
+        for package in ("config", "report", "benchmark")
+        for path in (PACKAGE / package).rglob("[a-z]*.py")
     ]
     loaded = loaded_by([*names, "vrpo.cli"])
     assert not loaded & {"torch", "timm", "diffusers"}

@@ -19,16 +19,11 @@ from vrpo.config.training import TrainingOptions
 from vrpo.data.batches import TrainingData
 from vrpo.training.objective import Objective
 from vrpo.training.plan import plan_step
-from vrpo.training.run import build_objective, train
+from vrpo.training.run import build_objective
 
-from tests.fixtures.training import LATENT, Toy, milestone_file
+from tests.fixtures.training import LATENT, Toy
 
 B, BINS = 16, 4
-
-
-@pytest.fixture(scope="module")
-def toy(tmp_path_factory: pytest.TempPathFactory) -> Toy:
-    return Toy(tmp_path_factory.mktemp("toy"))
 
 
 def objective_of(
@@ -188,15 +183,7 @@ def test_a_measured_training_resumes_in_the_same_bytes(toy: Toy, tmp_path: Path)
     config = validate(RunConfig, content, "toy")
     for name, milestones in (("whole", [12]), ("parts", [7, 12])):
         for milestone in milestones:
-            output = milestone_file(tmp_path / name, milestone)
-            train(
-                config,
-                **toy.inputs(config),
-                milestone=milestone,
-                output=output,
-                device="cpu",
-                log_every=5,
-            )
+            toy.train_to(config, tmp_path / name, milestone)
     for file in ("step0000012.safetensors", "train.csv", "diagnostics.csv"):
         assert (tmp_path / "whole" / file).read_bytes() == (tmp_path / "parts" / file).read_bytes()
     rows = np.genfromtxt(tmp_path / "whole" / "diagnostics.csv", delimiter=",", names=True)

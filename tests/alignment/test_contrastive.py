@@ -19,7 +19,6 @@ from vrpo.config.alignments.contrastive import ContrastiveOptions
 from vrpo.config.reading import read_yaml
 from vrpo.errors import UserError
 from vrpo.models.checkpoints import read_network
-from vrpo.training.run import train
 
 from tests.fixtures.training import Toy, milestone_file
 
@@ -162,8 +161,7 @@ def test_ranks_and_micro_batches_change_no_result(tmp_path: Path) -> None:
     for accumulation in (1, 2, 4):
         config = toy.config("contrastive", accumulation=accumulation)
         runs.append(tmp_path / f"parts{accumulation}")
-        output = milestone_file(runs[-1], 20)
-        train(config, **toy.inputs(config), milestone=20, output=output, device="cpu", log_every=5)
+        toy.train_to(config, runs[-1], 20)
     rows, weights = zip(*(result(run) for run in runs), strict=True)
     assert {"contrastive", "alignment"} < set(rows[0].dtype.names)
     assert rows[1]["contrastive"][-1] < rows[1]["contrastive"][0]

@@ -15,9 +15,8 @@ from vrpo.alignment.repa import schedule_factor
 from vrpo.config import RunConfig
 from vrpo.config.alignments.repa import ScheduleOptions
 from vrpo.config.messages import validate
-from vrpo.training.run import train
 
-from tests.fixtures.training import Toy, milestone_file
+from tests.fixtures.training import Toy
 
 
 def factors(steps: list[int], **options: Any) -> list[float]:
@@ -55,14 +54,7 @@ def losses(toy: Toy, folder: Path, **alignment: Any) -> np.ndarray:
     content = toy.config("repa").model_dump(mode="json")
     content["alignment"] |= alignment
     config = validate(RunConfig, content, "toy")
-    train(
-        config,
-        **toy.inputs(config),
-        milestone=6,
-        output=milestone_file(folder, 6),
-        device="cpu",
-        log_every=1,
-    )
+    toy.train_to(config, folder, 6, log_every=1)
     return np.genfromtxt(folder / "train.csv", delimiter=",", names=True)
 
 

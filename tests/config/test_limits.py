@@ -77,7 +77,7 @@ def options_of(options: BaseModel, *at: str) -> Iterator[tuple[str, str, tuple[s
 
 @cache
 def every_option() -> dict[tuple[str, str], tuple[int, tuple[str, ...]]]:
-    """{(class, option): (base, path of one place where it stands)}."""
+    """{(class, option): (base, path of one place that has it)}."""
     found: dict[tuple[str, str], tuple[int, tuple[str, ...]]] = {}
     for number, base in enumerate(bases()):
         for owner, name, path in options_of(parse_experiment(base, "base")):

@@ -123,19 +123,12 @@ def test_killed_before_the_rename(tmp_path, whole, monkeypatch):
 
 
 CHILD = """
-import os, signal, sys
+import os, sys
 import numpy as np
 from vrpo.data.arrays import ArrayWriter
+from tests.fixtures.striking import strike_at
 path, kill_at = sys.argv[1], int(sys.argv[2])
-calls, pwrite = 0, os.pwrite
-def killing_pwrite(file, data, offset):
-    global calls
-    calls += 1
-    if calls == kill_at:
-        pwrite(file, data[: len(data) // 2], offset)
-        os.kill(os.getpid(), signal.SIGKILL)
-    return pwrite(file, data, offset)
-os.pwrite = killing_pwrite
+strike_at(os, "pwrite", kill_at, "half")
 rows = np.arange(4000, dtype=np.float32).reshape(200, 20)
 with ArrayWriter(path, {"a": (rows.shape, "f4"), "b": (rows.shape, "f8")}, {"x": 1}) as writer:
     for part in writer.batches(10):

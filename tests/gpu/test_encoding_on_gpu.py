@@ -5,33 +5,26 @@ import pytest
 import torch
 
 from vrpo.config.data import DataOptions
-from vrpo.config.networks import EncoderOptions, FitOptions, TokenizerOptions
 from vrpo.data.batches import TrainingData
 from vrpo.data.quantisation import decode, encode
 from vrpo.data.shards import open_arrays
 from vrpo.models.online import open_features
-from vrpo.prepare.classifier import fit_classifier
-from vrpo.prepare.features import encode_features
-from vrpo.prepare.images import write_images
-from vrpo.prepare.latents import encode_latents
-from vrpo.prepare.tokenizer import fit_tokenizer
+
+from tests.fixtures.prepared import Preparation, small_encoder, small_tokenizer
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
 
-TOKENIZER = TokenizerOptions(
-    block_channels=[8, 8], batch_size=100, training=FitOptions(steps=2, batch_size=4)
-)
-ENCODER = EncoderOptions(
-    architecture="test_vit",
-    weights="trained",
-    arguments={"patch_size": 4, "embed_dim": 64, "depth": 2, "num_heads": 2},
-    image_size=16,
-    storage="float16",
-    batch_size=100,
-    training=FitOptions(steps=2, batch_size=8),
+PREPARATION = Preparation(
+    DataOptions(resolution=16),
+    small_tokenizer(batch_size=100),
+    small_encoder(
+        {"patch_size": 4, "embed_dim": 64, "depth": 2, "num_heads": 2},
+        storage="float16",
+        batch_size=100,
+    ),
 )
 
 
@@ -39,34 +32,11 @@ ENCODER = EncoderOptions(
 def prepared(tmp_path_factory):
     """Digits, encoded on both."""
     folder = tmp_path_factory.mktemp("gpu")
-    write_images(DataOptions(resolution=16), folder / "images.h5")
-    fit_tokenizer(TOKENIZER, folder / "images.h5", folder / "tokenizer.safetensors", "cpu")
-    fit_classifier(ENCODER, folder / "images.h5", folder / "encoder.safetensors", "cpu")
+    PREPARATION.fit(folder)
     for device in ("cpu", "cuda"):
-        encode_latents(
-            TOKENIZER,
-            folder / "images.h5",
-            folder / "tokenizer.safetensors",
-            folder / f"latents-{device}.h5",
-            device,
-        )
-        encode_features(
-            ENCODER,
-            "vit",
-            folder / "images.h5",
-            folder / "encoder.safetensors",
-            folder / f"features-{device}.h5",
-            device,
-        )
-    online = ENCODER.model_copy(update={"features": "online"})
-    encode_features(
-        online,
-        "vit",
-        folder / "images.h5",
-        folder / "encoder.safetensors",
-        folder / "features.json",
-        "cuda",
-    )
+        PREPARATION.encode_latents(folder, folder / f"latents-{device}.h5", device=device)
+        PREPARATION.encode_features(folder, folder / f"features-{device}.h5", device=device)
+    PREPARATION.encode_features(folder, folder / "features.json", device="cuda", features="online")
     return folder
 
 

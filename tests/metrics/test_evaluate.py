@@ -30,9 +30,15 @@ from vrpo.metrics.features import extract
 from vrpo.metrics.inputs import open_images
 from vrpo.metrics.networks.loading import load_network
 from vrpo.metrics.networks.protocol import Features
-from vrpo.metrics.reference import compute_reference, load_reference
+from vrpo.metrics.reference import load_reference
 
-from tests.fixtures.metrics import ATTRIBUTES, OPTIONS, make_images, write_classifier, write_h5
+from tests.fixtures.metrics import (
+    ATTRIBUTES,
+    OPTIONS,
+    make_images,
+    write_h5,
+    write_reference,
+)
 
 COUNT = 250
 
@@ -40,16 +46,8 @@ COUNT = 250
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("evaluate")
-    write_h5(folder / "images.h5", make_images(400), {"fingerprint": "f" * 64, "resolution": 32})
+    write_reference(folder, 400)
     write_h5(folder / "samples.h5", make_images(COUNT, seed=5) // 2 + 50, ATTRIBUTES)
-    write_classifier(folder / "classifier.safetensors")
-    compute_reference(
-        OPTIONS,
-        folder / "images.h5",
-        folder / "classifier.safetensors",
-        folder / "reference.npz",
-        "cpu",
-    )
     return folder
 
 

@@ -14,10 +14,10 @@ from vrpo.metrics.evaluate import evaluate
 from vrpo.metrics.inputs import open_images
 from vrpo.metrics.networks.loading import load_network
 from vrpo.metrics.npz import NpzFile
-from vrpo.metrics.reference import compute_reference, load_reference
+from vrpo.metrics.reference import load_reference
 from vrpo.report.results import read_samples
 
-from tests.fixtures.metrics import OPTIONS, make_images, write_classifier, write_h5
+from tests.fixtures.metrics import OPTIONS, make_images, write_reference
 
 POOL, SPATIAL = 16, 112  # features of the fixture's network
 
@@ -25,11 +25,7 @@ POOL, SPATIAL = 16, 112  # features of the fixture's network
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("npz")
-    write_h5(folder / "images.h5", make_images(130), {"fingerprint": "f" * 64, "resolution": 32})
-    write_classifier(folder / "classifier.safetensors")
-    compute_reference(
-        OPTIONS, folder / "images.h5", folder / "classifier.safetensors", folder / "own.npz", "cpu"
-    )
+    write_reference(folder, 130, name="own.npz")
     rng = np.random.default_rng(0)
     pool, spatial = rng.standard_normal((200, POOL)), rng.standard_normal((200, SPATIAL))
     arrays = {

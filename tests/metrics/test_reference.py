@@ -11,7 +11,7 @@ from vrpo.metrics.evaluate import evaluate, summary
 from vrpo.metrics.networks.loading import load_network
 from vrpo.metrics.reference import compute_reference, load_reference, subset_indices
 
-from tests.fixtures.metrics import OPTIONS, make_images, write_classifier, write_h5
+from tests.fixtures.metrics import OPTIONS, make_images, write_classifier, write_h5, write_reference
 
 COUNT = 400
 
@@ -19,15 +19,7 @@ COUNT = 400
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("reference")
-    write_h5(folder / "images.h5", make_images(COUNT), {"fingerprint": "f" * 64, "resolution": 32})
-    write_classifier(folder / "classifier.safetensors")
-    compute_reference(
-        OPTIONS,
-        folder / "images.h5",
-        folder / "classifier.safetensors",
-        folder / "reference.npz",
-        "cpu",
-    )
+    write_reference(folder, COUNT)
     return folder
 
 

@@ -18,29 +18,14 @@ from vrpo.models.projector import Projector
 from vrpo.models.transformer import build_transformer
 
 from tests.fixtures import golden
+from tests.fixtures.weights import describe
 
-MODEL = {
-    "name": "SiT-tiny/2",
-    "depth": 2,
-    "width": 16,
-    "heads": 2,
-    "patch_size": 2,
-    "num_classes": 10,
-}
-DESCRIPTION = {
-    "run": "a",
-    "seed": 0,
-    "step": 5,
-    "model": MODEL,
-    "process": {"kind": "interpolant"},
-    "latent_shape": [4, 8, 8],
-    "out_channels": 4,
-}
+DESCRIPTION = describe(depth=2, width=16, num_classes=10)
 
 
 @pytest.fixture
 def milestone(tmp_path):
-    network = golden.fill(build_transformer(SimpleNamespace(**MODEL), (4, 8, 8), 4))
+    network = golden.fill(build_transformer(SimpleNamespace(**DESCRIPTION["model"]), (4, 8, 8), 4))
     projector = torch.nn.ModuleDict({"vit": Projector(16, 8, 4)})
     path = tmp_path / "step0000005.safetensors"
     save_milestone(

@@ -17,9 +17,8 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
-from vrpo.config.networks import EncoderOptions, TokenizerOptions
 from vrpo.errors import UserError
 from vrpo.models.checkpoints import (
     METADATA_KEY,
@@ -32,51 +31,27 @@ from vrpo.models.critic import LatentCritic, load_critic
 from vrpo.models.encoder import create_network, load_classifier, load_encoder
 from vrpo.models.official import import_checkpoint
 from vrpo.models.tokenizer import build_vae, load_tokenizer, vae_arguments
-from vrpo.models.transformer import build_transformer, position_embedding
+from vrpo.models.transformer import build_transformer
 from vrpo.models.weights import is_finite, read_weights
 
 from tests.fixtures import golden
-
-MODEL = {
-    "name": "SiT-tiny/2",
-    "depth": 1,
-    "width": 8,
-    "heads": 2,
-    "patch_size": 2,
-    "num_classes": 3,
-}
-DESCRIPTION = {
-    "run": "a",
-    "seed": 0,
-    "step": 5,
-    "model": MODEL,
-    "process": {"kind": "interpolant", "path": "linear", "time": "uniform"},
-    "latent_shape": [4, 8, 8],
-    "out_channels": 4,
-    "alignment": {"kind": "none"},
-}
-TOKENIZER = TokenizerOptions(block_channels=[4, 8])
-ENCODER = EncoderOptions(
-    architecture="test_vit",
-    weights="trained",
-    image_size=32,
-    arguments={"patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2},
+from tests.fixtures.weights import (
+    CRITIC,
+    ENCODER,
+    TOKENIZER,
+    State,
+    classifier_description,
+    describe,
+    official_state,
 )
-State = dict[str, Tensor]
 
-
-def transformer_state(out_channels: int) -> State:
-    return golden.fill(
-        build_transformer(SimpleNamespace(**MODEL), (4, 8, 8), out_channels)
-    ).state_dict()
-
-
-def official_state() -> State:
-    return transformer_state(8) | {"pos_embed": position_embedding(8, 4)}
+DESCRIPTION = describe(depth=1, width=8, num_classes=3)
+MODEL = SimpleNamespace(**DESCRIPTION["model"])
 
 
 def write_milestone(path: Path) -> None:
-    save_milestone(path, transformer_state(4), {"projectors.0.weight": torch.ones(2)}, DESCRIPTION)
+    state = golden.fill(build_transformer(MODEL, golden.LATENT, 4)).state_dict()
+    save_milestone(path, state, {"projectors.0.weight": torch.ones(2)}, DESCRIPTION)
 
 
 def write_tokenizer(path: Path) -> None:
@@ -90,28 +65,18 @@ def write_tokenizer(path: Path) -> None:
 
 def write_critic(path: Path) -> None:
     state = golden.fill(LatentCritic((4, 8, 8), (16, 6), 8, 1)).state_dict()
-    save_network(
-        path,
-        state,
-        {"kind": "critic", "latent_shape": [4, 8, 8], "tokens": [16, 6], "width": 8, "depth": 1},
-    )
+    save_network(path, state, CRITIC)
 
 
 def write_classifier(path: Path) -> None:
-    description = {
-        "kind": "classifier",
-        "architecture": "test_vit",
-        "arguments": ENCODER.arguments,
-        "image_size": 32,
-        "num_classes": 3,
-    }
-    save_network(path, golden.fill(create_network(ENCODER, 3)).state_dict(), description)
+    state = golden.fill(create_network(ENCODER, 3)).state_dict()
+    save_network(path, state, classifier_description(3))
 
 
 def write_official(path: Path) -> None:
     torch.save(
         {
-            "ema": official_state(),
+            "ema": official_state(8, MODEL),
             "opt": {"state": {}},
             "args": argparse.Namespace(model="DiT-XL/2", global_seed=1),
             "steps": 3,
@@ -121,7 +86,7 @@ def write_official(path: Path) -> None:
 
 
 def write_old_official(path: Path) -> None:
-    torch.save(official_state(), path, _use_new_zipfile_serialization=False)
+    torch.save(official_state(8, MODEL), path, _use_new_zipfile_serialization=False)
 
 
 def load_official(path: Path) -> nn.Module:
@@ -149,7 +114,7 @@ KINDS: dict[str, tuple[str, Callable[[Path], None], Callable[[Path], nn.Module]]
     ),
     "official safetensors": (
         "a.safetensors",
-        lambda path: save_file(official_state(), path),
+        lambda path: save_file(official_state(8, MODEL), path),
         load_official,
     ),
     "official": ("a.pt", write_official, load_official),

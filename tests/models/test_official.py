@@ -8,9 +8,10 @@ from vrpo.errors import UserError
 from vrpo.models.checkpoints import load_milestone, read_network
 from vrpo.models.official import export_checkpoint, import_checkpoint, reverse_time
 from vrpo.models.projector import Projector
-from vrpo.models.transformer import TimeEmbedding, build_transformer, position_embedding
+from vrpo.models.transformer import TimeEmbedding
 
 from tests.fixtures import golden
+from tests.fixtures.weights import REPA_ALIGNMENT, official_state
 
 VALUES = golden.load("networks")
 REPA_ARGUMENTS = argparse.Namespace(
@@ -25,21 +26,12 @@ REPA_ARGUMENTS = argparse.Namespace(
 )
 
 
-def official_state(out_channels, projectors=False):
-    """A state dict as the official code has it.
-
-    test_transformer compares its outputs with the original's.
-    """
-    state = golden.fill(build_transformer(golden.MODEL, golden.LATENT, out_channels)).state_dict()
-    state["pos_embed"] = position_embedding(48, 4)
-    if projectors:
-        state |= {
-            f"projectors.0.{name}": value
-            for name, value in golden.fill(Projector(48, 40, 24), "projectors.0.")
-            .state_dict()
-            .items()
-        }
-    return state
+def repa_state():
+    """A state with REPA's projector."""
+    projector = golden.fill(Projector(48, 40, 24), "projectors.0.")
+    return official_state(4) | {
+        f"projectors.0.{name}": value for name, value in projector.state_dict().items()
+    }
 
 
 def imported(tmp_path, content, name="DiT-XL-2-256x256.pt", **options):
@@ -91,7 +83,7 @@ def test_sit_predicts_minus_the_original_at_the_reversed_time(tmp_path):
 
 @pytest.mark.parametrize("legacy", [False, True])
 def test_repa_predicts_as_the_original_with_its_projectors(tmp_path, legacy):
-    state = official_state(4, projectors=True)
+    state = repa_state()
     if legacy:
         state = {
             name.replace("blocks.2.", "decoder_blocks.0."): value for name, value in state.items()
@@ -107,22 +99,14 @@ def test_repa_predicts_as_the_original_with_its_projectors(tmp_path, legacy):
     prediction, _ = network(VALUES["x"], VALUES["t_sit"], golden.LABELS)
     assert (prediction - VALUES["repa"]).abs().max() < 1e-5
     assert (description["run"], description["step"], description["seed"]) == ("0400000", 400_000, 4)
-    assert description["alignment"] == {
-        "kind": "repa",
-        "encoders": ["dinov2-vit-b"],
-        "depth": 2,
-        "weight": 0.5,
-        "projector_width": 40,
-    }
+    assert description["alignment"] == REPA_ALIGNMENT
     tensors, _ = read_network(tmp_path / "imported.safetensors")
     assert torch.equal(tensors["alignment.projectors.0.4.bias"], state["projectors.0.4.bias"])
 
 
-@pytest.mark.parametrize(
-    ("family", "channels", "projectors"), [("dit", 8, False), ("sit", 8, False), ("repa", 4, True)]
-)
-def test_export_goes_back(tmp_path, family, channels, projectors):
-    state = official_state(channels, projectors)
+@pytest.mark.parametrize("family", ["dit", "sit", "repa"])
+def test_export_goes_back(tmp_path, family):
+    state = repa_state() if family == "repa" else official_state(8)
     _, _ = imported(tmp_path, state, "a.pt", family=family)
     for output in ("b.pt", "c.pt"):
         assert export_checkpoint(tmp_path / "imported.safetensors", tmp_path / output) == family

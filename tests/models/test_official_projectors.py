@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 from typer.testing import CliRunner
 
@@ -20,13 +19,13 @@ from vrpo.errors import UserError
 from vrpo.models.checkpoints import load_milestone, read_milestone
 from vrpo.models.official import export_checkpoint, import_checkpoint
 from vrpo.models.projector import ConvolutionalProjector, Projector
-from vrpo.models.transformer import build_transformer, position_embedding
 from vrpo.report.collect import _names
 
 from tests.fixtures import golden
+from tests.fixtures.projectors import LAYERS, TOKEN_WIDTH, WIDTH, TheirLayer, mlp, projector_state
+from tests.fixtures.weights import REPA_ALIGNMENT, State, official_state
 
 VALUES = golden.load("networks")
-WIDTH, TOKEN_WIDTH = 48, 24
 IREPA = {
     "model": "SiT-XL/2",
     "projection_layer_type": "conv",
@@ -43,57 +42,6 @@ IREPA = {
     "weighting": "uniform",
     "seed": 4,
 }
-State = dict[str, Tensor]
-
-
-class TheirLayer(nn.Module):
-    """iREPA's projector, by its names and as its code computes it.
-
-    It is a convolution over the grid, or acts on the tokens one by one.
-    """
-
-    def __init__(self, layer: nn.Module) -> None:
-        super().__init__()
-        self.projection_layer = layer
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        count, rows, width = tokens.shape
-        if not isinstance(self.projection_layer, nn.Conv2d):
-            return self.projection_layer(tokens.reshape(count * rows, width)).reshape(
-                count, rows, -1
-            )
-        side = math.isqrt(rows)
-        grid = tokens.reshape(count, side, side, width).permute(0, 3, 1, 2)
-        return self.projection_layer(grid).permute(0, 2, 3, 1).reshape(count, rows, -1)
-
-
-def mlp() -> nn.Module:
-    return nn.Sequential(
-        nn.Linear(WIDTH, 40), nn.SiLU(), nn.Linear(40, 40), nn.SiLU(), nn.Linear(40, TOKEN_WIDTH)
-    )
-
-
-LAYERS = {
-    "kernel 3": lambda: nn.Conv2d(WIDTH, TOKEN_WIDTH, 3, padding=1),
-    "kernel 1": lambda: nn.Conv2d(WIDTH, TOKEN_WIDTH, 1),
-    "kernel 7": lambda: nn.Conv2d(WIDTH, TOKEN_WIDTH, 7, padding=3),
-    "linear": lambda: nn.Linear(WIDTH, TOKEN_WIDTH),
-    "mlp": mlp,
-}
-
-
-def network_state() -> State:
-    return golden.fill(build_transformer(golden.MODEL, golden.LATENT, 4)).state_dict() | {
-        "pos_embed": position_embedding(WIDTH, 4)
-    }
-
-
-def projector_state(*layers: nn.Module) -> State:
-    return {
-        f"projectors.{index}.{name}": value
-        for index, layer in enumerate(layers)
-        for name, value in TheirLayer(layer).state_dict().items()
-    }
 
 
 def imported(
@@ -121,7 +69,7 @@ def ours(projectors: State, kernel: int | None) -> nn.Module:
 @pytest.mark.parametrize("wrapper", ["", "_orig_mod.", "module._orig_mod."])
 def test_irepa_predicts_and_projects_as_its_code(tmp_path: Path, layer: str, wrapper: str) -> None:
     theirs = TheirLayer(golden.fill(LAYERS[layer]()))
-    state = network_state() | projector_state(theirs.projection_layer)
+    state = official_state(4) | projector_state(theirs.projection_layer)
     arguments = argparse.Namespace(**{**IREPA, "projection_layer_type": layer})
     content = {
         "model": {},
@@ -155,10 +103,10 @@ def test_irepa_predicts_and_projects_as_its_code(tmp_path: Path, layer: str, wra
 
 @pytest.mark.parametrize("family", [None, "irepa", "repa"])
 def test_a_bare_state_of_irepa(tmp_path: Path, family: str | None) -> None:
-    """Released without arguments, and whatever of the two it is said to be."""
+    """Weights released without arguments; `family` names either of the two, or none."""
     _, projectors, description = imported(
         tmp_path,
-        network_state() | projector_state(golden.fill(LAYERS["kernel 3"]())),
+        official_state(4) | projector_state(golden.fill(LAYERS["kernel 3"]())),
         family=family,
     )
     assert projectors.keys() == {"projectors.0.weight", "projectors.0.bias"}
@@ -178,7 +126,7 @@ def test_several_projectors(tmp_path: Path) -> None:
     _, projectors, description = imported(
         tmp_path,
         {
-            "ema": network_state() | state,
+            "ema": official_state(4) | state,
             "args": {**IREPA, "enc_type": "a,b", "proj_coeff": "0.5,1.0"},
         },
     )
@@ -200,15 +148,10 @@ def test_repa_of_irepas_code_is_repa(tmp_path: Path) -> None:
         "proj_coeff": "0.5",
     }
     _, projectors, description = imported(
-        tmp_path, {"ema": network_state() | projector_state(golden.fill(mlp())), "args": arguments}
+        tmp_path,
+        {"ema": official_state(4) | projector_state(golden.fill(mlp())), "args": arguments},
     )
-    assert description["alignment"] == {
-        "kind": "repa",
-        "encoders": ["dinov2-vit-b"],
-        "depth": 2,
-        "weight": 0.5,
-        "projector_width": 40,
-    }
+    assert description["alignment"] == REPA_ALIGNMENT
     assert description["source"]["family"] == "repa" and "projectors.0.4.bias" in projectors
 
 
@@ -222,7 +165,7 @@ def test_haste(tmp_path: Path, family: str | None) -> None:
         early_stop_point=250_000,
         seed=0,
     )
-    state = network_state() | {
+    state = official_state(4) | {
         f"projectors.0.{name}": value for name, value in golden.fill(mlp()).state_dict().items()
     }
     network, projectors, description = imported(
@@ -241,14 +184,13 @@ def test_haste(tmp_path: Path, family: str | None) -> None:
     }
     assert description["source"]["family"] == "haste"
     assert len(network) + len(projectors) + 1 == len(state)
-    assert (
-        imported(tmp_path, state, family="haste")[2]["source"]["family"] == "haste"
-    )  # without arguments, as it is said
+    bare = imported(tmp_path, state, family="haste")[2]  # without arguments the option decides
+    assert bare["source"]["family"] == "haste"
 
 
 @pytest.mark.parametrize("layer", ["kernel 3", "mlp"])
 def test_export_has_the_names_of_the_code_that_reads_it(tmp_path: Path, layer: str) -> None:
-    state = network_state() | projector_state(golden.fill(LAYERS[layer]()))
+    state = official_state(4) | projector_state(golden.fill(LAYERS[layer]()))
     imported(tmp_path, state)
     family = export_checkpoint(tmp_path / "out.safetensors", tmp_path / "back.pt")
     back = torch.load(tmp_path / "back.pt", weights_only=True)["ema"]
@@ -302,7 +244,7 @@ def test_projectors_that_do_not_fit_are_named(tmp_path: Path, change: State, wor
     with pytest.raises(UserError, match=rf"^{tmp_path}/x\.pt: [^\n]*{words}[^\n]*$"):
         imported(
             tmp_path,
-            network_state() | projector_state(golden.fill(LAYERS["kernel 3"]())) | change,
+            official_state(4) | projector_state(golden.fill(LAYERS["kernel 3"]())) | change,
             "x.pt",
         )
     assert not (tmp_path / "out.safetensors").exists()
@@ -311,7 +253,7 @@ def test_projectors_that_do_not_fit_are_named(tmp_path: Path, change: State, wor
 def test_by_command_and_in_tables(tmp_path: Path) -> None:
     torch.save(
         {
-            "ema": network_state() | projector_state(golden.fill(LAYERS["kernel 1"]())),
+            "ema": official_state(4) | projector_state(golden.fill(LAYERS["kernel 1"]())),
             "args": argparse.Namespace(**IREPA),
         },
         tmp_path / "a.pt",

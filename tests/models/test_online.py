@@ -11,31 +11,28 @@ import pytest
 import torch
 
 from vrpo.config.data import DataOptions
-from vrpo.config.networks import EncoderOptions, FitOptions, TokenizerOptions
+from vrpo.config.networks import FitOptions
 from vrpo.data.batches import TrainingData
 from vrpo.errors import UserError
 from vrpo.models.online import OnlineFeatures, open_features
 from vrpo.prepare.classifier import fit_classifier
 from vrpo.prepare.critic import fit_critic
-from vrpo.prepare.features import encode_features
 from vrpo.prepare.images import write_images
-from vrpo.prepare.latents import encode_latents
-from vrpo.prepare.tokenizer import fit_tokenizer
 from vrpo.training.run import train
 
+from tests.fixtures.prepared import Preparation, small_encoder, small_tokenizer
 from tests.fixtures.training import Toy, milestone_file
 
-DIGITS = DataOptions(resolution=8)
-TOKENIZER = TokenizerOptions(block_channels=[8, 8], training=FitOptions(steps=2, batch_size=4))
-ENCODER = EncoderOptions(
-    architecture="test_vit",
-    weights="trained",
-    arguments={"patch_size": 8, "embed_dim": 8, "depth": 2, "num_heads": 2},
-    image_size=16,
-    storage="float16",
-    attention=[2],
-    batch_size=5,  # a batch of eight is encoded in two parts
-    training=FitOptions(steps=2, batch_size=8),
+PREPARATION = Preparation(
+    DataOptions(resolution=8),
+    small_tokenizer(),
+    small_encoder(
+        {"patch_size": 8, "embed_dim": 8, "depth": 2, "num_heads": 2},
+        storage="float16",
+        attention=[2],
+        batch_size=5,  # a batch of eight is encoded in two parts
+    ),
+    "toy",
 )
 
 
@@ -44,28 +41,10 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Digits of 8 pixels, latents [4, 4, 4], and four tokens of width 8, cached and described."""
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("online")
-    write_images(DIGITS, folder / "images.h5")
-    fit_tokenizer(TOKENIZER, folder / "images.h5", folder / "tokenizer.safetensors", "cpu")
-    fit_classifier(ENCODER, folder / "images.h5", folder / "encoder.safetensors", "cpu")
-    encode_latents(
-        TOKENIZER,
-        folder / "images.h5",
-        folder / "tokenizer.safetensors",
-        folder / "latents.h5",
-        "cpu",
-    )
-    for options, name in (
-        (ENCODER, "toy.h5"),
-        (ENCODER.model_copy(update={"features": "online"}), "toy.json"),
-    ):
-        encode_features(
-            options,
-            "toy",
-            folder / "images.h5",
-            folder / "encoder.safetensors",
-            folder / "features" / name,
-            "cpu",
-        )
+    PREPARATION.fit(folder)
+    PREPARATION.encode_latents(folder, folder / "latents.h5")
+    PREPARATION.encode_features(folder, folder / "features" / "toy.h5")
+    PREPARATION.encode_features(folder, folder / "features" / "toy.json", features="online")
     return folder
 
 
@@ -145,14 +124,7 @@ def test_a_critic_is_distilled_from_computed_tokens(prepared: Path, tmp_path: Pa
 
 
 def test_features_of_another_encoder_are_refused(prepared: Path, tmp_path: Path) -> None:
-    encode_features(
-        ENCODER,
-        "clip",
-        prepared / "images.h5",
-        prepared / "encoder.safetensors",
-        tmp_path / "clip.h5",
-        "cpu",
-    )
+    PREPARATION._replace(name="clip").encode_features(prepared, tmp_path / "clip.h5")
     config = Toy(tmp_path / "toy").config("repa")
     with pytest.raises(
         UserError,
@@ -204,7 +176,7 @@ def test_other_weights_images_and_files_are_refused(prepared: Path, tmp_path: Pa
         (tmp_path / name).write_bytes((prepared / name).read_bytes())
     (folder / "toy.json").write_text(described)
     OnlineFeatures(folder / "toy.json", "cpu")  # places are relative to the file
-    other = ENCODER.model_copy(update={"training": FitOptions(steps=3, batch_size=8)})
+    other = PREPARATION.encoder.model_copy(update={"training": FitOptions(steps=3, batch_size=8)})
     fit_classifier(other, prepared / "images.h5", tmp_path / "encoder.safetensors", "cpu")
     with pytest.raises(UserError, match=r"toy\.json: made for other weights"):
         OnlineFeatures(folder / "toy.json", "cpu")
@@ -212,7 +184,7 @@ def test_other_weights_images_and_files_are_refused(prepared: Path, tmp_path: Pa
     (tmp_path / "images.h5").unlink()
     with pytest.raises(UserError, match=r"images\.h5: no such file"):
         OnlineFeatures(folder / "toy.json", "cpu")
-    write_images(DIGITS.model_copy(update={"resolution": 16}), tmp_path / "images.h5")
+    write_images(DataOptions(resolution=16), tmp_path / "images.h5")
     with pytest.raises(UserError, match=r"toy\.json: made for other images"):
         OnlineFeatures(folder / "toy.json", "cpu")
     (folder / "toy.json").write_text("{}")

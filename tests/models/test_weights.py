@@ -13,9 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
 
-from vrpo.config.networks import EncoderOptions, NetworkOptions, TokenizerOptions
+from vrpo.config.networks import NetworkOptions, TokenizerOptions
 from vrpo.config.scoring import EvaluationOptions
 from vrpo.errors import UserError
 from vrpo.metrics.networks.loading import load_network
@@ -24,34 +23,20 @@ from vrpo.models.critic import LatentCritic, load_critic
 from vrpo.models.encoder import create_network, load_encoder
 from vrpo.models.official import export_checkpoint, import_checkpoint
 from vrpo.models.tokenizer import build_vae, load_tokenizer, vae_arguments
-from vrpo.models.transformer import build_transformer, position_embedding
 from vrpo.models.weights import is_finite, read_weights
 
-from tests.fixtures import golden
 from tests.fixtures.metrics import OPTIONS, write_inception
 from tests.fixtures.sampling import write_milestone
-
-TOKENIZER = TokenizerOptions(block_channels=[4, 8])
-ENCODER = EncoderOptions(
-    architecture="test_vit",
-    weights="trained",
-    image_size=32,
-    arguments={"patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2},
+from tests.fixtures.weights import (
+    CRITIC,
+    ENCODER,
+    TOKENIZER,
+    State,
+    classifier_description,
+    official_state,
 )
-CLASSIFIER = {
-    "architecture": ENCODER.architecture,
-    "arguments": ENCODER.arguments,
-    "image_size": ENCODER.image_size,
-    "num_classes": 10,
-}
-State = dict[str, Tensor]
+
 Spoil = Callable[[State], object]
-
-
-def official_state() -> State:
-    return golden.fill(build_transformer(golden.MODEL, golden.LATENT, 8)).state_dict() | {
-        "pos_embed": position_embedding(48, 4)
-    }
 
 
 def saved_milestone(folder: Path, spoil: Spoil) -> Path:
@@ -92,7 +77,7 @@ def pretrained_tokenizer(folder: Path, spoil: Spoil) -> None:
 def classifier(folder: Path, spoil: Spoil) -> Path:
     state = create_network(ENCODER, 10).state_dict()
     spoil(state)
-    save_network(folder / "classifier.safetensors", state, {"kind": "classifier", **CLASSIFIER})
+    save_network(folder / "classifier.safetensors", state, classifier_description(10))
     return folder / "classifier.safetensors"
 
 
@@ -117,16 +102,12 @@ def local_encoder(folder: Path, spoil: Spoil) -> None:
 def critic(folder: Path, spoil: Spoil) -> None:
     state = LatentCritic((4, 8, 8), (16, 6), 8, 1).state_dict()
     spoil(state)
-    save_network(
-        folder / "critic.safetensors",
-        state,
-        {"kind": "critic", "latent_shape": [4, 8, 8], "tokens": [16, 6], "width": 8, "depth": 1},
-    )
+    save_network(folder / "critic.safetensors", state, CRITIC)
     load_critic(folder / "critic.safetensors", "cpu")
 
 
 def imported(folder: Path, spoil: Spoil) -> None:
-    state = official_state()
+    state = official_state(8)
     spoil(state)
     torch.save({"ema": state}, folder / "DiT.pt")
     import_checkpoint(folder / "DiT.pt", folder / "out.safetensors", heads=4)

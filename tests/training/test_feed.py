@@ -23,11 +23,6 @@ from tests.fixtures.training import Toy, milestone_file
 NULL = 3
 
 
-@pytest.fixture(scope="module")
-def toy(tmp_path_factory: pytest.TempPathFactory) -> Toy:
-    return Toy(tmp_path_factory.mktemp("toy"))
-
-
 def plans(step: int) -> list[StepPlan]:
     """Two micro-batches of three samples, all different from step to step."""
     indices = np.arange(6) + 6 * step
@@ -114,9 +109,8 @@ def test_memory_options_change_no_bit_of_the_result(
     torch.set_num_threads(1)
     weights = []
     for name, training in (("plain", {}), ("changed", change)):
-        config, output = toy.config("vrpo", **training), milestone_file(tmp_path / name, 10)
-        train(config, **toy.inputs(config), milestone=10, output=output, device="cpu", log_every=5)
-        weights.append(read_network(output)[0])
+        milestone = toy.train_to(toy.config("vrpo", **training), tmp_path / name, 10)
+        weights.append(read_network(milestone)[0])
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 

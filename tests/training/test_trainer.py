@@ -1,4 +1,4 @@
-"""The trainer: pure plans, exact resume, independence of ranks and of the batch split."""
+"""The trainer: exact resume, steps that are not finite, inputs, and the files of a run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import torch
 
-from vrpo.config import RunConfig
 from vrpo.data.batches import sample_indices
 from vrpo.errors import UserError
 from vrpo.files import exclusive_lock
@@ -23,41 +22,9 @@ from vrpo.runtime.machine import processor
 from vrpo.training import trainer as trainer_module
 from vrpo.training.run import train
 
-from tests.fixtures.training import COUNT, Toy, milestone_file
+from tests.fixtures.training import COUNT, Toy, assert_same_results, losses, milestone_file
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@pytest.fixture(scope="module")
-def toy(tmp_path_factory: pytest.TempPathFactory) -> Toy:
-    return Toy(tmp_path_factory.mktemp("toy"))
-
-
-def train_to(toy: Toy, config: RunConfig, run: Path, milestone: int, **options: Any) -> Path:
-    output = milestone_file(run, milestone)
-    train(
-        config,
-        **toy.inputs(config),
-        milestone=milestone,
-        output=output,
-        device="cpu",
-        log_every=5,
-        **options,
-    )
-    return output
-
-
-def losses(run: Path) -> np.ndarray:
-    with open(run / "train.csv") as file:
-        return np.array([[float(value) for value in row.values()] for row in csv.DictReader(file)])
-
-
-def assert_same_results(first: Path, second: Path, milestone: int) -> None:
-    assert (
-        milestone_file(first, milestone).read_bytes()
-        == milestone_file(second, milestone).read_bytes()
-    )
-    assert (first / "train.csv").read_bytes() == (second / "train.csv").read_bytes()
 
 
 @pytest.mark.parametrize("process", ["sit", "dit"])
@@ -67,16 +34,16 @@ def test_stopping_at_a_milestone_changes_nothing(
 ) -> None:
     """Two jobs, 7 and then 20 steps, end in the bytes of one job; the file says what it is."""
     config = toy.config(alignment, process)
-    train_to(toy, config, tmp_path / "whole", 20)
-    train_to(toy, config, tmp_path / "parts", 7)
-    train_to(toy, config, tmp_path / "parts", 20)
+    toy.train_to(config, tmp_path / "whole", 20)
+    toy.train_to(config, tmp_path / "parts", 7)
+    toy.train_to(config, tmp_path / "parts", 20)
     assert_same_results(tmp_path / "whole", tmp_path / "parts", 20)
     _, description = read_network(milestone_file(tmp_path / "whole", 20))
     assert (description["run"], description["step"], description["seed"]) == (config.run, 20, 3)
 
 
 def test_loss_falls(toy: Toy, tmp_path: Path) -> None:
-    train_to(toy, toy.config("vrpo", learning_rate=3e-3), tmp_path, 300)
+    toy.train_to(toy.config("vrpo", learning_rate=3e-3), tmp_path, 300)
     curve = losses(tmp_path)[:, 2]  # the denoising error
     assert curve[-10:].mean() < 0.7 * curve[:10].mean()
 
@@ -118,7 +85,7 @@ def test_the_samples_of_a_step_that_is_not_finite_are_in_the_log(
         )
 
     monkeypatch.setattr(trainer_module, "step_noise", poisoned)
-    train_to(toy, config, tmp_path, 10)
+    toy.train_to(config, tmp_path, 10)
     samples = ", ".join(
         map(
             str,
@@ -133,56 +100,9 @@ def test_the_samples_of_a_step_that_is_not_finite_are_in_the_log(
     assert all(torch.isfinite(values).all() for values in weights.values())
 
 
-def test_a_training_on_two_ranks_is_logged_once(toy: Toy, tmp_path: Path) -> None:
-    config = toy.config("repa")
-    train_to(toy, config, tmp_path / "one", 20)
-    result = toy.run(config, tmp_path / "two", 20, ranks=2)
-    assert result.returncode == 0, result.stderr
-    assert result.stderr.count("steps 0 to 20 on cpu") == 1, "said once, by the first rank"
-    assert "warn" not in result.stderr.lower() and "OMP_NUM_THREADS" not in result.stderr
-    assert_equal_up_to_rounding(tmp_path / "two", tmp_path / "one")
-
-
-def test_two_ranks_give_the_losses_of_one(toy: Toy, tmp_path: Path) -> None:
-    """Gradients, metrics and VRPO's statistics over the global batch: 1e-5 in fp32."""
-    names = ("vrpo-sit", "vrpo-dit", "everything-dit")
-    assert toy.drive(20, "ranks", 2, *(tmp_path / "two" / name for name in names)) == [0] * 6
-    for name in names:
-        train_to(toy, toy.config(*name.split("-")), tmp_path / "one" / name, 20)
-        assert_equal_up_to_rounding(tmp_path / "two" / name, tmp_path / "one" / name)
-
-
-def assert_equal_up_to_rounding(first: Path, second: Path) -> None:
-    np.testing.assert_allclose(losses(first), losses(second), rtol=1e-5, atol=1e-5)
-    one, two = (read_network(milestone_file(run, 20))[0] for run in (first, second))
-    for name, weights in one.items():
-        torch.testing.assert_close(two[name], weights, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("alignment", "process"),
-    [
-        ("repa", "sit"),
-        ("vrpo", "sit"),
-        ("vrpo", "dit"),
-        ("replaced", "sit"),
-        ("everything", "sit"),
-        ("everything", "dit"),
-    ],
-)
-def test_accumulation_changes_memory_not_results(
-    toy: Toy, tmp_path: Path, alignment: str, process: str
-) -> None:
-    train_to(toy, toy.config(alignment, process), tmp_path / "whole", 20)
-    train_to(toy, toy.config(alignment, process, accumulation=2), tmp_path / "parts", 20)
-    np.testing.assert_allclose(
-        losses(tmp_path / "parts"), losses(tmp_path / "whole"), rtol=1e-5, atol=1e-5
-    )
-
-
 def test_precisions_agree_up_to_rounding(toy: Toy, tmp_path: Path) -> None:
-    train_to(toy, toy.config("vrpo"), tmp_path / "fp32", 20)
-    train_to(toy, toy.config("vrpo", precision="bf16"), tmp_path / "bf16", 20)
+    toy.train_to(toy.config("vrpo"), tmp_path / "fp32", 20)
+    toy.train_to(toy.config("vrpo", precision="bf16"), tmp_path / "bf16", 20)
     np.testing.assert_allclose(
         losses(tmp_path / "bf16")[:, 1:3], losses(tmp_path / "fp32")[:, 1:3], rtol=0.03, atol=0.03
     )
@@ -199,37 +119,11 @@ def test_old_policy_of_the_averaged_network(toy: Toy, tmp_path: Path) -> None:
         alignment = config.alignment.model_copy(
             update={"old_policy": "ema", "kappa": 20.0, "clip": 1e-3, "eta": 0.5}
         )
-        train_to(toy, config.model_copy(update={"alignment": alignment}), tmp_path / str(decay), 40)
+        toy.train_to(config.model_copy(update={"alignment": alignment}), tmp_path / str(decay), 40)
         with open(tmp_path / str(decay) / "train.csv") as file:
             clipped[decay] = [float(row["clip_fraction"]) for row in csv.DictReader(file)]
     assert set(clipped[0.0]) == {0.0}
     assert min(clipped[0.9][1:]) > 0.1  # at first rewards have seen too few rollouts
-
-
-def test_a_damaged_state_falls_back_to_the_one_before(
-    toy: Toy, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    config = toy.config("vrpo")
-    train_to(toy, config, tmp_path / "whole", 15)
-    for milestone in (5, 10):
-        train_to(toy, config, tmp_path / "damaged", milestone)
-    newest = max((tmp_path / "damaged" / "state").glob("*/*.pt"))
-    newest.write_bytes(newest.read_bytes()[: newest.stat().st_size // 2])
-    train_to(toy, config, tmp_path / "damaged", 15)
-    assert "damaged" in caplog.text
-    assert_same_results(tmp_path / "whole", tmp_path / "damaged", 15)
-
-
-def test_another_config_starts_anew_and_says_what_differs(
-    toy: Toy, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    train_to(toy, toy.config("repa"), tmp_path / "run", 5)
-    first = milestone_file(tmp_path / "run", 5).read_bytes()
-    train_to(toy, toy.config("repa", learning_rate=2e-3), tmp_path / "run", 5)
-    assert "training.learning_rate: 0.001 -> 0.002" in caplog.text
-    assert milestone_file(tmp_path / "run", 5).read_bytes() != first
-    train_to(toy, toy.config("repa"), tmp_path / "run", 5)  # back again: the earlier state serves
-    assert milestone_file(tmp_path / "run", 5).read_bytes() == first
 
 
 def test_two_trainings_of_one_run_are_refused(toy: Toy, tmp_path: Path) -> None:
@@ -237,7 +131,7 @@ def test_two_trainings_of_one_run_are_refused(toy: Toy, tmp_path: Path) -> None:
         exclusive_lock(tmp_path / "state" / "lock", "a training"),
         pytest.raises(UserError, match=r"already running \(host .*, pid \d+"),
     ):
-        train_to(toy, toy.config("none"), tmp_path, 5)
+        toy.train_to(toy.config("none"), tmp_path, 5)
 
 
 def test_non_finite_steps_change_nothing_and_end_with_a_message(toy: Toy, tmp_path: Path) -> None:
@@ -246,7 +140,7 @@ def test_non_finite_steps_change_nothing_and_end_with_a_message(toy: Toy, tmp_pa
         "none", learning_rate=1e30
     )  # weights overflow, and with them every loss after
     with pytest.raises(UserError, match=r"not finite \(samples of the last: \d+"):
-        train_to(toy, config, tmp_path / "run", 1000, max_skipped=5)
+        toy.train_to(config, tmp_path / "run", 1000, max_skipped=5)
     assert list((tmp_path / "run" / "state").glob("*/*.pt"))
     assert not milestone_file(tmp_path / "run", 1000).exists()
 
@@ -299,15 +193,7 @@ def test_a_constant_reward_is_told_once_and_changes_nothing(
     save_network(
         constant, {name: torch.zeros_like(weights) for name, weights in state.items()}, description
     )
-    config, output = toy.config("vrpo"), milestone_file(tmp_path / "run", 15)
-    train(
-        config,
-        **{**toy.inputs(config), "critics": {"toy": constant}},
-        milestone=15,
-        output=output,
-        device="cpu",
-        log_every=5,
-    )
+    toy.train_to(toy.config("vrpo"), tmp_path / "run", 15, critics={"toy": constant})
     assert [
         record.getMessage().split()[2]
         for record in caplog.records
@@ -319,8 +205,8 @@ def test_a_constant_reward_is_told_once_and_changes_nothing(
 def test_runs_that_differ_in_alignment_start_equal(toy: Toy, tmp_path: Path) -> None:
     """Paired: one seed gives one initial network, order of samples, noise and dropout."""
     for alignment in ("none", "repa"):
-        train_to(
-            toy, toy.config(alignment, learning_rate=1e-12, ema_decay=0.0), tmp_path / alignment, 1
+        toy.train_to(
+            toy.config(alignment, learning_rate=1e-12, ema_decay=0.0), tmp_path / alignment, 1
         )
     none, repa = (read_network(milestone_file(tmp_path / name, 1))[0] for name in ("none", "repa"))
     for name, weights in none.items():
@@ -328,7 +214,7 @@ def test_runs_that_differ_in_alignment_start_equal(toy: Toy, tmp_path: Path) -> 
 
 
 def test_speed_is_kept_apart_from_what_is_reproducible(toy: Toy, tmp_path: Path) -> None:
-    train_to(toy, toy.config("vrpo"), tmp_path, 10)
+    toy.train_to(toy.config("vrpo"), tmp_path, 10)
     with open(tmp_path / "speed.csv") as file:
         assert [row["step"] for row in csv.DictReader(file)] == ["5", "10"]
     header = (tmp_path / "train.csv").read_text().splitlines()[0].split(",")
@@ -345,7 +231,7 @@ def test_speed_is_kept_apart_from_what_is_reproducible(toy: Toy, tmp_path: Path)
 
 
 def test_what_it_was_computed_on_is_told(toy: Toy, tmp_path: Path) -> None:
-    train_to(toy, toy.config("repa"), tmp_path, 5)
+    toy.train_to(toy.config("repa"), tmp_path, 5)
     backend = json.loads((tmp_path / "backend.json").read_text())
     assert backend == {
         **backend,

@@ -15,7 +15,13 @@ from vrpo.metrics.networks.class_token import ClassTokenNetwork, resize_position
 from vrpo.metrics.reference import compute_reference
 from vrpo.metrics.statistics import gaussian_of
 
-from tests.fixtures.metrics import ATTRIBUTES, OPTIONS, make_images, write_classifier, write_h5
+from tests.fixtures.metrics import (
+    ATTRIBUTES,
+    OPTIONS,
+    make_images,
+    write_h5,
+    write_reference,
+)
 
 ARCHITECTURE = "test_vit.r160_in1k"  # patches of 16, made for images of 160
 
@@ -28,16 +34,8 @@ def folder(tmp_path_factory):
         network = timm.create_model(ARCHITECTURE)
         network.pos_embed.data.normal_()
     save_file(network.state_dict(), folder / "vit.safetensors")
-    write_h5(folder / "images.h5", make_images(120), {"fingerprint": "f" * 64, "resolution": 32})
+    write_reference(folder, 120, options(folder))
     write_h5(folder / "samples.h5", make_images(110, seed=5) // 2, ATTRIBUTES)
-    write_classifier(folder / "classifier.safetensors")
-    compute_reference(
-        options(folder),
-        folder / "images.h5",
-        folder / "classifier.safetensors",
-        folder / "reference.npz",
-        "cpu",
-    )
     return folder
 
 
