@@ -137,9 +137,9 @@ def test_without_a_search() -> None:
         ),
         (
             {"candidates": {"repa": ["repa", "repa-2"]}, "chosen": None},
-            ["`candidates` lacks `vrpo`", "add it"],
+            ["has `repa` and lacks `vrpo`", "add it"],
         ),
-        ({"chosen": {"vrpo": "vrpo-2"}}, ["`chosen` lacks `repa`"]),
+        ({"chosen": {"vrpo": "vrpo-2"}}, ["`chosen` has `vrpo` and lacks `repa`"]),
         (
             {"chosen": {"repa": "repa", "vrpo": "vrpo-2", "haste": "none"}},
             ["`chosen` has `repa`, `vrpo`, `haste`, `candidates` `repa`, `vrpo`"],

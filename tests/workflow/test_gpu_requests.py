@@ -10,6 +10,7 @@ import pytest
 from tests.fixtures.workflow import command, environment, snakemake, whole
 
 pytestmark = [pytest.mark.workflow]
+AUTO = ["--config", "resources={device: auto}", "--set-resources"]
 TRAINED = "results/tiny/runs/sit-vrpo/seed0/step0000008.safetensors"
 
 
@@ -17,7 +18,7 @@ TRAINED = "results/tiny/runs/sit-vrpo/seed0/step0000008.safetensors"
     ("options", "words"),
     [
         (
-            ["--set-resources", "train:gpu=2"],
+            [*AUTO, "train:gpu=2"],
             "gpu: 2 GPUs are asked for, this machine offers none",
         ),
         (
@@ -25,12 +26,22 @@ TRAINED = "results/tiny/runs/sit-vrpo/seed0/step0000008.safetensors"
             "gpu: a GPU is asked for, this machine offers none",
         ),
         (
-            ["--set-resources", "train:gpu=3", "-n"],
-            "--set-resources train:gpu=3: the global batch 16 is not divisible by 3 GPUs",
+            [*AUTO, "train:gpu=3", "-n"],
+            "train:gpu=3: the global batch 16 is not divisible by 3 GPUs",
+        ),
+        ([*AUTO, "train:gpu=3", "-n"], "or --set-resources train:gpu=N with N in [1, 2]"),
+        (["--set-resources", "train:gpu=2", "-n"], "the config has `resources: {device: cpu}`"),
+        (["--set-resources", "train:gpu=x", "-n"], "train:gpu=x: is no number of GPUs"),
+        (["--set-resources=train:gpu=1.5", "-n"], "train:gpu=1.5: is no number of GPUs"),
+        (["--set-resources", "train:gpus=2", "-n"], "did you mean `gpu`?"),
+        (["--set-resources", "train:mem_mb=lots", "-n"], "is no number of megabytes"),
+        (
+            ["--set-resources", "trian:gpu=4", "-n"],
+            "--set-resources trian: there is no such rule",
         ),
         (
-            ["--set-resources", "train:gpu=4", "-n"],
-            "--set-resources train:gpu=4: groups of 8 rollouts do not divide the 4 samples",
+            [*AUTO, "train:gpu=4", "-n"],
+            "train:gpu=4: groups of 8 rollouts do not divide the 4 samples",
         ),
     ],
 )

@@ -11,7 +11,7 @@ from vrpo.config.strict_yaml import dump_yaml
 from vrpo.plan.jobs import evaluations
 
 from tests.fixtures import ROOT
-from tests.fixtures.workflow import TINY, plan, stats, whole
+from tests.fixtures.workflow import TINY, plan, snakemake, stats, whole
 
 pytestmark = [pytest.mark.workflow]
 IMAGENET = ROOT / "config/imagenet256.yaml"
@@ -259,3 +259,35 @@ def test_an_online_encoder_is_described_and_not_encoded(tmp_path: Path) -> None:
     assert result.returncode == 0, text[-4000:]
     assert stats(text)["describe_features"] == 1 and "encode_features" not in stats(text)
     assert "--features vit=results/tiny/features/vit.json" in text
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        (
+            "alignments={mine: {kind: custom, loss: 'own:Nope', encoders: [vit], depth: 1}}",
+            "alignments.mine.loss: `own:Nope` cannot be imported",
+        ),
+        ("sizes={own: {depth: 2, width: 8, heads: 1, backbone: 'own:Nope'}}", "`own:Nope`"),
+        (
+            "sizes={own: {depth: 2, width: 8, heads: 1, backbone: 'own:Net', "
+            "arguments: {kernal: 5}}}",
+            "cannot be built with {'kernal': 5}",
+        ),
+    ],
+)
+def test_custom_classes_are_tried_before_the_first_job(
+    rows: str, words: str, tmp_path: Path
+) -> None:
+    (tmp_path / "own.py").write_text(
+        "from torch import nn\n\n\nclass Net(nn.Module):\n"
+        "    def __init__(self, kernel=3):\n        super().__init__()\n"
+    )
+    used = "runs={own: {model: tiny/2, process: sit, alignment: mine}}"
+    if rows.startswith("sizes"):
+        used = "runs={own: {model: own/2, process: sit, alignment: none}}"
+    target = "results/tiny/runs/own/seed0/step0000008.safetensors"
+    result = snakemake(tmp_path, "--cores", "1", "--config", rows, used, "--", target)
+    text = whole(result)
+    assert result.returncode == 2 and words in text and "Traceback" not in text, text[-3000:]
+    assert not list(tmp_path.rglob("images/*.h5")), "no job was started"
