@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import h5py
 import yaml
 
 from vrpo.config.training import WITHOUT_EFFECT
@@ -31,11 +30,10 @@ def content_hash(place: Path) -> str:
         files = (path for path in sorted(place.iterdir()) if path.is_file())
         hashes = {path.name: content_hash(path) for path in files if path.name[0] != "."}
         return hashlib.sha256(json.dumps(hashes).encode()).hexdigest()
-    if h5py.is_hdf5(place):
-        with contextlib.suppress(UserError):
-            attributes = read_attributes(place)
-            if SEAL in attributes:
-                return f"{attributes[SEAL]} {place.stat().st_size}"
+    with contextlib.suppress(UserError):  # it is no HDF5 file of this pipeline
+        attributes = read_attributes(place)
+        if SEAL in attributes:
+            return f"{attributes[SEAL]} {place.stat().st_size}"
     return sha256(place)
 
 

@@ -4,9 +4,7 @@ from vrpo.report import catalogue
 from vrpo.report.catalogue import CATALOGUE
 
 config["report"] = described_report(EXPERIMENT).model_dump()  # for workflow/report/workflow.rst
-config["captions"] = {
-    entry.name: f"{entry.title}. {entry.caption}" for entry in CATALOGUE
-}  # entry.rst
+config["captions"] = {each.name: f"{each.title}. {each.caption}" for each in CATALOGUE}  # entry.rst
 COLLECTED = [PATHS.collected / name for name in catalogue.COLLECTED]
 
 
