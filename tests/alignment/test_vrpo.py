@@ -118,6 +118,22 @@ def test_replaced_form_does_not_align_before_its_statistics_are_known() -> None:
     torch.testing.assert_close(loss.double(), expected.double(), rtol=1e-5, atol=1e-6)
 
 
+def test_raw_rewards_have_their_own_scale() -> None:
+    """Without standardisation: advantages of `sum_k score_k r_k`, pathwise weights as given."""
+    rewards = {"fidelity": {"score": 1.0, "pathwise": 0.3}, "semantic": {"score": 0.5}}
+    vrpo = make_vrpo(eta=0.4, beta=0.9, weight=0.5, rewards=rewards, standardise=False)
+    warm(vrpo)
+    batch = make_batch()
+    cosine = vrpo.cosine(batch.hidden[0], batch.tokens)
+    advantages = group_advantages((-batch.error + 0.5 * cosine).detach(), 4)
+    policy = 0.5 * ((0.9 + 0.4 * advantages) * -cosine).mean()
+    wanted = [batch.error, *vrpo.parameters()]
+    expected = torch.autograd.grad(policy + 0.3 * batch.error.mean(), wanted)
+    got = torch.autograd.grad(vrpo(batch).loss, wanted)
+    for found, want in zip(got, expected, strict=True):
+        torch.testing.assert_close(found, want, rtol=1e-5, atol=1e-6)
+
+
 def test_pathwise_weights_are_logged_by_noise_level_and_unused_rewards_are_not() -> None:
     """The factor of the reward's gradient, at the noise level of the rollout."""
     vrpo = make_vrpo(critics=False, eta=0.0, rewards={"fidelity": {"pathwise": 0.3}})

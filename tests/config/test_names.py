@@ -35,6 +35,7 @@ from tests.fixtures.report import MINIATURE, collected, metrics_frame
 
 REWARDS = ("fidelity", "perceptual", "semantic")
 POLICY = "policy term"
+RAW = "standardisation"
 FIDELITY = "VRPO (fidelity only)"
 
 
@@ -93,24 +94,35 @@ def test_the_default_is_the_full_form() -> None:
             REWARDS[1:],
         ),
         ({"eta": 0.0, "rewards": {}}, "VRPO (no rewards)", [POLICY, *REWARDS]),
+        ({"standardise": False}, "VRPO (raw rewards)", [RAW]),
+        (
+            {"standardise": False, "eta": 0.0, "rewards": {"fidelity": {"pathwise": 0.05}}},
+            "VRPO (fidelity only, raw rewards)",
+            [POLICY, *REWARDS[1:], RAW],
+        ),
     ],
 )
 def test_a_reduced_form_says_what_is_missing(
     options: dict[str, Any], name: str, missing: list[str]
 ) -> None:
-    expected = [part if part == POLICY else f"{part} reward" for part in missing]
+    expected = [part if part in (POLICY, RAW) else f"{part} reward" for part in missing]
     assert (vrpo(**options).name, vrpo(**options).missing) == (name, expected)
 
 
 def test_different_forms_have_different_names() -> None:
     names = {
-        vrpo(eta=eta, rewards={name: {"score": 1, "pathwise": 0.1} for name in chosen}).name
+        vrpo(
+            eta=eta,
+            rewards={name: {"score": 1, "pathwise": 0.1} for name in chosen},
+            standardise=standardise,
+        ).name
+        for standardise in (True, False)
         for eta in (0.0, 0.1)
         for count in range(4)
         for chosen in combinations(REWARDS, count)
         if count or not eta  # a policy term needs a score
     }
-    assert len(names) == 15 and all(name == "VRPO" or name.startswith("VRPO (") for name in names)
+    assert len(names) == 29 and all(name == "VRPO" or name.startswith("VRPO (") for name in names)
 
 
 def test_the_documented_forms_have_these_names() -> None:

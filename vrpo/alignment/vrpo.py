@@ -55,7 +55,7 @@ class VRPO(ProjectedAlignment):
         options = self.options
         cosine = self.cosine(batch.hidden[0], batch.tokens)  # (B), with gradient
         rewards = self._rewards(batch, cosine)  # (3, B), with gradient where pathwise
-        mean, inverse_std = self.statistics.moments(batch.noise_level)  # (3, B)
+        mean, inverse_std = self._moments(batch.noise_level)  # (3, B)
         standardised = (rewards.detach() - mean) * inverse_std  # eq. 3
         self.statistics.observe(rewards, batch.noise_level)
 
@@ -116,6 +116,13 @@ class VRPO(ProjectedAlignment):
         """Update the running statistics of the rewards."""
         self.statistics.finish_step(all_reduce, valid)
         super().finish_step(all_reduce, valid)
+
+    def _moments(self, noise_level: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and 1 / standard deviation of the rewards at their noise level; raw: 0 and 1."""
+        if self.options.standardise:
+            return self.statistics.moments(noise_level)
+        zero = noise_level.new_zeros(len(REWARDS), len(noise_level), dtype=torch.float64)
+        return zero, torch.ones_like(zero)
 
     def _weights(self) -> dict[str, RewardOptions]:
         return {name: getattr(self.options.rewards, name) for name in REWARDS}

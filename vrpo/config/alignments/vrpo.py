@@ -83,6 +83,11 @@ class VRPOOptions(ProjectedOptions):
         "noise_level", "rollouts of a group: of similar noise level, or of the same image"
     )
     group_size: int = option(8, "G, rollouts in a group; divides the batch", "rollouts", ge=2)
+    standardise: bool = option(
+        True,
+        "divide rewards by their deviation at their noise level, after subtracting the mean there; "
+        "false, an ablation: raw rewards",
+    )
     statistics_decay: float = option(
         0.99, "decay per step of the running mean and variance of each reward", ge=0, lt=1
     )
@@ -144,22 +149,24 @@ class VRPOOptions(ProjectedOptions):
     @property
     def name(self) -> str:
         """`VRPO` for the full form; else what is left or missing, e.g. `VRPO (fidelity only)`."""
-        acting, missing = self._acting(), self.missing
-        if not missing:
-            return self.title
+        acting, raw = self._acting(), ["raw rewards"] if not self.standardise else []
+        inactive = [name for name in RewardsOptions.model_fields if name not in acting]
         if self.eta > 0:
-            inactive = [part.removesuffix(" reward") for part in missing]
-            return f"{self.title} (no {' or '.join(inactive)} reward)"
-        if len(missing) == 1:
-            return f"{self.title} (no policy term)"
-        return f"{self.title} ({' and '.join(acting)} only)" if acting else "VRPO (no rewards)"
+            notes = [f"no {' or '.join(inactive)} reward"] if inactive else []
+        elif not inactive:
+            notes = ["no policy term"]
+        else:
+            notes = [f"{' and '.join(acting)} only" if acting else "no rewards"]
+        notes += raw if acting else []
+        return f"{self.title} ({', '.join(notes)})" if notes else self.title
 
     @property
     def missing(self) -> list[str]:
-        """Parts of the full form without a weight (docs/method.md, "What may be called VRPO")."""
+        """Parts of the full form left out (docs/method.md, "What may be called VRPO")."""
         acting = self._acting()
-        parts = [f"{name} reward" for name in RewardsOptions.model_fields if name not in acting]
-        return parts if self.eta > 0 else ["policy term", *parts]
+        parts = [] if self.eta > 0 else ["policy term"]
+        parts += [f"{name} reward" for name in RewardsOptions.model_fields if name not in acting]
+        return parts if self.standardise else [*parts, "standardisation"]
 
     def _acting(self) -> list[str]:
         """Rewards that are pathwise, or score while there is a policy term."""
