@@ -32,7 +32,7 @@ def main() -> None:
         refuse_empty(arguments)
         made_from = _inputs_of(arguments)
         try:
-            app(arguments)
+            app(arguments, prog_name="vrpo")
         except SystemExit as ended:  # how a command always ends
             if not ended.code:
                 note_result(arguments, made_from)

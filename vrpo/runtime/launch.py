@@ -24,6 +24,7 @@ from vrpo.files import FileLock, LockedError
 from vrpo.runtime.gpus import Gpu, visible_gpus
 from vrpo.runtime.queue import has_given_gpus
 from vrpo.runtime.ranks import reported_error, share_threads
+from vrpo.runtime.warm import run_in_fork
 
 log = logging.getLogger(__name__)
 
@@ -131,6 +132,8 @@ def launch(gpus: int, arguments: Sequence[str]) -> NoReturn:
     if gpus > 1:
         share_threads(gpus)
         sys.exit(run_ranks(gpus, stage))
+    if not gpus and (status := run_in_fork(words)) is not None:
+        sys.exit(status)
     os.execv(sys.executable, [sys.executable, *stage])
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 from vrpo.errors import PREFIX, UserError
 
 CHECKOUT = Path(__file__).resolve().parents[2]
+JOBS_PATH = "VRPO_PATH"
+"""Environment variable with the PYTHONPATH of jobs: conda environments lose the other."""
 
 
 def use_environment_of(python: str, scripts: Path) -> None:

@@ -15,7 +15,8 @@ from vrpo.files import exclusive_lock
 from vrpo.plan.paths import Paths
 from vrpo.plan.resolved import Plan
 from vrpo.runtime.launch import require_gpus
-from vrpo.workflow.environment import CHECKOUT, run_check
+from vrpo.runtime.warm import start_warm_process
+from vrpo.workflow.environment import CHECKOUT, JOBS_PATH, run_check
 from vrpo.workflow.preflight import class_checks, weight_checks
 from vrpo.workflow.restore import keep_results
 
@@ -27,6 +28,13 @@ LOADING = {  # rules that load weights made elsewhere
     *("encode_latents", "encode_features", "describe_features", "reference"),
     *("sample", "evaluate", "import_checkpoint"),
 }
+IMPORTS = {  # what jobs of short stages import, so that they can start warm
+    "train": ("vrpo.training.run",),
+    "sample": ("vrpo.sampling.generate", "diffusers.models.autoencoders.autoencoder_kl"),
+    "evaluate": ("vrpo.metrics.evaluate",),
+    "representation_of_run": ("vrpo.metrics.representation",),
+}
+FEWEST = 3  # jobs that are worth a warm process
 LOCKS = contextlib.ExitStack()
 
 
@@ -125,7 +133,8 @@ def start(workflow: Workflow, plan: Plan) -> None:
 
     The kernel drops the lock with the process.
     """
-    due = {job.rule for job in workflow.dag.needrun_jobs()}
+    jobs = [job.rule for job in workflow.dag.needrun_jobs()]
+    due = {*jobs}
     in_environments = bool(workflow.deployment_settings.deployment_method)
     if workflow.local_exec and not workflow.touch:
         _check_machine(workflow, plan.experiment, due, in_environments)
@@ -139,8 +148,18 @@ def start(workflow: Workflow, plan: Plan) -> None:
         weight_checks(plan.experiment, fetch=True)
     )
     training = any(rule.name == "train" for rule in due) and any(class_checks(plan.experiment))
+    _start_warm(workflow, plan.experiment, [rule.name for rule in jobs])
     if loading or training:
         run_check("check", "--weights-only", "--fetch", "--config", str(plan.path))
+
+
+def _start_warm(workflow: Workflow, experiment: ExperimentConfig, due: list[str]) -> None:
+    """Let several jobs on this machine's CPU share their imports."""
+    here = workflow.local_exec and experiment.resources.device == "cpu"
+    short = [name for name in due if name in IMPORTS]
+    if here and len(short) >= FEWEST:
+        modules = dict.fromkeys(module for name in sorted({*short}) for module in IMPORTS[name])
+        start_warm_process([*modules], experiment.resources.threads, os.environ[JOBS_PATH])
 
 
 def _check_machine(

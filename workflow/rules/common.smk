@@ -14,13 +14,12 @@ from vrpo.plan import jobs
 from vrpo.plan.inputs import Inputs, flag, flags, import_memory
 from vrpo.plan.paths import Paths
 from vrpo.workflow.restore import KEEP, release_results
-from vrpo.workflow.environment import use_environment_of
+from vrpo.workflow.environment import JOBS_PATH, use_environment_of
 from vrpo.workflow.hooks import Refusing, check_requests, missing_data, plan_of, refusing, start
 
 refusing(use_environment_of)(sys.executable, ROOT / "workflow/scripts")
-os.environ.update({KEEP: "1"})
-# conda environments lose PYTHONPATH
-os.environ.update(VRPO_PATH=os.pathsep.join(filter(None, [str(ROOT), os.getenv("PYTHONPATH")])))
+JOBS_MODULES = os.pathsep.join(filter(None, [str(ROOT), os.getenv("PYTHONPATH")]))
+os.environ.update({KEEP: "1", JOBS_PATH: JOBS_MODULES})
 
 if workflow.is_main_process:
     keep_requests_of_profiles(workflow.resource_settings)
