@@ -103,10 +103,11 @@ encoders:
 """
 
 
-def write_encoder_docs(folder: Path | str) -> bool:
-    """Write `encoders.md` into `folder`; returns whether its content changed."""
+def write_encoder_docs(folder: Path | str) -> list[Path]:
+    """Write `encoders.md` into `folder`; returns it if its content changed."""
     rows = "".join(f"| {' | '.join(cells)} |\n" for cells in _rows())
-    return write_text_if_changed(Path(folder) / "encoders.md", HEADER + rows)
+    path = Path(folder) / "encoders.md"
+    return [path] if write_text_if_changed(path, HEADER + rows) else []
 
 
 def _rows() -> Iterator[list[str]]:
