@@ -32,7 +32,7 @@ def read_holder(path: Path) -> dict[str, Any] | None:
         return None
     except ValueError:
         return {}
-    return holder if isinstance(holder, dict) and FIELDS <= holder.keys() else {}
+    return holder if isinstance(holder, dict) and holder.keys() >= FIELDS else {}
 
 
 def described(holder: dict[str, Any] | None) -> str:

@@ -78,15 +78,20 @@ def evaluate(
 ) -> Path | None:
     """Score samples: FID, sFID, IS, precision, recall, KID; `--output` takes a JSON record."""
     from vrpo.config import load_resolved
-    from vrpo.config.scoring import ADM_PROTOCOL, EvaluationOptions
-    from vrpo.metrics import evaluate as scoring
+    from vrpo.config.scoring import EvaluationOptions
+    from vrpo.metrics import score, summary
 
-    options = load_resolved(EvaluationOptions, config) if config else ADM_PROTOCOL
-    extra, chosen = pairs_of("--extra-weights", extra_weights or []), chosen_device(device, threads)
-    record = scoring.evaluate(
-        options, samples, reference, weights, output, chosen, force_sfid, extra
+    record = score(
+        samples,
+        reference,
+        weights=weights,
+        options=load_resolved(EvaluationOptions, config) if config else None,
+        output=output,
+        extra_weights=pairs_of("--extra-weights", extra_weights or []),
+        device=chosen_device(device, threads),
+        force_sfid=force_sfid,
     )
-    typer.echo(scoring.summary(record))
+    typer.echo(summary(record))
     for warning in record["protocol"]["warnings"]:
         typer.echo(f"  {warning}", err=True)
     return output
