@@ -84,12 +84,10 @@ def test_the_command_gives_the_same_record(folder, tmp_path):
     config = tmp_path / "evaluation.yaml"
     config.write_text(OPTIONS.model_dump_json())  # JSON is YAML
     output = tmp_path / "record.json"
-    result = CliRunner().invoke(
-        app,
-        ["evaluate", str(folder / "made"), str(folder / "real"), "--config", str(config)]
-        + ["--weights", str(folder / "classifier.safetensors"), "--output", str(output)],
-        catch_exceptions=False,
-    )
+    weights = folder / "classifier.safetensors"
+    words = ["evaluate", folder / "made", folder / "real", "--config", config]
+    words += ["--weights", weights, "--output", output]
+    result = CliRunner().invoke(app, list(map(str, words)), catch_exceptions=False)
     assert result.exit_code == 0
     record = scored(folder, folder / "made", folder / "real")
     assert json.loads(output.read_text()) == record
