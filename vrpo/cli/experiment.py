@@ -30,7 +30,7 @@ def check(
         ),
     ] = False,
 ) -> None:
-    """Check an experiment's needs: images, weights, disk, locks, GPUs, compiler."""
+    """Check an experiment's needs: Snakemake, images, weights, disk, locks, GPUs, compiler."""
     from vrpo.config.reading import read_experiment
     from vrpo.workflow import preflight
 
@@ -49,7 +49,7 @@ def check(
         return
     if not fetch and any("weights" in found for found in missing):
         typer.echo("`--fetch` downloads weights that the config names, where there is a network.")
-    others = f" ({len(missing) - 1} more are missing: `python -m vrpo check` lists them)"
+    others = f" ({len(missing) - 1} more are missing: `vrpo check` lists them)"
     raise UserError(missing[0] + (others if len(missing) > 1 else ""))
 
 

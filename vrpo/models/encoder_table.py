@@ -82,7 +82,7 @@ ENCODERS = (
 HEADER = f"""# Encoders
 
 Visual encoders whose patch tokens can be alignment targets, generated from
-`vrpo/models/encoder_table.py` by `python -m vrpo docs`. Any other vision transformer of timm works
+`vrpo/models/encoder_table.py` by `vrpo docs`. Any other vision transformer of timm works
 as well.
 
 For images of {IMAGE} pixels the transformers have {GRID} x {GRID} tokens at patch 2. So must the
