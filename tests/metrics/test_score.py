@@ -8,9 +8,7 @@ import textwrap
 import numpy as np
 import pytest
 from PIL import Image
-from typer.testing import CliRunner
 
-from vrpo.cli import app
 from vrpo.errors import UserError
 from vrpo.metrics import score, summary
 from vrpo.metrics.export import write_npz
@@ -77,22 +75,6 @@ def test_the_record_is_written(folder, tmp_path):
 def test_unfit_images_are_refused(folder, samples, reference, message):
     with pytest.raises(UserError, match=message):
         scored(folder, samples, reference)
-
-
-def test_the_command_gives_the_same_record(folder, tmp_path):
-    """The command's protocol comes from a file, and it says what it wrote."""
-    config = tmp_path / "evaluation.yaml"
-    config.write_text(OPTIONS.model_dump_json())  # JSON is YAML
-    output = tmp_path / "record.json"
-    weights = folder / "classifier.safetensors"
-    words = ["evaluate", folder / "made", folder / "real", "--config", config]
-    words += ["--weights", weights, "--output", output]
-    result = CliRunner().invoke(app, list(map(str, words)), catch_exceptions=False)
-    assert result.exit_code == 0
-    record = scored(folder, folder / "made", folder / "real")
-    assert json.loads(output.read_text()) == record
-    first, last = result.stdout.splitlines()[0], result.stdout.splitlines()[-1]
-    assert first == summary(record) and last.startswith(f"wrote {output} (")
 
 
 def test_scoring_needs_no_snakemake():
