@@ -41,7 +41,7 @@ def write(path: Path, text: str = "") -> Path:
 
 
 def started(paths: Paths, run: str = "sit-vrpo") -> Path:
-    """The folder of a training that has done 8 steps and saved its state."""
+    """The folder of a training that has done 8 steps, a milestone, and saved its state."""
     folder = paths.run(run, 0)
     write(folder / "train.csv", TRAIN)
     write(folder / "speed.csv", SPEED)
@@ -78,12 +78,21 @@ def test_a_running_training(paths: Paths) -> None:
     assert f"pid {os.getpid()}," in found.holder
 
 
-def test_a_training_that_ended_early_is_stopped(paths: Paths) -> None:
+def test_a_training_waits_for_the_next_milestone(paths: Paths) -> None:
     folder = started(paths)
     with exclusive_lock(folder / "state/lock", "a training"):
         pass
     found = row(paths)
-    assert (found.state, found.step, found.holder, found.left) == ("stopped", 8, "", None)
+    assert (found.state, found.step, found.holder, found.left) == ("waiting", 8, "", None)
+
+
+@pytest.mark.parametrize("table", [True, False])
+def test_a_training_that_ended_before_a_milestone_is_stopped(paths: Paths, table: bool) -> None:
+    folder = started(paths)
+    paths.milestone("sit-vrpo", 0, 8).unlink()
+    if not table:
+        (folder / "train.csv").unlink()
+    assert (row(paths).state, row(paths).step) == ("stopped", 8 if table else 0)
 
 
 def test_a_killed_training_is_stopped(paths: Paths) -> None:
@@ -94,7 +103,8 @@ def test_a_killed_training_is_stopped(paths: Paths) -> None:
     )
     subprocess.run([sys.executable, "-c", code, str(lock.resolve())], cwd=ROOT, check=False)
     assert "pid" in lock.read_text()
-    assert row(paths).state == "stopped"
+    paths.milestone("sit-vrpo", 0, 8).unlink()
+    assert (row(paths).state, row(paths).holder) == ("stopped", "")
 
 
 def test_a_process_of_another_host_may_run(paths: Paths) -> None:

@@ -41,7 +41,8 @@ class Training(NamedTuple):
     run: str
     seed: int
     state: str
-    """`done`, `running`, `running?` (its process is out of sight), `stopped` or `waiting`."""
+    """`done`, `running`, `running?` (its process is out of sight), `stopped` (within a milestone)
+    or `waiting`."""
     step: int
     milestone: int
     """Last milestone whose weights exist; 0: none."""
@@ -150,7 +151,7 @@ def _training(paths: Paths, config: ExperimentConfig, run: str, seed: int, now: 
         state = "running?"
     else:
         step = max(step, milestone)
-        state = "stopped" if step or saved else "waiting"
+        state = "stopped" if max(step, saved.step if saved else 0) > milestone else "waiting"
     return Training(
         run,
         seed,
