@@ -4,7 +4,7 @@
 # make benchmark     the method benchmark in miniature, hours on two CPU cores (docs/benchmark.md)
 # make redraw        figures, tables and report from collected results; FIGURE=fid for one
 # make docs          the generated option reference
-# make requirements  pin what pyproject.toml asks for
+# make requirements  pin what pyproject.toml asks for, without the extras trackers and docs
 #
 # Each makes what it needs, .venv included, and nothing twice. CORES=4 limits the cores.
 
@@ -14,6 +14,7 @@ PYTHON ?= python3
 CORES ?= all
 CONFIG ?= config/mini.yaml
 FIGURE ?= $$(python -m vrpo.report.catalogue) report
+EXTRAS := workflow parquet dev
 VENV := .venv
 STAMP := $(VENV)/.installed
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
@@ -49,7 +50,7 @@ redraw: $(STAMP)
 	snakemake --cores $(CORES) --configfile $(CONFIG) --allowed-rules resolved_config $(FIGURE) --forcerun $(FIGURE) -- $(FIGURE)
 
 docs: $(STAMP)
-	python -m vrpo docs
+	vrpo docs
 
 requirements: $(STAMP)
-	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --all-extras pyproject.toml -o requirements.txt
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header $(foreach extra,$(EXTRAS),--extra $(extra)) pyproject.toml -o requirements.txt

@@ -62,7 +62,7 @@ JSONFile = Annotated[
 
 
 def main() -> None:
-    """Run a command; errors are shown as those of `python -m vrpo` are."""
+    """Run a command; errors are shown as those of `vrpo` are."""
     with show_user_errors():
         refuse_empty(sys.argv[1:])
         app()

@@ -159,7 +159,7 @@ def test_every_documented_run_is_tested(config: ExperimentConfig) -> None:
 
 
 def test_the_documented_figure_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A module of the package and an entry of the catalogue, drawn by `python -m vrpo figure`."""
+    """A module of the package and an entry of the catalogue, drawn by `vrpo figure`."""
     module, function, entry = FIGURE.groups()
     spec = importlib.util.spec_from_loader(f"vrpo.report.{module}", loader=None)
     monkeypatch.setitem(sys.modules, spec.name, importlib.util.module_from_spec(spec))

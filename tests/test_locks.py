@@ -20,7 +20,7 @@ from vrpo import files
 from vrpo.data.arrays import ArrayWriter
 from vrpo.errors import UserError
 from vrpo.files import FileLock, LockedError, exclusive_lock, file_system
-from vrpo.holders import holder_of_this_process
+from vrpo.holders import holder_of_this_process, is_gone, is_running, read_holder
 from vrpo.runtime.gpus import Gpu
 from vrpo.runtime.launch import locked_gpus
 
@@ -225,8 +225,29 @@ def test_the_end_of_a_process_gives_back_what_it_held(tmp_path: Path) -> None:
     subprocess.run(
         [sys.executable, "-c", source, str(tmp_path / "lock")], check=True, capture_output=True
     )
-    assert (tmp_path / "lock").read_text().startswith("host ")
     assert not (tmp_path / "lock.held").exists()
+    assert read_holder(tmp_path / "lock") == {}
+
+
+def test_a_lock_names_its_holder_until_the_release(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    with exclusive_lock(lock, "a training"):
+        assert is_running(read_holder(lock)) is True
+        with pytest.raises(UserError, match=rf"running \(host .*, pid {os.getpid()}, .*\); wait"):
+            exclusive_lock(lock, "a training").__enter__()
+    assert read_holder(lock) == {}
+
+
+def test_a_killed_process_leaves_its_record(holder: subprocess.Popen, tmp_path: Path) -> None:
+    record = read_holder(tmp_path / "lock")
+    assert record["pid"] == holder.pid and is_running(record) is True
+    holder.kill()
+    holder.wait()
+    assert read_holder(tmp_path / "lock") == record and is_running(record) is False
+
+
+def test_a_process_of_another_host_is_not_judged() -> None:
+    assert is_running(OTHER_HOST) is None and not is_gone(OTHER_HOST)
 
 
 @pytest.mark.usefixtures("without_flock")

@@ -10,9 +10,11 @@ from packaging.specifiers import SpecifierSet
 from tests.fixtures import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+(PINNED,) = re.findall(r"^EXTRAS := (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
 ASKED = [
     Requirement(line)
-    for group in (PROJECT["dependencies"], *PROJECT["optional-dependencies"].values())
+    for group in (PROJECT["dependencies"], *(EXTRAS[name] for name in PINNED.split()))
     for line in group
 ]
 FLOORS = {requirement.name: requirement.specifier for requirement in ASKED}

@@ -8,7 +8,8 @@ from vrpo.errors import UserError, refuse
 
 
 def main() -> None:
-    """Run a command."""
+    """Run a command; custom classes are found in the current folder, as in the workflow."""
+    sys.path.append("")  # last: a file there hides no package
     option, equals, count = sys.argv[1].partition("=") if len(sys.argv) > 1 else ("", "", "")
     if option == "--gpus":
         rest = sys.argv[2:]

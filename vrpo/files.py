@@ -150,6 +150,8 @@ def require_free_space(folder: Path, n_bytes: int, what: str) -> None:
 def exclusive_lock(path: Path, what: str) -> Iterator[None]:
     """Hold a `FileLock` on `path`, so that `what` runs only once; the file names its holder.
 
+    The file is empty again after the release; a killed process leaves its record.
+
     Raises:
         UserError: another process holds it (named by host, pid and job), or the folder cannot be
             written.
@@ -159,15 +161,17 @@ def exclusive_lock(path: Path, what: str) -> Iterator[None]:
         try:
             lock = FileLock(path)
         except LockedError as error:
-            holder = error.holder or path.read_text(encoding="utf-8").strip()
+            holder = error.holder or described(read_holder(path))
             raise UserError(
                 f"{path}: {what} is already running ({holder}); {error.remedy}"
             ) from None
     try:
         with clear_os_errors(path):
-            path.write_text(f"{described(holder_of_this_process())}\n", encoding="utf-8")
+            path.write_text(f"{json.dumps(holder_of_this_process())}\n", encoding="utf-8")
         yield
     finally:
+        with contextlib.suppress(OSError):  # the folder may be gone
+            os.truncate(path, 0)
         lock.release()
 
 

@@ -9,6 +9,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+FIELDS = {"host", "pid", "job", "started", "boot", "namespace"}
+
 
 def holder_of_this_process() -> dict[str, Any]:
     """Identity of this process, unique on all hosts and at all times; JSON-able."""
@@ -23,30 +25,38 @@ def holder_of_this_process() -> dict[str, Any]:
 
 
 def read_holder(path: Path) -> dict[str, Any] | None:
-    """Holder that a `.held` file names; empty if the file is cut, None if there is none."""
+    """Holder that a lock or `.held` file names; empty if it names none, None without a file."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        holder = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except ValueError:
         return {}
+    return holder if isinstance(holder, dict) and holder.keys() >= FIELDS else {}
 
 
-def described(holder: dict[str, Any]) -> str:
+def described(holder: dict[str, Any] | None) -> str:
     """Host, pid and job of a holder, for messages."""
     if not holder:
         return "an unknown process"
     return f"host {holder['host']}, pid {holder['pid']}, SLURM job {holder['job'] or 'none'}"
 
 
-def is_gone(holder: dict[str, Any]) -> bool:
-    """Whether a holder is known to have ended; False where this host cannot know."""
-    if not holder:
-        return False
+def is_running(holder: dict[str, Any]) -> bool | None:
+    """Whether a holder of this host still runs; None for one that `/proc` does not show."""
     here = holder_of_this_process()
-    if (holder["boot"], holder["namespace"]) == (here["boot"], here["namespace"]):
-        return _start_of(holder["pid"]) != holder["started"]
-    return holder["job"] not in (None, here["job"]) and _slurm_job_is_over(holder["job"])
+    if not holder or any(holder[name] != here[name] for name in ("boot", "namespace")):
+        return None
+    return _start_of(holder["pid"]) == holder["started"]
+
+
+def is_gone(holder: dict[str, Any]) -> bool:
+    """Whether a holder is known to have ended; False where neither `/proc` nor SLURM knows."""
+    running = is_running(holder)
+    if running is not None or not holder:
+        return running is False
+    here = os.environ.get("SLURM_JOB_ID")
+    return holder["job"] not in (None, here) and _slurm_job_is_over(holder["job"])
 
 
 def _start_of(pid: int) -> str | None:

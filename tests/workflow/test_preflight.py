@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -49,10 +50,23 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def test_the_miniature_needs_nothing(tmp_path: Path) -> None:
     rows = found(MINI, f"results={tmp_path}/results")
-    assert list(rows) == ["images", "disk", "file locks", "GPUs"]
+    assert list(rows) == ["Snakemake", "images", "disk", "file locks", "GPUs"]
     assert not any(row.is_missing for row in rows.values())
     assert rows["images"].found == "1,797 images of 10 classes"
     assert list(tmp_path.iterdir()) == [], "a check leaves nothing behind"
+
+
+def test_a_missing_snakemake_has_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not found(MINI)["Snakemake"].is_missing
+
+    def missing(name: str) -> str:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(preflight.metadata, "version", missing)
+    row = found(MINI)["Snakemake"]
+    assert row.is_missing and "install it with `pip install '.[workflow]'`" in row.found
+    monkeypatch.setattr(shutil, "which", lambda name: f"/elsewhere/bin/{name}")
+    assert found(MINI)["Snakemake"].found == "/elsewhere/bin/snakemake"
 
 
 def test_what_the_paper_needs_is_named_with_its_remedy(tmp_path: Path) -> None:

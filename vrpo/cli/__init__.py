@@ -9,20 +9,45 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Annotated
 
 import typer
 import yaml
 
-from vrpo.cli import machine, prepare, results, runs, scores
+from vrpo import __version__
+from vrpo.cli import checkpoints, experiment, prepare, results, runs, scores, status
+from vrpo.cli.arguments import announce
 from vrpo.errors import BAD_INPUT, INTERRUPTED, PREFIX, InterruptionError, UserError
 from vrpo.runtime.ranks import is_first, report_error, set_up_logging
-from vrpo.workflow.restore import inputs_of, note_result
 
+HELP = """Representation alignment for diffusion transformers: one command for each stage.
+
+`vrpo --gpus N STAGE ...` runs a stage on N GPUs.
+"""
 app = typer.Typer(
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help=HELP,
+    result_callback=lambda written, **_: announce(written),
 )
-for commands in (prepare, runs, scores, results, machine):
+for commands in (status, experiment, prepare, runs, scores, results, checkpoints):
     app.add_typer(commands.app)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"vrpo {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="the version")
+    ] = False,
+) -> None:
+    """Options of `vrpo` itself; the text of `--help` is `HELP`."""
 
 
 def main() -> None:
@@ -34,7 +59,9 @@ def main() -> None:
         try:
             app(arguments, prog_name="vrpo")
         except SystemExit as ended:  # how a command always ends
-            if not ended.code:
+            if made_from and not ended.code:
+                from vrpo.workflow.restore import note_result
+
                 note_result(arguments, made_from)
             raise
 
@@ -66,9 +93,11 @@ def refuse_empty(arguments: Sequence[str]) -> None:
 
 
 def _inputs_of(arguments: list[str]) -> dict[str, str]:
-    """Inputs of the result, for the first rank; the command itself reports missing ones."""
-    if not is_first():
+    """Inputs of the `--output`, for the first rank; the command itself reports missing ones."""
+    if not is_first() or not any(word.partition("=")[0] == "--output" for word in arguments):
         return {}
+    from vrpo.workflow.restore import inputs_of
+
     try:
         return inputs_of(arguments)
     except (OSError, ValueError, yaml.YAMLError):

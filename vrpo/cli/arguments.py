@@ -1,4 +1,4 @@
-"""Arguments that several commands take, and what is made of them."""
+"""Arguments that several commands take, and the line about what a command wrote."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vrpo.errors import UserError
-from vrpo.runtime.ranks import own_threads
+from vrpo.runtime.ranks import is_first, own_threads
 
 if TYPE_CHECKING:
     import torch
@@ -71,3 +71,23 @@ def require_one_of(option: str, value: str | None, allowed: tuple[str | None, ..
     """Raise a `UserError` where `value` is not allowed."""
     if value not in allowed:
         raise UserError(f"{option}: `{value}` is none of {', '.join(filter(None, allowed))}")
+
+
+def announce(written: Path | list[Path] | None) -> None:
+    """Print a line about the files and folders that a command returned, those that it wrote."""
+    paths = [written] if isinstance(written, Path) else written or []
+    if paths and is_first():
+        typer.echo(f"wrote {', '.join(f'{path} ({_extent(path)})' for path in paths)}")
+
+
+def _extent(path: Path) -> str:
+    """Number of a folder's files, or size of a file."""
+    if path.is_dir():
+        files = sum(inner.is_file() for inner in path.glob("[!.]*"))
+        return f"{files:,} files" if files != 1 else "1 file"
+    size = float(path.stat().st_size)
+    for unit in ("bytes", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:,.1f} GB"

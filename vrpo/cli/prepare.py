@@ -21,17 +21,18 @@ from vrpo.cli.arguments import (
 app = typer.Typer()
 
 
-@app.command("list-images")
-def list_images(config: Config, output: Output) -> None:
+@app.command("list-images", rich_help_panel="Prepare")
+def list_images(config: Config, output: Output) -> Path:
     """List the image source once (.npz), for the commands that write its shards."""
     from vrpo.config import load_resolved
     from vrpo.config.data import DataOptions
     from vrpo.prepare.images import list_images
 
     list_images(load_resolved(DataOptions, config), output)
+    return output
 
 
-@app.command("images")
+@app.command("images", rich_help_panel="Prepare")
 def images(
     config: Config,
     output: Output,
@@ -39,7 +40,7 @@ def images(
         Path | None,
         typer.Option(help="output of list-images; listed again if missing or outdated"),
     ] = None,
-) -> None:
+) -> Path:
     """Read the image source into HDF5, centre-cropped to the resolution.
 
     --output shard-00003-of-00016.h5 writes that part of the images.
@@ -49,19 +50,21 @@ def images(
     from vrpo.prepare.images import write_images
 
     write_images(load_resolved(DataOptions, config), output, listing)
+    return output
 
 
-@app.command("manifest")
-def manifest(config: Config, images: Images, output: Output) -> None:
+@app.command("manifest", rich_help_panel="Prepare")
+def manifest(config: Config, images: Images, output: Output) -> Path:
     """Check all shards against the source, and write counts, classes and fingerprint (JSON)."""
     from vrpo.config import load_resolved
     from vrpo.config.data import DataOptions
     from vrpo.prepare.manifest import write_manifest
 
     write_manifest(load_resolved(DataOptions, config), images, output)
+    return output
 
 
-@app.command("verify")
+@app.command("verify", rich_help_panel="Prepare")
 def verify(
     places: Annotated[
         list[Path],
@@ -77,10 +80,10 @@ def verify(
         typer.echo(f"{place}: {arrays.shape(names[0])[0]:,} rows of {', '.join(names)}, whole")
 
 
-@app.command("fit-tokenizer")
+@app.command("fit-tokenizer", rich_help_panel="Prepare")
 def fit_tokenizer(
     config: Config, images: Images, output: Output, device: Device = "auto", threads: Threads = 1
-) -> None:
+) -> Path:
     """Train the miniature's VAE."""
     from vrpo.config import load_resolved
     from vrpo.config.networks import TokenizerOptions
@@ -88,9 +91,10 @@ def fit_tokenizer(
 
     options = load_resolved(TokenizerOptions, config)
     tokenizer.fit_tokenizer(options, images, output, chosen_device(device, threads))
+    return output
 
 
-@app.command("fit-classifier")
+@app.command("fit-classifier", rich_help_panel="Prepare")
 def fit_classifier(
     config: Config,
     images: Images,
@@ -103,7 +107,7 @@ def fit_classifier(
     ] = "encoder",
     device: Device = "auto",
     threads: Threads = 1,
-) -> None:
+) -> Path:
     """Train the miniature's visual encoder or evaluation network, as a classifier."""
     from vrpo.config import load_resolved
     from vrpo.config.networks import EncoderOptions
@@ -115,9 +119,10 @@ def fit_classifier(
     else:
         options = load_resolved(EvaluationOptions, config).network_of(section)
     classifier.fit_classifier(options, images, output, chosen_device(device, threads))
+    return output
 
 
-@app.command("encode-latents")
+@app.command("encode-latents", rich_help_panel="Prepare")
 def encode_latents(
     config: Config,
     images: Images,
@@ -125,7 +130,7 @@ def encode_latents(
     weights: Weights = None,
     device: Device = "auto",
     threads: Threads = 1,
-) -> None:
+) -> Path:
     """Encode all images into latent means and standard deviations."""
     from vrpo.config import load_resolved
     from vrpo.config.networks import TokenizerOptions
@@ -133,9 +138,10 @@ def encode_latents(
 
     options = load_resolved(TokenizerOptions, config)
     latents.encode_latents(options, images, weights, output, chosen_device(device, threads))
+    return output
 
 
-@app.command("encode-features")
+@app.command("encode-features", rich_help_panel="Prepare")
 def encode_features(
     config: Config,
     images: Images,
@@ -144,7 +150,7 @@ def encode_features(
     weights: Weights = None,
     device: Device = "auto",
     threads: Threads = 1,
-) -> None:
+) -> Path:
     """Encode all images into the patch tokens of a visual encoder."""
     from vrpo.config import load_resolved
     from vrpo.config.networks import EncoderOptions
@@ -152,9 +158,10 @@ def encode_features(
 
     options, chosen = load_resolved(EncoderOptions, config), chosen_device(device, threads)
     features.encode_features(options, name, images, weights, output, chosen)
+    return output
 
 
-@app.command("fit-critic")
+@app.command("fit-critic", rich_help_panel="Prepare")
 def fit_critic(
     config: Config,
     latents: Latents,
@@ -164,7 +171,7 @@ def fit_critic(
     output: Output,
     device: Device = "auto",
     threads: Threads = 1,
-) -> None:
+) -> Path:
     """Distil the latent perceptual critic from cached features."""
     from vrpo.config import load_resolved
     from vrpo.config.networks import CriticOptions
@@ -172,3 +179,4 @@ def fit_critic(
 
     options = load_resolved(CriticOptions, config)
     critic.fit_critic(options, latents, features, output, chosen_device(device, threads))
+    return output

@@ -1,4 +1,4 @@
-"""Commands of the runs: training, sampling, weights of the official codes."""
+"""Commands of the runs: training and sampling."""
 
 from __future__ import annotations
 
@@ -14,14 +14,13 @@ from vrpo.cli.arguments import (
     Output,
     Threads,
     pairs_of,
-    require_one_of,
     use_threads,
 )
 
 app = typer.Typer()
 
 
-@app.command("train")
+@app.command("train", rich_help_panel="Train")
 def train(
     config: Config,
     latents: Latents,
@@ -49,7 +48,7 @@ def train(
     ] = 10,
     device: Device = "auto",
     threads: Threads = 1,
-) -> None:
+) -> Path:
     """Train a run to a milestone, going on from its state; under `torchrun`, on several GPUs."""
     from vrpo.config import RunConfig, load_resolved
     from vrpo.runtime.queue import minutes_left
@@ -70,9 +69,10 @@ def train(
         log_every=log_every,
         max_skipped=max_skipped,
     )
+    return output
 
 
-@app.command("sample")
+@app.command("sample", rich_help_panel="Sample")
 def sample(
     config: Config,
     milestone: Annotated[Path, typer.Option(help="weights of a run at a milestone")],
@@ -83,7 +83,7 @@ def sample(
     ] = None,
     device: Device = "auto",
     threads: Threads = 1,
-) -> None:
+) -> Path:
     """Sample images from a milestone; one seed an image; under `torchrun`, on several GPUs."""
     from vrpo.config import load_resolved
     from vrpo.config.networks import TokenizerOptions
@@ -96,69 +96,4 @@ def sample(
     tokenizer = load_resolved(TokenizerOptions, tokenizer_config)
     with joined_ranks(device) as ranks:
         sample_images(options, milestone, tokenizer, tokenizer_weights, output, ranks.device, ranks)
-
-
-@app.command("import-checkpoint")
-def import_checkpoint(
-    file: Annotated[
-        Path,
-        typer.Argument(help="official .pt or .safetensors file of DiT, SiT, REPA, iREPA or HASTE"),
-    ],
-    output: Output,
-    family: Annotated[
-        str | None,
-        typer.Option(
-            help="dit, sit, repa, irepa or haste: whose code wrote it; default: the file's"
-        ),
-    ] = None,
-    weights: Annotated[str, typer.Option(help="ema or model: averaged or plain weights")] = "ema",
-    heads: Annotated[
-        int | None, typer.Option(help="attention heads, for sizes other than the papers'", min=1)
-    ] = None,
-    run: Annotated[str | None, typer.Option(help="its name in tables; default: the file's")] = None,
-    step: Annotated[
-        int | None, typer.Option(help="training steps; default: the file's", min=0)
-    ] = None,
-    seed: Annotated[
-        int | None, typer.Option(help="training seed; default: the file's", min=0)
-    ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="what it must be, e.g. SiT-XL/2; anything else is refused")
-    ] = None,
-) -> None:
-    """Convert an official checkpoint to a milestone that `sample` takes."""
-    from vrpo.config.runs import FAMILIES
-    from vrpo.models import official
-
-    require_one_of("--family", family, (None, *FAMILIES))
-    require_one_of("--weights", weights, ("ema", "model"))
-    official.import_checkpoint(
-        file,
-        output,
-        family=family,
-        weights=weights,
-        heads=heads,
-        run=run,
-        step=step,
-        seed=seed,
-        model=model,
-    )
-
-
-@app.command("export-checkpoint")
-def export_checkpoint(
-    milestone: Annotated[Path, typer.Argument(help="weights of a run at a milestone")],
-    output: Output,
-    family: Annotated[
-        str | None,
-        typer.Option(
-            help="dit, sit, repa, irepa or haste: whose code will read it; default: the milestone's"
-        ),
-    ] = None,
-) -> None:
-    """Write a milestone as a `.pt` file that the scripts of the official code load."""
-    from vrpo.config.runs import FAMILIES
-    from vrpo.models import official
-
-    require_one_of("--family", family, (None, *FAMILIES))
-    official.export_checkpoint(milestone, output, family=family)
+    return output

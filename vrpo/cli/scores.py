@@ -22,7 +22,7 @@ from vrpo.cli.arguments import (
 app = typer.Typer()
 
 
-@app.command("reference")
+@app.command("reference", rich_help_panel="Score")
 def reference(
     config: Config,
     images: Annotated[
@@ -38,7 +38,7 @@ def reference(
     extra_weights: ExtraWeights = None,
     device: Device = "auto",
     threads: Threads = 1,
-) -> None:
+) -> Path:
     """Compute the reference statistics of the training images, or of other real images."""
     from vrpo.config import load_resolved
     from vrpo.config.scoring import EvaluationOptions
@@ -47,9 +47,10 @@ def reference(
     options = load_resolved(EvaluationOptions, config)
     extra, chosen = pairs_of("--extra-weights", extra_weights or []), chosen_device(device, threads)
     compute_reference(options, images, weights, output, chosen, extra, resolution)
+    return output
 
 
-@app.command("evaluate")
+@app.command("evaluate", rich_help_panel="Score")
 def evaluate(
     samples: Annotated[
         Path,
@@ -74,34 +75,41 @@ def evaluate(
     ] = False,
     device: Device = "auto",
     threads: Threads = 1,
-) -> None:
+) -> Path | None:
     """Score samples: FID, sFID, IS, precision, recall, KID; `--output` takes a JSON record."""
     from vrpo.config import load_resolved
-    from vrpo.config.scoring import ADM_PROTOCOL, EvaluationOptions
-    from vrpo.metrics import evaluate as scoring
+    from vrpo.config.scoring import EvaluationOptions
+    from vrpo.metrics import score, summary
 
-    options = load_resolved(EvaluationOptions, config) if config else ADM_PROTOCOL
-    extra, chosen = pairs_of("--extra-weights", extra_weights or []), chosen_device(device, threads)
-    record = scoring.evaluate(
-        options, samples, reference, weights, output, chosen, force_sfid, extra
+    record = score(
+        samples,
+        reference,
+        weights=weights,
+        options=load_resolved(EvaluationOptions, config) if config else None,
+        output=output,
+        extra_weights=pairs_of("--extra-weights", extra_weights or []),
+        device=chosen_device(device, threads),
+        force_sfid=force_sfid,
     )
-    typer.echo(scoring.summary(record))
+    typer.echo(summary(record))
     for warning in record["protocol"]["warnings"]:
         typer.echo(f"  {warning}", err=True)
+    return output
 
 
-@app.command("export-npz")
+@app.command("export-npz", rich_help_panel="Score")
 def export_npz(
     samples: Annotated[Path, typer.Argument(help="sampled images: our HDF5 or a folder of PNGs")],
     output: Annotated[Path, typer.Argument(help=".npz to write")],
-) -> None:
+) -> Path:
     """Write samples as the .npz that ADM's own evaluator reads (`arr_0`)."""
     from vrpo.metrics import export
 
-    typer.echo(f"{export.export_npz(samples, output):,} images in {output}")
+    export.export_npz(samples, output)
+    return output
 
 
-@app.command("representation")
+@app.command("representation", rich_help_panel="Score")
 def representation(
     config: Config,
     milestone: Annotated[Path, typer.Option(help="weights of a milestone, ours or imported")],
@@ -112,7 +120,7 @@ def representation(
     ] = None,
     device: Device = "auto",
     threads: Threads = 1,
-) -> None:
+) -> Path:
     """Measure hidden representations, block by block: linear probe, and CKNNA with the encoders."""
     from vrpo.config import load_resolved
     from vrpo.config.scoring import RepresentationOptions
@@ -121,3 +129,4 @@ def representation(
     options, chosen = load_resolved(RepresentationOptions, config), chosen_device(device, threads)
     pairs = pairs_of("--features", features or [])
     measure_representation(options, milestone, latents, pairs, output, chosen)
+    return output

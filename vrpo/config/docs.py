@@ -17,7 +17,7 @@ from vrpo.files import write_text_if_changed
 
 HEADER = """# Options
 
-Every option of a config file. `python -m vrpo docs` generates this page from `vrpo/config`, and
+Every option of a config file. `vrpo docs` generates this page from `vrpo/config`, and
 `options.schema.json`, the same as a JSON schema for editors. Options are set in YAML files
 (`config/mini.yaml`, `config/imagenet256.yaml`) or on the command line, section by section:
 `snakemake --cores all --config seeds='[0, 1, 2]' training='{batch_size: 128}'`.

@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from vrpo import __version__
@@ -22,7 +23,7 @@ from vrpo.metrics.distances.inception_score import inception_score, permuted
 from vrpo.metrics.distances.kernel_distance import kernel_distance
 from vrpo.metrics.distances.neighbours import PrecisionRecall, precision_recall
 from vrpo.metrics.features import FeatureSet, extract, statistics_of
-from vrpo.metrics.inputs import Images, open_images
+from vrpo.metrics.inputs import ArrayImages, Images, open_images
 from vrpo.metrics.networks.loading import extra_networks, load_network
 from vrpo.metrics.reference import Reference, load_reference, require_enough, with_extra
 from vrpo.metrics.statistics import Gaussian
@@ -41,8 +42,8 @@ CHECK_TOLERANCE = 1e-3  # relative; on sound covariances the two traces agree to
 
 def evaluate(
     options: EvaluationOptions,
-    samples: Path,
-    reference: Path,
+    samples: Path | np.ndarray,
+    reference: Path | np.ndarray,
     weights: Path | None,
     output: Path | None,
     device: torch.device | str,
@@ -53,7 +54,8 @@ def evaluate(
 
     Args:
         options: network, neighbours, precision of distances, chunk of the Inception score.
-        samples: .h5 with `images`, .npz with `arr_0`, or a folder of PNGs.
+        samples: .h5 with `images`, .npz with `arr_0`, a folder of PNGs, or an array, uint8
+            [N, H, H, 3].
         reference: .npz of statistics, or real images, as in `load_reference`.
         weights: of the evaluation network.
         output: .json, or None; equal inputs give equal bytes.
@@ -68,19 +70,21 @@ def evaluate(
     Raises:
         UserError: an input is missing, of the wrong kind or resolution, or gives NaN features.
     """
-    images = open_images(samples)
-    require_enough(images.count, options, samples)
+    is_array = isinstance(samples, np.ndarray)
+    images = ArrayImages(samples, "samples") if is_array else open_images(samples)
+    require_enough(images.count, options, images.path)
     network = load_network(options, weights, device)
     compared = load_reference(reference, network, options, images)
     if compared.images is not None:
         compared = with_extra(compared, compared.images, options, extra_weights or {}, device)
     features = extract(network, images, options.batch_size, title="evaluate")
     scores, confidence, protocol = measure(features, compared, options, device, force_sfid)
-    scores |= _extra(images, compared, options, extra_weights or {}, reference, protocol, device)
+    real = compared.images
+    where = reference if real is None else real.path
+    scores |= _extra(images, compared, options, extra_weights or {}, where, protocol, device)
     protocol["warnings"] = [*network.warnings, *protocol["warnings"]]
     attributes = images.attributes
     extra_used = protocol.get("extra_networks", {})
-    real = compared.images
     reference_sha256 = sha256(reference) if real is None else real.digest()
     record = {
         **{key: attributes.get(key) for key in ("run", "seed", "step", "sampler")},
@@ -263,7 +267,7 @@ def _extra(
             scores[key] = None
             warnings.append(
                 f"{key}: not given, the reference has no statistics of this network; "
-                "compute it with `python -m vrpo reference`"
+                "compute it with `vrpo reference`"
             )
             continue
         described = dict(reference.description["extra"][name])

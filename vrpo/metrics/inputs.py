@@ -1,12 +1,13 @@
 """Images to be scored, and real ones to compare them with, read a batch at a time.
 
-They are this pipeline's HDF5, ADM's .npz (`arr_0`), or a folder (vrpo/metrics/folders.py). Their
-order is part of the result: the Inception score permutes them, KID and the intervals draw from
-them.
+They are this pipeline's HDF5, ADM's .npz (`arr_0`), a folder (vrpo/metrics/folders.py) or an array.
+Their order is part of the result: the Inception score permutes them, KID and the intervals draw
+from them.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -82,6 +83,24 @@ def _open_stored(path: Path, wanted: str) -> Images:
     if path.is_file() and path.suffix not in (".h5", ".hdf5"):
         raise UserError(f"{path}: is neither .h5 nor .npz; give {wanted}")
     return StoredImages(path)
+
+
+class ArrayImages:
+    """An array of images, uint8 [N, H, H, 3]; messages call it `name`."""
+
+    def __init__(self, array: np.ndarray, name: str) -> None:
+        self.path = Path(name)
+        self.attributes: dict[str, Any] = {}
+        self._array = array
+        self.count, self.resolution = count_and_side(self.path, array.shape, array.dtype)
+
+    def batches(self, size: int) -> Iterator[np.ndarray]:
+        """Consecutive uint8 batches [B, H, W, 3]."""
+        return (self._array[start : start + size] for start in range(0, self.count, size))
+
+    def digest(self) -> str:
+        """SHA-256 of the pixels."""
+        return hashlib.sha256(np.ascontiguousarray(self._array).data).hexdigest()
 
 
 class StoredImages:

@@ -23,7 +23,7 @@ from vrpo.errors import UserError
 from vrpo.files import sha256
 from vrpo.metrics.export import write_npz
 from vrpo.metrics.features import extract, statistics_of
-from vrpo.metrics.inputs import ARRAY, Images, open_real_images
+from vrpo.metrics.inputs import ARRAY, ArrayImages, Images, open_real_images
 from vrpo.metrics.networks.loading import extra_networks, load_network
 from vrpo.metrics.networks.protocol import FeatureNetwork
 from vrpo.metrics.npz import NpzFile
@@ -108,13 +108,16 @@ def with_extra(
 
 
 def load_reference(
-    path: Path, network: FeatureNetwork, options: EvaluationOptions, beside: Images | None = None
+    path: Path | np.ndarray,
+    network: FeatureNetwork,
+    options: EvaluationOptions,
+    beside: Images | None = None,
 ) -> Reference:
     """The reference at `path`: statistics of a .npz, or those of the real images there.
 
     Args:
         path: .npz of `save_reference`, with ADM's arrays or some of them, or with `arr_0` alone;
-            .h5; or a folder of images.
+            .h5; a folder of images; or an array of them, uint8 [N, H, H, 3].
         network: the evaluation network.
         options: of the evaluation.
         beside: images to compare it with, of the same resolution; images of a folder are cropped
@@ -124,12 +127,15 @@ def load_reference(
         UserError: arrays are missing, damaged or of another network, or images are unreadable or
             of another resolution.
     """
-    file = NpzFile(path) if path.suffix == ".npz" else None
-    if file and {"vrpo", *POOL, *SPATIAL} & {*file.names}:
-        read = _stored if "vrpo" in file else reference_from_statistics
-        return read(file, network, options, beside)
-    images = open_real_images(path, beside.resolution if beside else None)
-    _require_beside(images.resolution, beside, path)
+    if isinstance(path, np.ndarray):
+        images: Images = ArrayImages(path, "reference")
+    else:
+        file = NpzFile(path) if path.suffix == ".npz" else None
+        if file and {"vrpo", *POOL, *SPATIAL} & {*file.names}:
+            read = _stored if "vrpo" in file else reference_from_statistics
+            return read(file, network, options, beside)
+        images = open_real_images(path, beside.resolution if beside else None)
+    _require_beside(images.resolution, beside, images.path)
     return reference_from_images(images, network, options)
 
 
@@ -242,7 +248,7 @@ def _stored(
         raise UserError(
             f"{file.path}: was computed with {_named(description['network'])}, "
             f"the samples would be with {_named(network.describe())}; "
-            "compute it again (`python -m vrpo reference`) or give those weights"
+            "compute it again (`vrpo reference`) or give those weights"
         )
     _require_beside(description["resolution"], beside, file.path)
     count = description["count"]

@@ -82,7 +82,7 @@ ENCODERS = (
 HEADER = f"""# Encoders
 
 Visual encoders whose patch tokens can be alignment targets, generated from
-`vrpo/models/encoder_table.py` by `python -m vrpo docs`. Any other vision transformer of timm works
+`vrpo/models/encoder_table.py` by `vrpo docs`. Any other vision transformer of timm works
 as well.
 
 For images of {IMAGE} pixels the transformers have {GRID} x {GRID} tokens at patch 2. So must the
@@ -103,10 +103,11 @@ encoders:
 """
 
 
-def write_encoder_docs(folder: Path | str) -> bool:
-    """Write `encoders.md` into `folder`; returns whether its content changed."""
+def write_encoder_docs(folder: Path | str) -> list[Path]:
+    """Write `encoders.md` into `folder`; returns it if its content changed."""
     rows = "".join(f"| {' | '.join(cells)} |\n" for cells in _rows())
-    return write_text_if_changed(Path(folder) / "encoders.md", HEADER + rows)
+    path = Path(folder) / "encoders.md"
+    return [path] if write_text_if_changed(path, HEADER + rows) else []
 
 
 def _rows() -> Iterator[list[str]]:

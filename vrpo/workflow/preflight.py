@@ -1,4 +1,4 @@
-"""Checks before the first long stage: data, weights, disk, locks, GPUs, compiler."""
+"""Checks before the first long stage: Snakemake, data, weights, disk, locks, GPUs, compiler."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
+from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
@@ -59,6 +60,7 @@ def table(rows: list[Finding]) -> str:
 
 def all_checks(config: ExperimentConfig, *, fetch: bool) -> Iterator[Check]:
     """All checks of an experiment; `fetch` allows downloads of weights named by a hub's name."""
+    yield "Snakemake", _snakemake
     yield "images", partial(_images, config)
     yield from weight_checks(config, fetch=fetch)
     yield from class_checks(config)
@@ -135,6 +137,18 @@ def _tokenizer_checks(config: ExperimentConfig) -> Iterator[Check]:
         if options.weights != "trained" and options.weights not in loaded:
             loaded.add(options.weights)
             yield f"{what} {options.weights}", partial(_tokenizer, options)
+
+
+def _snakemake() -> str:
+    try:
+        return metadata.version("snakemake")
+    except metadata.PackageNotFoundError:
+        if place := shutil.which("snakemake"):  # in an environment of its own
+            return place
+        raise UserError(
+            "snakemake: is not installed, and runs the workflow; "
+            "install it with `pip install '.[workflow]'` in the checkout"
+        ) from None
 
 
 def _images(config: ExperimentConfig) -> str:

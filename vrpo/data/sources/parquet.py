@@ -108,7 +108,7 @@ def _pyarrow_parquet() -> pyarrow.parquet:
     except ImportError as error:
         raise UserError(
             "data.source: `parquet` needs pyarrow, which is not installed; "
-            "install it (`pip install pyarrow`)"
+            "install it (`pip install pyarrow`, or vrpo's extra `parquet`)"
         ) from error
     return pyarrow.parquet
 

@@ -103,7 +103,8 @@ def find_weights(given: Path | None, fetch: bool = True) -> Path:
     except (urllib.error.URLError, OSError, RuntimeError) as error:
         raise UserError(
             f"{option}: not given, and the download failed ({error}); "
-            f"fetch {URL} elsewhere and put it at {place}, or give its path"
+            f"fetch {URL} elsewhere and put it at {place}, or give its path "
+            "(of `vrpo evaluate`: `--weights FILE`)"
         ) from error
     return place
 

@@ -1,4 +1,4 @@
-"""Commands about this machine."""
+"""Commands of a whole experiment: what it needs and costs, and how far it is."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vrpo.errors import UserError
 app = typer.Typer()
 
 
-@app.command("check")
+@app.command("check", rich_help_panel="Experiment")
 def check(
     config: Configs,
     settings: Annotated[
@@ -30,7 +30,7 @@ def check(
         ),
     ] = False,
 ) -> None:
-    """Check an experiment's needs: images, weights, disk, locks, GPUs, compiler."""
+    """Check an experiment's needs: Snakemake, images, weights, disk, locks, GPUs, compiler."""
     from vrpo.config.reading import read_experiment
     from vrpo.workflow import preflight
 
@@ -49,11 +49,26 @@ def check(
         return
     if not fetch and any("weights" in found for found in missing):
         typer.echo("`--fetch` downloads weights that the config names, where there is a network.")
-    others = f" ({len(missing) - 1} more are missing: `python -m vrpo check` lists them)"
+    others = f" ({len(missing) - 1} more are missing: `vrpo check` lists them)"
     raise UserError(missing[0] + (others if len(missing) > 1 else ""))
 
 
-@app.command("check-compiler")
+@app.command("cost", rich_help_panel="Experiment")
+def cost(
+    config: Configs,
+    images: Annotated[
+        int | None,
+        typer.Option(help="training images; default: the manifest's count, or ImageNet's", min=1),
+    ] = None,
+) -> None:
+    """Compute the GPU hours and the disk that an experiment takes."""
+    from vrpo.config import load_experiment
+    from vrpo.report.cost import describe_cost
+
+    typer.echo(describe_cost(load_experiment(*config), images=images))
+
+
+@app.command("check-compiler", rich_help_panel="Experiment")
 def check_compiler(device: Device = "auto", threads: Threads = 1) -> None:
     """Check that `torch.compile` works, as the workflow does for `compile: true`."""
     from vrpo.runtime.compiler import require_compiler
