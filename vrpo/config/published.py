@@ -10,8 +10,8 @@ from vrpo.errors import UserError
 
 REPORTED = {
     "authors": "published",  # printed by the method's authors
-    "quoted": "published, quoted",  # the authors' number, as another text gives it
-    "others": "published, by others",  # another paper's: measured again, or without its origin
+    "quoted": "quoted",  # the authors' number, as another text gives it
+    "others": "by others",  # another paper's: measured again, or without its origin
 }
 TEXTS = ("model", "method", "cfg", "reported", "source", "note")
 NUMBERS = ("iterations", "epochs", "fid", "sfid", "is", "precision", "recall")

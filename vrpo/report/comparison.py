@@ -10,7 +10,7 @@ import pandas as pd
 from vrpo.config.alignments import ALIGNMENT_NAMES
 from vrpo.config.published import REPORTED, read_published
 from vrpo.config.report import ReportOptions
-from vrpo.report.formatting import Table, cell, space_text, steps_text
+from vrpo.report.formatting import Table, cell, count_text, space_text
 from vrpo.report.results import last_milestone, read_metrics
 
 SCORES = {  # name, digits, sign of better
@@ -21,9 +21,11 @@ SCORES = {  # name, digits, sign of better
     "recall": ("recall", 3, 1),
 }
 OURS = "this pipeline"
+FIRST = ["model", "alignment", "FID", "source", "steps", "epochs", "guidance"]  # with published
+LAST = ["sampler", "seeds"]
 MARKS = (
-    "Published: printed by the method's authors; quoted: their number, as another text gives it; "
-    "by others: another paper's, measured again or without its origin."
+    "Numbered sources are published. Published: by the method's authors; quoted: their number, as "
+    "another text gives it; by others: another paper's, measured again or without its origin."
 )
 
 
@@ -39,19 +41,20 @@ def comparison(options: ReportOptions, collected: Path) -> Table:
         data = _ordered(pd.concat([data, published], ignore_index=True), data)
     shown = data[["model", "label", "step", "sampler"]]
     shown = shown.set_axis(["model", "alignment", "steps", "sampler"], axis=1)
-    shown["steps"] = data["step"].map(steps_text)
-    if options.published:
-        shown["steps"] += data["epochs"].map(_epochs_text)
-        shown["guidance"] = data["guidance"].map(_guidance_text)
+    shown["steps"] = data["step"].map(count_text)
     best = _best(data)
     for name in best:
         title, digits, _ = SCORES[name]
         rows = zip(data[name], data[f"{name}_std"], best[name], strict=True)
         shown[title] = [cell(mean, std, digits, bold) for mean, std, bold in rows]
-    shown["seeds"] = data["seeds"].map(lambda value: "" if pd.isna(value) else f"{int(value)}")
+    shown["seeds"] = data["seeds"].map(count_text)
     sources: list[str] = []
     if options.published:
         shown["source"], sources = _cited(data)
+        shown["epochs"] = data["epochs"].map(count_text)
+        shown["guidance"] = data["guidance"].map(_guidance_text)
+        more = [title for title in shown if title not in FIRST and title not in LAST]
+        shown = shown[[*FIRST, *more, *LAST]]
     several = "Mean ± standard deviation over seeds. " if data["seeds"].max() > 1 else ""
     bold = "Bold: best of its model and sampler."
     marks = f" {MARKS}" if sources else ""
@@ -118,10 +121,6 @@ def _best(data: pd.DataFrame) -> pd.DataFrame:
             rivals = values.groupby(groups)
             found[name] = values.eq(rivals.transform("max")) & values.ne(rivals.transform("min"))
     return pd.DataFrame(found)
-
-
-def _epochs_text(value: float) -> str:
-    return "" if pd.isna(value) else f" ({value:,.0f} epochs)"
 
 
 def _guidance_text(value: float | str) -> str:

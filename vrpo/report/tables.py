@@ -10,7 +10,7 @@ import pandas as pd
 from vrpo.config.report import ReportOptions
 from vrpo.report import claims
 from vrpo.report.compare import interval_note
-from vrpo.report.formatting import Table, cell, factors, intervals, space_text, steps_text
+from vrpo.report.formatting import Table, cell, count_text, factors, intervals, space_text
 from vrpo.report.results import main_sampler, read_metrics
 
 
@@ -27,7 +27,7 @@ def convergence(options: ReportOptions, collected: Path) -> Table:
     shown = wide.index.to_frame(index=False).set_axis(["model", "alignment"], axis=1)
     for step in wide.columns:
         pairs = zip(wide[step], best[step], strict=True)
-        shown[steps_text(step)] = [cell(value, None, 2, value == least) for value, least in pairs]
+        shown[count_text(step)] = [cell(value, None, 2, value == least) for value, least in pairs]
     note = f"FID at training steps, mean over seeds. {space_text(options)}"
     return Table(data, shown, f"{note} Bold: best of its model.")
 
@@ -39,7 +39,7 @@ def gains(options: ReportOptions, collected: Path) -> Table:
         {
             "model": data["model"],
             "compared": data["label"] + " against " + data["base_label"],
-            "steps": data["step"].map(steps_text),
+            "steps": data["step"].map(count_text),
             "FID gained": intervals(data, "gain"),
         }
     )
