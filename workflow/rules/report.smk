@@ -79,7 +79,6 @@ rule report:
         rules.tables.input,
         COLLECTED,
         config=PATHS.config("report"),
-        experiment=ancient(PATHS.config("experiment")),  # shown, for it holds every option
     output:
         html=report(PATHS.report, caption="../report/report.rst", category="Report"),
         readme=PATHS.readme,
