@@ -24,7 +24,7 @@ from vrpo.report.report import write_report
 from vrpo.report.results import read_metrics
 
 from tests.fixtures import ROOT
-from tests.fixtures.report import FIGURES, collected, metrics_frame
+from tests.fixtures.report import blank_figures, collected, metrics_frame
 
 OWN = {"source": "folder", "root": "/data/flowers/train", "num_classes": 5, "resolution": 64}
 FOREIGN = (
@@ -63,8 +63,7 @@ def test_own_images_over_the_demo(tmp_path):
         and options.title == "None, REPA and VRPO on SiT and DiT, flowers/train 64x64"
     )
     folder = collected(Paths.of(config).folder / "collected", metrics_frame((0, 1)))
-    for name in FIGURES:
-        write_text(Paths.of(config).folder / f"figures/{name}.png", "")
+    blank_figures(Paths.of(config).folder)
     write_report(options, Paths.of(config).folder, Paths.of(config).folder / "report.html")
     page, readme = (
         (Paths.of(config).folder / name).read_text() for name in ("report.html", "README.md")

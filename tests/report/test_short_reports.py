@@ -34,7 +34,7 @@ from vrpo.report.results import (
 
 from tests.fixtures import ROOT
 from tests.fixtures.metrics import make_images
-from tests.fixtures.report import FIGURES, MINIATURE, collected, metrics_frame
+from tests.fixtures.report import MINIATURE, blank_figures, collected, metrics_frame
 
 
 def written(name, folder, tmp_path):
@@ -45,9 +45,7 @@ def written(name, folder, tmp_path):
 
 def report_of(folder):
     """All of report.html but its pictures, of which there is only the place."""
-    (folder / "figures").mkdir()
-    for name in FIGURES:
-        (folder / f"figures/{name}.png").touch()
+    blank_figures(folder)
     write_report(MINIATURE, folder, folder / "report.html")
     return " ".join((folder / "report.html").read_text().split("<body>")[1].split())
 

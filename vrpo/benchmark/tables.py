@@ -8,7 +8,7 @@ import pandas as pd
 from vrpo.benchmark.numbers import Benchmark, searched_columns
 from vrpo.benchmark.verdict import score_name
 from vrpo.report.compare import interval_note
-from vrpo.report.formatting import Table, cell, factors, intervals, space_text, steps_text
+from vrpo.report.formatting import Table, cell, count_text, factors, intervals, space_text
 
 
 def search_table(benchmark: Benchmark) -> Table:
@@ -22,7 +22,7 @@ def search_table(benchmark: Benchmark) -> Table:
     shown["mean"] = [cell(mean, None, 3, taken) for mean, taken in means]
     shown["rule"] = data["rule"].map({True: "takes it", False: ""})
     shown["config"] = data["chosen"].map({True: "names it", False: ""})
-    score, step = score_name(options.validation), steps_text(data["step"].max())
+    score, step = score_name(options.validation), count_text(data["step"].max())
     note = f"{score} after {step} steps; lower is better; means are geometric."
     bold = "Bold: the lowest mean; of those within 1% of it, the first."
     return Table(data, shown, f"{note} {bold} {space_text(benchmark.report)}")
@@ -41,7 +41,7 @@ def compared_table(benchmark: Benchmark) -> Table:
         shown[name] = [cell(mean, std, 2, bold) for mean, std, bold in values]
         shown[f"{name} gained on REPA"] = intervals(rows, "gain")
     note = (
-        f"Scores after {steps_text(data['step'].max())} steps, mean ± standard deviation over "
+        f"Scores after {count_text(data['step'].max())} steps, mean ± standard deviation over "
         f"seeds; differences are taken seed by seed. {interval_note(data['seeds'].max())}"
     )
     if first["speedup"].notna().any():

@@ -11,6 +11,7 @@ from typing import NamedTuple, NoReturn
 from vrpo.config.alignments import AnyAlignment
 from vrpo.config.experiment import ExperimentConfig
 from vrpo.config.messages import nearest
+from vrpo.config.published import read_published
 from vrpo.errors import UserError
 from vrpo.plan.paths import Paths
 from vrpo.plan.targets import Targets
@@ -164,9 +165,11 @@ class Inputs:
 
     @property
     def published(self) -> list[Path]:
-        """Published numbers."""
-        path = self.config.report.published
-        return [_existing("report.published", path)] if path else []
+        """Published numbers, which are read to refuse a malformed file before any work."""
+        if not (path := self.config.report.published):
+            return []
+        read_published(_existing("report.published", path))
+        return [Path(path)]
 
     def checkpoint(self, name: str, seed: str, step: str) -> Path:
         """The official code's file, which is needed until it is imported."""

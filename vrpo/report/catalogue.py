@@ -114,7 +114,7 @@ CATALOGUE = [
     table(
         "comparison",
         "Scores at the last milestone",
-        "vrpo.report.tables:comparison",
+        "vrpo.report.comparison:comparison",
         "Hashes in collected/metrics.csv trace each number to its files.",
     ),
     table("convergence", "FID at every milestone", "vrpo.report.tables:convergence"),

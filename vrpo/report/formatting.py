@@ -25,6 +25,13 @@ class Table:
     data: pd.DataFrame
     shown: pd.DataFrame  # strings; **bold** marks the best
     note: str
+    sources: tuple[str, ...] = ()  # the cells' [1], [2], ...
+
+    @property
+    def small_print(self) -> list[str]:
+        """The note, and a line for each source."""
+        sources = [f"[{number}] {text}" for number, text in enumerate(self.sources, 1)]
+        return [self.note.strip(), *sources]
 
 
 def write_table(table: Table, output: Path) -> None:
@@ -35,22 +42,24 @@ def write_table(table: Table, output: Path) -> None:
 
 
 def markdown(table: Table) -> str:
-    """A Markdown table with its note below."""
+    """A Markdown table with its note and sources below."""
     columns = list(table.shown.columns)
-    numeric = [_is_numeric(table.shown[column]) for column in columns]
+    numeric = [is_numeric(table.shown[column]) for column in columns]
     rule = "|".join("---:" if right else "---" for right in numeric)
     lines = [f"| {' | '.join(columns)} |", f"|{rule}|"]
     lines += [f"| {' | '.join(map(str, row))} |" for row in table.shown.itertuples(index=False)]
-    return "\n".join([*lines, "", table.note.strip(), ""])
+    below = [line for text in table.small_print for line in ("", text)]
+    return "\n".join([*lines, *below, ""])
 
 
 def latex(table: Table) -> str:
-    """A LaTeX tabular with booktabs' rules; the note is a comment."""
+    """A LaTeX tabular with booktabs' rules; note and sources are comments."""
     columns = list(table.shown.columns)
-    align = "".join("r" if _is_numeric(table.shown[column]) else "l" for column in columns)
+    align = "".join("r" if is_numeric(table.shown[column]) else "l" for column in columns)
     cells = [columns, *table.shown.itertuples(index=False)]
     head, *body = [" & ".join(_tex(str(cell)) for cell in row) + r" \\" for row in cells]
-    begin = [f"% {table.note.strip()}", rf"\begin{{tabular}}{{{align}}}", r"\toprule", head]
+    comments = [f"% {text}" for text in table.small_print]
+    begin = [*comments, rf"\begin{{tabular}}{{{align}}}", r"\toprule", head]
     return "\n".join([*begin, r"\midrule", *body, r"\bottomrule", r"\end{tabular}", ""])
 
 
@@ -77,6 +86,12 @@ def factors(rows: pd.DataFrame, name: str) -> list[str]:
     return [f"≥ {text}" if bound and text else text for text, bound in pairs]
 
 
+def is_numeric(column: pd.Series) -> bool:
+    """Whether every cell that is not empty begins like a number."""
+    texts = [str(text).strip("*≥ ") for text in column if str(text).strip()]
+    return bool(texts) and all(text[0] in "+-0123456789" for text in texts)
+
+
 def _with_interval(row: dict[str, Any], name: str, form: str, unit: str = "") -> str:
     mean, low, high = (row[name + end] for end in ("", "_low", "_high"))
     if pd.isna(mean):
@@ -85,19 +100,14 @@ def _with_interval(row: dict[str, Any], name: str, form: str, unit: str = "") ->
     return text if pd.isna(low) else f"{text} [{form.format(low)}, {form.format(high)}]"
 
 
-def steps_text(step: float) -> str:
-    """A number of steps with thousands marked; nothing for NaN."""
+def count_text(step: float) -> str:
+    """A whole number with thousands marked; nothing for NaN."""
     return "" if pd.isna(step) else f"{int(step):,}"
 
 
 def space_text(options: ReportOptions) -> str:
     """The sentence that names the feature space of the scores."""
     return f"Scores: {options.metric_space}." if options.metric_space else ""
-
-
-def _is_numeric(column: pd.Series) -> bool:
-    texts = [str(text).strip("*≥ ") for text in column if str(text).strip()]
-    return bool(texts) and all(text[0] in "+-0123456789" for text in texts)
 
 
 def _tex(text: str) -> str:

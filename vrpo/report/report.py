@@ -6,18 +6,21 @@ import base64
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from vrpo import __version__
 from vrpo.config.report import ReportOptions
 from vrpo.errors import UserError
 from vrpo.files import write_text
 from vrpo.plan.paths import Paths
 from vrpo.report import claims
+from vrpo.report.answer import answer
 from vrpo.report.catalogue import report_entries
-from vrpo.report.formatting import Table
-from vrpo.report.results import HASHES, read_metrics, read_protocol
+from vrpo.report.comparison import OURS
+from vrpo.report.formatting import Table, is_numeric
+from vrpo.report.making import making
+from vrpo.report.results import read_metrics, read_protocol
+
+PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"  # its first bytes; width and height follow
 
 
 def write_report(options: ReportOptions, folder: Path, output: Path) -> None:
@@ -29,6 +32,7 @@ def write_report(options: ReportOptions, folder: Path, output: Path) -> None:
     collected = Paths(folder).collected
     figures, tables = report_entries("figure"), report_entries("table")
     metrics, comparable = read_metrics(collected), options.published is not None
+    protocol = read_protocol(collected)
     environment = Environment(
         loader=PackageLoader("vrpo.report", "templates"),
         autoescape=True,
@@ -40,13 +44,13 @@ def write_report(options: ReportOptions, folder: Path, output: Path) -> None:
     text = pages["report.html"].render(
         options=options,
         comparable=comparable,
+        answer=answer(metrics),
         headline=claims.headline(metrics, comparable),
         figures=figures,
         images={entry.name: _embedded(folder / "figures" / entry.files[0]) for entry in figures},
         tables=[{"entry": table, **_cells(table.make(options, collected))} for table in tables],
-        protocol=read_protocol(collected),
-        provenance=_provenance(metrics),
-        version=__version__,
+        protocol=protocol,
+        made=making(folder, metrics, protocol),
     )
     write_text(output, text)
     drawn = {"figures": figures, "tables": tables}
@@ -54,28 +58,31 @@ def write_report(options: ReportOptions, folder: Path, output: Path) -> None:
     write_text(output.with_name("README.md"), readme)
 
 
-def _embedded(path: Path) -> str:
-    if not path.is_file():
+def _embedded(path: Path) -> dict[str, Any]:
+    """A figure as a URL that holds it, and its width in pixels."""
+    content = path.read_bytes() if path.is_file() else b""
+    if not content.startswith(PNG):
         remedy = "draw it first (`snakemake --cores 1 figures`)"
-        raise UserError(f"{path}: the figure is missing; {remedy}")
-    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+        raise UserError(f"{path}: the figure is missing or no PNG; {remedy}")
+    source = "data:image/png;base64," + base64.b64encode(content).decode()
+    return {"source": source, "width": int.from_bytes(content[len(PNG) :][:4], "big")}
 
 
 def _cells(table: Table) -> dict[str, Any]:
+    """Columns, rows, note and sources of a table, as its template shows them."""
+    shown = table.shown
+    numeric = [is_numeric(shown[column]) for column in shown]
     rows = [
-        [{"text": str(cell).strip("*"), "bold": str(cell).startswith("**")} for cell in row]
-        for row in table.shown.itertuples(index=False)
+        [
+            {"text": str(cell).strip("*"), "bold": str(cell).startswith("**"), "numeric": right}
+            for cell, right in zip(row, numeric, strict=True)
+        ]
+        for row in shown.itertuples(index=False)
     ]
-    return {"columns": list(table.shown.columns), "rows": rows, "note": table.note}
-
-
-def _provenance(metrics: pd.DataFrame) -> list[dict[str, str]]:
-    """For each evaluation, the first digits of the hashes that trace its scores."""
-    hashes = {"scores": "metrics_sha256", **HASHES}
-    traces = []
-    for row in metrics.to_dict("records"):
-        result = f"{row['run']}, seed {row['seed']}, step {row['step']:,}, {row['sampler']}"
-        found = {name: row.get(column) for name, column in hashes.items()}
-        digits = {name: "" if pd.isna(value) else value[:12] for name, value in found.items()}
-        traces.append({"result": result, **digits})
-    return traces
+    ours = shown["source"].eq(OURS) if "source" in shown else [True] * len(shown)
+    return {
+        "columns": list(zip(shown.columns, numeric, strict=True)),
+        "rows": list(zip(rows, ours, strict=True)),
+        "note": table.note,
+        "sources": table.sources,
+    }

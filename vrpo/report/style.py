@@ -27,7 +27,7 @@ WIDTH = 6.75  # inches: the text width of a two-column paper
 COLOURS = {"none": "#666666", "REPA": "#0072B2", "VRPO": "#D55E00"}
 OTHER_COLOURS = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31", "#7A5195")
 LINES = {"interpolant": "-", "ddpm": (0, (5, 1.6))}
-FAINT = "#9a9a9a"
+FAINT = "#707070"
 
 RC = {
     "font.size": 8,
@@ -136,7 +136,7 @@ def note(figure: Figure, text: str) -> None:
     """A line of small print below the panels."""
     height, bottom = 0.16 / figure.get_figheight(), 0.02 / figure.get_figheight()
     figure.get_layout_engine().set(rect=(0, height, 1, 1 - height))
-    figure.text(0.995, bottom, text, ha="right", va="bottom", fontsize=6, color=FAINT)
+    figure.text(0.995, bottom, text, ha="right", va="bottom", fontsize=6.5, color=FAINT)
 
 
 def label_ends(axis: Axes, ends: list[tuple[float, float, str, str]], gap: float = 9.5) -> None:

@@ -1,4 +1,4 @@
-"""Tables of the report, each from collected results alone."""
+"""The tables `convergence`, `gains` and `claims`, each from collected results alone."""
 
 from __future__ import annotations
 
@@ -8,59 +8,10 @@ import numpy as np
 import pandas as pd
 
 from vrpo.config.report import ReportOptions
-from vrpo.errors import UserError
 from vrpo.report import claims
 from vrpo.report.compare import interval_note
-from vrpo.report.formatting import Table, cell, factors, intervals, space_text, steps_text
-from vrpo.report.results import last_milestone, main_sampler, read_metrics
-
-SCORES = {  # name, digits, sign of better
-    "fid": ("FID", 2, -1),
-    "sfid": ("sFID", 2, -1),
-    "is": ("IS", 1, 1),
-    "precision": ("precision", 3, 1),
-    "recall": ("recall", 3, 1),
-}
-OURS = "this pipeline"
-
-
-def comparison(options: ReportOptions, collected: Path) -> Table:
-    """All scores at each run's last milestone, mean and standard deviation over seeds.
-
-    Published numbers are added where they are comparable.
-    """
-    metrics = read_metrics(collected)
-    scores = [name for name in SCORES if name in metrics and metrics[name].notna().any()]
-    by = ["model", "label", "run", "step", "sampler", "guidance"]
-    final = last_milestone(metrics).assign(guidance=lambda frame: frame.get("guidance", np.nan))
-    grouped = final.groupby(by, sort=False, dropna=False)
-    data = grouped.size().rename("seeds").reset_index()
-    for name in scores:
-        data[name] = grouped[name].mean().to_numpy()
-        data[f"{name}_std"] = grouped[name].std(ddof=1).to_numpy()
-    data["source"] = OURS
-    if options.published:
-        models = list(dict.fromkeys(data["model"]))
-        data = pd.concat([data, _published(options.published, set(models))], ignore_index=True)
-        order = data["model"].map(models.index).sort_values(kind="stable").index
-        data = data.loc[order].reset_index(drop=True)
-    shown = data[["model", "label", "step", "sampler"]]
-    shown = shown.set_axis(["model", "alignment", "steps", "sampler"], axis=1)
-    shown["steps"] = shown["steps"].map(steps_text)
-    groups = [data["model"], data["sampler"], data["source"]]
-    for name in scores:
-        title, digits, better = SCORES[name]
-        values = better * data[name].where(data["source"].eq(OURS))
-        rivals = values.groupby(groups)
-        best = values.eq(rivals.transform("max")) & values.ne(rivals.transform("min"))
-        rows = zip(data[name], data[f"{name}_std"], best, strict=True)
-        shown[title] = [cell(mean, std, digits, bold) for mean, std, bold in rows]
-    shown["seeds"] = data["seeds"].map(lambda value: "" if pd.isna(value) else f"{int(value)}")
-    if options.published:
-        shown["source"] = data["source"]
-    several = "Mean ± standard deviation over seeds. " if data["seeds"].max() > 1 else ""
-    bold = "Bold: best of its model and sampler."
-    return Table(data, shown, f"{space_text(options)} {several}{bold}")
+from vrpo.report.formatting import Table, cell, count_text, factors, intervals, space_text
+from vrpo.report.results import main_sampler, read_metrics
 
 
 def convergence(options: ReportOptions, collected: Path) -> Table:
@@ -76,7 +27,7 @@ def convergence(options: ReportOptions, collected: Path) -> Table:
     shown = wide.index.to_frame(index=False).set_axis(["model", "alignment"], axis=1)
     for step in wide.columns:
         pairs = zip(wide[step], best[step], strict=True)
-        shown[steps_text(step)] = [cell(value, None, 2, value == least) for value, least in pairs]
+        shown[count_text(step)] = [cell(value, None, 2, value == least) for value, least in pairs]
     note = f"FID at training steps, mean over seeds. {space_text(options)}"
     return Table(data, shown, f"{note} Bold: best of its model.")
 
@@ -88,7 +39,7 @@ def gains(options: ReportOptions, collected: Path) -> Table:
         {
             "model": data["model"],
             "compared": data["label"] + " against " + data["base_label"],
-            "steps": data["step"].map(steps_text),
+            "steps": data["step"].map(count_text),
             "FID gained": intervals(data, "gain"),
         }
     )
@@ -116,19 +67,3 @@ def claimed(options: ReportOptions, collected: Path) -> Table:
     rule = "Reproduced: the interval shows an improvement and reaches the claim."
     note = source, interval_note(data["seeds"].max()), rule, space_text(options)
     return Table(data, shown, " ".join(filter(None, note)))
-
-
-def _published(path: str, models: set[str]) -> pd.DataFrame:
-    try:
-        rows = pd.read_csv(path, keep_default_na=False, na_values=[""])
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{path}: the published numbers (report.published) cannot be read ({error}); "
-            "give their CSV or set it to null"
-        ) from error
-    rows = rows[rows["model"].isin(models)]
-    rows = rows.rename(columns={"method": "label", "iterations": "step"})
-    guidance = rows["cfg"].map({"none": "without guidance", "guided": "with guidance"})
-    rows["sampler"] = guidance.fillna("guidance " + rows["cfg"].astype(str))
-    scores = [*SCORES, *(f"{name}_std" for name in SCORES)]
-    return rows.reindex(columns=["model", "label", "step", "sampler", *scores, "source"])
