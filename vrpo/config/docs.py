@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import NoneType, UnionType
@@ -17,14 +18,19 @@ from vrpo.files import write_text_if_changed
 
 HEADER = """# Options
 
-Every option of a config file. `vrpo docs` generates this page from `vrpo/config`, and
-`options.schema.json`, the same as a JSON schema for editors. Options are set in YAML files
-(`config/mini.yaml`, `config/imagenet256.yaml`) or on the command line, section by section:
-`snakemake --cores all --config seeds='[0, 1, 2]' training='{batch_size: 128}'`.
+To change an option, set it in a YAML file (see [Configs](../config/README.md)) or on the command
+line, section by section:
+
+    snakemake --cores all --config seeds='[0, 1, 2]' training='{batch_size: 128}'
+
+An editor with a YAML language server completes and checks options, because the configs name
+[options.schema.json](options.schema.json) in their first line. Copy that line into your own file.
 
 Files are UTF-8. YAML is read strictly: a key given twice, an octal number (`010`) or a date
 without quotes is refused with its line. Keys are text, also `1` and `no`; `1e-4` is a number;
 `<<: *anchor` merges.
+
+`vrpo docs` generates this page and the schema from `vrpo/config`.
 """
 TYPE_NAMES = {
     int: "integer",
@@ -44,8 +50,21 @@ def write_docs(folder: Path | str) -> list[Path]:
 
 
 def schema_text() -> str:
-    """The JSON schema of a config file."""
-    return json.dumps(ExperimentConfig.model_json_schema(), indent=2) + "\n"
+    """The JSON schema of a config file. Files are merged, so none must have everything."""
+    return json.dumps(_of_a_part(ExperimentConfig.model_json_schema()), indent=2) + "\n"
+
+
+def _of_a_part(schema: Any) -> Any:
+    """A schema without required options; a part may then fit several forms of one option."""
+    if isinstance(schema, list):
+        return [_of_a_part(inner) for inner in schema]
+    if not isinstance(schema, dict):
+        return schema
+    return {
+        "anyOf" if key == "oneOf" else key: _of_a_part(inner)
+        for key, inner in schema.items()
+        if key != "discriminator" and not (key == "required" and isinstance(inner, list))
+    }
 
 
 def option_reference() -> str:
@@ -70,19 +89,19 @@ def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
 
 
 def _section(model: type[BaseModel]) -> str:
-    rows = ["| option | type | default | unit | |", "|---|---|---|---|---|"]
+    rows = ["| option | type | default | meaning |", "|---|---|---|---|"]
     rows += [_row(name, field) for name, field in model.model_fields.items()]
     return "\n".join([f"## {model.__name__}", "", (model.__doc__ or "").strip(), "", *rows, ""])
 
 
 def _row(name: str, field: FieldInfo) -> str:
     extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+    type_text, unit = _type_text(field.annotation), extra.get("unit")
     cells = [
         f"`{name}`",
-        _type_text(field.annotation),
+        f"{type_text}, {unit}" if unit else type_text,
         _default_text(field),
-        str(extra.get("unit", "")),
-        (field.description or "").replace("|", "\\|"),
+        re.sub(r"docs/(\w+)\.md", r"[\1](\1.md)", field.description or "").replace("|", "\\|"),
     ]
     return f"| {' | '.join(cells)} |"
 
