@@ -3,4 +3,4 @@
 vrpo/README.md lists the packages; each imports only from those above it in the list.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"  # the version's home
