@@ -4,7 +4,8 @@
 # make benchmark     the method benchmark in miniature, hours on two CPU cores (docs/benchmark.md)
 # make redraw        figures, tables and report from collected results; FIGURE=fid for one
 # make docs          the generated option reference
-# make requirements  pin what pyproject.toml asks for, without the extras trackers and docs
+# make site          the documentation site, in site/
+# make requirements  pin what pyproject.toml asks for, without the extra trackers
 #
 # Each makes what it needs, .venv included, and nothing twice. CORES=4 limits the cores.
 
@@ -17,9 +18,10 @@ FIGURE ?= $$(python -m vrpo.report.catalogue) report
 EXTRAS := workflow parquet dev
 VENV := .venv
 STAMP := $(VENV)/.installed
+SITE := .venv-site
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: help environment demo test lint benchmark redraw docs requirements
+.PHONY: help environment demo test lint benchmark redraw docs site requirements
 
 help:
 	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
@@ -52,5 +54,13 @@ redraw: $(STAMP)
 docs: $(STAMP)
 	vrpo docs
 
+site: $(SITE)/.installed
+	PATH=$(SITE)/bin:$$PATH NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet
+
+$(SITE)/.installed: docs/requirements.txt
+	@PYTHON="$(PYTHON)" VENV="$(SITE)" REQUIREMENTS=$< .ci/environment
+	@touch $@
+
 requirements: $(STAMP)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header $(foreach extra,$(EXTRAS),--extra $(extra)) pyproject.toml -o requirements.txt
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --group docs -o docs/requirements.txt

@@ -9,7 +9,8 @@ from packaging.specifiers import SpecifierSet
 
 from tests.fixtures import ROOT
 
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PROJECT = PYPROJECT["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 (PINNED,) = re.findall(r"^EXTRAS := (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
 ASKED = [
@@ -17,21 +18,20 @@ ASKED = [
     for group in (PROJECT["dependencies"], *(EXTRAS[name] for name in PINNED.split()))
     for line in group
 ]
+DOCS = [Requirement(line) for line in PYPROJECT["dependency-groups"]["docs"]]
 FLOORS = {requirement.name: requirement.specifier for requirement in ASKED}
 CONDA_NAMES = {"pytorch": "torch", "matplotlib-base": "matplotlib"}
 
 
-def test_pins_fit_the_floors() -> None:
-    pins = dict(
-        re.findall(
-            r"^([a-z0-9-]+)==([^ ;\\]+)",
-            (ROOT / "requirements.txt").read_text(encoding="utf-8"),
-            re.MULTILINE,
-        )
-    )
-    assert {
-        str(asked) for asked in ASKED if pins.get(asked.name, "0") not in asked.specifier
-    } == set()
+@pytest.mark.parametrize(
+    ("file", "asked"), [("requirements.txt", ASKED), ("docs/requirements.txt", DOCS)]
+)
+def test_pins_fit_the_floors(file: str, asked: list[Requirement]) -> None:
+    text = (ROOT / file).read_text(encoding="utf-8")
+    pins = dict(re.findall(r"^([a-z0-9-]+)==([^ ;\\]+)", text, re.MULTILINE))
+    assert asked and not [
+        str(package) for package in asked if pins.get(package.name, "0") not in package.specifier
+    ]
 
 
 def test_slurm_plugins_that_start_a_job_once_for_each_gpu_are_refused() -> None:

@@ -81,22 +81,24 @@ ENCODERS = (
 
 HEADER = f"""# Encoders
 
-Visual encoders whose patch tokens can be alignment targets, generated from
-`vrpo/models/encoder_table.py` by `vrpo docs`. Any other vision transformer of timm works
-as well.
-
-For images of {IMAGE} pixels the transformers have {GRID} x {GRID} tokens at patch 2. So must the
-encoder: the input size is {GRID} patches. Images are divided by 255, resized (bicubic, antialiased)
-to the input size and normalised by the mean and deviation of the network's training. Tokens are
-taken after the network's last norm, without class and register tokens. Learned position embeddings
-are resampled to the grid (bicubic, antialiased) when the weights are loaded, as REPA does.
-
-In a config, e.g.
+To align with another visual encoder, copy its `architecture` and `image_size` from the table into
+your config:
 
 ```yaml
 encoders:
   dinov2-b: {{architecture: vit_base_patch14_dinov2.lvd142m, image_size: 224}}
 ```
+
+The table has encoders for images of {IMAGE} pixels. Any other vision transformer of timm works as
+well. At patch 2 the transformers have {GRID} x {GRID} tokens, and the encoder must have as many, so
+its input size is {GRID} patches.
+
+Images are divided by 255, resized (bicubic, antialiased) to the input size and normalised by the
+mean and deviation of the encoder's training. Tokens are taken after the last norm, without class
+and register tokens. Learned position embeddings are resampled to the grid (bicubic, antialiased)
+when the weights are loaded, as in REPA.
+
+`vrpo docs` generates this page from `vrpo/models/encoder_table.py`.
 
 | name | `architecture` | `image_size` | patch | tokens | left out | mean | deviation | |
 |---|---|---|---|---|---|---|---|---|
