@@ -16,6 +16,7 @@ PACKAGES = [
     "config",
     "plan",
     "runtime",
+    "tracking",
     "data",
     "models",
     "prepare",

@@ -33,6 +33,9 @@ ExtraWeights = Annotated[
     ),
 ]
 Collected = Annotated[Path, typer.Option("--collected", help="folder of the collected results")]
+Tracking = Annotated[
+    Path | None, typer.Option("--tracking", help="resolved config of trackers and previews")
+]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda")]
 Threads = Annotated[
     int,

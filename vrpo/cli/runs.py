@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,9 +14,15 @@ from vrpo.cli.arguments import (
     Latents,
     Output,
     Threads,
+    Tracking,
     pairs_of,
     use_threads,
 )
+from vrpo.errors import UserError
+
+if TYPE_CHECKING:
+    from vrpo.config.tracking import TrackingOptions
+    from vrpo.training.run import PreviewMaker
 
 app = typer.Typer()
 
@@ -46,6 +53,13 @@ def train(
     max_skipped: Annotated[
         int, typer.Option(help="tolerated non-finite steps in a row", min=0)
     ] = 10,
+    tracking: Tracking = None,
+    preview_tokenizer: Annotated[
+        Path | None, typer.Option(help="resolved config of the tokenizer that decodes previews")
+    ] = None,
+    preview_weights: Annotated[
+        Path | None, typer.Option(help="weights of that tokenizer, if it was trained here")
+    ] = None,
     device: Device = "auto",
     threads: Threads = 1,
 ) -> Path:
@@ -56,6 +70,7 @@ def train(
     from vrpo.training.run import train as train_run
 
     use_threads(threads)
+    tracked = _tracking_options(tracking)
     train_run(
         load_resolved(RunConfig, config),
         latents=latents,
@@ -68,8 +83,36 @@ def train(
         max_minutes=minutes_left() if max_minutes is None and is_first() else max_minutes,
         log_every=log_every,
         max_skipped=max_skipped,
+        tracking=tracked,
+        preview=_preview_maker(tracked, preview_tokenizer, preview_weights),
     )
     return output
+
+
+def _tracking_options(path: Path | None) -> TrackingOptions | None:
+    from vrpo.config import load_resolved
+    from vrpo.config.tracking import TrackingOptions
+
+    return load_resolved(TrackingOptions, path) if path else None
+
+
+def _preview_maker(
+    tracking: TrackingOptions | None, tokenizer: Path | None, weights: Path | None
+) -> PreviewMaker | None:
+    """Makes the sampler of previews, where they are wanted."""
+    if tracking is None or tracking.preview is None:
+        return None
+    if tokenizer is None:
+        raise UserError(
+            "--preview-tokenizer: missing, and `tracking.preview` needs its decoder; "
+            "give the tokenizer's resolved config"
+        )
+    from vrpo.config import load_resolved
+    from vrpo.config.networks import TokenizerOptions
+    from vrpo.sampling.preview import PreviewSampler
+
+    options = load_resolved(TokenizerOptions, tokenizer)
+    return functools.partial(PreviewSampler, tracking.preview, options, weights)
 
 
 @app.command("sample", rich_help_panel="Sample")

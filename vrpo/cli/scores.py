@@ -14,6 +14,7 @@ from vrpo.cli.arguments import (
     Latents,
     Output,
     Threads,
+    Tracking,
     Weights,
     chosen_device,
     pairs_of,
@@ -73,14 +74,23 @@ def evaluate(
     force_sfid: Annotated[
         bool, typer.Option("--force-sfid", help="give sFID also for fewer images than its features")
     ] = False,
+    tracking: Tracking = None,
+    run_folder: Annotated[
+        Path | None, typer.Option(help="folder of the training whose trackers get the scores")
+    ] = None,
     device: Device = "auto",
     threads: Threads = 1,
 ) -> Path | None:
     """Score samples: FID, sFID, IS, precision, recall, KID; `--output` takes a JSON record."""
     from vrpo.config import load_resolved
     from vrpo.config.scoring import EvaluationOptions
+    from vrpo.config.tracking import TrackingOptions
     from vrpo.metrics import score, summary
+    from vrpo.tracking.backends import require_installed
+    from vrpo.tracking.trackers import log_scores
 
+    tracked = load_resolved(TrackingOptions, tracking) if tracking else TrackingOptions()
+    require_installed(tracked.trackers)
     record = score(
         samples,
         reference,
@@ -94,6 +104,15 @@ def evaluate(
     typer.echo(summary(record))
     for warning in record["protocol"]["warnings"]:
         typer.echo(f"  {warning}", err=True)
+    if run_folder is not None and record["step"] is not None:
+        log_scores(
+            tracked.trackers,
+            tracked.project or "vrpo",
+            run_folder,
+            step=record["step"],
+            sampler=samples.stem,
+            scores=record["scores"],
+        )
     return output
 
 

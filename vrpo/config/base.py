@@ -132,7 +132,8 @@ def _without_braces(path: str) -> str:
     return path
 
 
-def _distinct(values: list[T]) -> list[T]:
+def distinct(values: list[T]) -> list[T]:
+    """`values`, which must differ from each other."""
     if len(set(values)) < len(values):
         raise ValueError(f"{shown(values)} must be different from each other; give each once")
     return values
@@ -155,10 +156,10 @@ Label = Annotated[str, AfterValidator(_label)]
 """Name in tables and figures."""
 Positive = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0)]
-Seeds = Annotated[list[Seed], AfterValidator(_distinct)]
-Names = Annotated[list[str], AfterValidator(_distinct)]
+Seeds = Annotated[list[Seed], AfterValidator(distinct)]
+Names = Annotated[list[str], AfterValidator(distinct)]
 """Keys of another section."""
 Ascending = Annotated[list[Positive], AfterValidator(_ascending)]
 """Steps, or blocks counted from 1."""
-Distinct = Annotated[list[Positive], AfterValidator(_distinct)]
+Distinct = Annotated[list[Positive], AfterValidator(distinct)]
 """Blocks counted from 1, in any order."""

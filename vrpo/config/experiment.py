@@ -29,6 +29,7 @@ from vrpo.config.scoring import (
     RepresentationOptions,
     SamplerOptions,
 )
+from vrpo.config.tracking import TrackingOptions
 from vrpo.config.training import TrainingOptions
 
 STEPS = TypeAdapter(Annotated[Ascending, Field(min_length=1)])
@@ -65,6 +66,7 @@ class ExperimentConfig(Options):
         None, "quality of hidden representations; null: not measured"
     )
     resources: ResourceOptions = option(ResourceOptions, "what jobs ask for")
+    tracking: TrackingOptions = option(TrackingOptions, "trackers and previews of trainings")
     report: ReportOptions = option(ReportOptions, "figures and tables")
     benchmark: BenchmarkOptions | None = option(None, "the method benchmark; null: none")
 
@@ -98,6 +100,7 @@ class ExperimentConfig(Options):
             self._check_run(name, run)
         for name, checkpoint in self.checkpoints.items():
             self._check_checkpoint(name, checkpoint)
+        self.tracking.check(self.data.num_classes, self.processes.values())
         self._check_decoders()
         self._check_geometry()
         self._check_published()

@@ -35,6 +35,9 @@ def resolved_files(config: ExperimentConfig) -> dict[Path, Options]:
         "evaluation": config.evaluation,
         "experiment": config,
         "collect": collection(config),
+        "tracking": config.tracking.model_copy(
+            update={"project": config.tracking.project or config.experiment}
+        ),
         "report": described_report(config),
         "benchmark": config.benchmark,
         "representation": config.representation,

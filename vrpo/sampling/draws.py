@@ -15,10 +15,15 @@ class ImageDraws:
     """
 
     def __init__(
-        self, seed: int, numbers: range, shape: tuple[int, ...], device: torch.device
+        self,
+        seed: int,
+        numbers: range,
+        shape: tuple[int, ...],
+        device: torch.device,
+        purpose: str = "sample",
     ) -> None:
         self.numbers, self.shape, self.device = numbers, shape, device
-        self.generators = [torch_generator("sample", seed, number) for number in numbers]
+        self.generators = [torch_generator(purpose, seed, number) for number in numbers]
 
     def labels(self, kind: str, num_classes: int) -> Tensor:
         """Classes [B] int64: `random`, uniform and drawn first; `balanced`, in turn, not drawn."""

@@ -84,7 +84,8 @@ def sample_images(
     network = SamplingNetwork(network, options.precision, options.compile)
     decoder = load_tokenizer(tokenizer, tokenizer_weights, device)
     channels, height, width = shape = tuple(description["latent_shape"])
-    _check_channels(options, channels, decoder, milestone)
+    check_channels(channels, decoder, milestone)
+    _check_guided_channels(options, channels)
     named = f"the tokenizer `{tokenizer.weights}`"
     check_normalisation(description, decoder.normalisation, milestone, named)
     batch_size = options.batch_size if device.type == "cuda" else CPU_BATCH
@@ -105,7 +106,7 @@ def sample_images(
             if wanted:
                 draws = ImageDraws(options.seed, range(first, first + batch_size), shape, device)
                 labels = draws.labels(options.labels, network.null_label)
-                latents = _sample_latents(options, network, process, labels, draws)
+                latents = sample_latents(options, network, process, labels, draws)
                 waiting.decode(decoder, latents, labels, options.rounding)
             if finished:
                 collected.add(finished, milestone)
@@ -117,27 +118,34 @@ def sample_images(
         log.info("samples: %d of %dx%d, %s", options.images, *side, how)
 
 
-def _sample_latents(
+def sample_latents(
     options: SamplerOptions,
     network: SamplingNetwork,
     process: Process,
     labels: Tensor,
     draws: ImageDraws,
 ) -> Tensor:
+    """Latents [B,C,h,w] float32 of the classes `labels` [B]."""
     chosen = options.guidance
     denoiser = Guided(network, process, labels, chosen.scale, chosen.interval, chosen.channels)
     return sample(process, options, denoiser, draws.normal(), draws.normal)
 
 
-def _check_channels(
-    options: SamplerOptions, channels: int, decoder: Tokenizer, milestone: Path | str
-) -> None:
+def check_channels(channels: int, decoder: Tokenizer, milestone: Path | str) -> None:
+    """Check that the tokenizer has as many latent channels as `milestone`, a file, says.
+
+    Raises:
+        UserError: it has not.
+    """
     own = decoder.vae.config.latent_channels
     if own != channels:
         raise UserError(
             f"{milestone}: was trained on latents of {channels} channels, "
             f"the tokenizer has {own}; give the tokenizer that made its latents"
         )
+
+
+def _check_guided_channels(options: SamplerOptions, channels: int) -> None:
     guided = options.guidance.channels
     if guided is not None and guided > channels:
         raise UserError(

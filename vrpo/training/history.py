@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 from vrpo.files import write_text
+from vrpo.tracking.trackers import Row, Trackers
 
 Rows = list[dict[str, str]]
 TABLES = ("train", "diagnostics")
@@ -20,14 +21,20 @@ class History:
     train.csv (losses and rewards) and diagnostics.csv (the same by noise level) are a function of
     (config, seed, step): their rows are part of the training state, and a resume writes them anew,
     so that every repetition produces identical files. speed.csv holds wall-clock rates, which
-    differ between repetitions; rows are only added to it.
+    differ between repetitions; rows are only added to it. Trackers get the same values.
     """
 
     def __init__(
-        self, run_folder: Path, batch_size: int, step: int, tables: dict[str, Rows]
+        self,
+        run_folder: Path,
+        batch_size: int,
+        step: int,
+        tables: dict[str, Rows],
+        trackers: Trackers | None = None,
     ) -> None:
         """Continue from `step`, whose state held `tables`, a list of rows for each of `TABLES`."""
         self.folder, self.speed = run_folder, run_folder / "speed.csv"
+        self.trackers = trackers or Trackers()
         self.batch_size, self.step, self.tables = batch_size, step, tables
         self.time = time.monotonic()
         for name, rows in tables.items():
@@ -47,19 +54,43 @@ class History:
         seconds = now - self.time
         rate = (step - self.step) * self.batch_size / max(seconds, 1e-9)
         texts = {name: f"{value:.8g}" for name, value in metrics.items()}
-        self._add("train", [{"step": str(step), **texts}])
-        self._add("diagnostics", _rows_by_noise_level(step, by_noise_level))
+        new = {
+            "train": [{"step": str(step), **texts}],
+            "diagnostics": _rows_by_noise_level(step, by_noise_level),
+        }
+        for name, rows in new.items():
+            self._add(name, rows)
+        (row,) = tracked_rows(new)
+        self.trackers.scalars(step, {**row.values, "speed/images_per_second": rate})
         speed = {"step": str(step), "images_per_second": f"{rate:.1f}", "seconds": f"{seconds:.2f}"}
         with open(self.speed, "a", encoding="utf-8") as file:
             file.write(_text([speed], header=file.tell() == 0))
         self.step, self.time = step, now
         return rate
 
+    def leave_out(self, seconds: float) -> None:
+        """Do not count `seconds` of other work in the next rate."""
+        self.time += seconds
+
     def _add(self, name: str, rows: Rows) -> None:
         header = not self.tables[name]
         self.tables[name] += rows
         with open(self.folder / f"{name}.csv", "a", encoding="utf-8") as file:
             file.write(_text(rows, header))
+
+
+def tracked_rows(tables: dict[str, Rows]) -> list[Row]:
+    """The values of the tables as trackers name them, step by step."""
+    values = {
+        int(row["step"]): {f"train/{name}": float(row[name]) for name in row if name != "step"}
+        for row in tables["train"]
+    }
+    for row in tables["diagnostics"]:
+        step, level = int(row["step"]), row["noise_level"]
+        for name, text in row.items():
+            if text and name not in ("step", "noise_level"):
+                values[step][f"diagnostics/{name}/at_{level}"] = float(text)
+    return [Row(step, named) for step, named in values.items()]
 
 
 def _rows_by_noise_level(step: int, quantities: dict[str, list[float]]) -> Rows:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from vrpo.alignment.base import AlignmentContext
 from vrpo.alignment.registry import build_alignment
 from vrpo.config import RunConfig
+from vrpo.config.tracking import TrackingOptions
 from vrpo.data.batches import TrainingData
 from vrpo.errors import UserError
 from vrpo.files import exclusive_lock, write_text
@@ -26,14 +28,20 @@ from vrpo.processes.registry import build_process
 from vrpo.runtime.compiler import require_compiler
 from vrpo.runtime.distributed import Ranks, joined_ranks
 from vrpo.seeds import derive_seed
+from vrpo.tracking.backends import require_installed
+from vrpo.tracking.runs import TrackedRun
+from vrpo.tracking.trackers import Trackers, follow_training
 from vrpo.training.backend import configure_backend
-from vrpo.training.history import History
+from vrpo.training.history import History, tracked_rows
 from vrpo.training.interrupt import Interrupt
 from vrpo.training.objective import Objective
+from vrpo.training.previews import Draw, Previews
 from vrpo.training.state import StateStore, config_differences, config_hash
 from vrpo.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
+PreviewMaker = Callable[[RunConfig, TrainingData, torch.device], Draw]
+"""Makes what samples previews of a run; stages that sample are above this package."""
 
 
 def train(
@@ -49,6 +57,8 @@ def train(
     max_minutes: float | None = None,
     log_every: int = 100,
     max_skipped: int = 10,
+    tracking: TrackingOptions | None = None,
+    preview: PreviewMaker | None = None,
 ) -> None:
     """Train `config` to `milestone` steps and write its averaged weights to `output`.
 
@@ -69,11 +79,15 @@ def train(
             `InterruptionError` raised.
         log_every: steps in a row of train.csv.
         max_skipped: tolerated non-finite steps in a row.
+        tracking: trackers and previews, which change no result; None: none.
+        preview: makes the sampler of `tracking.preview`.
 
     Raises:
         UserError: inputs that do not fit each other, a training of this run already under way, a
-            state of another version, a full disk.
+            state of another version, a full disk, a tracker that is not installed.
     """
+    tracking = tracking or TrackingOptions()
+    require_installed(tracking.trackers)
     with joined_ranks(device) as ranks, _alone(config, output, ranks):
         options, plain = config.training, config.model_dump(mode="json")
         try:
@@ -100,16 +114,28 @@ def train(
             ranks.world, options.accumulation, micro_batch,
         )  # fmt: skip
         log.info("%s", ", ".join(f"{name} {value}" for name, value in backend.items()))
-        history = None
+        history, previews, trackers = None, None, Trackers()
         if ranks.is_main:
+            draw = preview(config, data, ranks.device) if preview and tracking.preview else None
             write_text(output.parent / "backend.json", json.dumps(backend, indent=1) + "\n")
-            history = History(output.parent, options.batch_size, trainer.step, trainer.tables)
+            trackers = follow_training(
+                tracking.trackers, _tracked(config, tracking, output.parent, trainer.step),
+                states=store.folder, earlier=tracked_rows(trainer.tables),
+            )  # fmt: skip
+            history = History(
+                output.parent, options.batch_size, trainer.step, trainer.tables, trackers
+            )
+            if draw is not None:
+                every = tracking.preview.every
+                previews = Previews(draw, every, output.parent, trainer.step, trackers)
         interrupt = Interrupt(ranks, save_minutes=save_minutes, max_minutes=max_minutes)
-        trainer.train(
-            milestone, store, history, interrupt, log_every=log_every, max_skipped=max_skipped
-        )
-        if ranks.is_main:
-            _save_averaged(trainer, plain, milestone, output)
+        with contextlib.closing(trackers):
+            trainer.train(
+                milestone, store, history, interrupt,
+                log_every=log_every, max_skipped=max_skipped, previews=previews,
+            )  # fmt: skip
+            if ranks.is_main:
+                _save_averaged(trainer, plain, milestone, output)
 
 
 def _alone(
@@ -120,6 +146,12 @@ def _alone(
         return contextlib.nullcontext()
     what = f"a training of run {config.run}, seed {config.seed},"
     return exclusive_lock(output.parent / "state" / "lock", what)
+
+
+def _tracked(config: RunConfig, tracking: TrackingOptions, folder: Path, step: int) -> TrackedRun:
+    """The run as its trackers show it."""
+    project, plain = tracking.project or "vrpo", config.model_dump(mode="json")
+    return TrackedRun("", config.run, config.seed, folder, project, step=step, options=plain)
 
 
 def _save_averaged(trainer: Trainer, plain: dict[str, Any], milestone: int, output: Path) -> None:

@@ -25,6 +25,7 @@ from vrpo.training.history import TABLES, History, Rows
 from vrpo.training.interrupt import Interrupt
 from vrpo.training.objective import Objective
 from vrpo.training.plan import StepPlan, plan_step, step_noise
+from vrpo.training.previews import Previews
 from vrpo.training.state import StateStore
 
 if TYPE_CHECKING:
@@ -270,8 +271,11 @@ class Trainer:
         *,
         log_every: int,
         max_skipped: int,
+        previews: Previews | None = None,
     ) -> None:
         """Train up to `milestone` steps, saving state as `interrupt` asks and at the end.
+
+        The first rank has `history` and, if they are wanted, `previews`.
 
         Raises:
             UserError: more than `max_skipped` steps in a row were not finite, and the state is
@@ -296,6 +300,8 @@ class Trainer:
                     if int(self.skipped_in_a_row) > max_skipped:
                         self._save(store, wait=True)
                         raise UserError(self._not_finite(int(self.skipped_in_a_row)))
+                if previews is not None:
+                    history.leave_out(previews.after(self.step, self.ema.network))
                 if self.step < milestone and interrupt.save_now(self.step):
                     self._save(store, wait=interrupt.stopping)
                     interrupt.stop_if_asked(self.step)

@@ -90,7 +90,9 @@ def weight_checks(config: ExperimentConfig, *, fetch: bool) -> Iterator[Check]:
 
 
 def class_checks(config: ExperimentConfig) -> Iterator[Check]:
-    """Import the custom losses that runs use, and construct their custom networks."""
+    """Find the trackers, import the custom losses of runs, and construct custom networks."""
+    if config.tracking.trackers:
+        yield "trackers", partial(_trackers, config.tracking.trackers)
     for name in dict.fromkeys(run.alignment for run in config.runs.values()):
         if config.alignments[name].kind == "custom":
             yield f"loss of {name}", partial(_loss, config, name)
@@ -101,6 +103,13 @@ def class_checks(config: ExperimentConfig) -> Iterator[Check]:
             networks.setdefault(resolved.model.name, resolved)
     for name, resolved in networks.items():
         yield f"network {name}", partial(_network, config, resolved)
+
+
+def _trackers(names: list[str]) -> str:
+    from vrpo.tracking.backends import require_installed
+
+    require_installed(names)
+    return f"{', '.join(names)} can be imported"
 
 
 def _loss(config: ExperimentConfig, name: str) -> str:

@@ -43,6 +43,7 @@ STAGES = {
 WITHOUT_EFFECT = {
     "--output", "--listing", "--device", "--threads",
     "--save-minutes", "--max-minutes", "--log-every", "--max-skipped",
+    "--tracking", "--preview-tokenizer", "--preview-weights", "--run-folder",
 }  # fmt: skip
 """Arguments that change no result, or only its last digits."""
 

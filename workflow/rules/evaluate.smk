@@ -31,6 +31,7 @@ rule reference:
 rule evaluate:
     input:
         config=PATHS.config("evaluation"),
+        tracking=ancient(PATHS.config("tracking")),  # changes no score
         samples=lambda wildcards: INPUTS.samples(*wildcards),
         reference=rules.reference.output,
         weights=INPUTS.evaluation,
@@ -46,9 +47,11 @@ rule evaluate:
         gpu=GPU,
         device=DEVICE,
     params:
+        run=lambda wildcards: PATHS.run(wildcards.run, wildcards.seed),
         weights=flag("weights", INPUTS.evaluation),
         extra=flags("extra-weights", INPUTS.extra),
     shell:
         "vrpo --gpus {resources.gpu} evaluate {input.samples:q} {input.reference:q}"
         " --config {input.config:q} {params.weights} {params.extra} --output {output:q}"
+        " --tracking {input.tracking:q} --run-folder {params.run:q}"
         " --device {resources.device} --threads {threads} &> {log:q}"

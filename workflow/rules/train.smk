@@ -9,6 +9,9 @@ rule train:
         features=lambda wildcards: INPUTS.features(INPUTS.encoders_of(wildcards.run)),
         critics=lambda wildcards: list(INPUTS.critics(wildcards.run).values()),
         previous=lambda wildcards: INPUTS.previous(wildcards.run, wildcards.seed, wildcards.step),
+        tracking=ancient(PATHS.config("tracking")),  # changes no result, nor what it needs
+        tokenizer=ancient(PATHS.config("tokenizer")),
+        decoder=ancient(INPUTS.tokenizer),
     output:
         PATHS.milestone("{run}", "{seed}", "{step}"),
     log:
@@ -32,10 +35,12 @@ rule train:
             "features", INPUTS.places(INPUTS.encoders_of(wildcards.run))
         ),
         critics=lambda wildcards: flags("critic", INPUTS.critics(wildcards.run)),
+        decoder=flag("preview-weights", INPUTS.tokenizer),
     shell:
         "vrpo --gpus {resources.gpu} train --config {input.config:q}"
         " --latents {params.latents:q} {params.features} {params.critics}"
         " --milestone {params.steps} --output {output:q}"
         " --save-minutes {resources.save_minutes} --log-every {resources.log_every}"
         " --max-skipped {resources.max_skipped}"
+        " --tracking {input.tracking:q} --preview-tokenizer {input.tokenizer:q} {params.decoder}"
         " --device {resources.device} --threads {threads} &> {log:q}"

@@ -1,0 +1,1 @@
+"""Live views of trainings in TensorBoard, W&B and Trackio; they change no result."""
