@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
-import os
+import socket
 import struct
-import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-from vrpo.config.reading import sealed
 from vrpo.config.tracking import TrackingOptions
 from vrpo.errors import UserError
-from vrpo.tracking import trackers
+from vrpo.runtime.distributed import Ranks
+from vrpo.tracking import backends, trackers
 from vrpo.tracking.backends import require_installed
 from vrpo.tracking.trackers import Trackers, log_scores
+from vrpo.training import run as training
 
 from tests.fixtures.tracking import Failing, Hanging, Recorder, use
-from tests.fixtures.training import Toy, assert_same_results, milestone_file
+from tests.fixtures.training import Toy, assert_same_results
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 BLOCK, FULL, LAST = 1 << 15, 1, 4  # of LevelDB's log
@@ -150,30 +153,20 @@ def test_a_missing_package_is_refused_before_anything_is_written(
     require_installed([])
 
 
-def test_the_first_of_two_ranks_logs(toy: Toy, tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard", reason="the extra `trackers` is not installed")
-    file = tmp_path / "tracking.yaml"
-    file.write_text(sealed(TrackingOptions(trackers=["tensorboard"]).model_dump(mode="json")))
-    result = toy.run(toy.config("none"), tmp_path / "run", 10, "--tracking", str(file), ranks=2)
-    assert result.returncode == 0, result.stderr
-    assert len(list((tmp_path / "run").rglob("events.out.tfevents.*"))) == 1
+def test_other_ranks_than_the_first_log_nothing(
+    toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextlib.contextmanager
+    def second(device: str) -> Iterator[Ranks]:
+        yield Ranks(1, 1, torch.device(device))
+
+    recorder = use(monkeypatch, Recorder)
+    monkeypatch.setattr(training, "joined_ranks", second)
+    toy.train_to(toy.config("none"), tmp_path / "run", 10, tracking=WANDB)
+    assert not recorder.opened and not (tmp_path / "run").exists()
 
 
 # ---- the packages themselves ---------------------------------------------------------------------
-
-
-def train_command(toy: Toy, run: Path, milestone: int, name: str, **variables: str) -> str:
-    """Train by the command, in a process of its own, as packages read their settings once."""
-    file = run.parent / "tracking.yaml"
-    options = TrackingOptions(trackers=[name], project="toys")
-    file.write_text(sealed(options.model_dump(mode="json")))
-    command = toy.command(toy.config("vrpo"), run, milestone, "--tracking", str(file))
-    result = subprocess.run(
-        command, capture_output=True, text=True, env={**os.environ, **variables}, timeout=300
-    )
-    assert result.returncode == 0, result.stderr
-    assert milestone_file(run, milestone).is_file()
-    return result.stderr
 
 
 def accumulated(folder: Path) -> Any:
@@ -216,19 +209,32 @@ def test_scores_are_beside_the_training_and_not_doubled(toy: Toy, tmp_path: Path
     assert [(event.step, event.value) for event in found.Scalars("scores/ode/fid")] == [(10, 3.5)]
 
 
-def test_wandb_offline_holds_each_step_once(toy: Toy, tmp_path: Path) -> None:
-    pytest.importorskip("wandb", reason="the extra `trackers` is not installed")
-    run = tmp_path / "run"
-    for milestone in (10, 20):
-        train_command(toy, run, milestone, "wandb", WANDB_MODE="offline")
-    forget_after(run, 10)
-    train_command(toy, run, 30, "wandb", WANDB_MODE="offline")
-    logged = [wandb_rows(file) for file in sorted(run.glob("wandb/offline-run-*/*.wandb"))]
-    assert [[row["_step"] for row in rows] for rows in logged] == [[5, 10], [15, 20], [25, 30]]
-    losses = [row["train/loss"] for rows in logged for row in rows]
-    assert np.allclose(losses, [float(row["loss"]) for row in table(run)], rtol=1e-6)
-    noted = json.loads((run / "trackers.json").read_text())["id"]
-    assert {file.stem for file in run.glob("wandb/offline-run-*/*.wandb")} == {f"run-{noted}"}
+@pytest.fixture
+def fresh_wandb() -> Iterator[None]:
+    """W&B reads the environment once in a process."""
+    wandb = pytest.importorskip("wandb", reason="the extra `trackers` is not installed")
+    wandb.teardown()
+    yield
+    wandb.teardown()
+
+
+@pytest.mark.usefixtures("fresh_wandb")
+def test_wandb_offline_holds_each_step_once(
+    toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    config = toy.config("vrpo")
+    for milestone in (10, 20, 30):
+        toy.train_to(config, tmp_path, milestone, tracking=WANDB)
+        if milestone == 20:
+            forget_after(tmp_path, 10)
+    noted = json.loads((tmp_path / "trackers.json").read_text())["id"]
+    files = list(tmp_path.glob("wandb/offline-run-*/*.wandb"))
+    assert {file.stem for file in files} == {f"run-{noted}"}
+    rows = sorted((row for file in files for row in wandb_rows(file)), key=lambda row: row["_step"])
+    assert [row["_step"] for row in rows] == [5, 10, 15, 20, 25, 30]
+    losses = [float(row["loss"]) for row in table(tmp_path)]
+    assert np.allclose([row["train/loss"] for row in rows], losses, rtol=1e-6)
 
 
 def wandb_rows(file: Path) -> list[dict[str, Any]]:
@@ -251,30 +257,54 @@ def wandb_rows(file: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def test_wandb_without_credentials_logs_offline(toy: Toy, tmp_path: Path) -> None:
-    pytest.importorskip("wandb", reason="the extra `trackers` is not installed")
-    home = {"HOME": str(tmp_path), "NETRC": str(tmp_path / "netrc"), "WANDB_API_KEY": ""}
-    said = train_command(toy, tmp_path / "run", 10, "wandb", WANDB_MODE="", **home)
-    assert said.count("no credentials") == 1
-    assert list((tmp_path / "run/wandb").glob("offline-run-*/*.wandb"))
+@pytest.mark.usefixtures("fresh_wandb")
+def test_wandb_without_credentials_logs_offline(
+    toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("WANDB_MODE", "WANDB_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    toy.train_to(toy.config("none"), tmp_path, 10, tracking=WANDB)
+    warned = [record.message for record in caplog.records if record.message.startswith("wandb")]
+    assert len(warned) == 1 and "no credentials" in warned[0]
+    (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
+    assert [row["_step"] for row in wandb_rows(file)] == [5, 10]
 
 
-def test_trackio_holds_each_step_once(toy: Toy, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("fresh_wandb")
+def test_wandb_without_a_server_logs_offline(
+    toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A server that takes connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+        monkeypatch.delenv("WANDB_MODE", raising=False)
+        monkeypatch.setattr(backends, "CONNECTING", 2.0)
+        toy.train_to(toy.config("none"), tmp_path, 10, tracking=WANDB)
+    warned = [record.message for record in caplog.records if record.message.startswith("wandb")]
+    assert len(warned) == 1 and "no connection" in warned[0]
+    (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
+    assert [row["_step"] for row in wandb_rows(file)] == [5, 10]
+
+
+def test_trackio_holds_each_step_once(
+    toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("trackio", reason="the extra `trackers` is not installed")
-    run, place = tmp_path / "run", {"TRACKIO_DIR": str(tmp_path / "trackio")}
-    for milestone in (10, 20):
-        train_command(toy, run, milestone, "trackio", **place)
-    forget_after(run, 10)
-    train_command(toy, run, 30, "trackio", **place)
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
+    for name in [name for name in sys.modules if name.partition(".")[0] == "trackio"]:
+        monkeypatch.delitem(sys.modules, name)  # it reads its folder when it is imported
+    run, config = tmp_path / "run", toy.config("vrpo")
+    options = TrackingOptions(trackers=["trackio"], project="toys")
+    for milestone in (10, 20, 30):
+        toy.train_to(config, run, milestone, tracking=options)
+        if milestone == 20:
+            forget_after(run, 10)
+    from trackio.sqlite_storage import SQLiteStorage
+
     noted = json.loads((run / "trackers.json").read_text())["id"]
-    code = (
-        "import json; from trackio.sqlite_storage import SQLiteStorage; "
-        f"print(json.dumps(SQLiteStorage.get_logs('toys', 'sit-vrpo-seed3-{noted}'), default=str))"
-    )
-    read = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **place}
-    )
-    rows = json.loads(read.stdout.splitlines()[-1])
+    rows = SQLiteStorage.get_logs("toys", f"sit-vrpo-seed3-{noted}")
     assert [row["step"] for row in rows] == [5, 10, 15, 20, 25, 30]
     losses = [float(row["loss"]) for row in table(run)]
     assert np.allclose([row["train/loss"] for row in rows], losses, rtol=1e-6)

@@ -93,6 +93,9 @@ class WandB:
             log.info("wandb: %s", self.run.url)
 
     def _begin(self, run: TrackedRun, mode: str) -> Any:
+        settings = {"finish_timeout": FINISHING, "silent": True, "console": "off"}
+        if mode == "online":
+            settings["init_timeout"] = CONNECTING
         return self.wandb.init(
             project=run.project,
             id=run.key,
@@ -103,9 +106,7 @@ class WandB:
             dir=str(run.folder),
             mode=mode,
             resume="allow" if mode == "online" else None,
-            settings=self.wandb.Settings(
-                init_timeout=CONNECTING, finish_timeout=FINISHING, silent=True, console="off"
-            ),
+            settings=self.wandb.Settings(**settings),
         )
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
