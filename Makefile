@@ -1,5 +1,6 @@
 # make demo          the whole pipeline in miniature, from images to report.html
 # make test          all tests
+# make test-slurm    jobs on a SLURM of one node, which it installs (Debian or Ubuntu, root)
 # make lint          formatting and static checks
 # make benchmark     the method benchmark in miniature, hours on two CPU cores (docs/benchmark.md)
 # make redraw        figures, tables and report from collected results; FIGURE=fid for one
@@ -21,7 +22,7 @@ STAMP := $(VENV)/.installed
 SITE := .venv-site
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: help environment demo test lint benchmark redraw docs site requirements
+.PHONY: help environment demo test test-slurm lint benchmark redraw docs site requirements
 
 help:
 	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
@@ -38,6 +39,9 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	OMP_NUM_THREADS=1 pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
+test-slurm: $(STAMP)
+	OMP_NUM_THREADS=1 VRPO_TEST_SLURM=1 pytest -v -rs --confcutdir tests/slurm tests/slurm
 
 lint: $(STAMP)
 	ruff check

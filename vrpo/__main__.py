@@ -5,11 +5,13 @@ from __future__ import annotations
 import sys
 
 from vrpo.errors import UserError, refuse
+from vrpo.workflow.logs import keep_log, release_log
 
 
 def main() -> None:
     """Run a command; custom classes are found in the current folder, as in the workflow."""
     sys.path.append("")  # last: a file there hides no package
+    keep_log()
     option, equals, count = sys.argv[1].partition("=") if len(sys.argv) > 1 else ("", "", "")
     if option == "--gpus":
         rest = sys.argv[2:]
@@ -30,7 +32,9 @@ def on_gpus(count: str, arguments: list[str]) -> None:
     try:
         if not count.isdecimal():
             raise UserError(f"--gpus: `{count}` is no number of GPUs; give 0 or more")
-        if not restore(arguments):
+        if restore(arguments):
+            release_log()
+        else:
             launch(int(count), arguments)
     except UserError as error:
         refuse(error)

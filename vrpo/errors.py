@@ -14,6 +14,10 @@ class UserError(Exception):
 class InterruptionError(Exception):
     """A signal or the time budget ended the work; its state is saved. Exit status 75."""
 
+    def __init__(self, message: str, *, out_of_time: bool = False) -> None:
+        super().__init__(message)
+        self.out_of_time = out_of_time
+
 
 def refuse(error: UserError | str) -> NoReturn:
     """End the process with the error's line."""

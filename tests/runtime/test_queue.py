@@ -53,3 +53,32 @@ def test_gpus_that_the_queue_gave(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not queue.has_given_gpus()
     monkeypatch.setenv("SLURM_JOB_GPUS", "0")
     assert queue.has_given_gpus()
+
+
+@pytest.mark.parametrize(
+    ("allowed", "out_of_time", "preempted", "expected"),
+    [
+        ("1", True, "None", True),
+        ("1", False, "None", False),  # cancelled, or ended by hand
+        ("1", False, "2026-01-01T10:00:00", True),
+        ("", True, "None", False),
+    ],
+)
+def test_which_jobs_are_put_back(
+    allowed: str,
+    out_of_time: bool,
+    preempted: str,
+    expected: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    commands = []
+
+    def run(command: tuple[str, ...], **_: object) -> subprocess.CompletedProcess[str]:
+        commands.append(command)
+        return subprocess.CompletedProcess(command, 0, f"JobId=17 PreemptTime={preempted} A=b", "")
+
+    monkeypatch.setattr(queue.subprocess, "run", run)
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    monkeypatch.setenv(queue.MAY_REQUEUE, allowed)
+    assert queue.put_back(out_of_time=out_of_time) == expected
+    assert (("scontrol", "requeue", "17") in commands) == expected

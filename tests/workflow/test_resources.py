@@ -15,7 +15,13 @@ from tests.fixtures.workflow import plan, snakemake, whole
 pytestmark = [pytest.mark.workflow]
 IMAGENET = ROOT / "config/imagenet256.yaml"
 PROFILE = yaml.safe_load((ROOT / "profiles/slurm/config.yaml").read_text())
+TRIES = PROFILE["retries"] + 1
 PLAIN = {"listing", "collect", "fid", "samples", "comparison", "claims", "report"}
+
+
+def of_try(request: object, attempt: int = 1) -> int:
+    """A request of the profile, as Snakemake computes it for a try."""
+    return eval(str(request), {"attempt": attempt, "min": min})
 
 
 def asked(text: str) -> dict[str, list[dict[str, str]]]:
@@ -43,12 +49,11 @@ def paper(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, 
 def test_jobs_ask_for_what_the_profile_says(paper: dict[str, list[dict[str, str]]]) -> None:
     """The defaults, and for rules that it names more."""
     for rule in PLAIN - {"collect", "listing"}:
-        memory = str(PROFILE["default-resources"]["mem_mb"])
-        assert {(job["mem_mb"], job["runtime"]) for job in paper[rule]} == {(memory, "60")}, rule
+        assert {(job["mem_mb"], job["runtime"]) for job in paper[rule]} == {("2000", "15")}, rule
         assert all("gpu" not in job for job in paper[rule]), rule
     train = PROFILE["set-resources"]["train"]
     for name in ("gpu", "mem_mb", "runtime"):
-        assert {job[name] for job in paper["train"]} == {str(train[name])}
+        assert {job[name] for job in paper["train"]} == {str(of_try(train[name]))}
     assert {job["gpu"] for job in paper["encode_latents"]} == {"1"}
 
 
@@ -113,4 +118,14 @@ def test_later_tries_ask_for_more_up_to_the_limit(tmp_path: Path) -> None:
     target = "results/tiny/images/shard-00000-of-00001.h5"
     result = snakemake(tmp_path, *arguments, *missing, "--", target)
     assert result.returncode != 0
-    assert [job["runtime"] for job in asked(whole(result))["images"]] == ["60", "120", "180"]
+    assert [job["runtime"] for job in asked(whole(result))["images"]] == ["15", "30", "45"]
+
+
+def test_no_try_asks_for_more_than_a_node_or_a_partition_has() -> None:
+    """A training's time is the same in each: it resumes."""
+    requests = PROFILE["set-resources"]
+    for rule, request in {"default": PROFILE["default-resources"], **requests}.items():
+        assert of_try(request.get("runtime", 0), TRIES) <= 720, rule
+        assert of_try(request["mem_mb"], TRIES) <= 256_000, rule
+        assert of_try(request["mem_mb"], 2) > of_try(request["mem_mb"]), rule
+    assert of_try(requests["train"]["runtime"], TRIES) == of_try(requests["train"]["runtime"])

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from vrpo.data.arrays import ArrayWriter
+from vrpo.workflow import KEEP
 from vrpo.workflow.restore import (
-    KEEP,
     inputs_of,
     keep_results,
     kept_path,

@@ -19,6 +19,7 @@ from vrpo.cli import checkpoints, experiment, prepare, results, runs, scores, st
 from vrpo.cli.arguments import announce
 from vrpo.errors import BAD_INPUT, INTERRUPTED, PREFIX, InterruptionError, UserError
 from vrpo.runtime.ranks import is_first, report_error, set_up_logging
+from vrpo.workflow.logs import release_log
 
 HELP = """Representation alignment for diffusion transformers: one command for each stage.
 
@@ -63,6 +64,8 @@ def main() -> None:
                 from vrpo.workflow.restore import note_result
 
                 note_result(arguments, made_from)
+            if not ended.code:
+                release_log()
             raise
 
 

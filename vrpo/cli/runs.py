@@ -65,27 +65,28 @@ def train(
 ) -> Path:
     """Train a run to a milestone, going on from its state; under `torchrun`, on several GPUs."""
     from vrpo.config import RunConfig, load_resolved
-    from vrpo.runtime.queue import minutes_left
+    from vrpo.runtime.queue import minutes_left, resumed_by_queue
     from vrpo.runtime.ranks import is_first
     from vrpo.training.run import train as train_run
 
     use_threads(threads)
     tracked = _tracking_options(tracking)
-    train_run(
-        load_resolved(RunConfig, config),
-        latents=latents,
-        features=pairs_of("--features", features or []),
-        critics=pairs_of("--critic", critic or []),
-        milestone=milestone,
-        output=output,
-        device=device,
-        save_minutes=save_minutes,
-        max_minutes=minutes_left() if max_minutes is None and is_first() else max_minutes,
-        log_every=log_every,
-        max_skipped=max_skipped,
-        tracking=tracked,
-        preview=_preview_maker(tracked, preview_tokenizer, preview_weights),
-    )
+    with resumed_by_queue():
+        train_run(
+            load_resolved(RunConfig, config),
+            latents=latents,
+            features=pairs_of("--features", features or []),
+            critics=pairs_of("--critic", critic or []),
+            milestone=milestone,
+            output=output,
+            device=device,
+            save_minutes=save_minutes,
+            max_minutes=minutes_left() if max_minutes is None and is_first() else max_minutes,
+            log_every=log_every,
+            max_skipped=max_skipped,
+            tracking=tracked,
+            preview=_preview_maker(tracked, preview_tokenizer, preview_weights),
+        )
     return output
 
 

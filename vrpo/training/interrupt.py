@@ -12,6 +12,8 @@ from vrpo.runtime.distributed import Ranks
 CHECK_EVERY = 10
 """Steps between agreements among ranks."""
 
+OUT_OF_TIME = "the wall-time budget"
+
 
 def budget_minutes(limit: float) -> float:
     """Minutes of work in a job that must have ended after `limit`.
@@ -22,7 +24,7 @@ def budget_minutes(limit: float) -> float:
 
 
 class Interrupt:
-    """Watches SIGTERM, SIGUSR1 and two clocks; all ranks get the same answer at the same step."""
+    """Watches SIGTERM and two clocks; all ranks get the same answer at the same step."""
 
     def __init__(self, ranks: Ranks, *, save_minutes: float, max_minutes: float | None) -> None:
         """`max_minutes`: minutes after which this process must have ended; None is unlimited."""
@@ -34,8 +36,7 @@ class Interrupt:
         self.last_save = time.monotonic()
         self.reason: str | None = None
         self.stopping = False
-        for number in (signal.SIGTERM, signal.SIGUSR1):
-            signal.signal(number, self._on_signal)
+        signal.signal(signal.SIGTERM, self._on_signal)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self.reason = signal.Signals(number).name
@@ -46,7 +47,7 @@ class Interrupt:
             return False
         now = time.monotonic()
         if self.reason is None and self.deadline is not None and now > self.deadline:
-            self.reason = "the wall-time budget"
+            self.reason = OUT_OF_TIME
         late = now - self.last_save > self.save_seconds
         self.stopping, due = self.ranks.any(self.reason is not None, late)
         if due or self.stopping:
@@ -59,5 +60,6 @@ class Interrupt:
             reason = self.reason or "another rank"
             raise InterruptionError(
                 f"training: ended by {reason} after step {step}, state is saved; "
-                "the same command goes on from there"
+                "the same command goes on from there",
+                out_of_time=reason == OUT_OF_TIME,
             )

@@ -15,6 +15,7 @@ from vrpo.files import exclusive_lock
 from vrpo.plan.paths import Paths
 from vrpo.plan.resolved import Plan
 from vrpo.runtime.launch import require_gpus
+from vrpo.runtime.queue import MAY_REQUEUE
 from vrpo.runtime.warm import start_warm_process
 from vrpo.workflow.environment import CHECKOUT, JOBS_PATH, run_check
 from vrpo.workflow.preflight import class_checks, weight_checks
@@ -140,6 +141,8 @@ def start(workflow: Workflow, plan: Plan) -> None:
         _check_machine(workflow, plan.experiment, due, in_environments)
     results = Paths.of(plan.experiment).folder
     LOCKS.enter_context(exclusive_lock(results / ".lock", "a workflow on these results"))
+    if not workflow.local_exec:
+        _join_queue(workflow, results)
     plan.write()
     keep_results(results, _forced(workflow))
     if workflow.touch or in_environments:
@@ -160,6 +163,24 @@ def _start_warm(workflow: Workflow, experiment: ExperimentConfig, due: list[str]
     if here and len(short) >= FEWEST:
         modules = dict.fromkeys(module for name in sorted({*short}) for module in IMPORTS[name])
         start_warm_process([*modules], experiment.resources.threads, os.environ[JOBS_PATH])
+
+
+def _join_queue(workflow: Workflow, results: Path) -> None:
+    """Check what jobs ask SLURM for, and take over the jobs that an earlier start left there."""
+    jobs = [job for job in workflow.dag.needrun_jobs() if not job.is_local]
+    executor = workflow.scheduler.get_executor(jobs[0]) if jobs else None
+    if type(executor).__module__ != "snakemake_executor_plugin_slurm":
+        return
+    from vrpo.workflow.slurm import check_jobs
+    from vrpo.workflow.takeover import take_over
+
+    settings = workflow.executor_settings
+    if settings.no_account:  # which the plugin declares and never reads
+        executor._fallback_account_arg = ""
+    if settings.requeue:
+        os.environ[MAY_REQUEUE] = "1"
+    check_jobs(executor, jobs)
+    take_over(executor, jobs, results, _forced(workflow))
 
 
 def _check_machine(

@@ -20,6 +20,7 @@ from typing import Any
 
 from vrpo.files import partial_path, write_text
 from vrpo.plan.paths import Paths
+from vrpo.workflow import KEEP
 from vrpo.workflow.content import config_hash, content_hash, is_place
 
 log = logging.getLogger(__name__)
@@ -46,9 +47,6 @@ WITHOUT_EFFECT = {
     "--tracking", "--preview-tokenizer", "--preview-weights", "--run-folder",
 }  # fmt: skip
 """Arguments that change no result, or only its last digits."""
-
-KEEP = "VRPO_KEEP"
-"""Environment variable set in workflows: new results get a second name until the workflow ends."""
 
 
 def restore(arguments: Sequence[str]) -> bool:

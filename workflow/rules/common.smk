@@ -13,7 +13,8 @@ from vrpo.config.command_line import check_command_line, keep_requests_of_profil
 from vrpo.plan import jobs
 from vrpo.plan.inputs import Inputs, flag, flags, import_memory
 from vrpo.plan.paths import Paths
-from vrpo.workflow.restore import KEEP, release_results
+from vrpo.workflow import KEEP
+from vrpo.workflow.restore import release_results
 from vrpo.workflow.environment import JOBS_PATH, use_environment_of
 from vrpo.workflow.hooks import Refusing, check_requests, missing_data, plan_of, refusing, start
 

@@ -1,4 +1,5 @@
 # Results collected into small files, one rule for each entry of the catalogue, and the report.
+# On a cluster they are one job, which runs one after the other (`drawing` in the profile).
 from vrpo.config.described import described_report
 from vrpo.report import catalogue
 from vrpo.report.catalogue import CATALOGUE
@@ -20,8 +21,12 @@ rule collect:
         COLLECTED,
     log:
         PATHS.log("collect"),
+    group:
+        "report"
     conda:
         REPORT_ENV
+    resources:
+        drawing=1,
     params:
         folder=lambda wildcards, output: str(Path(output[0]).parent),
     shell:
@@ -51,8 +56,12 @@ for ENTRY in CATALOGUE:
             others=FILES[1:],
         log:
             PATHS.log(f"{ENTRY.kind}s/{ENTRY.name}"),
+        group:
+            "report"
         conda:
             REPORT_ENV
+        resources:
+            drawing=1,
         params:
             kind=ENTRY.kind,
             name=ENTRY.name,
@@ -84,8 +93,12 @@ rule report:
         readme=PATHS.readme,
     log:
         PATHS.log("report"),
+    group:
+        "report"
     conda:
         REPORT_ENV
+    resources:
+        drawing=1,
     params:
         folder=lambda wildcards, output: str(Path(output.html).parent),
     shell:

@@ -1,0 +1,48 @@
+"""The whole tiny experiment as SLURM jobs: requests, overhead and results."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vrpo.report.catalogue import CATALOGUE
+
+from tests.fixtures import ROOT
+from tests.fixtures.slurm import Flow, jobs_of, small
+
+
+@pytest.mark.usefixtures("cluster")
+@pytest.mark.timeout(3600)
+def test_requests_are_as_configured_and_results_those_of_a_local_run(
+    local: Path, tmp_path: Path
+) -> None:
+    with Flow(tmp_path, *small(gres="gpu:1")) as flow:
+        assert flow.end() == 0, flow.text
+    for warning in ("account", "arning", "rror"):
+        assert warning not in flow.text
+    train = jobs_of(tmp_path, "train")
+    assert len(train) == 3
+    for job in train.values():
+        assert (job["TimeLimit"], job["MinMemoryNode"]) == ("00:30:00", "1500M")
+        assert (job["NumCPUs"], job["TresPerNode"]) == ("1", "gres:gpu:1")
+    for job in jobs_of(tmp_path, "sample").values():
+        assert (job["TimeLimit"], job["MinMemoryNode"]) == ("00:20:00", "1200M")
+        assert "TresPerNode" not in job
+    (drawn,) = jobs_of(tmp_path, "report").values()
+    assert drawn["MinMemoryNode"] == "2000M" and drawn["NumCPUs"] == "1"
+    assert not any(jobs_of(tmp_path, entry.name) for entry in CATALOGUE if entry.name != "report")
+    compared = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "tests.same_results",
+            local / "results/tiny",
+            tmp_path / "results/tiny",
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert compared.returncode == 0, compared.stdout + compared.stderr
