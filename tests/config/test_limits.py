@@ -39,6 +39,7 @@ ONE_OF_EACH = {  # every kind of section, and few runs
     "checkpoints": {"theirs": {"file": "theirs.pt", "family": "sit", "model": "S/2"}},
     "evaluation": {"extra_networks": {"more": MINI["evaluation"]["trained"]}},
     "representation": {"blocks": [1]},
+    "tracking": {"preview": {}},
 }
 EXTREMES = [
     *(None, True, "", "a\0\nb", "{x}", "é" * 300),
