@@ -3,6 +3,7 @@
 import pytest
 
 from vrpo.config import load_experiment
+from vrpo.config.alignments import SRAOptions
 from vrpo.config.alignments.base import SpatialOptions
 from vrpo.config.networks import EncoderOptions
 from vrpo.errors import UserError
@@ -55,6 +56,17 @@ def test_a_convolutional_projector_is_counted() -> None:
     saving = with_mlp["projector"] - with_convolution["projector"]
     assert saving == pytest.approx(saved)
     assert with_mlp | {"projector": 0} == with_convolution | {"projector": 0}
+
+
+def test_the_averaged_network_of_sra_is_counted() -> None:
+    """One forward pass of 20 of 28 blocks, and a projector of 4 W^2 numbers."""
+    config = load_experiment(ROOT / "config/imagenet256.yaml")
+    plain = config.run_config("sit-xl2-none", 0)
+    run = plain.model_copy(update={"alignment": SRAOptions(kind="sra", target_depth=20)})
+    counted, forward = training_flops(run, config), run_flops(plain, 32, 4)
+    assert counted["network"] == pytest.approx((3 + 20 / 28) * forward)
+    assert counted["projector"] == pytest.approx(3 * 2 * 256 * 4 * 1152**2)
+    assert counted["critic"] == 0
 
 
 def test_sampling_cost_of_the_paper() -> None:

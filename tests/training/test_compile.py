@@ -16,7 +16,7 @@ from vrpo.config.training import TrainingOptions
 from vrpo.data.arrays import ArrayWriter
 from vrpo.data.batches import TrainingData
 from vrpo.training.objective import Objective
-from vrpo.training.plan import plan_step, step_noise
+from vrpo.training.plan import plan_step, step_gaps, step_noise
 from vrpo.training.run import build_objective
 
 from tests.fixtures.training import ALIGNMENTS, COUNT, LATENT, Toy
@@ -76,7 +76,7 @@ def objective_of(
     content["alignment"] = OTHERS.get(alignment, content["alignment"])
     config = validate(RunConfig, content, "toy")
     features = {"toy": toy.folder / "attended.h5" if alignment == "haste" else toy.features}
-    data = TrainingData(toy.latents, features if alignment != "none" else {})
+    data = TrainingData(toy.latents, features if config.alignment.encoders else {})
     return build_objective(
         config, data, {"toy": toy.critic} if alignment == "vrpo" else {}, torch.device("cpu")
     ).train(), data
@@ -95,6 +95,10 @@ def run_steps(objective: Objective, forward, data: TrainingData) -> list[float]:
         if objective.alignment.needs_global_targets:
             rows = torch.from_numpy(plan.indices)
             targets = GlobalTargets(batch.tokens, rows, torch.arange(BATCH))
+        cleaner_hidden = None
+        if options.cleaner_target is not None:
+            gap = step_gaps(options.cleaner_target.noise_gap, 0, step, BATCH, torch.device("cpu"))
+            cleaner_hidden = objective.cleaner_hidden(batch.mean, noise, plan.times, labels, gap)
         loss, _ = forward(
             batch.mean,
             noise,
@@ -105,6 +109,7 @@ def run_steps(objective: Objective, forward, data: TrainingData) -> list[float]:
             batch.attention,
             torch.full((), step),
             targets,
+            cleaner_hidden,
         )
         loss.backward()
         objective.alignment.finish_step(lambda sums: sums, torch.tensor(True))
@@ -126,6 +131,9 @@ def run_steps(objective: Objective, forward, data: TrainingData) -> list[float]:
         "irepa",
         "haste",
         "contrastive",
+        "dispersive",
+        "sra",
+        "relational",
         "spatial",
         "agreement",
         "schedule",

@@ -65,6 +65,9 @@ class AlignmentBatch:
     old_cosine: Tensor | None = None
     """`ProjectedAlignment.cosine` [B] of the averaged network, without gradient, where
     `options.needs_old_policy`."""
+    cleaner_hidden: Tensor | None = None
+    """Hidden tokens [B,N,W] of the averaged network at less noise, without gradient, where
+    `options.cleaner_target`."""
     attention: Sequence[tuple[Tensor, Tensor]] = ()
     """Queries and keys [B,heads,N,W/heads] of the blocks `Alignment.attention_of`."""
     encoder_attention: dict[str, Tensor] = field(default_factory=dict)

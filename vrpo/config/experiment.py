@@ -213,8 +213,10 @@ class ExperimentConfig(Options):
         require_known(f"runs.{name}.alignment", run.alignment, self.alignments, "alignments")
         size, _ = self._split_model(f"runs.{name}.model", run.model)
         alignment = self.alignments[run.alignment]
-        last_attention = max(alignment.attention_of, default=0)
-        taken = {"depth": alignment.depth, "attention_blocks": last_attention}
+        taken = {"depth": alignment.depth}
+        taken["attention_blocks"] = max(alignment.attention_of, default=0)
+        if alignment.cleaner_target:
+            taken["target_depth"] = alignment.cleaner_target.depth
         for option_name, block in taken.items():
             if block > size.depth:
                 raise ValueError(

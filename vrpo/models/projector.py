@@ -1,6 +1,7 @@
-"""Projectors from hidden tokens to an encoder's tokens.
+"""Projectors from hidden tokens to the tokens that they are aligned with.
 
-REPA's MLP (arXiv:2410.06940, section 3) and iREPA's convolution (arXiv:2512.10794).
+REPA's MLP (arXiv:2410.06940, section 3), iREPA's convolution (arXiv:2512.10794) and SRA's MLP
+(arXiv:2505.02831).
 """
 
 from __future__ import annotations
@@ -24,9 +25,18 @@ class Projector(nn.Sequential):
             nn.SiLU(),
             nn.Linear(width_hidden, width_out),
         )
-        for layer in (self[0], self[2], self[4]):
-            nn.init.xavier_uniform_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        _initialise(self[0], self[2], self[4])
+
+
+class SelfProjector(nn.Sequential):
+    """Two linear layers with SiLU between: tokens [...,width] to the same, through 2 x width.
+
+    Weights are Xavier-uniform, biases zero, as in SRA.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__(nn.Linear(width, 2 * width), nn.SiLU(), nn.Linear(2 * width, width))
+        _initialise(self[0], self[2])
 
 
 class ConvolutionalProjector(nn.Conv2d):
@@ -43,3 +53,9 @@ class ConvolutionalProjector(nn.Conv2d):
         side = math.isqrt(tokens.shape[1])
         grid = tokens.transpose(1, 2).unflatten(2, (side, side))  # (B, width_in, side, side)
         return super().forward(grid).flatten(2).transpose(1, 2)
+
+
+def _initialise(*layers: nn.Linear) -> None:
+    for layer in layers:
+        nn.init.xavier_uniform_(layer.weight)
+        nn.init.zeros_(layer.bias)

@@ -86,6 +86,10 @@ class DDPM(Process):
         """t / (T - 1), so that training levels are uniform on [0, 1]."""
         return t.float() / (self.count - 1)
 
+    def with_less_noise(self, t: Tensor, gap: Tensor) -> Tensor:
+        """Levels lower by `gap` of all levels, rounded down, at least 0."""
+        return (t - (gap * self.count).long()).clamp_min(0)
+
     def log_snr(self, t: Tensor) -> Tensor:
         """log(alpha_bar / (1 - alpha_bar)) [B]."""
         return self._rows(t)[8].flatten()

@@ -67,6 +67,10 @@ class Interpolant(Process):
         """The times themselves."""
         return t
 
+    def with_less_noise(self, t: Tensor, gap: Tensor) -> Tensor:
+        """Earlier times, above 0."""
+        return (t - gap).clamp_min(SMALLEST_TIME)
+
     def log_snr(self, t: Tensor) -> Tensor:
         """2 log(alpha / sigma) [B]."""
         return -2 * torch.logit(t) if self.linear else -2 * torch.log(torch.tan(HALF_PI * t))

@@ -28,6 +28,10 @@ class Process(nn.Module, ABC):
         """Position of the times between clean (0) and noise (1) [B] float."""
 
     @abstractmethod
+    def with_less_noise(self, t: Tensor, gap: Tensor) -> Tensor:
+        """Times [B] whose noise level is lower by `gap` [B], at least that of clean latents."""
+
+    @abstractmethod
     def log_snr(self, t: Tensor) -> Tensor:
         """Logarithm of the signal-to-noise ratio alpha^2 / sigma^2 [B]."""
 

@@ -92,8 +92,10 @@ def network_flops(model: ModelOptions, process: str, side: int, channels: int) -
 
 
 def projectors_flops(run: RunConfig, tokens: int, widths: list[int]) -> float:
-    """One forward pass of the alignment's projectors, one for each encoder."""
+    """One forward pass of the alignment's projectors, one for each encoder, or SRA's."""
     alignment, width = run.alignment, run.model.width
+    if alignment.cleaner_target is not None:
+        return 8 * tokens * width**2  # W x 2 W and 2 W x W
     if alignment.convolution is not None:
         kernel = alignment.convolution.kernel_size**2
         return sum(2 * tokens * width * width_out * kernel for width_out in widths)
@@ -107,7 +109,8 @@ def projectors_flops(run: RunConfig, tokens: int, widths: list[int]) -> float:
 def training_flops(run: RunConfig, config: ExperimentConfig) -> dict[str, float]:
     """Forward and backward pass for one training image: network, projector and critic.
 
-    A critic runs twice forward and once backward to its input.
+    A critic runs twice forward and once backward to its input. An averaged network that gives
+    targets runs once forward, up to its block; it is part of the network.
     """
     side, channels = latent_side(config), config.tokenizer.latent_channels
     tokens = [encoder_tokens(config.encoders[name])[:2] for name in run.alignment.encoders]
@@ -115,8 +118,10 @@ def training_flops(run: RunConfig, config: ExperimentConfig) -> dict[str, float]
     shape = channels, side, side
     size = {"width": config.critic.width, "depth": config.critic.depth}
     critics = [critic_flops(latent_shape=shape, tokens=each, **size) for each in tokens]
+    target, forward = run.alignment.cleaner_target, run_flops(run, side, channels)
+    averaged = forward * target.depth / run.model.depth if target is not None else 0.0
     return {
-        "network": 3 * run_flops(run, side, channels),
+        "network": 3 * forward + averaged,
         "projector": 3 * projectors_flops(run, grid, widths),
         "critic": 3 * sum(critics) if run.alignment.needs_critic else 0.0,
     }

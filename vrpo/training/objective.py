@@ -37,8 +37,9 @@ class Objective(nn.Module):
             UserError: the alignment calls a method that a custom network does not have.
         """
         super().__init__()
-        old_policy, attention = alignment.options.needs_old_policy, bool(alignment.attention_of)
-        for method, needed in (("hidden", old_policy), ("traced", attention)):
+        wanted, attention = alignment.options, bool(alignment.attention_of)
+        averaged = wanted.needs_old_policy or wanted.cleaner_target is not None
+        for method, needed in (("hidden", averaged), ("traced", attention)):
             if needed and not hasattr(network, method):
                 raise UserError(
                     f"{type(network).__name__}: has no method `{method}`, which the alignment "
@@ -63,6 +64,7 @@ class Objective(nn.Module):
         encoder_attention: dict[str, Tensor] | None = None,
         step: Tensor | None = None,
         global_targets: GlobalTargets | None = None,
+        cleaner_hidden: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss (a mean over the micro-batch) and metrics.
 
@@ -76,6 +78,8 @@ class Objective(nn.Module):
             encoder_attention: queries and keys [B,L,2,heads,N,D/heads] by encoder, where needed.
             step: optimizer steps done so far, int64 scalar.
             global_targets: encoder tokens of the global batch, where the alignment needs them.
+            cleaner_hidden: the averaged network's `cleaner_hidden` [B,N,W], where the alignment
+                needs it.
         """
         process = self.process
         x_t = process.corrupt(x0, noise, t)
@@ -93,6 +97,7 @@ class Objective(nn.Module):
                 x0=x0,
                 x0_hat=lambda: process.x0_hat(prediction, x_t, t),
                 old_cosine=old_cosine,
+                cleaner_hidden=cleaner_hidden,
                 attention=attention,
                 encoder_attention=encoder_attention or {},
                 step=step,
@@ -120,11 +125,25 @@ class Objective(nn.Module):
         self, x0: Tensor, noise: Tensor, t: Tensor, labels: Tensor, tokens: dict[str, Tensor]
     ) -> Tensor:
         """The alignment's cosines [B], from the first blocks: the old policy's log-probability."""
-        x_t = self.process.corrupt(x0, noise, t)
         (depth,) = self.alignment.hidden_after
         with self._autocast(x0):
-            hidden = self.network.hidden(x_t, self.process.network_time(t), labels, after=depth)
+            hidden = self._hidden(x0, noise, t, labels, depth)
             return self.alignment.cosine(hidden, tokens)
+
+    @torch.no_grad()
+    def cleaner_hidden(
+        self, x0: Tensor, noise: Tensor, t: Tensor, labels: Tensor, gap: Tensor
+    ) -> Tensor:
+        """The alignment's targets [B,N,W]: hidden tokens at noise levels lower by `gap` [B]."""
+        t = self.process.with_less_noise(t, gap)
+        with self._autocast(x0):
+            depth = self.alignment.options.cleaner_target.depth
+            return self._hidden(x0, noise, t, labels, depth)
+
+    def _hidden(self, x0: Tensor, noise: Tensor, t: Tensor, labels: Tensor, depth: int) -> Tensor:
+        """Hidden tokens [B,N,W] after block `depth`; later blocks do not run."""
+        x_t = self.process.corrupt(x0, noise, t)
+        return self.network.hidden(x_t, self.process.network_time(t), labels, after=depth)
 
     def _autocast(self, x: Tensor) -> torch.autocast:
         half = self.options.precision == "bf16"

@@ -57,9 +57,17 @@ def plan_step(
     generator = torch_generator("train-label-dropout", seed, step)
     dropped = torch.rand(batch_size, generator=generator) < training.label_dropout
     order = torch.arange(batch_size)
-    if group > 1 and not alignment.by_image:
+    if alignment.by_noise_level:
         order = process.noise_level(times).argsort(stable=True)
     return StepPlan(indices[order.numpy()], times[order], dropped[order], order)
+
+
+def step_gaps(
+    greatest: float, seed: int, step: int, batch_size: int, device: torch.device
+) -> Tensor:
+    """Differences of noise levels [B] of a whole global batch, uniform in [0, greatest)."""
+    generator = torch_generator("train", "noise-gap", seed, step, device=device)
+    return greatest * torch.rand(batch_size, generator=generator, device=device)
 
 
 def step_noise(

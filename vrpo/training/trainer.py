@@ -24,7 +24,7 @@ from vrpo.training.feed import Feed, MicroBatch, plan_parts
 from vrpo.training.history import TABLES, History, Rows
 from vrpo.training.interrupt import Interrupt
 from vrpo.training.objective import Objective
-from vrpo.training.plan import StepPlan, plan_step, step_noise
+from vrpo.training.plan import StepPlan, plan_step, step_gaps, step_noise
 from vrpo.training.previews import Previews
 from vrpo.training.state import StateStore
 
@@ -155,13 +155,16 @@ class Trainer:
         shape = options.batch_size, self.data.latent_shape
         latent_noise = step_noise("latent", self.seed, self.step, *shape, ranks.device)
         noise = step_noise("noise", self.seed, self.step, *shape, ranks.device)
+        target, gaps = self.objective.alignment.options.cleaner_target, None
+        if target is not None:
+            gaps = step_gaps(target.noise_gap, self.seed, self.step, shape[0], ranks.device)
         step = torch.full((), self.step, device=ranks.device)
         targets = self._global_targets(batches)
         self.mark("data")
         for micro, batch in enumerate(batches):
             synchronised = ranks.world == 1 or micro == options.accumulation - 1
             with contextlib.nullcontext() if synchronised else self.loss_function.no_sync():
-                self._backward(batch, latent_noise, noise, step, targets[micro])
+                self._backward(batch, latent_noise, noise, gaps, step, targets[micro])
         self._update()
         self.step += 1
 
@@ -191,14 +194,18 @@ class Trainer:
         batch: MicroBatch,
         latent_noise: Tensor,
         noise: Tensor,
+        gaps: Tensor | None,
         step: Tensor,
         targets: GlobalTargets | None,
     ) -> None:
         x0 = batch.mean + batch.std * latent_noise[batch.draw]  # (B, C, H, W)
         eps = noise[batch.draw]
-        old_cosine = None
+        old_cosine = cleaner_hidden = None
         if self.objective.alignment.options.needs_old_policy:
             old_cosine = self.ema.cosine(x0, eps, batch.times, batch.labels, batch.tokens)
+        if gaps is not None:
+            gap = gaps[batch.draw]
+            cleaner_hidden = self.ema.cleaner_hidden(x0, eps, batch.times, batch.labels, gap)
         loss, metrics = self.loss_function(
             x0,
             eps,
@@ -209,6 +216,7 @@ class Trainer:
             batch.attention,
             step,
             targets,
+            cleaner_hidden,
         )
         self.mark("forward")
         (loss / self.options.accumulation).backward()

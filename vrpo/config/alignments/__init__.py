@@ -15,9 +15,12 @@ from pydantic import Field
 from vrpo.config.alignments.base import NoAlignment
 from vrpo.config.alignments.contrastive import ContrastiveOptions
 from vrpo.config.alignments.custom import CustomOptions
+from vrpo.config.alignments.dispersive import DispersiveOptions
 from vrpo.config.alignments.haste import HASTEOptions
 from vrpo.config.alignments.irepa import IREPAOptions
+from vrpo.config.alignments.relational import RelationalOptions
 from vrpo.config.alignments.repa import REPAOptions
+from vrpo.config.alignments.sra import SRAOptions
 from vrpo.config.alignments.vrpo import VRPOOptions
 
 KINDS = (
@@ -27,6 +30,9 @@ KINDS = (
     IREPAOptions,
     HASTEOptions,
     ContrastiveOptions,
+    DispersiveOptions,
+    SRAOptions,
+    RelationalOptions,
     CustomOptions,
 )
 AnyAlignment = Annotated[reduce(or_, KINDS), Field(discriminator="kind")]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 from vrpo.config.base import Names, Options, option
 
@@ -26,6 +26,15 @@ class SpatialOptions(Options):
     )
 
 
+class CleanerTarget(NamedTuple):
+    """Hidden tokens of the averaged network, at less noise, that an alignment has as targets."""
+
+    depth: int
+    """Block, counted from 1, after which they are taken."""
+    noise_gap: float
+    """Bound of the difference of noise levels, which is uniform between 0 and it."""
+
+
 class Defaults(Options):
     """Properties of an alignment that most kinds do not change."""
 
@@ -38,11 +47,15 @@ class Defaults(Options):
     group: ClassVar[int] = 1
     """Rollouts in a group, which stays on one GPU, in one micro-batch, side by side."""
     by_image: ClassVar[bool] = False
-    """Whether groups are rollouts of one image; else they are of similar noise level."""
+    """Whether groups are rollouts of one image."""
+    by_noise_level: ClassVar[bool] = False
+    """Whether groups are rollouts of similar noise level; else they are in the batch's order."""
     needs_critic: ClassVar[bool] = False
     """Whether the latent critic is used."""
     needs_old_policy: ClassVar[bool] = False
     """Whether the averaged network's cosines are used."""
+    cleaner_target: ClassVar[CleanerTarget | None] = None
+    """Targets that the averaged network gives at less noise; None: none."""
 
     @property
     def name(self) -> str:
@@ -86,6 +99,12 @@ class AlignmentOptions(Defaults):
         "log the cosine of alignment's and denoising's gradients at the hidden tokens, "
         "by noise level; takes one more pass over them",
     )
+
+
+class UnguidedOptions(AlignmentOptions):
+    """Alignments without an encoder."""
+
+    encoders: ClassVar[list[str]] = []
 
 
 class ProjectedOptions(AlignmentOptions):

@@ -189,6 +189,11 @@ class VRPOOptions(ProjectedOptions):
         return self.grouping == "image"
 
     @property
+    def by_noise_level(self) -> bool:
+        """See the base class."""
+        return self.grouping == "noise_level"
+
+    @property
     def needs_critic(self) -> bool:
         """See the base class: the perceptual reward has a weight."""
         return self.rewards.perceptual.score > 0 or self.rewards.perceptual.pathwise > 0
