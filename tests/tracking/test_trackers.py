@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import json
 import socket
@@ -14,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from vrpo.config.tracking import TrackingOptions
 from vrpo.errors import UserError
@@ -22,7 +20,6 @@ from vrpo.runtime.distributed import Ranks
 from vrpo.tracking import backends, trackers
 from vrpo.tracking.backends import require_installed
 from vrpo.tracking.trackers import Trackers, log_scores
-from vrpo.training import run as training
 
 from tests.fixtures.tracking import Failing, Hanging, Recorder, use
 from tests.fixtures.training import Toy, assert_same_results
@@ -156,12 +153,8 @@ def test_a_missing_package_is_refused_before_anything_is_written(
 def test_other_ranks_than_the_first_log_nothing(
     toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    @contextlib.contextmanager
-    def second(device: str) -> Iterator[Ranks]:
-        yield Ranks(1, 1, torch.device(device))
-
     recorder = use(monkeypatch, Recorder)
-    monkeypatch.setattr(training, "joined_ranks", second)
+    monkeypatch.setattr(Ranks, "is_main", False)
     toy.train_to(toy.config("none"), tmp_path / "run", 10, tracking=WANDB)
     assert not recorder.opened and not (tmp_path / "run").exists()
 
@@ -257,6 +250,10 @@ def wandb_rows(file: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def said_by_us(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.message for record in caplog.records if record.name == backends.__name__]
+
+
 @pytest.mark.usefixtures("fresh_wandb")
 def test_wandb_without_credentials_logs_offline(
     toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -265,7 +262,7 @@ def test_wandb_without_credentials_logs_offline(
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))
     toy.train_to(toy.config("none"), tmp_path, 10, tracking=WANDB)
-    warned = [record.message for record in caplog.records if record.message.startswith("wandb")]
+    warned = said_by_us(caplog)
     assert len(warned) == 1 and "no credentials" in warned[0]
     (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
     assert [row["_step"] for row in wandb_rows(file)] == [5, 10]
@@ -282,7 +279,7 @@ def test_wandb_without_a_server_logs_offline(
         monkeypatch.delenv("WANDB_MODE", raising=False)
         monkeypatch.setattr(backends, "CONNECTING", 2.0)
         toy.train_to(toy.config("none"), tmp_path, 10, tracking=WANDB)
-    warned = [record.message for record in caplog.records if record.message.startswith("wandb")]
+    warned = said_by_us(caplog)
     assert len(warned) == 1 and "no connection" in warned[0]
     (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
     assert [row["_step"] for row in wandb_rows(file)] == [5, 10]

@@ -61,7 +61,7 @@ def faults(command: str, rules: set[str]) -> list[str]:
 
     Snakemake's parser ends the process for unknown options.
     """
-    arguments = get_argument_parser().parse_args(shlex.split(command)[1:])
+    arguments = get_argument_parser().parse_args(shlex.split(command, comments=True)[1:])
     files = [ROOT / file for file in arguments.configfile if file.name not in READERS_OWN]
     config = parse_experiment(
         merge_configs(files or [ROOT / "config/mini.yaml"], arguments.config or []), command

@@ -28,7 +28,7 @@ def asked(text: str) -> dict[str, list[dict[str, str]]]:
     """{rule: resources of each of its jobs, in the order in which they are printed}."""
     found: dict[str, list[dict[str, str]]] = {}
     for rule, block in re.findall(
-        r"^(?:local)?rule (\w+):\n(.*?)(?:\n\n|\n\[|\Z)", text, re.MULTILINE | re.DOTALL
+        r"^ *(?:local)?rule (\w+):\n(.*?)(?:\n\n|\n *\[|\Z)", text, re.MULTILINE | re.DOTALL
     ):
         line = re.search(r"^ +resources: (.*)$", block, re.MULTILINE)
         found.setdefault(rule, []).append(
