@@ -14,8 +14,8 @@ from tests.fixtures.slurm import Flow, jobs_of, small
     [
         ({"gres": "gpu:3"}, "Requested node configuration is not available"),
         ({"mem_mb": 10**9}, "Requested node configuration is not available"),
-        ({"runtime": 90}, "runtime=90 is above the partition's limit of 60 minutes"),
-        ({"slurm_partition": "none"}, "invalid partition specified: none"),
+        ({"runtime": 150}, "runtime=150 is above the partition's limit of 120 minutes"),
+        ({"slurm_partition": "none"}, "Invalid partition name specified"),
     ],
 )
 def test_one_line_and_no_job(changed, words, prepared) -> None:

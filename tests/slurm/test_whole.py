@@ -9,7 +9,7 @@ import pytest
 from vrpo.report.catalogue import CATALOGUE
 
 from tests.fixtures import ROOT
-from tests.fixtures.slurm import Flow, jobs_of, small
+from tests.fixtures.slurm import Flow, jobs, jobs_of, small
 
 
 @pytest.mark.usefixtures("cluster")
@@ -29,7 +29,7 @@ def test_requests_are_as_configured_and_results_those_of_a_local_run(
     for job in jobs_of(tmp_path, "sample").values():
         assert (job["TimeLimit"], job["MinMemoryNode"]) == ("00:20:00", "1200M")
         assert "TresPerNode" not in job
-    (drawn,) = jobs_of(tmp_path, "report").values()
+    (drawn,) = [job for job in jobs().values() if job.get("Comment", "").startswith("rule_report_")]
     assert drawn["MinMemoryNode"] == "2000M" and drawn["NumCPUs"] == "1"
     assert not any(jobs_of(tmp_path, entry.name) for entry in CATALOGUE if entry.name != "report")
     compared = subprocess.run(

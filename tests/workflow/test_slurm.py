@@ -35,6 +35,7 @@ def check(**changes: object) -> list[str]:
     fields = dict(resources)
     job = SimpleNamespace(
         rule=SimpleNamespace(name="train"),
+        is_group=lambda: False,
         threads=4,
         resources=type("Resources", (dict,), {"__getattr__": dict.__getitem__})(fields),
     )

@@ -38,7 +38,7 @@ def test_a_job_that_makes_the_same_is_waited_for(tmp_path: Path) -> None:
         ([left()], {}, ("step.safetensors",)),
         ([left("12"), left("13")], {}, ()),  # it is not known which of them makes the result
         ([left("12_1")], {}, ()),  # an array, whose other jobs have the same comment
-        ([left(comment="rule_report")], {"rule": "fid", "group": "report"}, ()),
+        ([left(comment="rule_report_collect_fid_report")], {"rule": "fid", "group": "report"}, ()),
     ],
 )
 def test_others_that_do_the_work_of_this_start_end(jobs, changes, forced, tmp_path: Path) -> None:

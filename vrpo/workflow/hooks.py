@@ -179,7 +179,7 @@ def _join_queue(workflow: Workflow, results: Path) -> None:
         executor._fallback_account_arg = ""
     if settings.requeue:
         os.environ[MAY_REQUEUE] = "1"
-    check_jobs(executor, jobs)
+    check_jobs(executor, {workflow.dag.get_job_group(job) or job for job in jobs})
     take_over(executor, jobs, results, _forced(workflow))
 
 

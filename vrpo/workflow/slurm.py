@@ -21,13 +21,15 @@ from vrpo.runtime.queue import ask
 if TYPE_CHECKING:
     from logging import Logger
 
-    from snakemake.jobs import Job
+    from snakemake.jobs import GroupJob, Job
 
 OUT_OF_SERVICE = "down,drained,draining,fail,maint,reserved"
 
 
-def check_jobs(executor: Executor, jobs: Iterable[Job]) -> None:
+def check_jobs(executor: Executor, jobs: Iterable[Job | GroupJob]) -> None:
     """See that SLURM can run each of `jobs`, as they ask for accounts, partitions and amounts.
+
+    A group asks for the memory of its largest job, and for the time of all.
 
     SLURM itself accepts a time above the partition's limit, and the job waits for ever.
 
@@ -39,7 +41,7 @@ def check_jobs(executor: Executor, jobs: Iterable[Job]) -> None:
         try:
             request = _request(executor, job)
         except (WorkflowError, OSError, StopIteration) as error:
-            raise UserError(f"{job.rule.name}: {' '.join(str(error).split())}") from None
+            raise UserError(f"{name_of(job)}: {' '.join(str(error).split())}") from None
         if request in checked or "<TBD>" in request:  # made from files that are not there yet
             continue
         checked.add(request)
@@ -47,17 +49,22 @@ def check_jobs(executor: Executor, jobs: Iterable[Job]) -> None:
         refusal = beyond or _refusal(request)
         if refusal and not beyond and _out_of_service(request):
             executor.logger.warning(
-                f"{job.rule.name}: SLURM cannot run {request} now ({refusal}), "
+                f"{name_of(job)}: SLURM cannot run {request} now ({refusal}), "
                 "perhaps because nodes are out of service; the job may wait for long"
             )
         elif refusal:
             raise UserError(
-                f"{job.rule.name}: SLURM cannot run a job with {request} ({refusal}); change the "
-                f"profile, or set --set-resources {job.rule.name}:NAME=VALUE"
+                f"{name_of(job)}: SLURM cannot run a job with {request} ({refusal}); change the "
+                f"profile, or set --set-resources {name_of(job)}:NAME=VALUE"
             )
 
 
-def _request(executor: Executor, job: Job) -> str:
+def name_of(job: Job | GroupJob) -> str:
+    """Name of a job's rule, or of its group."""
+    return job.groupid if job.is_group() else job.rule.name
+
+
+def _request(executor: Executor, job: Job | GroupJob) -> str:
     """The options of sbatch for a job, as the plugin writes them."""
     account = str(job.resources.get("slurm_account") or "")
     if account:
@@ -100,7 +107,7 @@ def _refusal(request: str) -> str | None:
     return said[-1].partition(": ")[2] or said[-1] if result.returncode and said else None
 
 
-def _beyond_limit(job: Job, request: str) -> str | None:
+def _beyond_limit(job: Job | GroupJob, request: str) -> str | None:
     """Why a job's time is above its partition's limit; None if it is not."""
     answer = ask("sinfo", "--noheader", "--partition", _partition(request), "--format", "%l")
     limits = [limit_minutes(line) for line in (answer or "").split()]

@@ -43,7 +43,7 @@ class Left(NamedTuple):
 
     @property
     def rule(self) -> str:
-        """Name of the rule, or of the group."""
+        """Name of the rule; of a group its name and those of its rules."""
         return self.comment.removeprefix("rule_").partition("_wildcards_")[0]
 
     def __str__(self) -> str:
@@ -126,7 +126,7 @@ def sort_out(
         is_single = counts[job.comment] == 1 and "_" not in job.number
         if same and is_single and not same.group and is_current(job, same, forced):
             kept[job.comment] = job
-        elif job.rule in rules | groups:
+        elif job.rule in rules or any(job.rule.startswith(f"{group}_") for group in groups):
             ended.append(job)
     return kept, ended
 
