@@ -23,6 +23,7 @@ OUTSIDE = (
     "benchmarks/README.md",
     "config/README.md",
     "studies/2026-miniature/README.md",
+    "studies/2026-second-search/README.md",
     "tests/golden/README.md",
     "vrpo/README.md",
 )

@@ -19,7 +19,7 @@ PAGE = """\
 # Six studies in miniature, November 2026
 
 These studies compared forms of VRPO with REPA on handwritten digits (SiT-mini/2 and DiT-mini/2).
-They came before the benchmark in [docs/benchmark](../../docs/benchmark/README.md) or beside it.
+They came before the [second search](../2026-second-search/README.md) or beside it.
 All scores are FID in the feature space of the miniature's own classifier; lower is better. They
 are comparable with each other and with nothing on ImageNet.
 
