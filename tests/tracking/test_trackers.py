@@ -57,7 +57,7 @@ def test_a_tracker_gets_the_rows_of_the_tables(
         named = {f"train/{name}": float(text) for name, text in row.items() if name != "step"}
         assert named.items() <= values.items()
         assert values["speed/images_per_second"] > 0
-        assert any(name.startswith("diagnostics/") for name in values)
+        assert any(name.startswith("train_by_noise_level/") for name in values)
 
 
 def test_after_a_kill_each_step_is_logged_once_in_the_same_run(

@@ -74,23 +74,25 @@ class WandB:
 
         self.wandb = wandb
         mode = os.environ.get("WANDB_MODE") or "online"
-        if mode == "online" and not wandb.login(prompt=False):
-            mode = "offline"
-            log.warning(
-                "wandb: no credentials here (`wandb login`, WANDB_API_KEY); logging offline, "
-                "`wandb sync --append` sends it"
-            )
-        try:
-            self.run = self._begin(run, mode)
-        except wandb.errors.CommError as error:
-            reason = " ".join(str(error).split())[:200]
-            log.warning("wandb: no connection (%s); logging offline", reason)
+        self.run = self._connected(run) if mode == "online" else self._begin(run, mode)
+        if self.run is None:
             self.run = self._begin(run, "offline")
         if run.part != "train":
             self.run.define_metric("*", step_metric="step")
         self.in_order = run.part == "train"
         if self.run.url:
             log.info("wandb: %s", self.run.url)
+
+    def _connected(self, run: TrackedRun) -> Any:
+        """The run on the server; None, after one warning, without credentials or network."""
+        try:
+            if self.wandb.login(prompt=False):
+                return self._begin(run, "online")
+            reason = "no credentials, `wandb login` or WANDB_API_KEY gives them"
+        except self.wandb.Error as error:
+            reason = f"no connection: {' '.join(str(error).split())[:200]}"
+        log.warning("wandb: logging offline (%s); `wandb sync --append` sends it", reason)
+        return None
 
     def _begin(self, run: TrackedRun, mode: str) -> Any:
         settings = {"finish_timeout": FINISHING, "silent": True, "console": "off"}

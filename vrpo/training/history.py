@@ -89,7 +89,7 @@ def tracked_rows(tables: dict[str, Rows]) -> list[Row]:
         step, level = int(row["step"]), row["noise_level"]
         for name, text in row.items():
             if text and name not in ("step", "noise_level"):
-                values[step][f"diagnostics/{name}/at_{level}"] = float(text)
+                values[step][f"train_by_noise_level/{name}/{level}"] = float(text)
     return [Row(step, named) for step, named in values.items()]
 
 
