@@ -120,6 +120,15 @@ def test_without_a_search() -> None:
     ]
 
 
+def test_null_leaves_a_chosen_kind_out() -> None:
+    changes = {"candidates": None, "search_seeds": [], "validation": None}
+    chosen = {"repa": "repa", "vrpo": "vrpo-2", "irepa": None}
+    assert parse_experiment(content(chosen=chosen, **changes), "a").benchmark.chosen == {
+        "repa": "repa",
+        "vrpo": "vrpo-2",
+    }
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import Any, Literal
 
-from pydantic import model_validator
+from pydantic import field_validator, model_validator
 
 from vrpo.config.base import LONGEST_NAME, Name, Options, Seed, option
 
@@ -36,10 +36,11 @@ class BenchmarkOptions(Options):
         "{kind: alignments of this kind}, what the search chooses from, the simplest first, "
         "equally many of each kind; null: no search, `chosen` is given",
     )
-    chosen: dict[Name, Name] | None = option(
+    chosen: dict[Name, Name | None] | None = option(
         None,
         "{kind: alignment} that stands for each searched kind, `repa` and `vrpo` among them: what "
-        "the rule gave, written down after the search; null: only the search is run",
+        "the rule gave, written down after the search; null: only the search is run; null for a "
+        "kind leaves it out",
     )
     compared: list[Name] = option(
         ..., "alignments in the comparison, the chosen ones among them", min_length=2
@@ -56,6 +57,11 @@ class BenchmarkOptions(Options):
     ablation_milestones: Literal["all", "last"] = option(
         "last", "milestones at which ablations are scored; their table is about the last"
     )
+
+    @field_validator("chosen")
+    @classmethod
+    def _without_null(cls, chosen: dict[Name, Name | None] | None) -> dict[Name, Name] | None:
+        return chosen and {kind: name for kind, name in chosen.items() if name is not None}
 
     @model_validator(mode="after")
     def _fair(self) -> BenchmarkOptions:
