@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from vrpo.config.report import ReportOptions
+from vrpo.errors import UserError
 from vrpo.report.draw import draw
 
 from tests.fixtures.report import (
@@ -75,3 +76,11 @@ def test_epochs_of_guided_samples_are_not_told(three_seeds: Path, tmp_path: Path
     options = MINIATURE.model_copy(update={"epochs_to_fid": [50.0]})
     draw("table", "convergence", options, folder, tmp_path / "t.csv")
     assert pd.read_csv(tmp_path / "t.csv")["EP_FID@50"].isna().all()
+
+
+def test_results_without_the_size_of_the_data_are_refused(
+    three_seeds: Path, tmp_path: Path
+) -> None:
+    options = MINIATURE.model_copy(update={"epochs_to_fid": [50.0]})
+    with pytest.raises(UserError, match=r"protocol.json: .*number of training images.*again"):
+        draw("table", "convergence", options, three_seeds, tmp_path / "t.csv")

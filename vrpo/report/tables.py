@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from vrpo.config.report import ReportOptions
+from vrpo.errors import UserError
 from vrpo.report import claims
 from vrpo.report.compare import by_seed, interval_note, steps_to_reach
 from vrpo.report.formatting import Table, cell, count_text, factors, intervals, space_text
@@ -50,8 +51,16 @@ def epochs_to_reach(targets: list[float], collected: Path) -> pd.DataFrame:
 
     Columns `model`, `label`, `run`, and for each target `EP_FID@k` (epochs; NaN: not reached in
     some seed) and `EP_FID@k text`.
+
+    Raises:
+        UserError: the results were collected without the number of training images.
     """
-    training = read_protocol(collected)["training"]
+    training = read_protocol(collected).get("training")
+    if training is None:
+        raise UserError(
+            f"{collected / 'protocol.json'}: does not tell the number of training images, which "
+            "`report.epochs_to_fid` needs; collect the results again"
+        )
     scores = main_sampler(read_metrics(collected))
     scores = scores[scores["guidance"].eq(1)].dropna(subset=["fid"])
     rows = []
