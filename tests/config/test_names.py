@@ -200,7 +200,13 @@ def test_labels_name_what_is_trained_and_change_no_training() -> None:
 
 @pytest.mark.parametrize(
     "names",
-    [["mini"], ["mini", "benchmark"], ["imagenet256"], ["imagenet256", "ablations"]],
+    [
+        ["mini"],
+        ["mini", "benchmark"],
+        ["imagenet256"],
+        ["imagenet256", "ablations"],
+        ["imagenet512"],
+    ],
     ids=lambda names: names[-1],
 )
 def test_our_configs_call_no_reduced_form_vrpo(names: list[str]) -> None:

@@ -216,3 +216,80 @@ def test_attention_by_its_earlier_names_is_loaded(tmp_path: Path) -> None:
     assert loaded.keys() == state.keys() and all(
         torch.equal(loaded[name], value) for name, value in state.items()
     )
+
+
+# ---- latent spaces of others ---------------------------------------------------------------------
+
+
+def statistics(path: Path, **content: Any) -> str:
+    torch.save(content, path)
+    return str(path)
+
+
+@pytest.mark.parametrize("scale", [None, 0.7])
+@pytest.mark.parametrize("layout", ["LightningDiT", "REPA-E"])
+def test_a_file_of_statistics_normalises_each_channel(
+    tmp_path: Path, layout: str, scale: float | None
+) -> None:
+    mean, std = torch.tensor(MEAN).view(1, 4, 1, 1), torch.tensor(STD).view(1, 4, 1, 1)
+    content = {"mean": mean, "std": std}
+    if layout == "REPA-E":
+        content = {"latents_bias": mean, "latents_scale": 1 / std}
+    file = statistics(tmp_path / "latents_stats.pt", **content)
+    folder = write_vae(tmp_path / "vae", **PLAIN)
+    tokenizer = load_tokenizer(options(folder, statistics=file, scale=scale), None, "cpu")
+    images = torch.from_numpy(pixels()).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        posterior = tokenizer.vae.encode(images.float() / 127.5 - 1).latent_dist
+        latents, _ = tokenizer.encode(images)
+        expected = (posterior.mean.double() - mean) / std * (scale or 1)
+        torch.testing.assert_close(latents.double(), expected, rtol=1e-6, atol=1e-6)
+        back = latents / tokenizer._scale + tokenizer._shift
+        torch.testing.assert_close(back, posterior.mean, rtol=0, atol=1e-6)
+        torch.testing.assert_close(
+            tokenizer.decode(latents), tokenizer.vae.decode(posterior.mean).sample
+        )
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"mean": torch.zeros(3), "std": torch.ones(4)}, "`mean` has 3 numbers, .* 4 channels"),
+        ({"mean": torch.zeros(4)}, "holds mean, neither `mean` and `std` nor"),
+        ({"mean": torch.zeros(4), "std": torch.zeros(4)}, "`std` is 0.0, not a positive number"),
+        ({"mean": [0.0] * 4, "std": torch.ones(4)}, "`mean` is no tensor of real numbers"),
+        ({"mean": torch.zeros(4), "std": Path("x")}, "objects of type .*, which could run code"),
+    ],
+)
+def test_statistics_that_do_not_fit(tmp_path: Path, content: dict[str, Any], words: str) -> None:
+    file = statistics(tmp_path / "stats.pt", **content)
+    chosen = options(write_vae(tmp_path / "vae", **PLAIN), statistics=file)
+    with pytest.raises(UserError, match=words) as error:
+        load_tokenizer(chosen, None, "cpu")
+    assert "\n" not in str(error.value)
+
+
+def test_sixteen_fold_with_32_channels_in_a_subfolder(tmp_path: Path) -> None:
+    """The shape of VA-VAE's latents, in the layout of a whole pipeline."""
+    made = TokenizerOptions(block_channels=[8] * 5, latent_channels=32)
+    vae = golden.fill(AutoencoderKL(**vae_arguments(made, 32), shift_factor=0.1))
+    vae.save_pretrained(tmp_path / "vae")
+    file = statistics(
+        tmp_path / "s.pt", mean=torch.arange(32.0) / 9, std=1 + torch.arange(32.0) / 16
+    )
+    chosen = TokenizerOptions(weights=str(tmp_path), subfolder="vae", statistics=file)
+    tokenizer = load_tokenizer(chosen, None, "cpu")
+    images = torch.from_numpy(pixels(1, 32)).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        latents, _ = tokenizer.encode(images)
+        assert latents.shape == (1, 32, 2, 2) and tokenizer.downsampling == 16
+        raw = vae.encode(images.float() / 127.5 - 1).latent_dist.mean
+        torch.testing.assert_close(tokenizer.decode(latents), vae.decode(raw).sample)
+    with pytest.raises(UserError, match="folder `other` could not be loaded"):
+        load_tokenizer(chosen.model_copy(update={"subfolder": "other"}), None, "cpu")
+
+
+@pytest.mark.parametrize("name", ["subfolder", "statistics", "encoded"])
+def test_a_trained_tokenizer_has_no_foreign_parts(name: str) -> None:
+    with pytest.raises(ValueError, match=f"`{name}` is for a pretrained VAE"):
+        TokenizerOptions(**{name: "x"})

@@ -14,7 +14,7 @@ import torch
 
 from vrpo.config.networks import TokenizerOptions
 from vrpo.config.scoring import RepresentationOptions, SamplerOptions
-from vrpo.data.arrays import Arrays, ArrayWriter
+from vrpo.data.arrays import Arrays
 from vrpo.errors import UserError
 from vrpo.metrics.representation import measure_representation
 from vrpo.models.checkpoints import load_milestone, read_network, save_network
@@ -33,6 +33,7 @@ from tests.fixtures.vae import (
     SHIFTED,
     options,
     pixels,
+    write_images,
     write_vae,
 )
 
@@ -75,17 +76,6 @@ class Chain:
         )
         sample_images(sampler, milestone, tokenizer, weights, self.folder / "samples.h5", "cpu")
         return self.folder / "samples.h5"
-
-
-def write_images(path: Path, images: np.ndarray) -> None:
-    labels = np.arange(len(images)) % 3
-    with ArrayWriter(
-        path,
-        {"images": (images.shape, "uint8"), "labels": (labels.shape, "int64")},
-        {"fingerprint": "f", "resolution": images.shape[1], "classes": 10},
-    ) as writer:
-        writer.write(0, {"images": images, "labels": labels})
-        writer.finish()
 
 
 @pytest.fixture

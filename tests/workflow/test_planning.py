@@ -9,6 +9,7 @@ import pytest
 from vrpo.config import load_experiment, merge_configs, parse_experiment
 from vrpo.config.strict_yaml import dump_yaml
 from vrpo.plan.jobs import evaluations
+from vrpo.report.cost import costs, encoder_tokens, latent_side
 
 from tests.fixtures import ROOT
 from tests.fixtures.workflow import TINY, plan, snakemake, stats, whole
@@ -142,6 +143,23 @@ def test_ablations_at_the_papers_scale_are_planned(
         3 * len(benchmark.compared) + len(benchmark.ablations)
     )
     assert planned["encode_features"] == 16 * planned["fit_critic"] == 16 * 4
+
+
+def test_imagenet_at_512_is_planned_and_costed(tmp_path: Path) -> None:
+    """Four times the tokens of 256x256, and what belongs to them."""
+    config = ROOT / "config/imagenet512.yaml"
+    options = ["--quiet", "rules", "--workflow-profile", "slurm", "--config", f"results={tmp_path}"]
+    result = plan(ROOT, *options, config=[config])
+    assert result.returncode == 0, whole(result)[-4000:]
+    planned = stats(whole(result))
+    assert (planned["train"], planned["fit_critic"]) == (6, 1)
+    assert planned["encode_features"] == planned["encode_latents"] == 64
+    small, large = load_experiment(IMAGENET), load_experiment(config)
+    tokens = [encoder_tokens(each.encoders["dinov2-b"])[0] for each in (small, large)]
+    assert tokens == [256, 1024] and [latent_side(each) for each in (small, large)] == [32, 64]
+    rows = {row.what: row for row in costs(large, images=1_281_167)}
+    assert rows["features of dinov2-b"].bytes == 1_281_167 * 1024 * (768 + 2)
+    assert rows["latents"].bytes == 1_281_167 * 2 * 4 * 64 * 64 * 2
 
 
 def test_the_method_benchmark_is_refused_where_there_is_none(tmp_path: Path) -> None:

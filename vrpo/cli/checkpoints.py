@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from vrpo.cli.arguments import Output, require_one_of
+from vrpo.cli.arguments import Output, Weights, require_one_of
 
 app = typer.Typer()
 
@@ -16,7 +16,10 @@ app = typer.Typer()
 def import_checkpoint(
     file: Annotated[
         Path,
-        typer.Argument(help="official .pt or .safetensors file of DiT, SiT, REPA, iREPA or HASTE"),
+        typer.Argument(
+            help="official .pt or .safetensors file of DiT, SiT, REPA, iREPA, REPA-E or HASTE; or "
+            "the folder of a DiTPipeline of diffusers"
+        ),
     ],
     output: Output,
     family: Annotated[
@@ -77,4 +80,24 @@ def export_checkpoint(
 
     require_one_of("--family", family, (None, *FAMILIES))
     official.export_checkpoint(milestone, output, family=family)
+    return output
+
+
+@app.command("export-pipeline", rich_help_panel="Checkpoints")
+def export_pipeline(
+    milestone: Annotated[Path, typer.Argument(help="weights of a run of DiT at a milestone")],
+    output: Annotated[Path, typer.Option("--output", help="folder to write")],
+    tokenizer: Annotated[
+        Path, typer.Option(help="resolved config of the tokenizer, `config/tokenizer.yaml`")
+    ],
+    weights: Weights = None,
+) -> Path:
+    """Write a milestone of DiT and its VAE as a folder for `DiTPipeline.from_pretrained`."""
+    from vrpo.config import load_resolved
+    from vrpo.config.networks import TokenizerOptions
+    from vrpo.models.diffusers_dit import export_pipeline as export
+    from vrpo.models.tokenizer import load_tokenizer
+
+    options = load_resolved(TokenizerOptions, tokenizer)
+    export(milestone, load_tokenizer(options, weights, "cpu"), output)
     return output

@@ -121,7 +121,8 @@ class ExperimentConfig(Options):
                 )
         for label, name in (benchmark.diagnosed or {}).items():
             self._check_label("benchmark.diagnosed", label, name)
-        scores = dict.fromkeys(["fid", *(f"fd_{name}" for name in self.evaluation.extra_networks)])
+        spaces = self.evaluation.extra_networks.items()
+        scores = dict.fromkeys(["fid", *(f"fd_{name}" for name, at in spaces if "fd" in at.scores)])
         known = "fid, fd_<each of evaluation.extra_networks>"
         for option_name in ("validation", "held_out"):
             score = getattr(benchmark, option_name)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from vrpo.config.base import Ascending, Options, Place, Positive, Text, option
+from pydantic import AfterValidator, model_validator
+
+from vrpo.config.base import Ascending, Options, Place, Positive, Text, distinct, option
 
 
 class FitOptions(Options):
@@ -30,7 +32,23 @@ class TokenizerOptions(Options):
         "null: the VAE's `scaling_factor`, or 1 / measured standard deviation when trained",
         gt=0,
     )
+    subfolder: Text | None = option(
+        None, "folder of the VAE within `weights`, as `vae` of a whole pipeline; null: none"
+    )
+    statistics: Place | None = option(
+        None,
+        "file of each channel's mean and deviation, as LightningDiT's `latents_stats.pt`, in the "
+        "place of the VAE's own normalisation (docs/data.md); null: none",
+    )
+    encoded: Place | None = option(
+        None,
+        "folder of latents of all images that were encoded elsewhere, in the layout of REPA's "
+        "preprocessing (docs/data.md); null: encode the images",
+    )
     latent_channels: int = option(4, "channels of the latent", ge=1)
+    downsampling: int = option(
+        8, "pixels of an image along a pixel of a pretrained VAE's latent, for plan and cost", ge=1
+    )
     block_channels: list[Positive] = option(
         lambda: [32, 64, 64],
         "widths of a trained tokenizer's levels; all but the last halve the resolution",
@@ -40,6 +58,15 @@ class TokenizerOptions(Options):
     batch_size: int = option(64, "images encoded at once", "images", ge=1)
     storage: Literal["float32", "float16"] = option("float32", "type of the stored latent moments")
     training: FitOptions = option(FitOptions, "how a trained tokenizer is fitted")
+
+    @model_validator(mode="after")
+    def _fits_the_weights(self) -> TokenizerOptions:
+        for name in ("subfolder", "statistics", "encoded"):
+            if self.weights == "trained" and getattr(self, name) is not None:
+                raise ValueError(
+                    f"`{name}` is for a pretrained VAE, and `weights` are `trained`; leave it out"
+                )
+        return self
 
 
 class NetworkOptions(Options):
@@ -54,6 +81,44 @@ class NetworkOptions(Options):
         224, "side of the image fed to the network (REPA feeds DINOv2 224 for 256)", "pixels", ge=8
     )
     training: FitOptions = option(FitOptions, "how a trained network is fitted, as a classifier")
+
+
+class SpaceOptions(NetworkOptions):
+    """A further feature space of the scores."""
+
+    scores: Annotated[list[Literal["fd", "kd", "cmmd"]], AfterValidator(distinct)] = option(
+        lambda: ["fd"],
+        "scores in this space: `fd` Frechet distance, `kd` kernel distance (KDD with DINOv2), "
+        "`cmmd` CMMD, with CLIP's embeddings (docs/evaluation.md)",
+        min_length=1,
+    )
+    features: Literal["pooled", "embedding"] = option(
+        "pooled",
+        "`pooled`: class token, or what the network pools; "
+        "`embedding`: CLIP's projected one of length 1",
+    )
+    validation_fd: float | None = option(
+        None,
+        "Frechet distance of held-out real images in this space, by which FDr divides; "
+        "null: the space is no part of FDr",
+        gt=0,
+    )
+
+    @property
+    def keeps_features(self) -> bool:
+        """Whether a score needs features of single images beside their mean and covariance."""
+        return self.scores != ["fd"]
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> SpaceOptions:
+        if self.weights == "trained" and self.features == "embedding":
+            raise ValueError(
+                "`features: embedding` needs a pretrained CLIP, and `weights` are `trained`; "
+                "set `features: pooled`"
+            )
+        if self.validation_fd is not None and "fd" not in self.scores:
+            raise ValueError("`validation_fd` needs `fd` among `scores`; add it")
+        return self
 
 
 class EncoderOptions(NetworkOptions):

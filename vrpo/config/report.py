@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from pydantic import Field
+
 from vrpo.config.base import Label, Name, Options, WorkflowPlace, option
 
 
@@ -22,4 +26,9 @@ class ReportOptions(Options):
     grid_images: int = option(10, "images of each run in the grid of samples", "images", ge=1)
     published: WorkflowPlace | None = option(
         None, "CSV of published numbers of ImageNet at 256x256, shown beside ours; null: none"
+    )
+    epochs_to_fid: list[Annotated[float, Field(gt=0)]] = option(
+        list,
+        "FIDs k whose EP_FID@k the table `convergence` shows: epochs until the FID without "
+        "guidance is at most k",
     )

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import model_validator
 
 from vrpo.config.base import Distinct, Name, Names, Options, Place, option
-from vrpo.config.networks import NetworkOptions
+from vrpo.config.networks import NetworkOptions, SpaceOptions
 from vrpo.errors import UserError
 
 
@@ -134,11 +134,16 @@ class EvaluationOptions(Options):
     trained: NetworkOptions | None = option(
         None, "architecture and training of the network that is fitted on the images"
     )
-    extra_networks: dict[Name, NetworkOptions] = option(
+    extra_networks: dict[Name, SpaceOptions] = option(
         dict,
-        "further feature spaces by name, for the scores `fd_<name>`: a timm ViT's class token "
-        "(`dinov2` with ViT-L/14: EDM2's FD-DINOv2), or, with `weights: trained`, the input of a "
-        "fitted network's last layer",
+        "further feature spaces by name, for the scores `fd_<name>`, `kd_<name>`, `cmmd_<name>`: "
+        "pooled features of a timm network (`dinov2` with ViT-L/14: EDM2's FD-DINOv2), or, with "
+        "`weights: trained`, the input of a fitted network's last layer",
+    )
+    validation_fid: float | None = option(
+        None,
+        "FID of held-out real images, by which FDr divides; null: FID is no part of FDr",
+        gt=0,
     )
     reference: Place | None = option(
         None,

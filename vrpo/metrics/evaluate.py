@@ -15,18 +15,16 @@ import numpy as np
 import torch
 
 from vrpo import __version__
-from vrpo.errors import UserError
 from vrpo.files import sha256, write_text
 from vrpo.metrics.confidence import fid_infinity, fid_interval, inception_score_interval
-from vrpo.metrics.distances.frechet import frechet_distance, frechet_distance_by_product
 from vrpo.metrics.distances.inception_score import inception_score, permuted
 from vrpo.metrics.distances.kernel_distance import kernel_distance
 from vrpo.metrics.distances.neighbours import PrecisionRecall, precision_recall
-from vrpo.metrics.features import FeatureSet, extract, statistics_of
-from vrpo.metrics.inputs import ArrayImages, Images, open_images
-from vrpo.metrics.networks.loading import extra_networks, load_network
+from vrpo.metrics.features import FeatureSet, extract
+from vrpo.metrics.inputs import ArrayImages, open_images
+from vrpo.metrics.networks.loading import load_network
 from vrpo.metrics.reference import Reference, load_reference, require_enough, with_extra
-from vrpo.metrics.statistics import Gaussian
+from vrpo.metrics.spaces import frechet_score, mean_ratio, score_spaces
 
 if TYPE_CHECKING:
     from vrpo.config.scoring import EvaluationOptions
@@ -37,7 +35,6 @@ SHOWN = {
     "fid": "FID", "sfid": "sFID", "is": "IS",
     "precision": "precision", "recall": "recall", "kid": "KID",
 }  # fmt: skip
-CHECK_TOLERANCE = 1e-3  # relative; on sound covariances the two traces agree to 1e-7
 
 
 def evaluate(
@@ -81,7 +78,8 @@ def evaluate(
     scores, confidence, protocol = measure(features, compared, options, device, force_sfid)
     real = compared.images
     where = reference if real is None else real.path
-    scores |= _extra(images, compared, options, extra_weights or {}, where, protocol, device)
+    scores |= score_spaces(images, compared, options, extra_weights or {}, where, protocol, device)
+    scores |= mean_ratio(scores, options, protocol)
     protocol["warnings"] = [*network.warnings, *protocol["warnings"]]
     attributes = images.attributes
     extra_used = protocol.get("extra_networks", {})
@@ -130,7 +128,7 @@ def measure(
         )
         kid = kernel_distance(reference.features, features.pool)
     scores = {
-        "fid": _frechet("fid", fitted, reference.pool, warnings),
+        "fid": frechet_score("fid", fitted, reference.pool, warnings),
         "sfid": _spatial(features, reference, warnings, force_sfid),
         "is": score.value,
         "precision": neighbours.precision,
@@ -210,7 +208,7 @@ def summary(record: Mapping[str, Any]) -> str:
     """The scores of a record in one line."""
     scores, protocol = record["scores"], record["protocol"]
     shown = dict(SHOWN)
-    shown |= {key: f"FD-{key.removeprefix('fd_')}" for key in scores if key.startswith("fd_")}
+    shown |= {key: _name_in_space(key) for key in scores if key not in SHOWN}
     parts = []
     for key, name in shown.items():
         value = "not given" if scores[key] is None else format(scores[key], ".4g")
@@ -219,6 +217,12 @@ def summary(record: Mapping[str, Any]) -> str:
     line = f"{', '.join(parts)} ({protocol['images']:,} images, {network})"
     warnings = len(protocol["warnings"])
     return f"{line}; {warnings} warnings in the record" if warnings else line
+
+
+def _name_in_space(score: str) -> str:
+    """`fd_vit` -> FD-vit; `fdr` -> FDr."""
+    kind, _, space = score.partition("_")
+    return f"{kind.upper()}-{space}" if space else "FDr"
 
 
 def versions() -> dict[str, str | None]:
@@ -230,57 +234,6 @@ def versions() -> dict[str, str | None]:
         except metadata.PackageNotFoundError:
             found[package] = None
     return found
-
-
-def _frechet(name: str, fitted: Gaussian, reference: Gaussian, warnings: list[str]) -> float:
-    for what, gaussian in (("samples", fitted), ("reference images", reference)):
-        if gaussian.rank_deficient:
-            warnings.append(
-                f"{name}: {gaussian.count:,} {what} for {gaussian.dim:,} features, "
-                "the covariance is of deficient rank and the score biased high"
-            )
-    distance = frechet_distance(fitted, reference)
-    check = frechet_distance_by_product(fitted, reference)
-    if abs(distance - check) > CHECK_TOLERANCE * max(abs(distance), 1e-3):
-        warnings.append(
-            f"{name}: the two ways of taking the trace differ, {distance:.6g} and {check:.6g}; "
-            "the statistics are ill-conditioned"
-        )
-    return distance
-
-
-def _extra(
-    images: Images,
-    reference: Reference,
-    options: EvaluationOptions,
-    weights: Mapping[str, Path],
-    path: Path,
-    protocol: dict[str, Any],
-    device: torch.device | str,
-) -> dict[str, float | None]:
-    """Frechet distances in the further feature spaces; their networks go into `protocol`."""
-    scores: dict[str, float | None] = {}
-    warnings = protocol["warnings"]
-    for name, network in extra_networks(options, weights, device):
-        key = f"fd_{name}"
-        if name not in reference.extra:
-            scores[key] = None
-            warnings.append(
-                f"{key}: not given, the reference has no statistics of this network; "
-                "compute it with `vrpo reference`"
-            )
-            continue
-        described = dict(reference.description["extra"][name])
-        described.pop("count", None)
-        if described != network.describe():
-            raise UserError(
-                f"{path}: its `{name}` is {described}, the samples' would be "
-                f"{network.describe()}; compute the reference again"
-            )
-        fitted = statistics_of(network, images, options.batch_size, f"evaluate {name}").gaussian()
-        scores[key] = _frechet(key, fitted, reference.extra[name], warnings)
-        protocol.setdefault("extra_networks", {})[name] = {**described, "dim": fitted.dim}
-    return scores
 
 
 def _spatial(
@@ -298,4 +251,4 @@ def _spatial(
             "take more, or force it"
         )
         return None
-    return _frechet("sfid", fitted, reference.spatial, warnings)
+    return frechet_score("sfid", fitted, reference.spatial, warnings)

@@ -69,11 +69,3 @@ def extract(
             start += len(batch)
             bar.update(len(batch))
     return FeatureSet(pool, logits, pool_statistics, spatial_statistics)
-
-
-def statistics_of(
-    network: FeatureNetwork, images: Images, batch_size: int, title: str
-) -> FeatureStatistics:
-    """Statistics of the pooled features of `images`, in one pass that keeps no features."""
-    none = np.empty(0, dtype=np.int64)
-    return extract(network, images, batch_size, keep=none, title=title).pool_statistics

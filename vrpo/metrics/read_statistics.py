@@ -82,21 +82,21 @@ def read_gaussian(
     return gaussian
 
 
-def read_features(file: NpzFile, dim: int) -> Tensor:
-    """The array `pool` [R, D] of a file, float32, with D = `dim`.
+def read_features(file: NpzFile, dim: int, name: str = "pool") -> Tensor:
+    """The array `name` [R, D] of a file, float32, with D = `dim`.
 
     Raises:
         UserError: it is missing, of another type or shape, or not finite.
     """
-    header = file.header("pool")
+    header = file.header(name)
     if header.dtype.kind != "f" or len(header.shape) != 2 or header.shape[1] != dim:
         raise UserError(
-            f"{file.path}: `pool` is {header.dtype} {list(header.shape)}, "
+            f"{file.path}: `{name}` is {header.dtype} {list(header.shape)}, "
             f"not float32 [R, {dim}]; compute the reference again"
         )
-    rows = torch.from_numpy(np.asarray(file.array("pool"), dtype=np.float32))
+    rows = torch.from_numpy(np.asarray(file.array(name), dtype=np.float32))
     if not torch.isfinite(rows).all():
         raise UserError(
-            f"{file.path}: `pool` holds NaN or infinite numbers; compute the reference again"
+            f"{file.path}: `{name}` holds NaN or infinite numbers; compute the reference again"
         )
     return rows

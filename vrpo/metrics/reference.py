@@ -22,7 +22,7 @@ from torch import Tensor
 from vrpo.errors import UserError
 from vrpo.files import sha256
 from vrpo.metrics.export import write_npz
-from vrpo.metrics.features import extract, statistics_of
+from vrpo.metrics.features import extract
 from vrpo.metrics.inputs import ARRAY, ArrayImages, Images, open_real_images
 from vrpo.metrics.networks.loading import extra_networks, load_network
 from vrpo.metrics.networks.protocol import FeatureNetwork
@@ -47,6 +47,7 @@ class Reference:
     features: Tensor | None  # [R, D], pooled, for precision, recall and KID; None: not known
     description: dict[str, Any]  # network, source, resolution, count, subset, extra
     extra: Mapping[str, Gaussian] = field(default_factory=dict)  # further feature spaces, by name
+    extra_features: Mapping[str, Tensor] = field(default_factory=dict)  # [R, D] of a space, by name
     images: Images | None = None  # source of the Gaussians; None where they were read
 
 
@@ -96,15 +97,21 @@ def with_extra(
     device: torch.device | str,
 ) -> Reference:
     """`reference` with statistics of `images` in further feature spaces (see `extra_networks`)."""
-    gaussians, described = {}, {}
+    gaussians, described, features = {}, {}, {}
+    subset = subset_indices(images.count, options.reference_images)
     for name, network in extra_networks(options, weights, device):
-        statistics = statistics_of(network, images, options.batch_size, f"reference {name}")
-        gaussians[name] = statistics.gaussian()
+        kept = options.extra_networks[name].keeps_features
+        keep = subset if kept else np.empty(0, dtype=np.int64)
+        real = extract(network, images, options.batch_size, keep, f"reference {name}")
+        gaussians[name] = real.pool_statistics.gaussian()
         described[name] = {"count": images.count, **network.describe()}
+        if kept:
+            features[name] = real.pool
+            described[name]["kept"] = len(real.pool)
     if not gaussians:
         return reference
     description = {**reference.description, "extra": described}
-    return replace(reference, description=description, extra=gaussians)
+    return replace(reference, description=description, extra=gaussians, extra_features=features)
 
 
 def load_reference(
@@ -202,6 +209,7 @@ def save_reference(reference: Reference, output: Path) -> None:
         arrays |= {"mu_s": reference.spatial.mu.numpy(), "sigma_s": reference.spatial.sigma.numpy()}
     for name, gaussian in reference.extra.items():
         arrays |= {f"mu_{name}": gaussian.mu.numpy(), f"sigma_{name}": gaussian.sigma.numpy()}
+    arrays |= {f"pool_{name}": rows.numpy() for name, rows in reference.extra_features.items()}
     write_npz(output, arrays)
 
 
@@ -258,12 +266,18 @@ def _stored(
         for name, described in description.get("extra", {}).items()
         if name in options.extra_networks
     }
+    rows = {
+        name: read_features(file, gaussian.dim, f"pool_{name}")
+        for name, gaussian in extra.items()
+        if f"pool_{name}" in file and options.extra_networks[name].keeps_features
+    }
     return Reference(
         read_gaussian(file, *POOL, dim, count),
         read_gaussian(file, *SPATIAL, spatial_dim, count) if SPATIAL[0] in file else None,
         read_features(file, dim) if description["subset"] else None,
         description,
         extra,
+        rows,
     )
 
 

@@ -200,12 +200,21 @@ def load_encoder(
     if options.weights == "trained":
         network = load_classifier(options, weights)
         network.reset_classifier(0)
-    elif options.weights == "timm":
-        network = _fetch(options)
     else:
-        network = _read(options, Path(options.weights))
+        network = load_timm(options)
     encoder = VisualEncoder(network, options.image_size, options.attention)
     return encoder.to(device).eval().requires_grad_(False)
+
+
+def load_timm(options: NetworkOptions, head: bool = False) -> nn.Module:
+    """A pretrained network, by timm's name or from a local file, with its last layer if `head`.
+
+    Raises:
+        UserError: weights are missing, damaged or of another architecture; says what to fetch.
+    """
+    if options.weights == "timm":
+        return _fetch(options, head)
+    return _read(options, Path(options.weights), head)
 
 
 def load_classifier(options: NetworkOptions, weights: Path | str | None) -> nn.Module:
@@ -241,11 +250,13 @@ def load_classifier(options: NetworkOptions, weights: Path | str | None) -> nn.M
     )
 
 
-def _fetch(options: NetworkOptions) -> nn.Module:
+def _fetch(options: NetworkOptions, head: bool) -> nn.Module:
+    config = _pretrained_config(options.architecture)
+    outputs = config.num_classes if head and config else 0
     name = f"weights: the pretrained `{options.architecture}`"
     try:
         with torch.random.fork_rng(devices=[]):
-            network = create_network(options, 0, pretrained=True)
+            network = create_network(options, outputs, pretrained=True)
     except UserError:
         raise
     except Exception as error:  # the hub's client raises errors of several libraries
@@ -258,7 +269,7 @@ def _fetch(options: NetworkOptions) -> nn.Module:
     return network
 
 
-def _read(options: NetworkOptions, path: Path) -> nn.Module:
+def _read(options: NetworkOptions, path: Path, head: bool) -> nn.Module:
     remedy = f"give `timm`, `trained`, or the local path of {_where(options.architecture)}"
     if not path.is_file():
         raise UserError(
@@ -286,7 +297,8 @@ def _read(options: NetworkOptions, path: Path) -> nn.Module:
             "fetch its weights, or fix `architecture`"
         ) from error
     network.pretrained_cfg.pop("state_dict")  # timm keeps a copy
-    network.reset_classifier(0)
+    if not head:
+        network.reset_classifier(0)
     return network
 
 

@@ -10,6 +10,9 @@ from typing import Any, NamedTuple
 import torch
 
 from vrpo.errors import UserError
+from vrpo.models.weights import printable, read_weights
+
+IN_CONFIG = "fix its config.json, or set `tokenizer.scale`"
 
 
 class Normalisation(NamedTuple):
@@ -68,6 +71,35 @@ def normalisation_of(config: Mapping[str, Any], scale: float | None, where: str)
         return Normalisation(factor, _number(shift or 0.0, "shift_factor", where))
     deviations = [_number(value, "latents_std", where, positive=True) for value in std]
     return Normalisation([factor / value for value in deviations], mean)
+
+
+def file_normalisation(path: Path | str, channels: int, scale: float | None) -> Normalisation:
+    """The normalisation of a file of `torch.save` or safetensors: `(z - mean) / std * scale`.
+
+    Its arrays, of one number for each of `channels` in any shape, are `mean` and `std`
+    (LightningDiT's `latents_stats.pt`), or `latents_bias` and `latents_scale`, which is 1 / std
+    (REPA-E's and iREPA's `*-latents-stats.pt`).
+
+    Raises:
+        UserError: it is missing or damaged, or its arrays are others or of another channel count.
+    """
+    remedy = "give the statistics of this VAE, with `mean` and `std`"
+    content = read_weights(path, remedy).content
+    pairs = (("mean", "std"), ("latents_bias", "latents_scale"))
+    names = next((pair for pair in pairs if set(pair) <= content.keys()), None)
+    if names is None:
+        held = printable(", ".join(map(str, content))[:80])
+        raise UserError(
+            f"{path}: holds {held or 'nothing'}, neither `mean` and `std` nor `latents_bias` and "
+            f"`latents_scale`; {remedy}"
+        )
+    where = f"tokenizer.statistics: {path}"
+    arrays = {name: _channel_values(content[name], name, channels, where) for name in names}
+    shift = [_number(value, names[0], where, fix=remedy) for value in arrays[names[0]]]
+    spread = [_number(value, names[1], where, True, remedy) for value in arrays[names[1]]]
+    factor = 1.0 if scale is None else scale
+    inverse = names[1] == "latents_scale"
+    return Normalisation([factor * value if inverse else factor / value for value in spread], shift)
 
 
 def recorded_normalisation(attributes: Mapping[str, Any]) -> Normalisation | None:
@@ -132,14 +164,26 @@ def _per_channel(config: Mapping[str, Any], name: str, where: str) -> list[float
     return [_number(each, name, where) for each in values]
 
 
-def _number(value: Any, name: str, where: str, positive: bool = False) -> float:
+def _channel_values(value: Any, name: str, channels: int, where: str) -> list[float]:
+    if not isinstance(value, torch.Tensor) or not value.is_floating_point():
+        raise UserError(
+            f"{where}: `{name}` is no tensor of real numbers; give the statistics of this VAE"
+        )
+    if value.numel() != channels:
+        raise UserError(
+            f"{where}: `{name}` has {value.numel()} numbers, the VAE's latents {channels} "
+            "channels; give the statistics of this VAE"
+        )
+    return value.double().flatten().tolist()
+
+
+def _number(
+    value: Any, name: str, where: str, positive: bool = False, fix: str = IN_CONFIG
+) -> float:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not is_number or not math.isfinite(value) or (positive and value <= 0):
         kind = "positive" if positive else "finite"
-        raise UserError(
-            f"{where}: `{name}` is {value}, not a {kind} number; "
-            "fix its config.json, or set `tokenizer.scale`"
-        )
+        raise UserError(f"{where}: `{name}` is {value}, not a {kind} number; {fix}")
     return float(value)
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints of the official DiT, SiT, REPA, iREPA and HASTE code, in and out.
+"""Checkpoints of the official DiT, SiT, REPA, iREPA, REPA-E and HASTE code, in and out.
 
 Their tensors have our names. Differences are converted exactly, so that process and samplers need
 not know where weights come from:
@@ -6,6 +6,7 @@ not know where weights come from:
 - DiT: nothing.
 - REPA, iREPA, HASTE: nothing; their projectors become the alignment's. Early files of REPA call the
   blocks after the aligned one `decoder_blocks`.
+- REPA-E: nothing; its batch norm of the latents becomes their normalisation.
 - SiT: its time runs from noise (0) to data (1), ours the other way, as REPA's, so
   `v(x, t) = -v_SiT(x, 1 - t)`. The sign goes into the last layer. The time enters by cosines and
   sines of `t f`, and those of `(1 - t) f` are a rotation and reflection of them. It goes into the
@@ -30,6 +31,7 @@ from vrpo.config.runs import FAMILIES
 from vrpo.errors import UserError
 from vrpo.files import atomic_output, sha256
 from vrpo.models.checkpoints import METADATA_KEY, check_state, read_milestone, save_milestone
+from vrpo.models.diffusers_dit import read_transformer
 from vrpo.models.official_projectors import (
     PREFIX,
     describe_alignment,
@@ -38,7 +40,13 @@ from vrpo.models.official_projectors import (
     read_projectors,
     write_projectors,
 )
-from vrpo.models.released import TIME, released_arguments, released_state, released_step
+from vrpo.models.released import (
+    TIME,
+    released_arguments,
+    released_state,
+    released_step,
+    taken_normalisation,
+)
 from vrpo.models.transformer import TimeEmbedding, build_transformer, position_embedding
 from vrpo.models.weights import read_weights
 
@@ -80,7 +88,8 @@ def import_checkpoint(
 
     Args:
         path: file of `torch.save` or safetensors: a bare state dict, or a dict with `ema` and
-            perhaps `model`, `opt`, `args`, `steps` (see `released_state`).
+            perhaps `model`, `opt`, `args`, `steps` (see `released_state`); or the folder of a
+            `DiTPipeline` of diffusers.
         output: safetensors file to write.
         family: whose code wrote it; None: as the file's arguments, projectors or name say.
         weights: averaged or plain weights, where the file has both.
@@ -105,11 +114,16 @@ def import_checkpoint(
             f"{path}: is one of {int(shard[2])} files that hold one set of weights; "
             "save them as one file"
         )
-    content, metadata = read_weights(path, REMEDY)
+    if path.is_dir() and not (path / ".metadata").is_file():
+        run, family, metadata = run or path.resolve().name, family or "dit", {}
+        content, heads, path = read_transformer(path)
+    else:
+        content, metadata = read_weights(path, REMEDY)
     if METADATA_KEY in metadata:
         raise UserError(f"{path}: was written by this pipeline; give it to `sample` as it is")
     state = _with_todays_names(released_state(content, weights, path))
     arguments = released_arguments(content)
+    normalisation = taken_normalisation(state, path)
     family = _family(family, state, arguments, path)
     projectors = {name: tensor for name, tensor in state.items() if name.startswith(PREFIX)}
     state = {name: tensor for name, tensor in state.items() if name not in projectors}
@@ -150,6 +164,8 @@ def import_checkpoint(
         "config_sha256": None,
         "source": {"file": path.name, "sha256": sha256(path), "family": family, "weights": weights},
     }
+    if normalisation:
+        description["normalisation"] = normalisation
     save_milestone(output, state, projectors, description)
     return description
 

@@ -110,6 +110,33 @@ def released_step(content: Mapping[str, Any], path: Path) -> int:
     return int(path.stem) if re.fullmatch(r"\d{1,15}", path.stem, re.ASCII) else 0
 
 
+def taken_normalisation(state: dict[str, Tensor], path: Path) -> dict[str, list[float]] | None:
+    """The normalisation of REPA-E's latents, taken out of `state`; None: another code's.
+
+    REPA-E normalises the VAE's latents by a batch norm, and decodes with the scale
+    1 / sqrt(variance) and the shift that are its running statistics.
+
+    Raises:
+        UserError: the statistics are incomplete, or the state is that of REG's network.
+    """
+    if "cls_projectors2.weight" in state:
+        raise UserError(
+            f"{path}: is a checkpoint of REG, whose network denoises a class token beside the "
+            "latents, which no network here does; give one of DiT, SiT, REPA, iREPA, REPA-E or "
+            "HASTE"
+        )
+    found = [state.pop(f"bn.running_{name}", None) for name in ("var", "mean")]
+    if found == [None, None]:
+        return None
+    variance, mean = found
+    if variance is None or mean is None or not bool((variance > 0).all()):
+        raise UserError(
+            f"{path}: its batch norm `bn` of REPA-E has no mean or no positive variance; "
+            "fetch it again"
+        )
+    return {"scale": variance.rsqrt().tolist(), "shift": mean.tolist()}
+
+
 def _search(content: Mapping[Any, Any], place: tuple[str, ...] = ()) -> Iterator[_Found]:
     names = {
         key: _unwrapped(key)
@@ -140,6 +167,8 @@ def _unwrapped(name: str) -> str:
 
 def _is_counter(name: str, value: Any) -> bool:
     """Whether an entry is not the network's: `epoch`, `n_averaged` and the like."""
+    if name == "bn.num_batches_tracked":
+        return True
     return "." not in name and not (isinstance(value, Tensor) and value.is_floating_point())
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from vrpo.errors import UserError
 from vrpo.models.checkpoints import build_loaded, listed, read_network
 from vrpo.models.digest import state_sha256
-from vrpo.models.normalisation import Normalisation, normalisation_of
+from vrpo.models.normalisation import Normalisation, file_normalisation, normalisation_of
 from vrpo.models.weights import check_finite, printable
 
 if TYPE_CHECKING:
@@ -45,7 +45,11 @@ class Tokenizer(nn.Module):
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and deviation `[B, C, h, w]` of scaled latents of images uint8 `[B, 3, H, W]`."""
         posterior = self.vae.encode(images.float() / 127.5 - 1).latent_dist
-        return (posterior.mean - self._shift) * self._scale, posterior.std * self._scale
+        return self.normalised(posterior.mean, posterior.std)
+
+    def normalised(self, mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and deviation `[B, C, h, w]` of scaled latents, from those of the VAE's latents."""
+        return (mean - self._shift) * self._scale, std * self._scale
 
     def decode(self, latents: Tensor) -> Tensor:
         """Images `[B, 3, H, W]` float of scaled latents `[B, C, h, w]`, not clamped to [-1, 1]."""
@@ -108,26 +112,34 @@ def load_tokenizer(
         vae = build_loaded(lambda: build_vae(description["arguments"]), state, weights)
         config, where = {"scaling_factor": description.get("scale")}, str(weights)
     else:
-        vae = _pretrained(options.weights)
+        vae = _pretrained(options.weights, options.subfolder)
         config, where = vae.config, f"tokenizer.weights: `{options.weights}`"
-    normalisation = normalisation_of(config, options.scale, where)
+    if options.statistics:
+        channels = vae.config.latent_channels
+        normalisation = file_normalisation(options.statistics, channels, options.scale)
+    else:
+        normalisation = normalisation_of(config, options.scale, where)
     return Tokenizer(vae, *normalisation).to(device).eval().requires_grad_(False)
 
 
-def _pretrained(name: str) -> AutoencoderKL:
+def _pretrained(name: str, subfolder: str | None) -> AutoencoderKL:
     from diffusers import AutoencoderKL
 
-    where = f"tokenizer.weights: `{name}`"
-    expected = AutoencoderKL.__name__
+    where = f"tokenizer.weights: `{name}`" + (f", folder `{subfolder}`" if subfolder else "")
+    expected, place = AutoencoderKL.__name__, {"subfolder": subfolder} if subfolder else {}
     try:
-        kind = AutoencoderKL.load_config(name).get("_class_name") or expected
+        kind = AutoencoderKL.load_config(name, **place).get("_class_name") or expected
         if kind != expected:
             raise UserError(
                 f"{where} is a VAE of the class {kind}; give one of the class {expected}"
             )
         with torch.random.fork_rng(devices=[]):
             vae, found = AutoencoderKL.from_pretrained(
-                name, use_safetensors=True, torch_dtype=torch.float32, output_loading_info=True
+                name,
+                use_safetensors=True,
+                torch_dtype=torch.float32,
+                output_loading_info=True,
+                **place,
             )
     except UserError:
         raise

@@ -22,7 +22,10 @@ def collection(config: ExperimentConfig) -> CollectOptions:
         steps = [checkpoint.step]
         chosen = dict.fromkeys(config.samplers_of(name), steps)
         rows[name] = CollectedRun(seeds=[checkpoint.seed], milestones=steps, samplers=chosen)
-    return CollectOptions(grid_images=config.report.grid_images, runs=rows)
+    report = config.report
+    return CollectOptions(
+        grid_images=report.grid_images, runs=rows, epochs=bool(report.epochs_to_fid)
+    )
 
 
 def trainings(config: ExperimentConfig) -> Iterator[tuple[str, int]]:

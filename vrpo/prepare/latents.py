@@ -18,6 +18,7 @@ from vrpo.errors import UserError
 from vrpo.models.tokenizer import load_tokenizer
 from vrpo.prepare.encoding import encode_images
 from vrpo.prepare.pixels import image_batch
+from vrpo.prepare.ready_latents import ReadyLatents
 
 if TYPE_CHECKING:
     from vrpo.config.networks import TokenizerOptions
@@ -37,10 +38,11 @@ def encode_latents(
     """Write `mean` and `std` `[N, C, h, w]` of the normalised latents, and `labels` int64 `[N]`.
 
     `output` names the part of the images: one of several shards, or all. A killed run resumes.
+    With `options.encoded` the latents are read and not computed.
 
     Raises:
-        UserError: images or weights are missing, damaged, or do not fit; a latent is not finite;
-            the disk is too small.
+        UserError: images, weights or latents are missing, damaged, or do not fit; a latent is not
+            finite; the disk is too small.
     """
     data = open_arrays(images, IMAGES)
     part = shard_rows(data.shape("images")[0], output, options.batch_size)
@@ -69,18 +71,32 @@ def encode_latents(
     }
     if options.weights != "trained":  # a trained one has its scale in its file, and no shift
         attributes["shift"] = tokenizer.shift
+    ready = ReadyLatents(options.encoded) if options.encoded else None
+    if ready:
+        ready.check(data, tokenizer, device)
+        attributes["encoded"] = ready.sha256
     moments = torch.zeros(2, dtype=torch.float64, device=device)  # sums of latents, and of squares
 
     def encode(pixels: Tensor) -> dict[str, Tensor]:
-        mean, std = tokenizer.encode(pixels)
+        return stored(*tokenizer.encode(pixels))
+
+    def stored(mean: Tensor, std: Tensor) -> dict[str, Tensor]:
         squares = mean.double().square() + std.double().square()
         moments.add_(torch.stack([mean.double().sum(), squares.sum()]))
-        stored = getattr(torch, options.storage)
-        return {"mean": mean.to(stored), "std": std.to(stored)}
+        kind = getattr(torch, options.storage)
+        return {"mean": mean.to(kind), "std": std.to(kind)}
 
     with ArrayWriter(output, shapes, shard_attributes(output, attributes, {})) as writer:
         encoded = (writer.count - writer.done) * math.prod(latent_shape)
-        encode_images(data, part, writer, options.batch_size, encode, device, "latents")
+        if ready:
+            for rows in writer.batches(options.batch_size):
+                place = slice(part.start + rows.start, part.start + rows.stop)
+                moment = (each.to(device) for each in ready.rows(place))
+                found = stored(*tokenizer.normalised(*moment))
+                arrays = {name: values.cpu().numpy() for name, values in found.items()}
+                writer.write(rows.start, {**arrays, "labels": ready.labels[place]})
+        else:
+            encode_images(data, part, writer, options.batch_size, encode, device, "latents")
         writer.finish()
     size = "x".join(map(str, latent_shape))
     log.info("latents: %d of %s, %s", count, size, tokenizer.normalisation)

@@ -117,7 +117,12 @@ CATALOGUE = [
         "vrpo.report.comparison:comparison",
         "Hashes in collected/metrics.csv trace each number to its files.",
     ),
-    table("convergence", "FID at every milestone", "vrpo.report.tables:convergence"),
+    table(
+        "convergence",
+        "FID at every milestone",
+        "vrpo.report.tables:convergence",
+        needs=("metrics.csv", "protocol.json"),
+    ),
     table("gains", "Paired differences between alignments", "vrpo.report.tables:gains"),
     table(
         "claims",

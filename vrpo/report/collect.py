@@ -67,7 +67,11 @@ def collect(config: ExperimentConfig, output_folder: Path) -> None:
     _write_csv(table, output_folder / "representation.csv")
     with atomic_output(output_folder / "samples.npz") as partial, open(partial, "wb") as file:
         np.savez(file, **_grid(config))
-    protocols = json.dumps(_protocols(records), indent=2, sort_keys=True)
+    protocol = _protocols(records)
+    if config.report.epochs_to_fid:
+        images = open_arrays(paths.images, IMAGES).shape("images")[0]
+        protocol["training"] = {"images": images, "batch_size": config.training.batch_size}
+    protocols = json.dumps(protocol, indent=2, sort_keys=True)
     write_text(output_folder / "protocol.json", protocols + "\n")
     sums = {path.name: sha256(path) for path in sorted(output_folder.glob("[!.]*"))}
     write_text(output_folder / CHECKSUMS, json.dumps(sums, indent=1) + "\n")

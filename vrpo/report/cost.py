@@ -55,9 +55,11 @@ class Cost:
 
 
 def latent_side(config: ExperimentConfig) -> int:
-    """Side of the latent: the VAE halves the image at all levels but the last."""
-    levels = len(config.tokenizer.block_channels) if config.tokenizer.weights == "trained" else 4
-    return config.data.resolution // 2 ** (levels - 1)
+    """Side of the latent: a trained VAE halves the image at all levels but the last."""
+    tokenizer, resolution = config.tokenizer, config.data.resolution
+    if tokenizer.weights == "trained":
+        return resolution // 2 ** (len(tokenizer.block_channels) - 1)
+    return resolution // tokenizer.downsampling
 
 
 def encoder_tokens(encoder: EncoderOptions) -> tuple[int, int, int]:

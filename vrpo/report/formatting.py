@@ -14,7 +14,7 @@ from vrpo.files import write_text
 TEX = {  # in this order: escapes hold backslashes
     "\\": r"\textbackslash{}",
     **{character: rf"\{character}" for character in "&%_#"},
-    **{"±": r"$\pm$", "≥": r"$\geq$", "<=": r"$\leq$"},
+    **{"±": r"$\pm$", "≥": r"$\geq$", "<=": r"$\leq$", "≤": r"$\leq$", "> ": "$>$ "},
 }
 
 
@@ -88,7 +88,7 @@ def factors(rows: pd.DataFrame, name: str) -> list[str]:
 
 def is_numeric(column: pd.Series) -> bool:
     """Whether every cell that is not empty begins like a number."""
-    texts = [str(text).strip("*≥ ") for text in column if str(text).strip()]
+    texts = [str(text).strip("*≥≤> ") for text in column if str(text).strip()]
     return bool(texts) and all(text[0] in "+-0123456789" for text in texts)
 
 

@@ -8,10 +8,16 @@ import numpy as np
 import pandas as pd
 
 from vrpo.config.report import ReportOptions
+from vrpo.errors import UserError
 from vrpo.report import claims
-from vrpo.report.compare import interval_note
+from vrpo.report.compare import by_seed, interval_note, steps_to_reach
 from vrpo.report.formatting import Table, cell, count_text, factors, intervals, space_text
-from vrpo.report.results import main_sampler, read_metrics
+from vrpo.report.results import main_sampler, read_metrics, read_protocol
+
+EPOCHS_NOTE = (
+    "EP_FID@k: epochs until the FID without guidance is at most k (arXiv:2605.18324), logarithms "
+    "interpolated between milestones, mean over seeds; > where a seed has not reached it."
+)
 
 
 def convergence(options: ReportOptions, collected: Path) -> Table:
@@ -28,8 +34,50 @@ def convergence(options: ReportOptions, collected: Path) -> Table:
     for step in wide.columns:
         pairs = zip(wide[step], best[step], strict=True)
         shown[count_text(step)] = [cell(value, None, 2, value == least) for value, least in pairs]
-    note = f"FID at training steps, mean over seeds. {space_text(options)}"
-    return Table(data, shown, f"{note} Bold: best of its model.")
+    note = f"FID at training steps, mean over seeds. {space_text(options)} Bold: best of its model."
+    if options.epochs_to_fid:
+        epochs = epochs_to_reach(options.epochs_to_fid, collected)
+        numbers = [f"EP_FID@{target:g}" for target in options.epochs_to_fid]
+        data = data.join(epochs.set_index("run")[numbers], on="run")
+        texts = epochs.groupby(["model", "label"], sort=False).first().reindex(wide.index)
+        for name in numbers:
+            shown[name] = texts[f"{name} text"].fillna("").to_list()
+        note += f" {EPOCHS_NOTE}"
+    return Table(data, shown, note)
+
+
+def epochs_to_reach(targets: list[float], collected: Path) -> pd.DataFrame:
+    """EP_FID@k of each run, mean over seeds, and its text; a row for each run without guidance.
+
+    Columns `model`, `label`, `run`, and for each target `EP_FID@k` (epochs; NaN: not reached in
+    some seed) and `EP_FID@k text`.
+
+    Raises:
+        UserError: the results were collected without the number of training images.
+    """
+    training = read_protocol(collected).get("training")
+    if training is None:
+        raise UserError(
+            f"{collected / 'protocol.json'}: does not tell the number of training images, which "
+            "`report.epochs_to_fid` needs; collect the results again"
+        )
+    scores = main_sampler(read_metrics(collected))
+    scores = scores[scores["guidance"].eq(1)].dropna(subset=["fid"])
+    rows = []
+    for (model, label, run), of_run in scores.groupby(["model", "label", "run"], sort=False):
+        row = {"model": model, "label": label, "run": run}
+        seeds = by_seed(of_run, "fid").dropna(axis=1)
+        epochs = [step * training["batch_size"] / training["images"] for step in seeds.columns]
+        for target in targets:
+            found = [steps_to_reach(epochs, values, target) for values in seeds.to_numpy().tolist()]
+            name, reached = f"EP_FID@{target:g}", [each.step for each in found]
+            mean = np.nan if None in reached else float(np.mean(reached))
+            sign = "≤ " if any(each.at_most for each in found) else ""
+            late = f"> {epochs[-1]:.4g}"
+            row |= {name: mean, f"{name} text": late if None in reached else f"{sign}{mean:.4g}"}
+        rows.append(row)
+    names = [f"EP_FID@{target:g}{end}" for target in targets for end in ("", " text")]
+    return pd.DataFrame(rows, columns=["model", "label", "run", *names])
 
 
 def gains(options: ReportOptions, collected: Path) -> Table:

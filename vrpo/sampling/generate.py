@@ -76,7 +76,7 @@ def sample_images(
     if options.compile:
         require_compiler(device, "samplers.<name>.compile")
     if options.decoder:
-        tokenizer = tokenizer.model_copy(update={"weights": options.decoder})
+        tokenizer = tokenizer.model_copy(update={"weights": options.decoder, "subfolder": None})
     network, description = load_milestone(milestone, device)
     process = described_process(description)
     check_sampler(process, options)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from vrpo.config.experiment import ExperimentConfig
+from vrpo.config.networks import SpaceOptions
 from vrpo.config.resolved import RunConfig
 from vrpo.errors import UserError
 from vrpo.files import FileLock, existing_folder, file_system
@@ -83,7 +84,7 @@ def weight_checks(config: ExperimentConfig, *, fetch: bool) -> Iterator[Check]:
         yield "evaluation network", partial(_encoder, config.evaluation.trained)
     for name, network in config.evaluation.extra_networks.items():
         if network.weights != "trained":
-            yield f"evaluation network {name}", partial(_encoder, network)
+            yield f"evaluation network {name}", partial(_space, name, network)
     for name, checkpoint in config.checkpoints.items():
         option = f"checkpoints.{name}.file"
         yield f"checkpoint {name}", partial(_file, option, Path(checkpoint.file))
@@ -139,7 +140,7 @@ def _tokenizer_checks(config: ExperimentConfig) -> Iterator[Check]:
     tokenizers = {"tokenizer": config.tokenizer}
     for name, sampler in config.samplers.items():
         if sampler.decoder:
-            weights = {"weights": sampler.decoder}
+            weights = {"weights": sampler.decoder, "subfolder": None}
             tokenizers[f"decoder of {name}"] = config.tokenizer.model_copy(update=weights)
     loaded = set()
     for what, options in tokenizers.items():
@@ -176,6 +177,13 @@ def _tokenizer(options: object) -> str:
     from vrpo.models.tokenizer import load_tokenizer
 
     return f"SHA-256 {load_tokenizer(options, None, 'cpu').sha256[:12]}"
+
+
+def _space(name: str, options: SpaceOptions) -> str:
+    from vrpo.metrics.networks.pretrained import PretrainedNetwork
+
+    network = PretrainedNetwork(name, options, "cpu")
+    return f"{options.architecture}, SHA-256 {network.sha256[:12]}"
 
 
 def _encoder(options: object) -> str:

@@ -5,7 +5,7 @@ import torch
 from typer.testing import CliRunner
 
 from vrpo.cli import app
-from vrpo.config.networks import NetworkOptions
+from vrpo.config.networks import SpaceOptions
 from vrpo.errors import UserError
 from vrpo.metrics.distances.frechet import frechet_distance
 from vrpo.metrics.evaluate import evaluate, summary
@@ -16,7 +16,7 @@ from vrpo.metrics.statistics import gaussian_of
 
 from tests.fixtures.metrics import ATTRIBUTES, OPTIONS, make_images, write_classifier, write_h5
 
-SECOND = NetworkOptions(
+SECOND = SpaceOptions(
     architecture="test_convnext",
     weights="trained",
     arguments={"dims": [8, 16, 16, 24]},

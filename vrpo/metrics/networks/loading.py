@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import torch
 
 from vrpo.errors import UserError
-from vrpo.metrics.networks.class_token import ClassTokenNetwork
 from vrpo.metrics.networks.classifier import ClassifierNetwork
 from vrpo.metrics.networks.inception import InceptionNetwork, find_weights
+from vrpo.metrics.networks.pretrained import PretrainedNetwork
 from vrpo.metrics.networks.protocol import FeatureNetwork
 
 if TYPE_CHECKING:
-    from vrpo.config.networks import NetworkOptions
+    from vrpo.config.networks import SpaceOptions
     from vrpo.config.scoring import EvaluationOptions
 
 
@@ -63,11 +63,11 @@ def extra_networks(
 
 
 def _extra_network(
-    name: str, options: NetworkOptions, weights: Path | None, device: torch.device | str
+    name: str, options: SpaceOptions, weights: Path | None, device: torch.device | str
 ) -> FeatureNetwork:
     where = f"evaluation.extra_networks.{name}"
     if options.weights != "trained":
-        return ClassTokenNetwork(name, options, device)
+        return PretrainedNetwork(name, options, device)
     if weights is None:
         raise UserError(
             f"{where}: `weights: trained`, and no file of them; fit it (`fit-classifier "

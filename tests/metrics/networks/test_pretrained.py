@@ -5,13 +5,13 @@ import json
 import pytest
 import timm
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
-from vrpo.config.networks import NetworkOptions
+from vrpo.config.networks import SpaceOptions
 from vrpo.errors import UserError
 from vrpo.metrics.distances.frechet import frechet_distance
 from vrpo.metrics.evaluate import evaluate, summary
-from vrpo.metrics.networks.class_token import ClassTokenNetwork, resize_positions
+from vrpo.metrics.networks.pretrained import PretrainedNetwork, resize_positions
 from vrpo.metrics.reference import compute_reference
 from vrpo.metrics.statistics import gaussian_of
 
@@ -40,7 +40,7 @@ def folder(tmp_path_factory):
 
 
 def network_options(folder, **others):
-    return NetworkOptions(
+    return SpaceOptions(
         **{
             "architecture": ARCHITECTURE,
             "weights": str(folder / "vit.safetensors"),
@@ -66,7 +66,7 @@ def score(folder, chosen, reference="reference.npz"):
 
 
 def test_at_its_own_size_it_is_timms_network(folder):
-    extractor = ClassTokenNetwork("vit", network_options(folder, image_size=160), "cpu")
+    extractor = PretrainedNetwork("vit", network_options(folder, image_size=160), "cpu")
     network = timm.create_model(
         ARCHITECTURE,
         num_classes=0,
@@ -105,7 +105,7 @@ def test_positions_are_resampled_with_the_official_scale():
 
 def test_distance_in_the_record(folder):
     record = score(folder, options(folder))
-    extractor = ClassTokenNetwork("vit", network_options(folder), "cpu")
+    extractor = PretrainedNetwork("vit", network_options(folder), "cpu")
     real, made = (
         extractor.features(torch.from_numpy(images).permute(0, 3, 1, 2)).pool
         for images in (make_images(120), make_images(110, seed=5) // 2)
@@ -137,21 +137,48 @@ def test_what_does_not_fit(folder, tmp_path):
         "fd_vit: not given, the reference has no statistics" in warning
         for warning in record["protocol"]["warnings"]
     )
-    with pytest.raises(UserError, match="gives no class token"):
-        ClassTokenNetwork(
-            "vit",
-            network_options(
-                folder,
-                architecture="test_convnext.r160_in1k",
-                weights=str(write_convnext(tmp_path)),
-                image_size=64,
-            ),
-            "cpu",
-        )
+    with pytest.raises(UserError, match="has no class token and no attention pooling"):
+        network(folder, architecture="test_vit4.r160_in1k", weights=drawn(tmp_path, "test_vit4"))
 
 
-def write_convnext(folder):
+def test_pooling_without_a_class_token(tmp_path):
+    """The mean over a feature map (before any norm of the head), and attention pooling."""
+    images = torch.from_numpy(make_images(3, side=32)).permute(0, 3, 1, 2)
+    weights = drawn(tmp_path, "test_convnext")
+    extractor = network(tmp_path, architecture="test_convnext.r160_in1k", weights=weights)
+    plain = timm.create_model("test_convnext", num_classes=0).eval()
+    plain.load_state_dict(load_file(weights), strict=False)
+    feature_map = plain.forward_features(extractor._input(images))
+    expected = feature_map.double().sum((2, 3)) / feature_map[0, 0].numel()
+    torch.testing.assert_close(extractor.features(images).pool.double(), expected.detach())
+    weights = drawn(tmp_path, "test_vit3")
+    extractor = network(tmp_path, architecture="test_vit3.r160_in1k", weights=weights)
+    assert extractor.features(images).pool.shape == (3, 96)
+
+
+def test_embeddings_are_projected_and_of_length_one(folder):
+    images = torch.from_numpy(make_images(3, side=160)).permute(0, 3, 1, 2)
+    embedded = network(folder, image_size=160, features="embedding")
+    pooled = network(folder, image_size=160).features(images).pool.double()
+    head = load_file(folder / "vit.safetensors")
+    projected = pooled @ head["head.weight"].double().T + head["head.bias"].double()
+    expected = projected / projected.square().sum(1, keepdim=True).sqrt()
+    torch.testing.assert_close(embedded.features(images).pool.double(), expected, rtol=0, atol=1e-6)
+    assert embedded.describe()["features"] == "embedding"
+    with pytest.raises(UserError, match="no projection that makes embeddings"):
+        state = {k: v for k, v in head.items() if not k.startswith("head.")}
+        save_file(state, folder / "headless.safetensors")
+        weights = str(folder / "headless.safetensors")
+        network(folder, weights=weights, features="embedding")
+
+
+def network(folder, **others):
+    return PretrainedNetwork("vit", network_options(folder, **others), "cpu")
+
+
+def drawn(folder, architecture):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        save_file(timm.create_model("test_convnext").state_dict(), folder / "convnext.safetensors")
-    return folder / "convnext.safetensors"
+        state = timm.create_model(architecture).state_dict()
+    save_file(state, folder / f"{architecture}.safetensors")
+    return str(folder / f"{architecture}.safetensors")
