@@ -12,6 +12,10 @@ from snakemake.utils import min_version
 
 min_version("9.19")
 
+
+container: "vrpo.sif"  # in the working directory, for `--sdm apptainer` (docs/deployment.md)
+
+
 if not workflow.overwrite_configfiles:
 
     configfile: f"{workflow.basedir}/config/mini.yaml"
