@@ -1,6 +1,7 @@
 # make demo          the whole pipeline in miniature, from images to report.html
 # make test          all tests
 # make test-slurm    jobs on a SLURM of one node, which it installs (Debian or Ubuntu, root)
+# make check-envs    every rule in the environments of envs/, made from PyPI (15 GB, no conda)
 # make lint          formatting and static checks
 # make benchmark     the method benchmark in miniature, hours on two CPU cores (docs/benchmark.md)
 # make redraw        figures, tables and report from collected results; FIGURE=fid for one
@@ -22,7 +23,7 @@ STAMP := $(VENV)/.installed
 SITE := .venv-site
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: help environment demo test test-slurm lint benchmark redraw docs site requirements
+.PHONY: help environment demo test test-slurm check-envs lint benchmark redraw docs site requirements
 
 help:
 	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
@@ -42,6 +43,9 @@ test: $(STAMP)
 
 test-slurm: $(STAMP)
 	OMP_NUM_THREADS=1 VRPO_TEST_SLURM=1 pytest -v -rs --confcutdir tests/slurm tests/slurm
+
+check-envs: $(STAMP)
+	OMP_NUM_THREADS=1 VRPO_CHECK_ENVS=1 pytest -v --confcutdir tests/conda -o timeout=3600 tests/conda
 
 lint: $(STAMP)
 	ruff check

@@ -12,6 +12,10 @@ from snakemake.utils import min_version
 
 min_version("9.19")
 
+
+container: "vrpo.sif"  # in the working directory, for `--sdm apptainer` (docs/deployment.md)
+
+
 if not workflow.overwrite_configfiles:
 
     configfile: f"{workflow.basedir}/config/mini.yaml"
@@ -29,11 +33,13 @@ include: "workflow/rules/report.smk"
 include: "workflow/rules/benchmark.smk"
 
 
-report: "workflow/report/workflow.rst"
+if workflow.modifier.namespace is None:  # a workflow that uses this as a module has its own
+
+    report: "workflow/report/workflow.rst"
 
 
 onstart:
-    start(workflow, PLAN)
+    start(workflow, rules, PLAN)
 
 
 onsuccess:
@@ -70,4 +76,4 @@ rule milestones:
 if workflow.is_main_process and workflow.modifier.namespace is None:  # not in jobs nor modules
     names = [rule.name for rule in workflow.rules]
     check_command_line(names, lambda file: any(rule.is_producer(file) for rule in workflow.rules))
-check_requests(workflow, EXPERIMENT)
+check_requests(workflow, rules, EXPERIMENT)

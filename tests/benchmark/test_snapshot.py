@@ -9,17 +9,15 @@ import pytest
 from vrpo.benchmark.page import write_benchmark
 from vrpo.benchmark.snapshot import redraw_snapshot, write_snapshot
 from vrpo.config import parse_experiment
-from vrpo.config.reading import deep_merge, read_yaml
 from vrpo.errors import UserError
 from vrpo.plan.paths import Paths
 from vrpo.runtime.machine import processor
 
-from tests.fixtures import ROOT
 from tests.fixtures.benchmark import (
-    KINDS,
     METRICS,
     OPTIONS,
     REPORT,
+    experiment,
     files,
     write_collected,
 )
@@ -27,31 +25,7 @@ from tests.fixtures.benchmark import (
 
 @pytest.fixture
 def mini_benchmark() -> dict[str, object]:
-    """config/mini.yaml with the alignments that the made-up benchmark names."""
-    mini = read_yaml(ROOT / "config/mini.yaml")
-    repa, vrpo = mini["alignments"]["repa"], mini["alignments"]["vrpo"]
-    vrpo = {name: vrpo[name] for name in ("kind", "encoders", "depth")}  # the full form
-    haste = {
-        "kind": "haste",
-        "encoders": ["vit"],
-        "depth": 2,
-        "attention_blocks": [2],
-        "stop_step": 5,
-    }
-    bases = {"none": {"kind": "none"}, "repa": repa, "vrpo": vrpo, "haste": haste}
-    more = {
-        "alignments": {name: bases[kind] for name, kind in KINDS.items()},
-        "encoders": {"vit": {"attention": [2]}},
-    }
-    network = {"architecture": "test_convnext", "weights": "trained", "image_size": 32}
-    return deep_merge(
-        mini,
-        {
-            **more,
-            "experiment": "made-up",
-            "evaluation": {"extra_networks": {"validation": network}},
-        },
-    )
+    return experiment()
 
 
 def test_snapshot_is_the_same_but_for_the_machine(

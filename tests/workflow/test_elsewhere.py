@@ -2,26 +2,37 @@
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
+from vrpo.workflow.environment import ALONE
+
+from tests.fixtures import ROOT
 from tests.fixtures.workflow import TINY, clone, command, environment, snakemake, whole
 
 pytestmark = [pytest.mark.workflow, pytest.mark.timeout(900)]
 
 OUTER = """
-configfile: "CONFIG"
+configfile: "outer.yaml"
 
 module vrpo:
-    snakefile: "CHECKOUT/Snakefile"
-    config: config
+    snakefile: SNAKEFILE
+    config: config["inner"]
 
 use rule * from vrpo as vrpo_*
 
-rule all:
-    default_target: True
-    input: "results/tiny/images.json"
+onstart:
+    vrpo.onstart()
+
+onsuccess:
+    vrpo.onsuccess()
+"""
+WITHOUT = """
+import sys
+sys.modules["NAME"] = None  # as if it were not installed
 """
 
 
@@ -57,17 +68,71 @@ def test_from_another_folder(checkout: Path, tmp_path: Path) -> None:
     assert "from the clone" in (tmp_path / "else where/results/tiny/logs/manifest.log").read_text()
 
 
-def test_as_a_module(checkout: Path, tmp_path: Path) -> None:
-    outer = tmp_path / "outer"
-    outer.mkdir()
-    (outer / "Snakefile").write_text(
-        OUTER.replace("CONFIG", str(TINY)).replace("CHECKOUT", os.path.relpath(checkout, outer))
+def outer(folder: Path, snakefile: str) -> list[str]:
+    """A workflow in `folder` that uses this one as a module; its command line."""
+    (folder / "workflow").mkdir(parents=True)
+    (folder / "workflow/Snakefile").write_text(OUTER.replace("SNAKEFILE", snakefile))
+    inner = yaml.safe_load(TINY.read_text(encoding="utf-8"))
+    (folder / "outer.yaml").write_text(yaml.safe_dump({"own": 1, "inner": inner}))
+    return [sys.executable, "-m", "snakemake", "--cores", "1"]
+
+
+def run(words: list[str], folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        words, cwd=folder, env=isolated() | variables, capture_output=True, text=True
     )
-    words = command("--cores", "1")
-    words = [*words[:3], "--cores", "1", "--snakefile", str(outer / "Snakefile")]
-    result = subprocess.run(words, cwd=outer, env=isolated(), capture_output=True, text=True)
+
+
+def test_as_a_module(checkout: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "outer"
+    place = os.path.relpath(checkout, folder / "workflow")
+    words = outer(folder, f'"{place}/Snakefile"')
+    result = run([*words, "--forcerun", "vrpo_images", "--", "vrpo_manifest"], folder)
     assert result.returncode == 0, whole(result)[-4000:]
-    assert "from the clone" in (outer / "results/tiny/logs/manifest.log").read_text()
+    results = folder / "results/tiny"
+    assert "from the clone" in (results / "logs/manifest.log").read_text()
+    assert (results / ".plan.yaml").exists(), "its own start"
+    assert not list(results.rglob(".*.kept")), "its own end"
+
+
+def test_rules_of_another_host_need_the_installed_package(checkout: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "outer"
+    words = outer(folder, 'github("someone/vrpo", path="Snakefile", tag="v1")')
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b.c", "-C", str(checkout)]
+    for command_ in (["init", "-q"], ["add", "."], ["commit", "-qm", "all"], ["tag", "v1"]):
+        subprocess.run([*git, *command_], check=True)
+    cached = "snakemake/snakemake/source-cache/snakemake-git-cache/github.com/someone/vrpo"
+    subprocess.run([*git, "clone", "-q", "--bare", ".", str(tmp_path / cached)], check=True)
+    cache = {"XDG_CACHE_HOME": str(tmp_path)}
+    installed = {"PYTHONPATH": str(ROOT)}
+    planned = run([*words, "--dry-run", "--", "vrpo_fid"], folder, **installed, **cache)
+    assert planned.returncode == 0, whole(planned)[-4000:]
+    (tmp_path / "sitecustomize.py").write_text(WITHOUT.replace("NAME", "vrpo"))
+    refused = run([*words, "--dry-run"], folder, PYTHONPATH=str(tmp_path), **cache)
+    assert refused.returncode and "Traceback" not in whole(refused)
+    assert f"vrpo: error: vrpo: not installed in {sys.prefix}; `pip install`" in refused.stderr
+
+
+def test_a_package_that_planning_needs_is_named(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(WITHOUT.replace("NAME", "h5py"))
+    result = run(command("--dry-run"), tmp_path, PYTHONPATH=str(tmp_path))
+    assert f"vrpo: error: h5py: not installed in {sys.prefix}; use " in result.stderr
+    assert "Traceback" not in whole(result)
+
+
+def test_a_modules_prefix_is_refused(tmp_path: Path) -> None:
+    words = outer(tmp_path, f'"{ROOT}/Snakefile"\n    prefix: "deep"')
+    result = run([*words, "--dry-run"], tmp_path)
+    assert result.returncode and "vrpo: error: module vrpo: `prefix`" in result.stderr
+
+
+def test_the_installed_package_without_its_neighbours() -> None:
+    code = "import vrpo.errors as e, importlib.util as i; print(e.__file__, i.find_spec('tests'))"
+    words = [sys.executable, "-S", "-c", code]
+    result = subprocess.run(
+        words, cwd="/", env={"PYTHONPATH": str(ALONE)}, capture_output=True, text=True
+    )
+    assert result.stdout.split() == [str(ROOT / "vrpo/errors.py"), "None"], result.stderr
 
 
 def test_a_dry_run_leaves_no_trace(tmp_path: Path) -> None:
@@ -78,8 +143,16 @@ def test_a_dry_run_leaves_no_trace(tmp_path: Path) -> None:
             if ".snakemake" not in path.parts
         )
 
-    for arguments in (["-n"], ["--lint"], ["--dag"], ["--summary"]):
-        assert "Traceback" not in whole(snakemake(tmp_path, *arguments, "--cores", "1"))
+    for arguments in (
+        ["-n", "--until", "fit_critic"],
+        ["--lint"],
+        ["--dag"],
+        ["--rulegraph"],
+        ["--summary"],
+        ["--unlock"],
+    ):
+        result = snakemake(tmp_path, *arguments, "--cores", "1")
+        assert result.returncode == 0, whole(result)[-4000:]
         assert files() == [], arguments
 
 

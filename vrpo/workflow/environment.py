@@ -12,9 +12,17 @@ from vrpo.errors import PREFIX, UserError
 CHECKOUT = Path(__file__).resolve().parents[2]
 JOBS_PATH = "VRPO_PATH"
 """Environment variable with the PYTHONPATH of jobs: conda environments lose the other."""
+COMMANDS = CHECKOUT / "vrpo/workflow/job"
+ALONE = CHECKOUT / "vrpo/workflow/alone"
 
 
-def use_environment_of(python: str, scripts: Path) -> None:
+def jobs_path(root: Path) -> str:
+    """PYTHONPATH of jobs: the checkout of the Snakefile, or the installed package by itself."""
+    package = root if (root / "vrpo").is_dir() else ALONE
+    return os.pathsep.join(filter(None, [str(package), os.environ.get("PYTHONPATH")]))
+
+
+def use_environment_of(python: str, scripts: Path = COMMANDS) -> None:
     """Let child processes find `scripts` and `python`'s environment, activated or not.
 
     Raises:

@@ -17,11 +17,13 @@ from vrpo.plan.resolved import Plan
 from vrpo.runtime.launch import require_gpus
 from vrpo.runtime.queue import MAY_REQUEUE
 from vrpo.runtime.warm import start_warm_process
-from vrpo.workflow.environment import CHECKOUT, JOBS_PATH, run_check
+from vrpo.workflow import KEEP
+from vrpo.workflow.environment import JOBS_PATH, run_check
 from vrpo.workflow.preflight import class_checks, weight_checks
 from vrpo.workflow.restore import keep_results
 
 if TYPE_CHECKING:
+    from snakemake.common import Rules
     from snakemake.rules import Rule
     from snakemake.workflow import Workflow
 
@@ -66,20 +68,38 @@ def refusing(function: Callable[..., Any]) -> Callable[..., Any]:
 def plan_of(workflow: Workflow, config: Mapping[str, Any]) -> Plan:
     """The plan of a workflow's config files and `--config`, which Snakemake reads less strictly.
 
-    A workflow that another one uses as a module gets its `config` from that one. Jobs on a cluster
-    read the plan that the main process published.
+    A workflow that another one uses as a module gets its `config` from that one, in which there may
+    be several. Jobs on a cluster read the plan that the main process published.
+
+    Raises:
+        UserError: the config is wrong, or the module has a prefix.
     """
+    if workflow.modifier.skip_configfile:
+        _require_own_paths(workflow)
+        return Plan.of(parse_experiment(config, "config"))
     if not workflow.is_main_process and (published := Plan.published(os.environ)):
         return published
-    if workflow.modifier.skip_configfile:
-        plan = Plan.of(parse_experiment(config, "config"))
-    else:
-        files, assignments = workflow.configfiles, workflow.config_settings.config_args or []
-        sources = [*map(str, files), *(["--config"] if assignments else [])]
-        plan = Plan.of(parse_experiment(merge_configs(files, assignments), " + ".join(sources)))
+    files, assignments = workflow.configfiles, workflow.config_settings.config_args or []
+    sources = [*map(str, files), *(["--config"] if assignments else [])]
+    plan = Plan.of(parse_experiment(merge_configs(files, assignments), " + ".join(sources)))
     if workflow.is_main_process:
         plan.publish(os.environ)
     return plan
+
+
+def _require_own_paths(workflow: Workflow) -> None:
+    """Refuse `prefix` and `replace_prefix`, which change only some of a rule's paths."""
+    path = "results/x"
+    if workflow.modifier.modify_path(path) != path:
+        raise UserError(
+            f"module {workflow.modifier.namespace}: `prefix` and `replace_prefix` do not reach all "
+            "paths; set the option `results` in the module's config instead"
+        )
+
+
+def own_rules(rules: Rules) -> dict[str, Rule]:
+    """{name in this workflow's files: rule}, as a workflow that uses it may rename its rules."""
+    return {name: proxy.rule for name, proxy in rules._rules.items()}
 
 
 def asked_gpus(rule: Rule) -> int:
@@ -97,17 +117,18 @@ def asked_gpus(rule: Rule) -> int:
 
 
 @refusing
-def check_requests(workflow: Workflow, experiment: ExperimentConfig) -> None:
+def check_requests(workflow: Workflow, rules: Rules, experiment: ExperimentConfig) -> None:
     """End planning unless GPUs are whole numbers that go with the device and divide the batch."""
-    own = [rule for rule in workflow.rules if CHECKOUT in Path(rule.snakefile).resolve().parents]
-    asked = {rule.name: asked_gpus(rule) for rule in own}
+    used = {*workflow.rules}
+    own = {name: rule for name, rule in own_rules(rules).items() if rule in used}
+    asked = {rule.name: asked_gpus(rule) for rule in own.values()}
     for name, gpus in asked.items():
         if gpus and experiment.resources.device == "cpu":
             raise UserError(
                 f"{name}:gpu={gpus}: the config has `resources: {{device: cpu}}`; "
                 f"change it, or set --set-resources {name}:gpu=0"
             )
-    train = workflow.modifier.modify_rulename("train")  # of a module
+    train = own["train"].name if "train" in own else "train"
     gpus = max(asked.get(train, 1), 1)
     for name, run in experiment.runs.items():
         group = experiment.alignments[run.alignment].group
@@ -129,29 +150,30 @@ def _divides(experiment: ExperimentConfig, gpus: int) -> bool:
 
 
 @refusing
-def start(workflow: Workflow, plan: Plan) -> None:
+def start(workflow: Workflow, rules: Rules, plan: Plan) -> None:
     """Check the machine, lock the results, write the plan, keep results, check weights and classes.
 
     The kernel drops the lock with the process.
     """
-    jobs = [job.rule for job in workflow.dag.needrun_jobs()]
-    due = {*jobs}
+    names = {rule: name for name, rule in own_rules(rules).items()}
+    jobs = [names[job.rule] for job in workflow.dag.needrun_jobs() if job.rule in names]
+    due = {name: rule for rule, name in names.items() if name in jobs}
+    forced = _forced(workflow, names)
     in_environments = bool(workflow.deployment_settings.deployment_method)
     if workflow.local_exec and not workflow.touch:
         _check_machine(workflow, plan.experiment, due, in_environments)
     results = Paths.of(plan.experiment).folder
     LOCKS.enter_context(exclusive_lock(results / ".lock", "a workflow on these results"))
     if not workflow.local_exec:
-        _join_queue(workflow, results)
+        _join_queue(workflow, results, forced)
     plan.write()
-    keep_results(results, _forced(workflow))
+    os.environ[KEEP] = "1"
+    keep_results(results, forced)
     if workflow.touch or in_environments:
         return
-    loading = any(rule.name in LOADING for rule in due) and any(
-        weight_checks(plan.experiment, fetch=True)
-    )
-    training = any(rule.name == "train" for rule in due) and any(class_checks(plan.experiment))
-    _start_warm(workflow, plan.experiment, [rule.name for rule in jobs])
+    loading = not LOADING.isdisjoint(due) and any(weight_checks(plan.experiment, fetch=True))
+    training = "train" in due and any(class_checks(plan.experiment))
+    _start_warm(workflow, plan.experiment, jobs)
     if loading or training:
         run_check("check", "--weights-only", "--fetch", "--config", str(plan.path))
 
@@ -165,7 +187,7 @@ def _start_warm(workflow: Workflow, experiment: ExperimentConfig, due: list[str]
         start_warm_process([*modules], experiment.resources.threads, os.environ[JOBS_PATH])
 
 
-def _join_queue(workflow: Workflow, results: Path) -> None:
+def _join_queue(workflow: Workflow, results: Path, forced: set[str]) -> None:
     """Check what jobs ask SLURM for, and take over the jobs that an earlier start left there."""
     jobs = [job for job in workflow.dag.needrun_jobs() if not job.is_local]
     executor = workflow.scheduler.get_executor(jobs[0]) if jobs else None
@@ -180,30 +202,31 @@ def _join_queue(workflow: Workflow, results: Path) -> None:
     if settings.requeue:
         os.environ[MAY_REQUEUE] = "1"
     check_jobs(executor, {workflow.dag.get_job_group(job) or job for job in jobs})
-    take_over(executor, jobs, results, _forced(workflow))
+    take_over(executor, jobs, results, forced)
 
 
 def _check_machine(
-    workflow: Workflow, experiment: ExperimentConfig, due: set[Rule], in_environments: bool
+    workflow: Workflow, experiment: ExperimentConfig, due: dict[str, Rule], in_environments: bool
 ) -> None:
     """See that the jobs that are due find their GPUs and a compiler on this machine."""
     device = experiment.resources.device
-    wanted = max((asked_gpus(rule) for rule in due), default=0)
+    wanted = max((asked_gpus(rule) for rule in due.values()), default=0)
     if device == "cuda" or wanted > 1:
         limit = workflow.global_resources.get("gpu")
         require_gpus(wanted, getattr(limit, "value", limit))
     sampling = any(sampler.compile for sampler in experiment.samplers.values())
     compiling = {"train": experiment.training.compile, "sample": sampling}
-    if any(compiling.get(rule.name) for rule in due) and not in_environments:
+    if any(compiling.get(name) for name in due) and not in_environments:
         run_check("check-compiler", "--device", device)
 
 
-def _forced(workflow: Workflow) -> set[str]:
-    """Rules and files that the command line forces."""
+def _forced(workflow: Workflow, names: Mapping[Rule, str]) -> set[str]:
+    """Rules and files that the command line forces; rules by both of their names."""
     settings = workflow.dag_settings
-    if settings.forceall:
-        return {rule.name for rule in workflow.rules}
-    return {*settings.forcerun, *(settings.targets if settings.forcetargets else ())}
+    given = {rule.name: name for rule, name in names.items()}
+    forced = {*settings.forcerun, *(settings.targets if settings.forcetargets else ())}
+    forced |= {*given} if settings.forceall else set()
+    return {*forced, *(given[name] for name in forced if name in given)}
 
 
 def missing_data(experiment: ExperimentConfig) -> str | None:

@@ -7,20 +7,26 @@ from pathlib import Path
 from snakemake.logging import logger
 
 ROOT = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # also where Snakemake's own environment lacks the package
+if (ROOT / "vrpo").is_dir():  # not where Snakemake reads the rules from another host
+    sys.path.insert(0, str(ROOT))
+try:
+    import vrpo.workflow.hooks
+except ModuleNotFoundError as missing:
+    NAME, REMEDY = missing.name.split(".")[0], "use the environment of envs/snakemake.yaml"
+    if NAME == "vrpo":
+        REMEDY = "`pip install` the repository there, or use the Snakefile of a clone"
+    sys.exit(f"vrpo: error: {NAME}: not installed in {sys.prefix}; {REMEDY}")
 
 from vrpo.config.command_line import check_command_line, keep_requests_of_profiles
 from vrpo.plan import jobs
 from vrpo.plan.inputs import Inputs, flag, flags, import_memory
 from vrpo.plan.paths import Paths
-from vrpo.workflow import KEEP
 from vrpo.workflow.restore import release_results
-from vrpo.workflow.environment import JOBS_PATH, use_environment_of
+from vrpo.workflow.environment import JOBS_PATH, jobs_path, use_environment_of
 from vrpo.workflow.hooks import Refusing, check_requests, missing_data, plan_of, refusing, start
 
-refusing(use_environment_of)(sys.executable, ROOT / "workflow/scripts")
-JOBS_MODULES = os.pathsep.join(filter(None, [str(ROOT), os.getenv("PYTHONPATH")]))
-os.environ.update({KEEP: "1", JOBS_PATH: JOBS_MODULES})
+refusing(use_environment_of)(sys.executable)
+os.environ[JOBS_PATH] = jobs_path(ROOT)
 
 if workflow.is_main_process:
     keep_requests_of_profiles(workflow.resource_settings)

@@ -4,8 +4,11 @@ from vrpo.config.described import described_report
 from vrpo.report import catalogue
 from vrpo.report.catalogue import CATALOGUE
 
-config["report"] = described_report(EXPERIMENT).model_dump()  # for workflow/report/workflow.rst
-config["captions"] = {each.name: f"{each.title}. {each.caption}" for each in CATALOGUE}  # entry.rst
+config = {  # a copy, as a module's config may be that of other rules, too
+    **config,
+    "report": described_report(EXPERIMENT).model_dump(),  # for workflow/report/workflow.rst
+    "captions": {each.name: f"{each.title}. {each.caption}" for each in CATALOGUE},  # entry.rst
+}
 COLLECTED = [PATHS.collected / name for name in catalogue.COLLECTED]
 
 
