@@ -8,7 +8,9 @@ from typing import Annotated
 import typer
 
 from vrpo.cli.arguments import (
+    Collected,
     Config,
+    Configs,
     Device,
     Latents,
     Output,
@@ -83,3 +85,14 @@ def reward_moments(
     chosen, pairs = chosen_device(device, threads), pairs_of("--features", features or [])
     moments.reward_moments(milestone, latents, pairs, output, chosen)
     return output
+
+
+@app.command("guidance-table", rich_help_panel="Report")
+def guidance_table(config: Configs, collected: Collected, output: Output) -> list[Path]:
+    """Write scores and network evaluations of all samplers (.csv, .md and .tex)."""
+    from vrpo.config import load_experiment
+    from vrpo.report.formatting import write_table
+    from vrpo.report.guidance import guidance_table as make
+
+    write_table(make(load_experiment(*config), collected), output)
+    return [output.with_suffix(end) for end in (".csv", ".md", ".tex")]

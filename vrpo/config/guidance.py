@@ -31,6 +31,11 @@ class GuidanceOptions(Options):
     standardised: ClassVar[bool] = False
     """Whether the reward's deviation by noise level is needed."""
 
+    @property
+    def name(self) -> str:
+        """Name in tables: `none`, `classifier-free 1.5`, `representation 2` or `best of 8`."""
+        return "none" if self.scale == 1 else f"classifier-free {self.scale:g}"
+
     @model_validator(mode="after")
     def _inside(self) -> GuidanceOptions:
         low, high = self.interval
@@ -86,8 +91,9 @@ class RepresentationGuidanceOptions(GuidanceOptions):
 
     @property
     def name(self) -> str:
-        """Name in tables, e.g. `representation 2`."""
-        return _joined(f"representation {self.scale:g}", self.free)
+        """See the base class."""
+        reward = "representation" if self.standardise else "representation (raw)"
+        return _joined(f"{reward} {self.scale:g}", self.free)
 
 
 class BestOfOptions(Options):
@@ -112,12 +118,12 @@ class BestOfOptions(Options):
 
     @property
     def name(self) -> str:
-        """Name in tables, e.g. `best of 8`."""
+        """See `GuidanceOptions`."""
         return _joined(f"best of {self.candidates}", self.free)
 
 
 def _joined(own: str, free: GuidanceOptions) -> str:
-    return own if free.scale == 1 else f"{own}, classifier-free {free.scale:g}"
+    return own if free.scale == 1 else f"{own}, {free.name}"
 
 
 def _kind(content: Any) -> str:

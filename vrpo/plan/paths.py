@@ -144,6 +144,11 @@ class Paths:
         return self.folder / "README.md"
 
     @property
+    def guidance(self) -> Path:
+        """Table of the samplers."""
+        return self.folder / "guidance/guidance.csv"
+
+    @property
     def benchmark(self) -> Path:
         """Folder of the method benchmark's figures and tables."""
         return self.folder / "benchmark"
