@@ -148,8 +148,8 @@ def test_images_do_not_depend_on_their_neighbours() -> None:
 def test_values_that_are_not_finite_end_with_the_step() -> None:
     process = interpolant()
     reward, guided = Cosine(golden.draw(4, 2, 1, WIDTH)), Guided(Linear(process), process, LABELS)
-    denoiser, x = Steered(guided, reward, 1e38, (0.0, 0.5)), golden.draw(3, 2, *SHAPE)
-    with pytest.raises(UserError, match=r"scale: with 1e\+38, step 3 .*noise level 0.5\)"):
+    denoiser, x = Steered(guided, reward, 1e42, (0.0, 0.5)), golden.draw(3, 2, *SHAPE)
+    with pytest.raises(UserError, match=r"scale: with 1e\+42, step 3 .*noise level 0.5\)"):
         for level in (0.9, 0.7, 0.5):
             denoiser(x, at(process, level))
 

@@ -51,6 +51,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(autouse=True)
+def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch is filled up to its size, which takes most of the time."""
+    monkeypatch.setattr(generate, "CPU_BATCH", 4)
+
+
 def options(kind: str, guidance: dict[str, Any], images: int = 3, **others: Any) -> SamplerOptions:
     wanted = {"kind": kind, "steps": 3, "images": images, "guidance": guidance, "rtol": 0.1}
     return SamplerOptions(**{**wanted, **others})
