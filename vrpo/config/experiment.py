@@ -237,8 +237,8 @@ class ExperimentConfig(Options):
             kind = self.process_of(name)
             kinds = ", ".join(name for name, owner in SAMPLER_PROCESS.items() if owner == kind)
             raise ValueError(
-                f"{where}: no sampler belongs to its process `{kind}`, or all are guided by the "
-                f"representation of aligned runs; add one of {kinds} to `samplers`"
+                f"{where}: no sampler belongs to its process `{kind}`, but those for aligned runs; "
+                f"add one of {kinds} to `samplers`"
             )
 
     # ---- options derived from others ------------------------------------------------------------
