@@ -38,7 +38,9 @@ def test_only_aligned_runs_are_served() -> None:
 def test_a_run_that_nothing_samples_is_refused() -> None:
     content = merge_configs([TINY])
     content["samplers"]["ddpm"] = GUIDED
-    with pytest.raises(UserError, match=r"runs.dit-none: no sampler belongs .*, but those for aligned"):
+    with pytest.raises(
+        UserError, match=r"runs.dit-none: no sampler belongs .*, but those for aligned"
+    ):
         parse_experiment(content, "test")
 
 

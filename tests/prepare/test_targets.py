@@ -46,7 +46,9 @@ def test_a_class_without_images_is_refused(tmp_path: Path) -> None:
 
 def write_encoder(path: Path) -> None:
     network = create_network(DIGITS.encoder, 10)
-    description = {"kind": "classifier", "architecture": DIGITS.encoder.architecture}
+    names = ("architecture", "arguments", "image_size")
+    description = {name: getattr(DIGITS.encoder, name) for name in names}
+    description |= {"kind": "classifier", "num_classes": 10}
     save_network(path, network.state_dict(), description)
 
 

@@ -11,8 +11,9 @@ order, and any number of ranks can resume.
 
 from __future__ import annotations
 
+import functools
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +52,19 @@ log = logging.getLogger(__name__)
 CPU_BATCH = 64  # images in the transformer at once on the CPU, whatever `batch_size` says
 
 
+def _without_gradients(function: Callable[..., None]) -> Callable[..., None]:
+    """`function` of sampler options in inference mode, or where the reward's gradient is taken,
+    which needs tensors that inference mode does not make, without gradients elsewhere."""
+
+    @functools.wraps(function)
+    def call(options: SamplerOptions, *arguments: Any, **more: Any) -> None:
+        with torch.no_grad() if options.guidance.rewarded else torch.inference_mode():
+            function(options, *arguments, **more)
+
+    return call
+
+
+@_without_gradients
 def sample_images(
     options: SamplerOptions,
     milestone: Path | str,
@@ -81,23 +95,6 @@ def sample_images(
     """
     device = torch.device(device)
     ranks = ranks or Ranks(0, 1, device)
-    own = options, milestone, tokenizer, tokenizer_weights, Path(output), device, ranks
-    # gradients need tensors that inference mode does not make
-    with torch.no_grad() if options.guidance.rewarded else torch.inference_mode():
-        _sample_images(*own, targets or {}, moments)
-
-
-def _sample_images(
-    options: SamplerOptions,
-    milestone: Path | str,
-    tokenizer: TokenizerOptions,
-    tokenizer_weights: Path | str | None,
-    output: Path,
-    device: torch.device,
-    ranks: Ranks,
-    targets: Mapping[str, Path],
-    moments: Path | None,
-) -> None:
     if options.compile:
         require_compiler(device, "samplers.<name>.compile")
     if options.decoder:
@@ -107,7 +104,7 @@ def _sample_images(
     check_sampler(process, options)
     chosen, rewards = options.guidance, None
     if chosen.rewarded:
-        rewards = load_rewards(chosen, milestone, targets, moments, device)
+        rewards = load_rewards(chosen, milestone, targets or {}, moments, device)
     use_tf32(options.precision == "tf32", device)
     network = SamplingNetwork(network, options.precision, options.compile)
     decoder = load_tokenizer(tokenizer, tokenizer_weights, device)
