@@ -27,10 +27,12 @@ include: "workflow/rules/prepare.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/checkpoints.smk"
 include: "workflow/rules/sample.smk"
+include: "workflow/rules/guidance.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/representation.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/benchmark.smk"
+include: "workflow/rules/guidance_table.smk"
 
 
 if workflow.modifier.namespace is None:  # a workflow that uses this as a module has its own

@@ -124,6 +124,11 @@ def timed_sampler(config: ExperimentConfig, run: str, name: str) -> SamplerOptio
             f"`{config.process_of(run)}`; {nearest(name, known)}"
         )
     options = config.samplers[name]
+    if options.guidance.rewarded:
+        raise UserError(
+            f"samplers.{name}.guidance: `{options.guidance.kind}` needs trained projectors, and "
+            "weights are random here; time a sampler without it"
+        )
     if options.kind == "ode-dopri5":
         raise UserError(
             f"samplers.{name}.kind: `ode-dopri5` chooses its steps, which random weights cannot "

@@ -14,7 +14,7 @@ from vrpo.data.arrays import ArrayWriter
 from vrpo.errors import UserError
 from vrpo.metrics.cknna import cknna, nearest
 from vrpo.metrics.probe import probe_accuracy
-from vrpo.metrics.representation import measure_representation, times_at
+from vrpo.metrics.representation import measure_representation
 from vrpo.models.checkpoints import save_milestone
 from vrpo.models.transformer import build_transformer
 
@@ -174,10 +174,10 @@ def test_record(folder, tmp_path, run):
 
 
 def test_noise_levels_are_times_of_the_process():
-    assert times_at(interpolant(), 0.25, 2).tolist() == [0.25, 0.25]
+    assert interpolant().at_level(0.25, 2).tolist() == [0.25, 0.25]
     process = ddpm()
-    assert times_at(process, 0.5, 1).tolist() == [500]
-    assert process.noise_level(times_at(process, 0.25, 1)).item() == pytest.approx(0.25, abs=1e-3)
+    assert process.at_level(0.5, 1).tolist() == [500]
+    assert process.noise_level(process.at_level(0.25, 1)).item() == pytest.approx(0.25, abs=1e-3)
 
 
 def test_bad_input(folder, tmp_path):

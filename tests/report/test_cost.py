@@ -11,11 +11,12 @@ from vrpo.report.cost import (
     costs,
     describe_cost,
     encoder_tokens,
-    network_evaluations,
     parameters,
     run_flops,
+    sampling_flops,
     training_flops,
 )
+from vrpo.report.evaluations import network_evaluations
 
 from tests.fixtures import ROOT
 
@@ -97,3 +98,26 @@ def test_cost_of_an_unknown_encoder_is_refused() -> None:
     ) == (256, 1024, 24)
     with pytest.raises(UserError, match="its cost is not known"):
         encoder_tokens(EncoderOptions(architecture="resnet50"))
+
+
+def test_cost_of_guidance_by_representation() -> None:
+    """A backward pass of the first blocks for each evaluation inside; G candidates, each scored."""
+    config = load_experiment(ROOT / "config/imagenet256.yaml")
+    run, resolved = "sit-xl2-repa", config.run_config("sit-xl2-repa", 0)
+    one, depth = run_flops(resolved, 32, 4), resolved.alignment.depth / 28
+    mlp = resolved.alignment.projector_width
+    projector = 2 * 256 * (1152 * mlp + mlp**2 + mlp * 768)
+    sampler = config.samplers["sde"]
+
+    def cost(**guidance: object) -> float:
+        options = type(sampler)(**{**sampler.model_dump(mode="json"), "guidance": guidance})
+        return sampling_flops(config, run, options)
+
+    assert cost() == pytest.approx(250 * one)
+    steered = {"kind": "representation", "interval": (0.0, 0.52)}
+    assert cost(**steered) == pytest.approx(250 * (one + 0.5 * (depth * one + 2 * projector)))
+    assert cost(**steered, scale=0) == cost(kind="best-of", candidates=1) == cost()
+    both = cost(**steered, classifier_free={"scale": 1.5}) - cost(**steered)
+    assert both == pytest.approx(250 * one)
+    best = 8 * (250 * one + depth * one + projector)
+    assert cost(kind="best-of", candidates=8) == pytest.approx(best)

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from vrpo.alignment.agreement import Agreement
 from vrpo.alignment.diagnostics import NoiseLevelLog, Reduce
+from vrpo.alignment.moments import Moments
 from vrpo.alignment.spatial import spatial_normalisation
 from vrpo.config.alignments import AnyAlignment
 from vrpo.config.alignments.base import NOISE_BINS
@@ -125,6 +126,10 @@ class Alignment(nn.Module):
     def warnings(self) -> list[str]:
         """Sentences for the log, asked for when a row is logged; each is logged once."""
         return []
+
+    def reward_moments(self) -> dict[str, Moments]:
+        """Running mean and deviation of each reward by noise level, where there are any."""
+        return {}
 
     def finish_step(self, all_reduce: Reduce, valid: Tensor) -> None:
         """Called once per optimizer step on every rank, after the backward passes.

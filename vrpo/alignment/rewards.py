@@ -63,6 +63,11 @@ class NoiseLevelStatistics(nn.Module):
         seen, varied = self.sums[0].sum(dim=1) > 0, self._by_bin()[2].any(dim=1)
         return torch.nonzero(seen & ~varied).flatten().tolist()
 
+    def by_level(self) -> tuple[Tensor, Tensor]:
+        """`moments` in all bins, each [K,bins]."""
+        centres = (torch.arange(self.bins, device=self.sums.device) + 0.5) / self.bins
+        return self.moments(centres)
+
     def _by_bin(self) -> tuple[Tensor, Tensor, Tensor]:
         """Mean, variance and whether that is more than rounding, [K,bins] each."""
         count, total, squares = self.sums  # (K, bins) each

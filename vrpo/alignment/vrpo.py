@@ -20,6 +20,7 @@ from vrpo.alignment.base import (
     ProjectedAlignment,
 )
 from vrpo.alignment.diagnostics import Reduce
+from vrpo.alignment.moments import Moments
 from vrpo.alignment.rewards import REWARDS, NoiseLevelStatistics, perceptual_reward
 from vrpo.config.alignments.vrpo import RewardOptions, VRPOOptions
 
@@ -111,6 +112,12 @@ class VRPO(ProjectedAlignment):
                 if eta == 0 and reward.score > 0
             ),
         ]
+
+    def reward_moments(self) -> dict[str, Moments]:
+        """See the base class."""
+        mean, inverse_std = (values.tolist() for values in self.statistics.by_level())
+        rows = zip(REWARDS, mean, inverse_std, strict=True)
+        return {name: Moments(*of_reward) for name, *of_reward in rows}
 
     def finish_step(self, all_reduce: Reduce, valid: Tensor) -> None:
         """Update the running statistics of the rewards."""

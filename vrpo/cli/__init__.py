@@ -15,7 +15,7 @@ import typer
 import yaml
 
 from vrpo import __version__
-from vrpo.cli import checkpoints, experiment, prepare, results, runs, scores, status
+from vrpo.cli import checkpoints, experiment, guidance, prepare, results, runs, scores, status
 from vrpo.cli.arguments import announce
 from vrpo.errors import BAD_INPUT, INTERRUPTED, PREFIX, InterruptionError, UserError
 from vrpo.runtime.ranks import is_first, report_error, set_up_logging
@@ -32,7 +32,7 @@ app = typer.Typer(
     help=HELP,
     result_callback=lambda written, **_: announce(written),
 )
-for commands in (status, experiment, prepare, runs, scores, results, checkpoints):
+for commands in (status, experiment, prepare, runs, guidance, scores, results, checkpoints):
     app.add_typer(commands.app)
 
 

@@ -125,6 +125,13 @@ def sample(
     tokenizer_weights: Annotated[
         Path | None, typer.Option(help="weights of a trained tokenizer")
     ] = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(help="ENCODER=FILE, targets of guidance by representation, for each encoder"),
+    ] = None,
+    moments: Annotated[
+        Path | None, typer.Option(help="moments of the reward that guidance standardises")
+    ] = None,
     device: Device = "auto",
     threads: Threads = 1,
 ) -> Path:
@@ -138,6 +145,10 @@ def sample(
     use_threads(threads)
     options = load_resolved(SamplerOptions, config)
     tokenizer = load_resolved(TokenizerOptions, tokenizer_config)
+    targets = pairs_of("--target", target or [])
     with joined_ranks(device) as ranks:
-        sample_images(options, milestone, tokenizer, tokenizer_weights, output, ranks.device, ranks)
+        own = output, ranks.device, ranks
+        sample_images(
+            options, milestone, tokenizer, tokenizer_weights, *own, targets=targets, moments=moments
+        )
     return output

@@ -238,7 +238,7 @@ class ExperimentConfig(Options):
             kind = self.process_of(name)
             kinds = ", ".join(name for name, owner in SAMPLER_PROCESS.items() if owner == kind)
             raise ValueError(
-                f"{where}: no sampler belongs to its process `{kind}`; "
+                f"{where}: no sampler belongs to its process `{kind}`, but those for aligned runs; "
                 f"add one of {kinds} to `samplers`"
             )
 
@@ -264,9 +264,13 @@ class ExperimentConfig(Options):
         return self.processes[self.runs[name].process].kind
 
     def samplers_of(self, run: str) -> list[str]:
-        """Samplers that belong to the process of `run`, which may be an external checkpoint."""
-        kinds = {name: SAMPLER_PROCESS[sampler.kind] for name, sampler in self.samplers.items()}
-        return [name for name, kind in kinds.items() if kind == self.process_of(run)]
+        """Samplers that serve `run`, which may be an external checkpoint."""
+        served = self.process_of(run), self.is_projected(run)
+        return [name for name, sampler in self.samplers.items() if sampler.serves(*served)]
+
+    def is_projected(self, run: str) -> bool:
+        """Whether `run` has projectors to encoders of this config."""
+        return run in self.runs and bool(self.alignments[self.runs[run].alignment].encoders)
 
     def model_of(self, name: str) -> ModelOptions:
         """The network of a run or of an external checkpoint."""

@@ -7,32 +7,9 @@ from typing import Any, Literal
 from pydantic import model_validator
 
 from vrpo.config.base import Distinct, Name, Names, Options, Place, option
+from vrpo.config.guidance import AnyGuidance, GuidanceOptions, with_preset
 from vrpo.config.networks import NetworkOptions, SpaceOptions
 from vrpo.errors import UserError
-
-
-class GuidanceOptions(Options):
-    """Classifier-free guidance."""
-
-    scale: float = option(1.0, "guidance scale; 1 is none", ge=0)
-    interval: tuple[float, float] = option(
-        (0.0, 1.0), "noise levels (0 is clean, 1 is noise) on which guidance acts"
-    )
-    channels: int | None = option(
-        None,
-        "guide only the first so many latent channels (DiT and SiT: 3); null: all (REPA)",
-        ge=1,
-    )
-
-    @model_validator(mode="after")
-    def _inside(self) -> GuidanceOptions:
-        low, high = self.interval
-        if not 0 <= low <= high <= 1:
-            raise ValueError(
-                f"guidance `interval` [{low}, {high}] must lie within [0, 1], low first; correct it"
-            )
-        return self
-
 
 SAMPLER_PROCESS = {
     "ode-euler": "interpolant",
@@ -75,7 +52,9 @@ class SamplerOptions(Options):
     steps: int = option(250, "sampling steps; `ode-dopri5` chooses its own", "steps", ge=1)
     rtol: float = option(1e-3, "relative tolerance of a step of `ode-dopri5`; SiT: 1e-3", gt=0)
     atol: float = option(1e-6, "absolute tolerance of a step of `ode-dopri5`; SiT: 1e-6", gt=0)
-    guidance: GuidanceOptions = option(GuidanceOptions, "classifier-free guidance")
+    guidance: AnyGuidance = option(
+        GuidanceOptions, "guidance: classifier-free where no `kind` is given"
+    )
     images: int = option(50_000, "images to sample", "images", ge=1)
     labels: Literal["random", "balanced"] = option(
         "random",
@@ -108,6 +87,10 @@ class SamplerOptions(Options):
         "all", "sample at every milestone, or only at a run's last"
     )
 
+    def serves(self, process: str, projected: bool) -> bool:
+        """Whether it serves runs of a process; guidance by representation needs a projector."""
+        return SAMPLER_PROCESS[self.kind] == process and (projected or not self.guidance.rewarded)
+
     @model_validator(mode="before")
     @classmethod
     def _complete(cls, content: Any) -> Any:
@@ -117,7 +100,7 @@ class SamplerOptions(Options):
             return content
         preset, guidance = PRESETS[name], content.get("guidance") or {}
         if isinstance(guidance, dict):
-            guidance = {**preset["guidance"], **guidance}
+            guidance = with_preset(preset["guidance"], guidance)
         return {**preset, **content, "guidance": guidance}
 
 

@@ -199,7 +199,9 @@ def sampling_protocol(attributes: Mapping[str, Any]) -> dict[str, Any]:
         "rounding": sampler.get("rounding"),
         "sampling_seed": sampler.get("seed"),
         "sampling_precision": sampler.get("precision"),
-        "guidance": {key: guidance.get(key) for key in ("scale", "interval", "channels")},
+        "guidance": guidance
+        if guidance.get("kind")
+        else {key: guidance.get(key) for key in ("scale", "interval", "channels")},
         "decoder": tokenizer.get("weights"),
     }
 

@@ -28,7 +28,6 @@ from vrpo.metrics.probe import probe_accuracy
 from vrpo.models.checkpoints import load_milestone
 from vrpo.models.normalisation import check_normalisation, recorded_normalisation
 from vrpo.models.online import open_features
-from vrpo.processes.ddpm import DDPM
 from vrpo.processes.process import Process
 from vrpo.processes.registry import described_process
 from vrpo.seeds import numpy_generator, torch_generator
@@ -155,7 +154,7 @@ def _hidden(
         batch = data.gather(indices)
         draws = torch.stack([_draws(int(index), data.latent_shape) for index in indices])
         x0 = (batch.mean + batch.std * draws[:, 0]).to(device)
-        t = times_at(process, level, len(indices)).to(device)
+        t = process.at_level(level, len(indices)).to(device)
         x_t = process.corrupt(x0, draws[:, 1].to(device), t)
         null = torch.full((len(indices),), network.null_label, device=device)
         _, hidden = network(x_t.float(), process.network_time(t), null, hidden_after=tuple(blocks))
@@ -166,13 +165,6 @@ def _hidden(
 def _draws(index: int, shape: tuple[int, ...]) -> Tensor:
     """Draws [2, C, h, w] of an image, the same at all levels and for all networks."""
     return torch.randn(2, *shape, generator=torch_generator("representation", index))
-
-
-def times_at(process: Process, level: float, count: int) -> Tensor:
-    """The noise level (0 clean, 1 noise) as `count` times of the process [B]."""
-    if isinstance(process, DDPM):
-        return torch.full((count,), round(level * (process.count - 1)))
-    return torch.full((count,), float(level))
 
 
 def _encoder_features(data: TrainingData, chosen: np.ndarray, batch_size: int) -> dict[str, Tensor]:

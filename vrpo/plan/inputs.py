@@ -150,6 +150,30 @@ class Inputs:
         self.targets.require_samples(run, seed, step, sampler)
         return self.paths.samples(run, seed, step, sampler)
 
+    def targets_of(self, run: str, sampler: str) -> dict[str, Path]:
+        """{encoder: tokens} that a sampler guides a run's images by."""
+        guidance = self.config.samplers[sampler].guidance
+        encoders = self.encoders_of(run) if guidance.rewarded else []
+        if not encoders or guidance.target is None:
+            return {encoder: self.paths.class_tokens(encoder) for encoder in encoders}
+        return {encoder: self.paths.image_tokens(encoder, sampler) for encoder in encoders}
+
+    def moments_of(self, run: str, seed: str, step: str, sampler: str) -> list[Path]:
+        """Moments of the reward, where a sampler standardises it."""
+        standardised = self.config.samplers[sampler].guidance.standardised
+        return [self.paths.moments(run, seed, step)] if standardised else []
+
+    def target_image(self, encoder: str, sampler: str) -> Path:
+        """The image that a sampler is guided by."""
+        self.targets.require_encoder(encoder)
+        target = self.config.samplers[sampler].guidance.target
+        return _existing(f"samplers.{sampler}.guidance.target", target)
+
+    def aligned(self, run: str, seed: str, step: str) -> Path:
+        """The milestone whose reward is measured."""
+        self.targets.require_aligned(run, seed, step)
+        return self.paths.milestone(run, seed, step)
+
     def represented(self, run: str, seed: str, step: str) -> Path:
         """The milestone whose hidden representations are measured."""
         self.targets.require_represented(run, seed, step)

@@ -98,6 +98,18 @@ class Paths:
         """Scores of these images."""
         return self.folder / "metrics" / _evaluation(run, seed, step, sampler, ".json")
 
+    def class_tokens(self, encoder: str) -> Path:
+        """Mean tokens of each class, targets of guidance."""
+        return self.folder / f"targets/{encoder}/classes.safetensors"
+
+    def image_tokens(self, encoder: str, sampler: str) -> Path:
+        """Tokens of the image that a sampler is guided by."""
+        return self.folder / f"targets/{encoder}/image-{sampler}.safetensors"
+
+    def moments(self, run: str, seed: int | str, step: int | str) -> Path:
+        """Deviation of a milestone's semantic reward by noise level."""
+        return self.folder / f"moments/{run}/seed{seed}/step{_padded(step, 7)}.json"
+
     def representation(self, run: str, seed: int | str, step: int | str) -> Path:
         """Quality of a milestone's hidden representations."""
         return self.folder / f"representation/{run}/seed{seed}/step{_padded(step, 7)}.json"
@@ -130,6 +142,11 @@ class Paths:
     def readme(self) -> Path:
         """Page that explains the result files."""
         return self.folder / "README.md"
+
+    @property
+    def guidance(self) -> Path:
+        """Table of the samplers."""
+        return self.folder / "guidance/guidance.csv"
 
     @property
     def benchmark(self) -> Path:

@@ -47,6 +47,12 @@ class Targets:
         self.require_milestone(run, seed, step)
         _require_known("sampler", sampler, self.config.samplers, "samplers")
         steps = self.rows[run].samplers
+        rewarded = self.config.samplers[sampler].guidance.rewarded
+        if rewarded and not self.config.is_projected(run):
+            raise UserError(
+                f"target: sampler `{sampler}` guides by the aligned representation, and `{run}` "
+                f"has no projector; name one of {', '.join(steps)}, or a run that is aligned"
+            )
         if sampler not in steps:
             raise UserError(
                 f"target: sampler `{sampler}` does not serve `{run}`, whose process is "
@@ -56,6 +62,15 @@ class Targets:
             raise UserError(
                 f"target: sampler `{sampler}` has `milestones: last`, step {step} of `{run}` "
                 f"is not the last; name step {file_step(steps[sampler][-1])}"
+            )
+
+    def require_aligned(self, run: str, seed: str, step: str) -> None:
+        """Refuse a milestone without a projector to an encoder."""
+        self.require_milestone(run, seed, step)
+        if not self.config.is_projected(run):
+            raise UserError(
+                f"target: `{run}` has no projector to an encoder, so no semantic reward; "
+                "name a run that is aligned"
             )
 
     def require_represented(self, run: str, seed: str, step: str) -> None:

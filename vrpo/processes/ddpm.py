@@ -90,6 +90,23 @@ class DDPM(Process):
         """Levels lower by `gap` of all levels, rounded down, at least 0."""
         return (t - (gap * self.count).long()).clamp_min(0)
 
+    def at_level(self, level: float, count: int) -> Tensor:
+        """The nearest level, int64."""
+        return torch.full((count,), round(level * (self.count - 1)))
+
+    def signal(self, t: Tensor) -> Tensor:
+        """sqrt(alpha_bar)."""
+        return self._rows(t)[0].flatten()
+
+    def steered(self, prediction: Tensor, push: Tensor, t: Tensor) -> Tensor:
+        """noise_hat - sqrt(1 - alpha_bar) alpha push, as score = -noise / sqrt(1 - alpha_bar).
+
+        The variance stays as it is.
+        """
+        row, channels = self._rows(t.to(push.device)), push.shape[1]
+        noise = prediction[:, :channels] - row[1] * row[0] * push
+        return torch.cat([noise, prediction[:, channels:]], dim=1)
+
     def log_snr(self, t: Tensor) -> Tensor:
         """log(alpha_bar / (1 - alpha_bar)) [B]."""
         return self._rows(t)[8].flatten()

@@ -50,14 +50,31 @@ class Guided:
         `t` is on the CPU, so that reading it does not wait for a GPU. `began`, a scalar, is the
         time whose noise level is compared with the interval; None: `t`.
         """
-        low, high = self.interval
-        times = self.process.network_time(t).to(x.device, non_blocking=True)
-        level = float(self.process.noise_level(t[0] if began is None else began))
-        if self.scale == 1 or not low <= level <= high:
+        times = self.times(x, t)
+        if not self.acts(t, began):
             return self.network(x, times, self.labels)[0].float()
         inputs = torch.cat([x, x]), torch.cat([times, times]), self.both_labels
-        conditional, unconditional = self.network(*inputs)[0].float().chunk(2)
-        guided = x.shape[1] if self.channels is None else self.channels
+        return self.combined(*self.network(*inputs)[0].float().chunk(2), x.shape[1])
+
+    def times(self, x: Tensor, t: Tensor) -> Tensor:
+        """The times `t` as the network takes them, beside `x`."""
+        return self.process.network_time(t).to(x.device, non_blocking=True)
+
+    def acts(self, t: Tensor, began: Tensor | None = None) -> bool:
+        """Whether there is guidance at times `t`; see `__call__`."""
+        return self.scale != 1 and inside(self.interval, self.process, t, began)
+
+    def combined(self, conditional: Tensor, unconditional: Tensor, latent_channels: int) -> Tensor:
+        """The guided prediction [B,P,h,w] of both, as the class says."""
+        guided = latent_channels if self.channels is None else self.channels
         plain, rest = unconditional[:, :guided], conditional[:, guided:]
         prediction = plain + self.scale * (conditional[:, :guided] - plain)
         return torch.cat([prediction, rest], dim=1)
+
+
+def inside(
+    interval: tuple[float, float], process: Process, t: Tensor, began: Tensor | None
+) -> bool:
+    """Whether the noise level of times `t` [B], or of the scalar `began`, is in the interval."""
+    low, high = interval
+    return low <= float(process.noise_level(t[0] if began is None else began)) <= high

@@ -71,6 +71,19 @@ class Interpolant(Process):
         """Earlier times, above 0."""
         return (t - gap).clamp_min(SMALLEST_TIME)
 
+    def at_level(self, level: float, count: int) -> Tensor:
+        """The level itself, float32."""
+        return torch.full((count,), float(level))
+
+    def signal(self, t: Tensor) -> Tensor:
+        """alpha(t)."""
+        return self.coefficients(t).alpha
+
+    def steered(self, prediction: Tensor, push: Tensor, t: Tensor) -> Tensor:
+        """v - (alpha d_sigma - sigma d_alpha) sigma push: `score` solved for the velocity."""
+        _, sigma, _, _ = self.coefficients(per_sample(t.to(push)))
+        return prediction - self.determinant * sigma * push
+
     def log_snr(self, t: Tensor) -> Tensor:
         """2 log(alpha / sigma) [B]."""
         return -2 * torch.logit(t) if self.linear else -2 * torch.log(torch.tan(HALF_PI * t))

@@ -32,6 +32,18 @@ class Process(nn.Module, ABC):
         """Times [B] whose noise level is lower by `gap` [B], at least that of clean latents."""
 
     @abstractmethod
+    def at_level(self, level: float, count: int) -> Tensor:
+        """The noise level (0 clean, 1 noise) as `count` times [B]."""
+
+    @abstractmethod
+    def signal(self, t: Tensor) -> Tensor:
+        """Coefficient alpha of x_0 in x_t [B]."""
+
+    @abstractmethod
+    def steered(self, prediction: Tensor, push: Tensor, t: Tensor) -> Tensor:
+        """The prediction whose score is higher by alpha `push`, with `push` [B,C,h,w]."""
+
+    @abstractmethod
     def log_snr(self, t: Tensor) -> Tensor:
         """Logarithm of the signal-to-noise ratio alpha^2 / sigma^2 [B]."""
 

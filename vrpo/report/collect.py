@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 
 from vrpo.config.experiment import ExperimentConfig
+from vrpo.config.guidance import guidance_name
 from vrpo.config.runs import CHECKPOINT_PROCESS, FAMILIES
 from vrpo.data.kinds import IMAGES, SAMPLES
 from vrpo.data.shards import open_arrays
@@ -127,7 +128,7 @@ def _metrics_row(
         "sampler": sampler,
         **record["scores"],
         "images": protocol.get("images"),
-        "guidance": (protocol.get("guidance") or {}).get("scale"),
+        "guidance": guidance_name(protocol.get("guidance") or {}),
         "metrics_sha256": sha256(path),
         **{name: provenance.get(name) for name in HASHES.values()},
     }

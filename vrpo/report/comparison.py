@@ -67,6 +67,7 @@ def _ours(metrics: pd.DataFrame) -> pd.DataFrame:
     final = last_milestone(metrics).assign(guidance=lambda frame: frame.get("guidance", np.nan))
     grouped = final.groupby(by, sort=False, dropna=False)
     data = grouped.size().rename("seeds").reset_index()
+    data["guidance"] = data["guidance"].map(_as_number)  # beside names, scales are read as text
     for name in scores:
         data[name] = grouped[name].mean().to_numpy()
         data[f"{name}_std"] = grouped[name].std(ddof=1).to_numpy()
@@ -121,6 +122,14 @@ def _best(data: pd.DataFrame) -> pd.DataFrame:
             rivals = values.groupby(groups)
             found[name] = values.eq(rivals.transform("max")) & values.ne(rivals.transform("min"))
     return pd.DataFrame(found)
+
+
+def _as_number(value: float | str) -> float | str:
+    """A scale, or the name of another guidance."""
+    try:
+        return float(value)
+    except ValueError:
+        return value
 
 
 def _guidance_text(value: float | str) -> str:

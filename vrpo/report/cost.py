@@ -19,6 +19,7 @@ from vrpo.errors import UserError
 from vrpo.models.flops import critic_flops, projector_flops, transformer_flops, vit_flops
 from vrpo.plan.jobs import evaluations, trainings
 from vrpo.plan.paths import Paths
+from vrpo.report.evaluations import network_evaluations, reward_passes
 
 IMAGENET_IMAGES, IMAGENET_CLASSES = 1_281_167, 1_000
 DIGITS = 1_797
@@ -140,15 +141,19 @@ def parameters(run: RunConfig, side: int, channels: int) -> int:
     return run.model.depth * block + embeddings + 2 * width * (width + 1) + (width + 1) * out
 
 
-def network_evaluations(sampler: SamplerOptions) -> float:
-    """Evaluations of the network for one image; guidance doubles those inside its interval."""
-    evaluations = sampler.steps * (2 if sampler.kind == "ode-heun" else 1)
-    if sampler.guidance.scale == 1:
-        return evaluations
-    low, high = sampler.guidance.interval
-    first, last = (0.04 if sampler.kind == "sde" else 0.0), 1.0  # noise levels, evenly visited
-    guided = max(0.0, min(high, last) - max(low, first)) / (last - first)
-    return evaluations * (1 + guided)
+def sampling_flops(config: ExperimentConfig, run: str, sampler: SamplerOptions) -> float:
+    """FLOPs of the network, and of the reward that guides it, for one sampled image."""
+    side, channels = latent_side(config), config.tokenizer.latent_channels
+    model = config.model_of(run)
+    one = network_flops(model, config.process_of(run), side, channels)
+    flops, passes = network_evaluations(sampler) * one, reward_passes(sampler)
+    if not passes:
+        return flops
+    resolved = config.run_config(run, config.seeds_of(run)[0])
+    widths = [encoder_tokens(config.encoders[name])[1] for name in resolved.alignment.encoders]
+    projector = projectors_flops(resolved, (side // model.patch_size) ** 2, widths)
+    forward = projector if hasattr(sampler.guidance, "scale") else 0.0  # the network's is counted
+    return flops + passes * (one * resolved.alignment.depth / model.depth + projector + forward)
 
 
 def image_count(config: ExperimentConfig) -> int:
@@ -223,13 +228,12 @@ def _trainings(config: ExperimentConfig, machine: Machine) -> Iterator[Cost]:
 
 
 def _scores(config: ExperimentConfig, machine: Machine, count: int) -> Iterator[Cost]:
-    side, channels = latent_side(config), config.tokenizer.latent_channels
     pixels = config.data.resolution**2
     sets, sampling, sampled, evaluated = 0, 0.0, 0, 0.0
     for run, _, _, name in evaluations(config):
         sampler = config.samplers[name]
-        one = network_flops(config.model_of(run), config.process_of(run), side, channels)
-        sampling += sampler.images * (network_evaluations(sampler) * one + DECODE_FLOPS * pixels)
+        one = sampling_flops(config, run, sampler)
+        sampling += sampler.images * (one + DECODE_FLOPS * pixels)
         sampled += sampler.images * 3 * pixels
         evaluated += sampler.images * INCEPTION_FLOPS
         sets += 1

@@ -23,7 +23,14 @@ class ImageDraws:
         purpose: str = "sample",
     ) -> None:
         self.numbers, self.shape, self.device = numbers, shape, device
+        self.key = purpose, seed
         self.generators = [torch_generator(purpose, seed, number) for number in numbers]
+
+    def again(self, candidate: int) -> ImageDraws:
+        """Other normal draws for the same images, a sequence of its own for each `candidate`."""
+        purpose, seed = self.key
+        purpose = f"{purpose}-candidate-{candidate}"
+        return ImageDraws(seed, self.numbers, self.shape, self.device, purpose)
 
     def labels(self, kind: str, num_classes: int) -> Tensor:
         """Classes [B] int64: `random`, uniform and drawn first; `balanced`, in turn, not drawn."""

@@ -11,7 +11,9 @@ order, and any number of ranks can resume.
 
 from __future__ import annotations
 
+import functools
 import logging
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +22,7 @@ import torch
 from torch import Tensor
 
 import vrpo
+from vrpo.config.guidance import BestOfOptions, RepresentationGuidanceOptions
 from vrpo.errors import UserError
 from vrpo.files import sha256
 from vrpo.models.checkpoints import load_milestone
@@ -28,13 +31,16 @@ from vrpo.models.tokenizer import Tokenizer, load_tokenizer
 from vrpo.processes.guidance import Guided
 from vrpo.processes.registry import described_process
 from vrpo.processes.samplers import check_sampler, sample
+from vrpo.processes.steering import Steered
 from vrpo.runtime.compiler import require_compiler
 from vrpo.runtime.distributed import Ranks
 from vrpo.runtime.precision import use_tf32
+from vrpo.sampling.best import best_of
 from vrpo.sampling.collector import Collector, rounds, writer_of_first_rank
 from vrpo.sampling.decoding import DecodedBatch
 from vrpo.sampling.draws import ImageDraws
 from vrpo.sampling.network import SamplingNetwork
+from vrpo.sampling.reward import SemanticReward, load_rewards
 
 if TYPE_CHECKING:
     from vrpo.config.networks import TokenizerOptions
@@ -46,7 +52,19 @@ log = logging.getLogger(__name__)
 CPU_BATCH = 64  # images in the transformer at once on the CPU, whatever `batch_size` says
 
 
-@torch.inference_mode()
+def _without_gradients(function: Callable[..., None]) -> Callable[..., None]:
+    """`function` of sampler options in inference mode, or where the reward's gradient is taken,
+    which needs tensors that inference mode does not make, without gradients elsewhere."""
+
+    @functools.wraps(function)
+    def call(options: SamplerOptions, *arguments: Any, **more: Any) -> None:
+        with torch.no_grad() if options.guidance.rewarded else torch.inference_mode():
+            function(options, *arguments, **more)
+
+    return call
+
+
+@_without_gradients
 def sample_images(
     options: SamplerOptions,
     milestone: Path | str,
@@ -55,6 +73,8 @@ def sample_images(
     output: Path | str,
     device: torch.device | str,
     ranks: Ranks | None = None,
+    targets: Mapping[str, Path] | None = None,
+    moments: Path | None = None,
 ) -> None:
     """Write `images` uint8 [N,H,W,3] and `labels` int64 [N]; a killed run resumes.
 
@@ -66,10 +86,12 @@ def sample_images(
         output: HDF5 file to write; its attributes are the protocol.
         device: where to compute.
         ranks: this process among those that share the work; None: alone.
+        targets: tokens by encoder, where the guidance is by the representation.
+        moments: of the reward, where the guidance standardises it.
 
     Raises:
-        UserError: sampler, milestone and tokenizer do not fit each other, or are missing or
-            damaged; the network gives values that are not finite.
+        UserError: sampler, milestone, tokenizer, targets and moments do not fit each other, or are
+            missing or damaged; the network gives values that are not finite.
     """
     device = torch.device(device)
     ranks = ranks or Ranks(0, 1, device)
@@ -80,6 +102,9 @@ def sample_images(
     network, description = load_milestone(milestone, device)
     process = described_process(description)
     check_sampler(process, options)
+    chosen, rewards = options.guidance, None
+    if chosen.rewarded:
+        rewards = load_rewards(chosen, milestone, targets or {}, moments, device)
     use_tf32(options.precision == "tf32", device)
     network = SamplingNetwork(network, options.precision, options.compile)
     decoder = load_tokenizer(tokenizer, tokenizer_weights, device)
@@ -95,6 +120,8 @@ def sample_images(
         "labels": ((options.images,), np.int64),
     }
     attributes = _protocol(options, description, milestone, tokenizer, decoder)
+    if rewards:
+        attributes["guided_by"] = rewards.origin
     with writer_of_first_rank(ranks, output, shapes, attributes) as writer:
         collected = Collector(ranks, batch_size, (*side, 3), writer)
         waiting = None
@@ -106,7 +133,8 @@ def sample_images(
             if wanted:
                 draws = ImageDraws(options.seed, range(first, first + batch_size), shape, device)
                 labels = draws.labels(options.labels, network.null_label)
-                latents = sample_latents(options, network, process, labels, draws)
+                reward = rewards.of(labels) if rewards else None
+                latents = sample_latents(options, network, process, labels, draws, reward)
                 waiting.decode(decoder, latents, labels, options.rounding)
             if finished:
                 collected.add(finished, milestone)
@@ -124,11 +152,25 @@ def sample_latents(
     process: Process,
     labels: Tensor,
     draws: ImageDraws,
+    reward: SemanticReward | None = None,
 ) -> Tensor:
-    """Latents [B,C,h,w] float32 of the classes `labels` [B]."""
+    """Latents [B,C,h,w] float32 of the classes `labels` [B].
+
+    `reward` is that of these images, where the guidance is by the representation.
+    """
     chosen = options.guidance
-    denoiser = Guided(network, process, labels, chosen.scale, chosen.interval, chosen.channels)
-    return sample(process, options, denoiser, draws.normal(), draws.normal)
+    free = chosen.free
+    denoiser = Guided(network, process, labels, free.scale, free.interval, free.channels)
+
+    def sampled(drawn: ImageDraws) -> Tensor:
+        return sample(process, options, denoiser, drawn.normal(), drawn.normal)
+
+    if isinstance(chosen, BestOfOptions):
+        return best_of(chosen, network, process, labels, reward, draws, sampled)
+    if isinstance(chosen, RepresentationGuidanceOptions):
+        steering = chosen.scale, chosen.interval, chosen.schedule, chosen.channels
+        denoiser = Steered(denoiser, reward, *steering)
+    return sampled(draws)
 
 
 def check_channels(channels: int, decoder: Tokenizer, milestone: Path | str) -> None:
@@ -146,8 +188,9 @@ def check_channels(channels: int, decoder: Tokenizer, milestone: Path | str) -> 
 
 
 def _check_guided_channels(options: SamplerOptions, channels: int) -> None:
-    guided = options.guidance.channels
-    if guided is not None and guided > channels:
+    own, free = getattr(options.guidance, "channels", None), options.guidance.free.channels
+    guided = max(own or 0, free or 0)
+    if guided > channels:
         raise UserError(
             f"sampler guidance.channels: {guided} are more than the latent's {channels}; "
             f"choose at most {channels}, or null for all"

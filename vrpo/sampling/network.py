@@ -24,12 +24,40 @@ class SamplingNetwork:
     ) -> None:
         self.null_label = network.null_label
         self.precision = precision
-        self.network = network
+        self.network = self.plain = network
         if compiled:
             own = isinstance(network, DiffusionTransformer)  # a custom one may break the graph
             self.network = torch.compile(network, fullgraph=own, dynamic=False)
 
     def __call__(self, x: Tensor, t: Tensor, labels: Tensor) -> tuple[Tensor, list[Tensor]]:
         """As `DiffusionTransformer.forward`, without hidden tokens; `x` may be float64."""
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+        with self._autocast(x):
             return self.network(x.float(), t, labels)
+
+    def with_hidden(
+        self, x: Tensor, t: Tensor, labels: Tensor, depth: int
+    ) -> tuple[Tensor, Tensor]:
+        """Prediction [B,P,h,w], and hidden tokens [B,N,W] after block `depth`; never compiled.
+
+        The gradient of the hidden tokens reaches `x`. Later blocks record none, where the network
+        has `traced`.
+        """
+        with self._autocast(x):
+            if hasattr(self.plain, "traced"):
+                prediction, hidden, _ = self.plain.traced(
+                    x.float(), t, labels, (depth,), gate=lambda tokens: (tokens.detach(), tokens)
+                )
+            else:
+                prediction, hidden = self.plain(x.float(), t, labels, hidden_after=(depth,))
+        return prediction, hidden[0]
+
+    @torch.no_grad()
+    def hidden(self, x: Tensor, t: Tensor, labels: Tensor, depth: int) -> Tensor:
+        """Hidden tokens [B,N,W] after block `depth`; later ones run only in a custom network."""
+        if not hasattr(self.plain, "hidden"):
+            return self.with_hidden(x, t, labels, depth)[1]
+        with self._autocast(x):
+            return self.plain.hidden(x.float(), t, labels, after=depth)
+
+    def _autocast(self, x: Tensor) -> torch.autocast:
+        return torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bf16")

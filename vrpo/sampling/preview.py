@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from vrpo.config.scoring import GuidanceOptions, SamplerOptions
+from vrpo.config.guidance import GuidanceOptions
+from vrpo.config.scoring import SamplerOptions
 from vrpo.data.batches import TrainingData
 from vrpo.models.normalisation import check_normalisation, recorded_normalisation
 from vrpo.models.tokenizer import load_tokenizer

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from vrpo.alignment.base import AlignmentContext
+from vrpo.alignment.moments import moments_beside, write_moments
 from vrpo.alignment.registry import build_alignment
 from vrpo.config import RunConfig
 from vrpo.config.tracking import TrackingOptions
@@ -166,6 +167,9 @@ def _save_averaged(trainer: Trainer, plain: dict[str, Any], milestone: int, outp
     normalisation = recorded_normalisation(data.latents.attributes)
     if normalisation is not None:
         description["normalisation"] = normalisation._asdict()
+    moments = trainer.objective.alignment.reward_moments()
+    if moments:  # before the milestone: where that is, they are
+        write_moments(moments_beside(output), moments, "training", description["config_sha256"])
     network, alignment = trainer.ema.network, trainer.ema.alignment
     parameters = dict(network.named_parameters()), dict(alignment.named_parameters())
     save_milestone(output, *parameters, description)

@@ -29,11 +29,12 @@ if TYPE_CHECKING:
 
 LOADING = {  # rules that load weights made elsewhere
     *("encode_latents", "encode_features", "describe_features", "reference"),
-    *("sample", "evaluate", "import_checkpoint"),
+    *("sample", "sample_guided", "image_tokens", "evaluate", "import_checkpoint"),
 }
 IMPORTS = {  # what jobs of short stages import, so that they can start warm
     "train": ("vrpo.training.run",),
     "sample": ("vrpo.sampling.generate", "diffusers.models.autoencoders.autoencoder_kl"),
+    "sample_guided": ("vrpo.sampling.generate", "diffusers.models.autoencoders.autoencoder_kl"),
     "evaluate": ("vrpo.metrics.evaluate",),
     "representation_of_run": ("vrpo.metrics.representation",),
 }
@@ -215,7 +216,8 @@ def _check_machine(
         limit = workflow.global_resources.get("gpu")
         require_gpus(wanted, getattr(limit, "value", limit))
     sampling = any(sampler.compile for sampler in experiment.samplers.values())
-    compiling = {"train": experiment.training.compile, "sample": sampling}
+    compiling = {"train": experiment.training.compile}
+    compiling |= dict.fromkeys(("sample", "sample_guided"), sampling)
     if any(compiling.get(name) for name in due) and not in_environments:
         run_check("check-compiler", "--device", device)
 

@@ -35,7 +35,7 @@ STAGES = {
     "reference": "reference",
     "train": "train",
     "import-checkpoint": "import_checkpoint",
-    "sample": "sample",
+    "sample": "sample sample_guided",
     "evaluate": "evaluate",
     "representation": "representation_of_run",
 }
