@@ -1,6 +1,6 @@
 # make demo          the whole pipeline in miniature, from images to report.html
 # make test          all tests
-# make test-slurm    jobs on a SLURM of one node, which it installs (Debian or Ubuntu, root)
+# make test-slurm    jobs on a SLURM of two nodes, which it installs (Debian or Ubuntu, root)
 # make lint          formatting and static checks
 # make benchmark     the method benchmark in miniature, hours on two CPU cores (docs/benchmark.md)
 # make redraw        figures, tables and report from collected results; FIGURE=fid for one

@@ -43,6 +43,24 @@ TRAINED = "results/tiny/runs/sit-vrpo/seed0/step0000008.safetensors"
             [*AUTO, "train:gpu=4", "-n"],
             "train:gpu=4: groups of 8 rollouts do not divide the 4 samples",
         ),
+        (
+            [*AUTO, "train:gpu=1", "train:nodes=3", "-n"],
+            "train:nodes=3 train:gpu=1: the global batch 16 is not divisible by 3 GPUs",
+        ),
+        (
+            [*AUTO, "train:gpu=4", "train:nodes=2", "-n"],
+            "or --set-resources train:gpu=N with N in [1] (run",
+        ),
+        (
+            [*AUTO, "train:gpu=0", "train:gres=gpu:h100:4", "train:nodes=2", "-n"],
+            "groups of 8 rollouts do not divide the 2 samples",
+        ),
+        (["--set-resources", "train:nodes=0", "-n"], "train:nodes=0: is no number of nodes"),
+        (["--set-resources", "sample:nodes=2", "-n"], "only train runs on several nodes"),
+        (
+            ["--set-resources", "train:nodes=2"],
+            "train:nodes=2: several nodes need SLURM; use --workflow-profile slurm",
+        ),
     ],
 )
 def test_gpus_that_cannot_be_had_are_refused_before_the_first_job(

@@ -17,8 +17,9 @@ from vrpo.plan.resolved import Plan
 from vrpo.runtime.launch import require_gpus
 from vrpo.runtime.queue import MAY_REQUEUE
 from vrpo.runtime.warm import start_warm_process
-from vrpo.workflow.environment import CHECKOUT, JOBS_PATH, run_check
+from vrpo.workflow.environment import JOBS_PATH, run_check
 from vrpo.workflow.preflight import class_checks, weight_checks
+from vrpo.workflow.requests import asked_gpus, require_queue
 from vrpo.workflow.restore import keep_results
 
 if TYPE_CHECKING:
@@ -82,52 +83,6 @@ def plan_of(workflow: Workflow, config: Mapping[str, Any]) -> Plan:
     return plan
 
 
-def asked_gpus(rule: Rule) -> int:
-    """GPUs that a rule asks for, before Snakemake cuts them to what `--resources` allows.
-
-    Raises:
-        UserError: it asks for something that is no number.
-    """
-    asked = rule.resources.get("gpu") or 0
-    if hasattr(asked, "is_evaluable"):
-        asked = asked.raw if asked.is_evaluable() else asked.value or 0
-    if not isinstance(asked, int):
-        raise UserError(f"{rule.name}:gpu={asked}: is no number of GPUs; give 0 or more")
-    return asked
-
-
-@refusing
-def check_requests(workflow: Workflow, experiment: ExperimentConfig) -> None:
-    """End planning unless GPUs are whole numbers that go with the device and divide the batch."""
-    own = [rule for rule in workflow.rules if CHECKOUT in Path(rule.snakefile).resolve().parents]
-    asked = {rule.name: asked_gpus(rule) for rule in own}
-    for name, gpus in asked.items():
-        if gpus and experiment.resources.device == "cpu":
-            raise UserError(
-                f"{name}:gpu={gpus}: the config has `resources: {{device: cpu}}`; "
-                f"change it, or set --set-resources {name}:gpu=0"
-            )
-    train = workflow.modifier.modify_rulename("train")  # of a module
-    gpus = max(asked.get(train, 1), 1)
-    for name, run in experiment.runs.items():
-        group = experiment.alignments[run.alignment].group
-        try:
-            experiment.training.micro_batch(gpus, group)
-        except ValueError as error:
-            fitting = [each for each in range(1, gpus) if _divides(experiment, each)]
-            remedy = f"or --set-resources {train}:gpu=N with N in {fitting}"
-            raise UserError(f"{train}:gpu={gpus}: {error}, {remedy} (run `{name}`)") from None
-
-
-def _divides(experiment: ExperimentConfig, gpus: int) -> bool:
-    """Whether `gpus` GPUs can share the batch of every run."""
-    groups = {experiment.alignments[run.alignment].group for run in experiment.runs.values()}
-    try:
-        return all(experiment.training.micro_batch(gpus, group) for group in groups)
-    except ValueError:
-        return False
-
-
 @refusing
 def start(workflow: Workflow, plan: Plan) -> None:
     """Check the machine, lock the results, write the plan, keep results, check weights and classes.
@@ -137,6 +92,7 @@ def start(workflow: Workflow, plan: Plan) -> None:
     jobs = [job.rule for job in workflow.dag.needrun_jobs()]
     due = {*jobs}
     in_environments = bool(workflow.deployment_settings.deployment_method)
+    require_queue(workflow, due)
     if workflow.local_exec and not workflow.touch:
         _check_machine(workflow, plan.experiment, due, in_environments)
     results = Paths.of(plan.experiment).folder

@@ -16,7 +16,8 @@ from vrpo.plan.paths import Paths
 from vrpo.workflow import KEEP
 from vrpo.workflow.restore import release_results
 from vrpo.workflow.environment import JOBS_PATH, use_environment_of
-from vrpo.workflow.hooks import Refusing, check_requests, missing_data, plan_of, refusing, start
+from vrpo.workflow.hooks import Refusing, missing_data, plan_of, refusing, start
+from vrpo.workflow.requests import check_requests
 
 refusing(use_environment_of)(sys.executable, ROOT / "workflow/scripts")
 JOBS_MODULES = os.pathsep.join(filter(None, [str(ROOT), os.getenv("PYTHONPATH")]))
