@@ -1,5 +1,6 @@
 """One stage on several nodes: what starts it, and what it says when it fails."""
 
+import logging
 import os
 import socket
 import subprocess
@@ -125,7 +126,8 @@ def test_nodes_of_different_torch_versions_are_refused() -> None:
     assert "and first 1.0; install the same one on all nodes" in result.stderr
 
 
-def test_a_port_that_is_taken_is_one_line() -> None:
+def test_a_port_that_is_taken_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logging, "disable", lambda level: None)  # this process goes on
     with socket.create_server(("", 0)) as server:
         port = server.getsockname()[1]
         meeting = ["--nnodes=2", "--node-rank=0", "--master-addr=localhost"]

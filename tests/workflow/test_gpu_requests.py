@@ -126,7 +126,8 @@ def resources_of(text: str, rule: str) -> dict[str, str]:
 
 
 def requested(resources: dict[str, str]) -> str:
-    """The request of the SLURM plugin to the queue."""
+    """The request of the SLURM plugin to the queue for nodes, tasks and GPUs."""
+    from snakemake_executor_plugin_slurm.submit_string import get_submit_command
     from snakemake_executor_plugin_slurm.utils import set_gres_string
 
     class Resources(dict):
@@ -135,17 +136,26 @@ def requested(resources: dict[str, str]) -> str:
     plain = Resources(
         {name: int(value) if value.isdecimal() else value for name, value in resources.items()}
     )
-    return set_gres_string(SimpleNamespace(resources=plain)).strip()
+    job = SimpleNamespace(resources=plain, threads=1)
+    names = ("run_uuid", "slurm_logfile", "comment_str", "account", "partition", "workdir")
+    words = get_submit_command(job, dict.fromkeys(names, "")).split()
+    asked = [word for word in words if word.startswith(("--nodes", "--ntasks"))]
+    return " ".join([*asked, *set_gres_string(job).split()])
 
 
 @pytest.mark.parametrize(
     ("options", "train", "encode"),
     [
-        ("train:gpu=2", "--gpus=2", "--gpus=1"),
+        ("train:gpu=2", "--nodes=1 --gpus=2", "--gpus=1"),
         (
             "train:gpu=0 train:gres=gpu:h100:2 encode_latents:gpu=0 encode_latents:gres=gpu:h100:1",
-            "--gres=gpu:h100:2",
+            "--nodes=1 --gres=gpu:h100:2",
             "--gres=gpu:h100:1",
+        ),
+        (
+            "train:gpu=1 train:gpu_model=h100 train:nodes=2",
+            "--nodes=2 --ntasks=2 --gres=gpu:h100:1",
+            "--gpus=1",
         ),
     ],
 )
@@ -160,4 +170,5 @@ def test_the_queue_is_asked_as_the_cluster_knows_it(
         assert requested(resources_of(text, rule)) == asked
         stage = {"train": "train", "encode_latents": "encode-latents"}[rule]
         count = asked[-1] if "gpus" in asked else 0
-        assert f"vrpo --gpus {count} {stage} " in text
+        nodes = f"--nodes {asked[8]} " if "nodes" in asked else ""
+        assert f"vrpo {nodes}--gpus {count} {stage} " in text

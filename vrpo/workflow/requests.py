@@ -52,15 +52,16 @@ def check_requests(workflow: Workflow, experiment: ExperimentConfig) -> None:
     """
     own = [rule for rule in workflow.rules if CHECKOUT in Path(rule.snakefile).resolve().parents]
     train = workflow.modifier.modify_rulename("train")  # of a module
+    device = experiment.resources.device
     for rule in own:
-        gpus, nodes = asked_gpus(rule), asked_nodes(rule)
-        if gpus and experiment.resources.device == "cpu":
+        gpus, nodes, on_cpu = asked_gpus(rule), asked_nodes(rule), device == "cpu"
+        if gpus and on_cpu:
             raise UserError(
                 f"{rule.name}:gpu={gpus}: the config has `resources: {{device: cpu}}`; "
                 f"change it, or set --set-resources {rule.name}:gpu=0"
             )
         if rule.name == train:
-            _check_batch(train, gpus or _gres_gpus(rule), nodes, experiment)
+            _check_batch(train, gpus or (0 if on_cpu else _gres_gpus(rule)), nodes, experiment)
             if nodes > 1:
                 _spread(rule, gpus, nodes)
         elif nodes > 1:
