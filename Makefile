@@ -1,6 +1,6 @@
 # make demo          the whole pipeline in miniature, from images to report.html
 # make test          all tests
-# make test-slurm    jobs on a SLURM of one node, which it installs (Debian or Ubuntu, root)
+# make test-slurm    jobs on a SLURM of two nodes, which it installs (Debian or Ubuntu, root)
 # make check-envs    every rule in the environments of envs/, made from PyPI (15 GB, no conda)
 # make lint          formatting and static checks
 # make benchmark     the method benchmark in miniature, hours on two CPU cores (docs/benchmark.md)

@@ -78,4 +78,4 @@ rule milestones:
 if workflow.is_main_process and workflow.modifier.namespace is None:  # not in jobs nor modules
     names = [rule.name for rule in workflow.rules]
     check_command_line(names, lambda file: any(rule.is_producer(file) for rule in workflow.rules))
-check_requests(workflow, rules, EXPERIMENT)
+refusing(check_requests)(workflow, rules, EXPERIMENT)

@@ -80,5 +80,5 @@ def test_which_jobs_are_put_back(
     monkeypatch.setattr(queue.subprocess, "run", run)
     monkeypatch.setenv("SLURM_JOB_ID", "17")
     monkeypatch.setenv(queue.MAY_REQUEUE, allowed)
-    assert queue.put_back(out_of_time=out_of_time) == expected
+    assert queue.put_back(by_itself=out_of_time) == expected
     assert (("scontrol", "requeue", "17") in commands) == expected

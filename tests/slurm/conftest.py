@@ -1,4 +1,4 @@
-"""A real SLURM of one node; only `make test-slurm` starts it."""
+"""A real SLURM of two nodes; only `make test-slurm` starts it."""
 
 import os
 import shutil

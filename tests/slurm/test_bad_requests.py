@@ -13,6 +13,7 @@ from tests.fixtures.slurm import Flow, jobs_of, small
     ("changed", "words"),
     [
         ({"gres": "gpu:3"}, "Requested node configuration is not available"),
+        ({"gres": "gpu:3", "nodes": 2}, "Requested node configuration is not available"),
         ({"mem_mb": 10**9}, "Requested node configuration is not available"),
         ({"runtime": 150}, "runtime=150 is above the partition's limit of 120 minutes"),
         ({"slurm_partition": "none"}, "Invalid partition name specified"),

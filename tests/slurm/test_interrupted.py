@@ -36,7 +36,8 @@ def test_requeued_preempted_cancelled_and_without_its_controller(
         slurm("scontrol", "requeue", job)
         second, again = paused(prepared, flow, first)
         assert again == job
-        urgent = slurm("sbatch", "--parsable", "-p", "urgent", "--exclusive", "--wrap", "sleep 1")
+        all_nodes = ["-p", "urgent", "--nodes=2", "--exclusive", "--output=/dev/null"]
+        urgent = slurm("sbatch", "--parsable", *all_nodes, "--wrap", "sleep 1")
         third, again = paused(prepared, flow, second)
         assert again == job and jobs()[job]["Restarts"] == "2"
         assert jobs()[urgent]["JobState"] == "COMPLETED"

@@ -27,7 +27,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
 
 
 def test_a_training_leaves_before_the_limit(clock: list[float]) -> None:
-    watch = Interrupt(Ranks(0, 1, torch.device("cpu")), save_minutes=1000, max_minutes=90)
+    watch = Interrupt(Ranks(0, 1, torch.device("cpu")), save_minutes=1000, max_minutes=90, since=0)
     clock[0] = 79.9
     assert not watch.save_now(1)
     watch.stop_if_asked(1)
@@ -39,6 +39,8 @@ def test_a_training_leaves_before_the_limit(clock: list[float]) -> None:
 
 
 def test_without_a_limit_it_stays(clock: list[float]) -> None:
-    watch = Interrupt(Ranks(0, 1, torch.device("cpu")), save_minutes=10**9, max_minutes=None)
+    watch = Interrupt(
+        Ranks(0, 1, torch.device("cpu")), save_minutes=10**9, max_minutes=None, since=0
+    )
     clock[0] = 10**6
     assert not watch.save_now(1)

@@ -43,6 +43,24 @@ TRAINED = "results/tiny/runs/sit-vrpo/seed0/step0000008.safetensors"
             [*AUTO, "train:gpu=4", "-n"],
             "train:gpu=4: groups of 8 rollouts do not divide the 4 samples",
         ),
+        (
+            [*AUTO, "train:gpu=1", "train:nodes=3", "-n"],
+            "train:nodes=3 train:gpu=1: the global batch 16 is not divisible by 3 GPUs",
+        ),
+        (
+            [*AUTO, "train:gpu=4", "train:nodes=2", "-n"],
+            "or --set-resources train:gpu=N with N in [1] (run",
+        ),
+        (
+            [*AUTO, "train:gpu=0", "train:gres=gpu:h100:4", "train:nodes=2", "-n"],
+            "groups of 8 rollouts do not divide the 2 samples",
+        ),
+        (["--set-resources", "train:nodes=0", "-n"], "train:nodes=0: is no number of nodes"),
+        (["--set-resources", "sample:nodes=2", "-n"], "only train runs on several nodes"),
+        (
+            ["--set-resources", "train:nodes=2"],
+            "train:nodes=2: several nodes need SLURM; use --workflow-profile slurm",
+        ),
     ],
 )
 def test_gpus_that_cannot_be_had_are_refused_before_the_first_job(
@@ -108,7 +126,8 @@ def resources_of(text: str, rule: str) -> dict[str, str]:
 
 
 def requested(resources: dict[str, str]) -> str:
-    """The request of the SLURM plugin to the queue."""
+    """The request of the SLURM plugin to the queue for nodes, tasks and GPUs."""
+    from snakemake_executor_plugin_slurm.submit_string import get_submit_command
     from snakemake_executor_plugin_slurm.utils import set_gres_string
 
     class Resources(dict):
@@ -117,17 +136,26 @@ def requested(resources: dict[str, str]) -> str:
     plain = Resources(
         {name: int(value) if value.isdecimal() else value for name, value in resources.items()}
     )
-    return set_gres_string(SimpleNamespace(resources=plain)).strip()
+    job = SimpleNamespace(resources=plain, threads=1)
+    names = ("run_uuid", "slurm_logfile", "comment_str", "account", "partition", "workdir")
+    words = get_submit_command(job, dict.fromkeys(names, "")).split()
+    asked = [word for word in words if word.startswith(("--nodes", "--ntasks"))]
+    return " ".join([*asked, *set_gres_string(job).split()])
 
 
 @pytest.mark.parametrize(
     ("options", "train", "encode"),
     [
-        ("train:gpu=2", "--gpus=2", "--gpus=1"),
+        ("train:gpu=2", "--nodes=1 --gpus=2", "--gpus=1"),
         (
             "train:gpu=0 train:gres=gpu:h100:2 encode_latents:gpu=0 encode_latents:gres=gpu:h100:1",
-            "--gres=gpu:h100:2",
+            "--nodes=1 --gres=gpu:h100:2",
             "--gres=gpu:h100:1",
+        ),
+        (
+            "train:gpu=1 train:gpu_model=h100 train:nodes=2",
+            "--nodes=2 --ntasks=2 --gres=gpu:h100:1",
+            "--gpus=1",
         ),
     ],
 )
@@ -142,4 +170,5 @@ def test_the_queue_is_asked_as_the_cluster_knows_it(
         assert requested(resources_of(text, rule)) == asked
         stage = {"train": "train", "encode_latents": "encode-latents"}[rule]
         count = asked[-1] if "gpus" in asked else 0
-        assert f"vrpo --gpus {count} {stage} " in text
+        nodes = f"--nodes {asked[8]} " if "nodes" in asked else ""
+        assert f"vrpo {nodes}--gpus {count} {stage} " in text

@@ -23,7 +23,8 @@ from vrpo.workflow.logs import release_log
 
 HELP = """Representation alignment for diffusion transformers: one command for each stage.
 
-`vrpo --gpus N STAGE ...` runs a stage on N GPUs.
+`vrpo --gpus N STAGE ...` runs a stage on N GPUs, `vrpo --nodes M --gpus N train ...` in a SLURM job
+on N GPUs of each of M nodes.
 """
 app = typer.Typer(
     no_args_is_help=True,

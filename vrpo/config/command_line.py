@@ -84,6 +84,8 @@ def _require_requests(arguments: list[str]) -> None:
                 raise UserError(f"{option} {value}: there is no such resource; did you mean `gpu`?")
             if name == "gpu" and not text.isdecimal():
                 raise UserError(f"{option} {value}: is no number of GPUs; give 0 or more")
+            if name == "nodes" and (not text.isdecimal() or int(text) < 1):
+                raise UserError(f"{option} {value}: is no number of nodes; give 1 or more")
             if name in AMOUNTS and re.fullmatch(r"[A-Za-z_]+", text):
                 raise UserError(f"{option} {value}: is no {AMOUNTS[name]}; give e.g. {name}=90")
 

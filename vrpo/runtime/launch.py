@@ -12,6 +12,7 @@ import getpass
 import logging
 import os
 import signal
+import socket
 import sys
 import tempfile
 import time
@@ -109,12 +110,13 @@ def locked_gpus(gpus: Sequence[Gpu], count: int, folder: Path) -> list[Gpu]:
         time.sleep(1 + os.getpid() % 7 / 10)
 
 
-def launch(gpus: int, arguments: Sequence[str]) -> NoReturn:
+def launch(gpus: int, arguments: Sequence[str], meeting: Sequence[str] = ()) -> NoReturn:
     """Take the GPUs and become the stage.
 
     Args:
         gpus: how many; 0 in a SLURM job that was given GPUs by `--gres` means all of these.
         arguments: the stage and its arguments.
+        meeting: options of `torchrun` that say where ranks of several nodes meet.
 
     Raises:
         UserError: this machine lacks the GPUs.
@@ -129,9 +131,9 @@ def launch(gpus: int, arguments: Sequence[str]) -> NoReturn:
     elif place and device == "auto":
         words[place] = "cpu"
     stage = ["-m", "vrpo", *words]
-    if gpus > 1:
-        share_threads(gpus)
-        sys.exit(run_ranks(gpus, stage))
+    if gpus > 1 or meeting:
+        share_threads(max(gpus, 1))
+        sys.exit(run_ranks(max(gpus, 1), stage, meeting or ["--standalone"]))
     if not gpus and (status := run_in_fork(words)) is not None:
         sys.exit(status)
     os.execv(sys.executable, [sys.executable, *stage])
@@ -142,22 +144,31 @@ def _parts(word: str) -> list[str]:
     return word.split("=", 1) if word.startswith("--device=") else [word]
 
 
-def run_ranks(count: int, stage: list[str]) -> int:
-    """Run `python STAGE` on `count` ranks by `torchrun`; each error is shown once.
+def run_ranks(count: int, stage: list[str], meeting: Sequence[str]) -> int:
+    """Run `python STAGE` on `count` ranks of this node by `torchrun`; each error is shown once.
 
     Returns:
         The exit status.
+
+    Raises:
+        UserError: the ranks' meeting point cannot be had or reached.
     """
+    from torch.distributed import DistError
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import parse_args, run
 
     # it logs which rank was ended after which; the ranks say why
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    logging.disable(logging.ERROR)
     try:
-        run(parse_args(["--standalone", f"--nproc-per-node={count}", *stage]))
+        run(parse_args([*meeting, f"--nproc-per-node={count}", *stage]))
     except SignalException:
         return INTERRUPTED
+    except DistError as error:  # ranks meet no others, so theirs are not here
+        raise UserError(
+            f"{socket.gethostname()}: the ranks cannot meet ({' '.join(str(error).split())[:200]});"
+            " start again, and see that the nodes reach each other's ports"
+        ) from None
     except ChildFailedError as error:
         status, lines = outcome(
             {

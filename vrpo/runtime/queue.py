@@ -39,16 +39,19 @@ def resumed_by_queue() -> Iterator[None]:
     try:
         yield
     except InterruptionError as error:
-        if is_first() and put_back(out_of_time=error.out_of_time):
+        if is_first() and put_back(by_itself=error.out_of_time):
             raise InterruptionError(f"{error}; SLURM runs this job again") from None
         raise
 
 
-def put_back(*, out_of_time: bool) -> bool:
+def put_back(*, by_itself: bool) -> bool:
     """Put this process's job back into the queue, after the stage has saved its state.
 
-    Only jobs of a workflow that allows it, and only where their time was over or SLURM preempts
+    Only jobs of a workflow that allows it, and only where they end by themselves or SLURM preempts
     them: whoever cancels a job wants it to end.
+
+    Args:
+        by_itself: whether the job ends because its time is over or a node is lost.
 
     Returns:
         Whether SLURM will run the job again, under the same number.
@@ -56,7 +59,7 @@ def put_back(*, out_of_time: bool) -> bool:
     job = os.environ.get("SLURM_JOB_ID")
     if job is None or not os.environ.get(MAY_REQUEUE):
         return False
-    if not out_of_time and not _is_preempted(job):
+    if not by_itself and not _is_preempted(job):
         return False
     return ask("scontrol", "requeue", job) is not None
 

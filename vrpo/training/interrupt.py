@@ -26,13 +26,15 @@ def budget_minutes(limit: float) -> float:
 class Interrupt:
     """Watches SIGTERM and two clocks; all ranks get the same answer at the same step."""
 
-    def __init__(self, ranks: Ranks, *, save_minutes: float, max_minutes: float | None) -> None:
-        """`max_minutes`: minutes after which this process must have ended; None is unlimited."""
+    def __init__(
+        self, ranks: Ranks, *, save_minutes: float, max_minutes: float | None, since: float
+    ) -> None:
+        """`max_minutes` after `since` (of `time.monotonic`) it must have ended; None: no limit."""
         self.ranks = ranks
         self.save_seconds = 60 * save_minutes
         self.deadline: float | None = None
         if max_minutes is not None:
-            self.deadline = time.monotonic() + 60 * budget_minutes(max_minutes)
+            self.deadline = since + 60 * budget_minutes(max_minutes)
         self.last_save = time.monotonic()
         self.reason: str | None = None
         self.stopping = False

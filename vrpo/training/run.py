@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,7 @@ def train(
         output: safetensors file of the averaged network and projectors.
         device: `auto`, `cpu` or `cuda`.
         save_minutes: time between saved states.
-        max_minutes: time after which this must have ended; before it the state is saved and
+        max_minutes: time after the call when this must have ended; before it the state is saved and
             `InterruptionError` raised.
         log_every: steps in a row of train.csv.
         max_skipped: tolerated non-finite steps in a row.
@@ -87,6 +88,7 @@ def train(
         UserError: inputs that do not fit each other, a training of this run already under way, a
             state of another version, a full disk, a tracker that is not installed.
     """
+    started = time.monotonic()
     tracking = tracking or TrackingOptions()
     require_installed(tracking.trackers)
     with joined_ranks(device) as ranks, _alone(config, output, ranks):
@@ -129,7 +131,9 @@ def train(
             if draw is not None:
                 every = tracking.preview.every
                 previews = Previews(draw, every, output.parent, trainer.step, trackers)
-        interrupt = Interrupt(ranks, save_minutes=save_minutes, max_minutes=max_minutes)
+        interrupt = Interrupt(
+            ranks, save_minutes=save_minutes, max_minutes=max_minutes, since=started
+        )
         with contextlib.closing(trackers):
             trainer.train(
                 milestone, store, history, interrupt,

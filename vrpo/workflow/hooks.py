@@ -20,6 +20,7 @@ from vrpo.runtime.warm import start_warm_process
 from vrpo.workflow import KEEP
 from vrpo.workflow.environment import JOBS_PATH, run_check
 from vrpo.workflow.preflight import class_checks, weight_checks
+from vrpo.workflow.requests import asked_gpus, own_rules, require_queue
 from vrpo.workflow.restore import keep_results
 
 if TYPE_CHECKING:
@@ -98,58 +99,6 @@ def _require_own_paths(workflow: Workflow) -> None:
         )
 
 
-def own_rules(rules: Rules) -> dict[str, Rule]:
-    """{name in this workflow's files: rule}, as a workflow that uses it may rename its rules."""
-    return {name: proxy.rule for name, proxy in rules._rules.items()}
-
-
-def asked_gpus(rule: Rule) -> int:
-    """GPUs that a rule asks for, before Snakemake cuts them to what `--resources` allows.
-
-    Raises:
-        UserError: it asks for something that is no number.
-    """
-    asked = rule.resources.get("gpu") or 0
-    if hasattr(asked, "is_evaluable"):
-        asked = asked.raw if asked.is_evaluable() else asked.value or 0
-    if not isinstance(asked, int):
-        raise UserError(f"{rule.name}:gpu={asked}: is no number of GPUs; give 0 or more")
-    return asked
-
-
-@refusing
-def check_requests(workflow: Workflow, rules: Rules, experiment: ExperimentConfig) -> None:
-    """End planning unless GPUs are whole numbers that go with the device and divide the batch."""
-    used = {*workflow.rules}
-    own = {name: rule for name, rule in own_rules(rules).items() if rule in used}
-    asked = {rule.name: asked_gpus(rule) for rule in own.values()}
-    for name, gpus in asked.items():
-        if gpus and experiment.resources.device == "cpu":
-            raise UserError(
-                f"{name}:gpu={gpus}: the config has `resources: {{device: cpu}}`; "
-                f"change it, or set --set-resources {name}:gpu=0"
-            )
-    train = own["train"].name if "train" in own else "train"
-    gpus = max(asked.get(train, 1), 1)
-    for name, run in experiment.runs.items():
-        group = experiment.alignments[run.alignment].group
-        try:
-            experiment.training.micro_batch(gpus, group)
-        except ValueError as error:
-            fitting = [each for each in range(1, gpus) if _divides(experiment, each)]
-            remedy = f"or --set-resources {train}:gpu=N with N in {fitting}"
-            raise UserError(f"{train}:gpu={gpus}: {error}, {remedy} (run `{name}`)") from None
-
-
-def _divides(experiment: ExperimentConfig, gpus: int) -> bool:
-    """Whether `gpus` GPUs can share the batch of every run."""
-    groups = {experiment.alignments[run.alignment].group for run in experiment.runs.values()}
-    try:
-        return all(experiment.training.micro_batch(gpus, group) for group in groups)
-    except ValueError:
-        return False
-
-
 @refusing
 def start(workflow: Workflow, rules: Rules, plan: Plan) -> None:
     """Check the machine, lock the results, write the plan, keep results, check weights and classes.
@@ -161,6 +110,7 @@ def start(workflow: Workflow, rules: Rules, plan: Plan) -> None:
     due = {name: rule for rule, name in names.items() if name in jobs}
     forced = _forced(workflow, names)
     in_environments = bool(workflow.deployment_settings.deployment_method)
+    require_queue(workflow, due.values())
     if workflow.local_exec and not workflow.touch:
         _check_machine(workflow, plan.experiment, due, in_environments)
     results = Paths.of(plan.experiment).folder

@@ -23,7 +23,8 @@ from vrpo.plan.inputs import Inputs, flag, flags, import_memory
 from vrpo.plan.paths import Paths
 from vrpo.workflow.restore import release_results
 from vrpo.workflow.environment import JOBS_PATH, jobs_path, use_environment_of
-from vrpo.workflow.hooks import Refusing, check_requests, missing_data, plan_of, refusing, start
+from vrpo.workflow.hooks import Refusing, missing_data, plan_of, refusing, start
+from vrpo.workflow.requests import check_requests
 
 refusing(use_environment_of)(sys.executable)
 os.environ[JOBS_PATH] = jobs_path(ROOT)

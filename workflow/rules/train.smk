@@ -37,7 +37,7 @@ rule train:
         critics=lambda wildcards: flags("critic", INPUTS.critics(wildcards.run)),
         decoder=flag("preview-weights", INPUTS.tokenizer),
     shell:
-        "vrpo --gpus {resources.gpu} train --config {input.config:q}"
+        "vrpo --nodes {resources.nodes} --gpus {resources.gpu} train --config {input.config:q}"
         " --latents {params.latents:q} {params.features} {params.critics}"
         " --milestone {params.steps} --output {output:q}"
         " --save-minutes {resources.save_minutes} --log-every {resources.log_every}"
