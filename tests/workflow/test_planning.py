@@ -149,7 +149,7 @@ def test_imagenet_at_512_is_planned_and_costed(tmp_path: Path) -> None:
     """Four times the tokens of 256x256, and what belongs to them."""
     config = ROOT / "config/imagenet512.yaml"
     options = ["--quiet", "rules", "--workflow-profile", "slurm", "--config", f"results={tmp_path}"]
-    result = plan(ROOT, *options, config=[config])
+    result = plan(ROOT, *options, config=config)
     assert result.returncode == 0, whole(result)[-4000:]
     planned = stats(whole(result))
     assert (planned["train"], planned["fit_critic"]) == (6, 1)

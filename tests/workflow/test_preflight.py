@@ -184,3 +184,14 @@ def test_without_fetch_nothing_is_downloaded(monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.delenv(name)
     forbid_downloads()
     assert all(preflight.os.environ[name] == "1" for name in preflight.OFFLINE)
+
+
+def test_latents_that_were_encoded_elsewhere_are_looked_at(tmp_path: Path) -> None:
+    config = parse_experiment(merge_configs([IMAGENET], []), "x")
+    tokenizer = config.tokenizer.model_copy(update={"encoded": str(tmp_path)})
+    config = config.model_copy(update={"tokenizer": tokenizer})
+    check = dict(weight_checks(config, fetch=False))["encoded latents"]
+    with pytest.raises(UserError, match=r"tokenizer.encoded: .*dataset.json is missing"):
+        check()
+    (tmp_path / "dataset.json").write_text('{"labels": [["00000/a.npy", 0], ["00000/b.npy", 1]]}')
+    assert check() == "2 latents"

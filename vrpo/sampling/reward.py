@@ -155,9 +155,13 @@ def load_projectors(milestone: Path | str, device: torch.device | str) -> Projec
 
 
 def _options(plain: Mapping[str, Any], milestone: Path | str) -> AnyAlignment:
-    given = {name: value for name, value in plain.items() if value is not None}
+    """Options of a description; what an imported one does not say, null, has its default."""
     try:
-        return OPTIONS.validate_python(given)
+        return OPTIONS.validate_python(plain)
+    except ValidationError as error:
+        unsaid = {each["loc"][-1] for each in error.errors() if each["input"] is None}
+    try:
+        return OPTIONS.validate_python({name: plain[name] for name in plain.keys() - unsaid})
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))

@@ -147,6 +147,8 @@ def _tokenizer_checks(config: ExperimentConfig) -> Iterator[Check]:
         if options.weights != "trained" and options.weights not in loaded:
             loaded.add(options.weights)
             yield f"{what} {options.weights}", partial(_tokenizer, options)
+    if config.tokenizer.encoded:
+        yield "encoded latents", partial(_encoded, config.tokenizer.encoded)
 
 
 def _snakemake() -> str:
@@ -177,6 +179,12 @@ def _tokenizer(options: object) -> str:
     from vrpo.models.tokenizer import load_tokenizer
 
     return f"SHA-256 {load_tokenizer(options, None, 'cpu').sha256[:12]}"
+
+
+def _encoded(folder: str) -> str:
+    from vrpo.prepare.ready_latents import ReadyLatents
+
+    return f"{len(ReadyLatents(folder).labels):,} latents"
 
 
 def _space(name: str, options: SpaceOptions) -> str:
