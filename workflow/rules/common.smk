@@ -25,6 +25,8 @@ os.environ.update({KEEP: "1", JOBS_PATH: JOBS_MODULES})
 
 if workflow.is_main_process:
     keep_requests_of_profiles(workflow.resource_settings)
+else:  # SLURM's job of figures, tables and report has what one of them needs; profiles/slurm
+    workflow.register_resource("drawing", 1)
 PLAN = plan_of(workflow, config)
 EXPERIMENT = PLAN.experiment
 PATHS = Paths.of(EXPERIMENT)
