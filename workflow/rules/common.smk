@@ -31,6 +31,8 @@ os.environ[JOBS_PATH] = jobs_path(ROOT)
 
 if workflow.is_main_process:
     keep_requests_of_profiles(workflow.resource_settings)
+else:  # SLURM's job of figures, tables and report has what one of them needs; profiles/slurm
+    workflow.register_resource("drawing", 1)
 PLAN = plan_of(workflow, config)
 EXPERIMENT = PLAN.experiment
 PATHS = Paths.of(EXPERIMENT)
