@@ -16,6 +16,7 @@ from vrpo.config.scoring import SAMPLER_PROCESS, SamplerOptions
 from vrpo.data.arrays import Arrays
 from vrpo.errors import UserError
 from vrpo.models.checkpoints import load_milestone, save_network
+from vrpo.models.projector import ConvolutionalProjector, Projector
 from vrpo.models.tokenizer import build_vae, vae_arguments
 from vrpo.processes.registry import described_process
 from vrpo.sampling import generate
@@ -23,7 +24,7 @@ from vrpo.sampling.best import best_of
 from vrpo.sampling.draws import ImageDraws
 from vrpo.sampling.generate import sample_images
 from vrpo.sampling.network import SamplingNetwork
-from vrpo.sampling.reward import load_rewards
+from vrpo.sampling.reward import load_projectors, load_rewards
 
 from tests.fixtures import golden
 from tests.fixtures.sampling import ENCODER, PROCESSES, TOKENS, write_milestone, write_targets
@@ -49,6 +50,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     description = {"kind": "tokenizer", "arguments": arguments, "scale": 1.3}
     save_network(path / "tokenizer.safetensors", vae, description)
     return path
+
+
+@pytest.mark.parametrize(
+    ("alignment", "projector"), [("vrpo", Projector), ("imported", ConvolutionalProjector)]
+)
+def test_a_null_in_a_description_is_an_option_or_unsaid(
+    alignment: str, projector: type, tmp_path: Path
+) -> None:
+    """Null is a value of VRPO's `spatial`; an imported file does not say its weight."""
+    path = write_milestone(tmp_path / "a.safetensors", "sit", alignment=alignment)
+    (loaded,) = load_projectors(path, "cpu").projectors
+    assert isinstance(loaded, projector)
 
 
 @pytest.fixture(autouse=True)

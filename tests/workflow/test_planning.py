@@ -152,7 +152,7 @@ def test_imagenet_at_512_is_planned_and_costed(tmp_path: Path) -> None:
     result = plan(ROOT, *options, config=config)
     assert result.returncode == 0, whole(result)[-4000:]
     planned = stats(whole(result))
-    assert (planned["train"], planned["fit_critic"]) == (6, 1)
+    assert (planned["train"], planned["fit_critic"]) == (6 * 3, 1)
     assert planned["encode_features"] == planned["encode_latents"] == 64
     small, large = load_experiment(IMAGENET), load_experiment(config)
     tokens = [encoder_tokens(each.encoders["dinov2-b"])[0] for each in (small, large)]
