@@ -39,6 +39,13 @@ ONE_OF_EACH = {  # every kind of section, and few runs
         "custom": {"kind": "custom", "loss": "mine:Loss", "encoders": ["vit"], "depth": 2},
         "spatial": {**VRPO, **SCORED, "spatial": {}},
     },
+    "samplers": {
+        "steered": {
+            **MINI["samplers"]["ode"],
+            "guidance": {"kind": "representation", "classifier_free": {"scale": 2.0}},
+        },
+        "best": {**MINI["samplers"]["ddpm"], "guidance": {"kind": "best-of", "candidates": 2}},
+    },
     "checkpoints": {"theirs": {"file": "theirs.pt", "family": "sit", "model": "S/2"}},
     "evaluation": {"extra_networks": {"more": MINI["evaluation"]["trained"]}},
     "representation": {"blocks": [1]},

@@ -17,6 +17,7 @@ from vrpo.benchmark.tables import search_table
 from vrpo.benchmark.verdict import verdict
 from vrpo.config import load_experiment, parse_experiment
 from vrpo.config.alignments import REPAOptions, VRPOOptions
+from vrpo.config.alignments.base import SpatialOptions
 from vrpo.config.benchmark import BenchmarkOptions
 from vrpo.config.described import title
 from vrpo.config.reading import deep_merge, read_yaml
@@ -59,7 +60,8 @@ def test_the_default_is_the_full_form() -> None:
     assert options.eta == 0.1 and options.beta == 1.0 and options.least_rollouts == 32
     weights = {name: getattr(options.rewards, name) for name in REWARDS}
     assert {name: own.score for name, own in weights.items()} == dict.fromkeys(REWARDS, 1.0)
-    assert [own.pathwise for own in weights.values()] == [0.05, 0.05, 0.0]
+    assert [own.pathwise for own in weights.values()] == [0.1, 0.05, 0.0]
+    assert options.spatial == SpatialOptions()
     assert options.needs_critic and options.group == 8 and not options.by_image
 
 

@@ -47,13 +47,12 @@ def test_a_convolutional_projector_is_counted() -> None:
     config = load_experiment(ROOT / "config/imagenet256.yaml")
     run = config.run_config("sit-b2-vrpo", 0)
     mlp = run.alignment.projector_width
-    spatial = run.model_copy(
-        update={
-            "alignment": run.alignment.model_copy(update={"spatial": SpatialOptions(kernel_size=3)})
-        }
+    plain, spatial = (
+        run.model_copy(update={"alignment": run.alignment.model_copy(update={"spatial": spatial})})
+        for spatial in (None, SpatialOptions(kernel_size=3))
     )
     saved = 3 * 2 * 256 * (768 * mlp + mlp**2 + mlp * 768 - 9 * 768 * 768)
-    with_mlp, with_convolution = (training_flops(each, config) for each in (run, spatial))
+    with_mlp, with_convolution = (training_flops(each, config) for each in (plain, spatial))
     saving = with_mlp["projector"] - with_convolution["projector"]
     assert saving == pytest.approx(saved)
     assert with_mlp | {"projector": 0} == with_convolution | {"projector": 0}

@@ -166,7 +166,7 @@ def test_errors_of_ranks(
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
     monkeypatch.setenv("OMP_NUM_THREADS", "6")
     share_threads(2)
-    assert run_ranks(2, [str(tmp_path / "failing.py"), where]) == status
+    assert run_ranks(2, [str(tmp_path / "failing.py"), where], ["--standalone"]) == status
     out, err = capfd.readouterr()
     lines = [line for line in err.splitlines() if line.strip()]
     if where == "crash":

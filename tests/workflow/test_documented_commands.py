@@ -105,9 +105,9 @@ def test_commands_of_packages(program: str, app: typer.Typer) -> None:
     assert len(found) > 8
     for command in found:
         group, words = typer.main.get_command(app), shlex.split(command.removeprefix(program))
-        while hasattr(group, "commands") and words:
+        while hasattr(group, "commands") and words and words[0] != "--help":
             group, words = group.commands[words[0]], words[1:]
-        known = {option for parameter in group.params for option in parameter.opts}
+        known = {"--help", *(option for parameter in group.params for option in parameter.opts)}
         assert {word.partition("=")[0] for word in words if word.startswith("--")} <= known, command
 
 

@@ -117,10 +117,9 @@ LIMITED = (
     ("changes", "processes"),
     [
         ([], 1),
-        (["benchmark={processes: [dit]}"], 1),
         ([LIMITED, "benchmark={processes: [dit, dit-3, dit-10]}"], 3),
     ],
-    ids=["sit", "dit", "weighted"],
+    ids=["sit", "dit"],
 )
 def test_ablations_at_the_papers_scale_are_planned(
     changes: list[str], processes: int, tmp_path: Path

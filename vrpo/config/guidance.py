@@ -128,8 +128,8 @@ def _joined(own: str, free: GuidanceOptions) -> str:
 
 def _kind(content: Any) -> str:
     """`kind` as given; classifier-free guidance has none, so that its files stay as they are."""
-    given = content.get("kind") if isinstance(content, dict) else getattr(content, "kind", None)
-    return "classifier-free" if given is None else str(given)
+    given = content if isinstance(content, dict) else getattr(content, "__dict__", {})
+    return str(given["kind"]) if "kind" in given else "classifier-free"
 
 
 AnyGuidance = Annotated[

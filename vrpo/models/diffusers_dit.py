@@ -125,7 +125,8 @@ def read_transformer(folder: Path) -> tuple[dict[str, Tensor], int, Path]:
         grid = config["sample_size"] // config["patch_size"]
     except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError) as error:
         raise UserError(
-            f"{folder}: has no config.json of a diffusers transformer; {remedy}"
+            f"{folder}: is a folder, not a file, and has no config.json of a diffusers "
+            f"transformer; {remedy}"
         ) from error
     if kind not in CLASSES or config.get("norm_type") != "ada_norm_zero":
         raise UserError(f"{folder}: holds a {kind}, which is no DiT; {remedy}")
