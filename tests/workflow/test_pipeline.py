@@ -177,11 +177,6 @@ def test_redraw_without_intermediates(copied: Path) -> None:
     assert not (results / "samples").exists()
 
 
-def copy_of(finished: Path, folder: Path) -> Path:
-    """As `cp -r`: new times for all files."""
-    return shutil.copytree(finished, folder, copy_function=shutil.copyfile)
-
-
 def copy_of_results(finished: Path, folder: Path) -> Path:
     """As `rsync` without -t, into a clone that has never run."""
     shutil.copytree(finished / "results", clone(folder) / "results", copy_function=shutil.copyfile)
@@ -213,7 +208,7 @@ def skewed(finished: Path, folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("move", [copy_of, copy_of_results, moved, cloned_beside, skewed])
+@pytest.mark.parametrize("move", [copy_of_results, moved, cloned_beside, skewed])
 def test_nothing_is_computed_again(
     move: Callable[[Path, Path], Path], finished: Path, tmp_path: Path
 ) -> None:

@@ -158,6 +158,7 @@ def run_ranks(count: int, stage: list[str], meeting: Sequence[str]) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import parse_args, run
 
+    before = logging.root.manager.disable
     # it logs which rank was ended after which; the ranks say why
     logging.disable(logging.ERROR)
     try:
@@ -178,6 +179,8 @@ def run_ranks(count: int, stage: list[str], meeting: Sequence[str]) -> int:
         )
         print(*lines, sep="\n", end="\n" if lines else "", file=sys.stderr)
         return status
+    finally:
+        logging.disable(before)
     return 0
 
 
