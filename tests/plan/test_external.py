@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from vrpo.cli import app
 from vrpo.config import ExperimentConfig, parse_experiment
 from vrpo.config.reading import read_yaml
+from vrpo.config.resolved import PAPER_SIZES
 from vrpo.errors import UserError
 from vrpo.models.checkpoints import load_milestone
 from vrpo.models.official import import_checkpoint
@@ -122,7 +123,7 @@ def test_a_wrong_family_or_model_is_refused(tmp_path: Path) -> None:
 def test_another_size_than_declared_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vrpo.models.official.PAPER_SIZES", {"T": golden.MODEL})
+    monkeypatch.setitem(PAPER_SIZES, "T", golden.MODEL)
     with pytest.raises(UserError, match="is a DiT-T/2, not a DiT-XL/2"):
         import_checkpoint(
             official(tmp_path / "DiT.pt"), tmp_path / "a.safetensors", model="DiT-XL/2"

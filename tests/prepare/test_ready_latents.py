@@ -88,7 +88,7 @@ def damage(folder: Path, kind: str) -> None:
     if kind == "missing":
         first.unlink()
     elif kind == "pickled":
-        np.save(first, np.array([{"a": 1}]), allow_pickle=True)
+        np.save(first, np.array([{"a": 1}]))
     elif kind == "nan":
         np.save(first, np.full_like(np.load(first), np.nan))
     elif kind == "shape":

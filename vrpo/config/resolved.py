@@ -95,7 +95,7 @@ class CollectOptions(Options):
 
     grid_images: int = option(..., "images of each run in the grid of samples", "images")
     runs: dict[str, CollectedRun] = option(..., "the comparison, a row a run")
-    epochs: bool = option(False, "whether the size of the training data is told, for EP_FID@k")
+    epochs: bool = option(False, "whether to record the number of training images, for EP_FID@k")
 
 
 def split_model(where: str, name: str, sizes: Mapping[str, ModelSize]) -> tuple[ModelSize, int]:

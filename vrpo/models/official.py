@@ -16,12 +16,11 @@ not know where weights come from:
 from __future__ import annotations
 
 import io
-import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -32,6 +31,14 @@ from vrpo.errors import UserError
 from vrpo.files import atomic_output, sha256
 from vrpo.models.checkpoints import METADATA_KEY, check_state, read_milestone, save_milestone
 from vrpo.models.diffusers_dit import read_transformer
+from vrpo.models.official_layout import (
+    LAST,
+    Layout,
+    check_positions,
+    read_layout,
+    size_of,
+    with_todays_names,
+)
 from vrpo.models.official_projectors import (
     PREFIX,
     describe_alignment,
@@ -54,22 +61,7 @@ Family = Literal["dit", "sit", "repa", "irepa", "haste"]
 ALIGNED = ("repa", "irepa", "haste")  # one and the same network and process, with projectors
 
 REMEDY = "give a checkpoint of the official DiT, SiT, REPA, iREPA or HASTE code"
-INCOMPLETE = "it is not a whole checkpoint of DiT, SiT, REPA, iREPA or HASTE"
-POSITION_TOLERANCE = 1e-2  # averaging a constant in float32 for millions of steps moves it a little
 PATHS = {"linear": "linear", "cosine": "cosine", "Linear": "linear", "GVP": "cosine"}
-LAST = "final_layer.linear"
-
-
-class Layout(NamedTuple):
-    """A network's sizes, as its tensors tell them."""
-
-    depth: int
-    width: int
-    patch_size: int
-    channels: int
-    out_channels: int
-    num_classes: int
-    grid: int
 
 
 def import_checkpoint(
@@ -121,16 +113,16 @@ def import_checkpoint(
         content, metadata = read_weights(path, REMEDY)
     if METADATA_KEY in metadata:
         raise UserError(f"{path}: was written by this pipeline; give it to `sample` as it is")
-    state = _with_todays_names(released_state(content, weights, path))
+    state = with_todays_names(released_state(content, weights, path))
     arguments = released_arguments(content)
     normalisation = taken_normalisation(state, path)
     family = _family(family, state, arguments, path)
     projectors = {name: tensor for name, tensor in state.items() if name.startswith(PREFIX)}
     state = {name: tensor for name, tensor in state.items() if name not in projectors}
-    layout = _layout(state, path)
+    layout = read_layout(state, path)
     projectors = read_projectors(projectors, layout.width, path)
-    _check_positions(state.pop("pos_embed"), layout, path)
-    size, heads = _size(layout, heads, path)
+    check_positions(state.pop("pos_embed"), layout, path)
+    size, heads = size_of(layout, heads, path)
     name = f"{'DiT' if family == 'dit' else 'SiT'}-{size}/{layout.patch_size}"
     if model and model != name and size in PAPER_SIZES:
         raise UserError(f"{path}: is a {name}, not a {model}; fix `model`, or give another file")
@@ -251,14 +243,6 @@ def _to_sit(state: Mapping[str, Tensor], patch_size: int, channels: int) -> dict
     return own
 
 
-def _with_todays_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    first, old = _depth(state), re.compile(r"^decoder_blocks\.(\d+)(?=\.)")
-    return {
-        old.sub(lambda found: f"blocks.{first + int(found[1])}", name): tensor
-        for name, tensor in state.items()
-    }
-
-
 def _family(
     given: Family | None, state: Mapping[str, Tensor], arguments: Mapping[str, Any], path: Path
 ) -> Family:
@@ -284,63 +268,6 @@ def _family(
             f"--family {given}: {path} has {evidence}; say `--family {found}`, or leave it out"
         )
     return found if given == "repa" and aligned else given or found
-
-
-def _layout(state: Mapping[str, Tensor], path: Path) -> Layout:
-    patches, labels = "x_embedder.proj.weight", "y_embedder.embedding_table.weight"
-    needed = {patches: 4, labels: 2, "pos_embed": 3, f"{LAST}.bias": 1}  # and dimensions
-    missing = [
-        name
-        for name, dimensions in needed.items()
-        if name not in state or state[name].ndim != dimensions or 0 in state[name].shape
-    ]
-    if missing:
-        raise UserError(f"{path}: {', '.join(missing)} missing, or not of its shape; {INCOMPLETE}")
-    depth = _depth(state)
-    if depth > len(state):
-        raise UserError(f"{path}: has a block {depth - 1} and not those before it; {INCOMPLETE}")
-    width, channels, patch_size, _ = state[patches].shape
-    return Layout(
-        depth=depth,
-        width=width,
-        patch_size=patch_size,
-        channels=channels,
-        out_channels=len(state[f"{LAST}.bias"]) // patch_size**2,
-        num_classes=len(state[labels]) - 1,
-        grid=math.isqrt(state["pos_embed"].shape[1]),
-    )
-
-
-def _depth(state: Mapping[str, Tensor]) -> int:
-    found = (re.match(r"blocks\.(\d+)\.", name, re.ASCII) for name in state)
-    return 1 + max((int(match[1]) for match in found if match), default=-1)
-
-
-def _check_positions(positions: Tensor, layout: Layout, path: Path) -> None:
-    expected = position_embedding(layout.width, layout.grid)
-    if positions.shape != expected.shape:
-        raise UserError(
-            f"{path}: pos_embed is {list(positions.shape)}, not {list(expected.shape)}; "
-            "only square grids of tokens are supported"
-        )
-    off = float((positions - expected).abs().max())
-    if off > POSITION_TOLERANCE:
-        raise UserError(
-            f"{path}: pos_embed differs from the fixed sines and cosines by up to {off:.3g}; "
-            "networks with learned positions are not supported"
-        )
-
-
-def _size(layout: Layout, heads: int | None, path: Path) -> tuple[str, int]:
-    named = {(size.depth, size.width): (name, size.heads) for name, size in PAPER_SIZES.items()}
-    known = named.get((layout.depth, layout.width))
-    if known is None and heads is None:
-        raise UserError(
-            f"{path}: {layout.depth} blocks of width {layout.width} are none of the papers' sizes, "
-            "and tensors do not tell the heads; say `--heads`"
-        )
-    name, own_heads = known or (f"{layout.depth}x{layout.width}", 0)
-    return name, heads or own_heads
 
 
 def _process(family: Family, arguments: Mapping[str, Any], path: Path) -> dict[str, Any]:

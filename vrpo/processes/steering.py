@@ -105,7 +105,7 @@ class Steered:
         return guided.combined(conditional, unconditional, x.shape[1]), gradient
 
     def _push(self, push: Tensor, t: Tensor) -> Tensor:
-        """What `Process.steered` takes: the change of the score over alpha, in some channels."""
+        """The change of the score divided by alpha, as `Process.steered` takes it."""
         if self.channels is not None:
             kept = torch.arange(push.shape[1], device=push.device) < self.channels
             push = push * kept[:, None, None]
