@@ -20,6 +20,17 @@ Configs = Annotated[
 Output = Annotated[Path, typer.Option("--output", help="file to write")]
 Images = Annotated[Path, typer.Option("--images", help="folder of the images, or one .h5 file")]
 Latents = Annotated[Path, typer.Option("--latents", help="folder of the latents, or one .h5 file")]
+Features = Annotated[
+    Path,
+    typer.Option("--features", help="features of one encoder: a file, or the folder of its shards"),
+]
+FeaturesByEncoder = Annotated[
+    list[str] | None,
+    typer.Option("--features", help="ENCODER=FILE, once for each encoder that is used"),
+]
+Milestone = Annotated[
+    Path, typer.Option("--milestone", help="weights of a run at a milestone, ours or imported")
+]
 Weights = Annotated[
     Path | None,
     typer.Option(

@@ -12,7 +12,10 @@ from vrpo.cli.arguments import (
     Config,
     Configs,
     Device,
+    Features,
+    FeaturesByEncoder,
     Latents,
+    Milestone,
     Output,
     Threads,
     Weights,
@@ -30,7 +33,7 @@ def class_tokens(
     data: Data,
     name: Name,
     latents: Latents,
-    features: Annotated[Path, typer.Option(help="the encoder's features")],
+    features: Features,
     output: Output,
     device: Device = "auto",
     threads: Threads = 1,
@@ -70,12 +73,10 @@ def image_tokens(
 
 @app.command("reward-moments", rich_help_panel="Sample")
 def reward_moments(
-    milestone: Annotated[Path, typer.Option(help="weights of a run at a milestone")],
+    milestone: Milestone,
     latents: Latents,
     output: Output,
-    features: Annotated[
-        list[str] | None, typer.Option(help="ENCODER=FILE, once for each encoder of the alignment")
-    ] = None,
+    features: FeaturesByEncoder = None,
     device: Device = "auto",
     threads: Threads = 1,
 ) -> Path:

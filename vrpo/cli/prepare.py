@@ -10,6 +10,7 @@ import typer
 from vrpo.cli.arguments import (
     Config,
     Device,
+    Features,
     Images,
     Latents,
     Output,
@@ -165,9 +166,7 @@ def encode_features(
 def fit_critic(
     config: Config,
     latents: Latents,
-    features: Annotated[
-        Path, typer.Option(help="features of one encoder: a file, or the folder of its shards")
-    ],
+    features: Features,
     output: Output,
     device: Device = "auto",
     threads: Threads = 1,

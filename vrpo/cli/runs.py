@@ -11,7 +11,9 @@ import typer
 from vrpo.cli.arguments import (
     Config,
     Device,
+    FeaturesByEncoder,
     Latents,
+    Milestone,
     Output,
     Threads,
     Tracking,
@@ -33,9 +35,7 @@ def train(
     latents: Latents,
     output: Output,
     milestone: Annotated[int, typer.Option(help="steps at which this job ends", min=1)],
-    features: Annotated[
-        list[str] | None, typer.Option(help="ENCODER=FILE, once for each encoder of the alignment")
-    ] = None,
+    features: FeaturesByEncoder = None,
     critic: Annotated[
         list[str] | None, typer.Option(help="ENCODER=FILE, once for each latent critic")
     ] = None,
@@ -119,7 +119,7 @@ def _preview_maker(
 @app.command("sample", rich_help_panel="Sample")
 def sample(
     config: Config,
-    milestone: Annotated[Path, typer.Option(help="weights of a run at a milestone")],
+    milestone: Milestone,
     tokenizer_config: Annotated[Path, typer.Option(help="resolved config of the tokenizer")],
     output: Output,
     tokenizer_weights: Annotated[

@@ -11,7 +11,9 @@ from vrpo.cli.arguments import (
     Config,
     Device,
     ExtraWeights,
+    FeaturesByEncoder,
     Latents,
+    Milestone,
     Output,
     Threads,
     Tracking,
@@ -131,12 +133,10 @@ def export_npz(
 @app.command("representation", rich_help_panel="Score")
 def representation(
     config: Config,
-    milestone: Annotated[Path, typer.Option(help="weights of a milestone, ours or imported")],
+    milestone: Milestone,
     latents: Latents,
     output: Output,
-    features: Annotated[
-        list[str] | None, typer.Option(help="ENCODER=FILE, once for each encoder to compare with")
-    ] = None,
+    features: FeaturesByEncoder = None,
     device: Device = "auto",
     threads: Threads = 1,
 ) -> Path:
