@@ -87,7 +87,7 @@ def test_diagnostics_figure_sets_vrpo_beside_repa(three_seeds: Path, tmp_path: P
                 "denoising error",
                 "semantic reward",
                 "weight of the alignment",
-                "pathwise weight, fidelity",
+                "fidelity weight",
             ],
         ),
     ):

@@ -31,9 +31,9 @@ BY_LEVEL = {
     "perceptual": "perceptual reward",
     "semantic": "semantic reward",
     "weight": "weight of the alignment",
-    "pathwise_fidelity": "pathwise weight, fidelity",
-    "pathwise_perceptual": "pathwise weight, perceptual",
-    "pathwise_semantic": "pathwise weight, semantic",
+    "pathwise_fidelity": "fidelity weight",
+    "pathwise_perceptual": "perceptual weight",
+    "pathwise_semantic": "semantic weight",
     "agreement": "agreement of gradients",
 }
 WIDE = [  # over several orders of magnitude
