@@ -27,7 +27,7 @@ from tests.fixtures.config import MINI
 REPA, VRPO, VIT = MINI["alignments"]["repa"], MINI["alignments"]["vrpo"], MINI["encoders"]["vit"]
 SCORED = {"eta": 0.1, "rewards": {"fidelity": {"score": 1.0}}}
 ONE_OF_EACH = {  # every kind of section, and few runs
-    "encoders": {"deep": {**VIT, "attention": [1, 2]}},
+    "encoders": {"deep": {**VIT, "attention": [1, 2], "class_token": True}},
     "sizes": {"own": {"depth": 4, "width": 64, "heads": 4, "backbone": "mine:Network"}},
     "alignments": {
         "irepa": {"kind": "irepa", "encoders": ["vit"], "depth": 2},
@@ -35,6 +35,7 @@ ONE_OF_EACH = {  # every kind of section, and few runs
         "contrastive": {"kind": "contrastive", "encoders": ["vit"], "depth": 2},
         "dispersive": {"kind": "dispersive", "depth": 2},
         "sra": {"kind": "sra", "depth": 2, "target_depth": 3},
+        "reg": {"kind": "reg", "encoders": ["deep"], "depth": 2},
         "relational": {"kind": "relational", "encoders": ["vit"], "depth": 2},
         "custom": {"kind": "custom", "loss": "mine:Loss", "encoders": ["vit"], "depth": 2},
         "spatial": {**VRPO, **SCORED, "spatial": {}},

@@ -15,6 +15,7 @@ from vrpo.errors import UserError
 from vrpo.metrics.cknna import cknna, nearest
 from vrpo.metrics.probe import probe_accuracy
 from vrpo.metrics.representation import measure_representation
+from vrpo.models.backbones import build_network
 from vrpo.models.checkpoints import save_milestone
 from vrpo.models.transformer import build_transformer
 
@@ -115,7 +116,11 @@ def folder(tmp_path_factory):
     )
     tokens = drawn(COUNT, 16 * 6, 6).reshape(COUNT, 16, 6).numpy().astype(np.float16)
     tokens[..., 0] += labels[:, None]
-    write(folder / "vit.h5", {"tokens": tokens}, {"images": "f" * 64, "encoder": "vit"})
+    write(
+        folder / "vit.h5",
+        {"tokens": tokens, "class_token": tokens[:, 0]},
+        {"images": "f" * 64, "encoder": "vit"},
+    )
     for name, process in {
         "sit": {"kind": "interpolant", "path": "linear", "time": "uniform"},
         "dit": {"kind": "ddpm", "betas": "linear", "steps": 1000},
@@ -134,6 +139,9 @@ def folder(tmp_path_factory):
         save_milestone(
             folder / f"{name}.safetensors", dict(network.named_parameters()), {}, description
         )
+    joint = golden.fill(build_network(SimpleNamespace(**MODEL), (4, 8, 8), 8, 6))
+    description |= {"run": "reg", "class_token": 6, "alignment": {"encoders": ["vit"]}}
+    save_milestone(folder / "reg.safetensors", dict(joint.named_parameters()), {}, description)
     return folder
 
 
@@ -145,7 +153,7 @@ def write(path, arrays, attributes):
         writer.finish()
 
 
-@pytest.mark.parametrize("run", ["sit", "dit"])
+@pytest.mark.parametrize("run", ["sit", "dit", "reg"])
 def test_record(folder, tmp_path, run):
     arguments = (folder / f"{run}.safetensors", folder / "latents.h5", {"vit": folder / "vit.h5"})
     record = measure_representation(OPTIONS, *arguments, tmp_path / "a.json", "cpu")

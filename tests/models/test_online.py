@@ -30,6 +30,7 @@ PREPARATION = Preparation(
         {"patch_size": 8, "embed_dim": 8, "depth": 2, "num_heads": 2},
         storage="float16",
         attention=[2],
+        class_token=True,
         batch_size=5,  # a batch of eight is encoded in two parts
     ),
     "toy",
@@ -61,11 +62,17 @@ def test_batches(prepared: Path) -> None:
         "toy": (4, 8)
     } and online.attention_blocks == cached.attention_blocks == {"toy": 1}
     indices = np.array([5, 1796, 0, 5, 44, 3, 2, 1])
-    for ours, theirs in zip(
-        *(_parts(data.gather(indices, attention=True)) for data in (online, cached)), strict=True
-    ):
+    wanted = {"attention": True, "class_token": True}
+    batches = (data.decode(data.read(indices, **wanted)) for data in (online, cached))
+    for ours, theirs in zip(*map(_parts, batches), strict=True):
         assert ours.dtype == theirs.dtype == torch.float32
         torch.testing.assert_close(ours, theirs, rtol=2e-3, atol=2e-3)  # of float16
+    first = cached.class_tokens("toy", indices)
+    torch.testing.assert_close(online.class_tokens("toy", indices), first, rtol=2e-3, atol=2e-3)
+    together = cached.decode(cached.read(indices, class_token=True)).tokens["toy"]
+    assert torch.equal(
+        together, torch.cat([first[:, None], cached.gather(indices).tokens["toy"]], 1)
+    )
     assert not torch.equal(
         online.gather(indices).tokens["toy"], cached.gather(indices).tokens["toy"]
     )

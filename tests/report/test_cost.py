@@ -1,12 +1,14 @@
 """Costs against the papers' FLOPs, parameters and sampling protocols."""
 
 import pytest
+import torch
 
 from vrpo.config import load_experiment
-from vrpo.config.alignments import SRAOptions
+from vrpo.config.alignments import REGOptions, SRAOptions
 from vrpo.config.alignments.base import SpatialOptions
 from vrpo.config.networks import EncoderOptions
 from vrpo.errors import UserError
+from vrpo.models.backbones import build_network
 from vrpo.report.cost import (
     costs,
     describe_cost,
@@ -67,6 +69,20 @@ def test_the_averaged_network_of_sra_is_counted() -> None:
     assert counted["network"] == pytest.approx((3 + 20 / 28) * forward)
     assert counted["projector"] == pytest.approx(3 * 2 * 256 * 4 * 1152**2)
     assert counted["critic"] == 0
+
+
+def test_the_class_token_of_reg_is_counted() -> None:
+    """One more token of the network and of the projector; REG's paper has 677 M parameters."""
+    config = load_experiment(ROOT / "config/imagenet256.yaml")
+    plain = config.run_config("sit-xl2-repa", 0)
+    reg = REGOptions(kind="reg", encoders=plain.alignment.encoders)
+    run = plain.model_copy(update={"alignment": reg})
+    with torch.device("meta"):
+        network = build_network(run.model, (4, 32, 32), 4, 768)
+    assert parameters(run, 32, 4, 768) == sum(each.numel() for each in network.parameters())
+    one, other = (training_flops(each, config) for each in (plain, run))
+    assert other["projector"] == pytest.approx(one["projector"] * 257 / 256)
+    assert 1 < other["network"] / one["network"] < 1.005  # "less than 0.5%", REG
 
 
 def test_sampling_cost_of_the_paper() -> None:

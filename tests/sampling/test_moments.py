@@ -50,14 +50,16 @@ def test_running_moments_of_the_training_are_taken(tmp_path: Path) -> None:
     assert [path.name for path in milestone.parent.glob("*.safetensors")] == [milestone.name]
 
 
-@pytest.mark.parametrize("process", ["sit", "dit"])
-def test_moments_of_repa_are_measured(
-    tmp_path: Path, process: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("kind", "process"), [("repa", "sit"), ("repa", "dit"), ("reg", "sit"), ("reg", "dit")]
+)
+def test_moments_of_static_alignments_are_measured(
+    tmp_path: Path, kind: str, process: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Against a plain loop over images and noise levels, one at a time."""
     monkeypatch.setattr(moments, "BATCH", 16)
     toy = Toy(tmp_path)
-    milestone = toy.train_to(toy.config("repa", process), tmp_path / "run", 2)
+    milestone = toy.train_to(toy.config(kind, process), tmp_path / "run", 2)
     assert not moments_beside(milestone).exists()
     found = moments_of(toy, milestone, tmp_path / "moments.json")
     assert found["source"] == "measured"
@@ -71,8 +73,12 @@ def test_moments_of_repa_are_measured(
             draws = moments._draws(index, level, data.latent_shape)
             t = process_.at_level((level + 0.5) / 20, 1)
             x = process_.corrupt(batch.mean + batch.std * draws[0], draws[1][None], t)
+            if kind == "reg":
+                token = data.class_tokens("toy", np.array([index]))
+                (noise, _) = moments._draws(index, level, (token.shape[1],), "class-token")
+                x = network.joint.noised(x, token, noise[None], t, process_.corrupt)
             with torch.no_grad():
-                hidden = network.hidden(x, process_.network_time(t), batch.labels, 1)
+                hidden = network.hidden(x, process_.network_time(t), batch.labels, 1)[:, -4:]
                 rewards.append(float(alignment.cosine(hidden, batch.tokens)))
         assert found["rewards"]["semantic"]["mean"][level] == pytest.approx(np.mean(rewards))
         inverse_std = found["rewards"]["semantic"]["inverse_std"][level]

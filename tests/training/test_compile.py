@@ -19,7 +19,7 @@ from vrpo.training.objective import Objective
 from vrpo.training.plan import plan_step, step_gaps, step_noise
 from vrpo.training.run import build_objective
 
-from tests.fixtures.training import ALIGNMENTS, COUNT, LATENT, Toy
+from tests.fixtures.training import ALIGNMENTS, COUNT, LATENT, TOKENS, Toy
 
 BATCH, STEPS = 8, 3
 TRAINING = TrainingOptions(batch_size=BATCH)
@@ -88,14 +88,22 @@ def run_steps(objective: Objective, forward, data: TrainingData) -> list[float]:
     for step in range(STEPS):
         options = objective.alignment.options
         plan = plan_step(objective.process, options, TRAINING, seed=0, step=step, count=data.count)
-        batch = data.gather(plan.indices, attention=bool(objective.alignment.attention_of))
+        wanted = {
+            "attention": bool(objective.alignment.attention_of),
+            "class_token": options.needs_class_token,
+        }
+        batch = data.decode(data.read(plan.indices, **wanted))
         noise = step_noise("noise", 0, step, BATCH, LATENT, torch.device("cpu"))[plan.draw]
         labels = torch.where(plan.dropped, objective.network.null_label, batch.labels)
         targets = None
         if objective.alignment.needs_global_targets:
             rows = torch.from_numpy(plan.indices)
             targets = GlobalTargets(batch.tokens, rows, torch.arange(BATCH))
-        cleaner_hidden = None
+        cleaner_hidden = token_noise = None
+        if options.needs_class_token:
+            size = BATCH, (TOKENS[1],)
+            drawn = step_noise("class-token", 0, step, *size, torch.device("cpu"))
+            token_noise = drawn[plan.draw]
         if options.cleaner_target is not None:
             gap = step_gaps(options.cleaner_target.noise_gap, 0, step, BATCH, torch.device("cpu"))
             cleaner_hidden = objective.cleaner_hidden(batch.mean, noise, plan.times, labels, gap)
@@ -110,6 +118,7 @@ def run_steps(objective: Objective, forward, data: TrainingData) -> list[float]:
             torch.full((), step),
             targets,
             cleaner_hidden,
+            token_noise,
         )
         loss.backward()
         objective.alignment.finish_step(lambda sums: sums, torch.tensor(True))
@@ -133,6 +142,7 @@ def run_steps(objective: Objective, forward, data: TrainingData) -> list[float]:
         "contrastive",
         "dispersive",
         "sra",
+        "reg",
         "relational",
         "spatial",
         "agreement",

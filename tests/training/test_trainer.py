@@ -19,7 +19,7 @@ from vrpo.errors import UserError
 from vrpo.files import exclusive_lock
 from vrpo.models.checkpoints import read_network, save_network
 from vrpo.runtime.machine import processor
-from vrpo.training import trainer as trainer_module
+from vrpo.training import plan as plan_module
 from vrpo.training.run import train
 
 from tests.fixtures.training import COUNT, Toy, assert_same_results, losses, milestone_file
@@ -77,14 +77,14 @@ def test_the_samples_of_a_step_that_is_not_finite_are_in_the_log(
 
     The log names the samples of the step.
     """
-    config, drawn, bad = toy.config("vrpo"), trainer_module.step_noise, 6
+    config, drawn, bad = toy.config("vrpo"), plan_module.step_noise, 6
 
     def poisoned(purpose: str, seed: int, step: int, *rest: Any) -> torch.Tensor:
         return drawn(purpose, seed, step, *rest) * (
             float("nan") if step == bad and purpose == "noise" else 1.0
         )
 
-    monkeypatch.setattr(trainer_module, "step_noise", poisoned)
+    monkeypatch.setattr(plan_module, "step_noise", poisoned)
     toy.train_to(config, tmp_path, 10)
     samples = ", ".join(
         map(

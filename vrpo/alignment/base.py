@@ -78,6 +78,9 @@ class AlignmentBatch:
     """Optimizer steps done so far, int64 scalar on the device: one compiled graph serves all."""
     global_targets: GlobalTargets | None = None
     """Encoder tokens of the global batch, where `Alignment.needs_global_targets`."""
+    class_token_error: Tensor | None = None
+    """Denoising error [B] of the class token, with gradient, where `options.needs_class_token`.
+    Tokens and hidden tokens are then [B,1+N,...], the class token first."""
 
 
 @dataclass

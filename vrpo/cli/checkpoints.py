@@ -17,15 +17,15 @@ def import_checkpoint(
     file: Annotated[
         Path,
         typer.Argument(
-            help="official .pt or .safetensors file of DiT, SiT, REPA, iREPA, REPA-E or HASTE; or "
-            "the folder of a DiTPipeline of diffusers"
+            help="official .pt or .safetensors file of DiT, SiT, REPA, iREPA, REPA-E, HASTE or "
+            "REG; or the folder of a DiTPipeline of diffusers"
         ),
     ],
     output: Output,
     family: Annotated[
         str | None,
         typer.Option(
-            help="dit, sit, repa, irepa or haste: whose code wrote it; default: the file's"
+            help="dit, sit, repa, irepa, haste or reg: whose code wrote it; default: the file's"
         ),
     ] = None,
     weights: Annotated[str, typer.Option(help="ema or model: averaged or plain weights")] = "ema",
@@ -70,7 +70,8 @@ def export_checkpoint(
     family: Annotated[
         str | None,
         typer.Option(
-            help="dit, sit, repa, irepa or haste: whose code will read it; default: the milestone's"
+            help="dit, sit, repa, irepa, haste or reg: whose code will read it; "
+            "default: the milestone's"
         ),
     ] = None,
 ) -> Path:

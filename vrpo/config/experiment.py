@@ -187,6 +187,11 @@ class ExperimentConfig(Options):
                     f"`{encoder}` caches the attention of {len(cached)}; "
                     f"name as many of its blocks in `encoders.{encoder}.attention`"
                 )
+            if alignment.needs_class_token and not self.encoders[encoder].class_token:
+                raise ValueError(
+                    f"{where}.encoders: `{alignment.kind}` denoises the class token of "
+                    f"`{encoder}`, which is not cached; set `encoders.{encoder}.class_token: true`"
+                )
         try:
             self.training.micro_batch(1, alignment.group)
         except ValueError as error:
@@ -214,6 +219,11 @@ class ExperimentConfig(Options):
         require_known(f"runs.{name}.alignment", run.alignment, self.alignments, "alignments")
         size, _ = self._split_model(f"runs.{name}.model", run.model)
         alignment = self.alignments[run.alignment]
+        if alignment.needs_class_token and isinstance(size, CustomSize):
+            raise ValueError(
+                f"runs.{name}: alignment `{run.alignment}` adds a class token to the network, and "
+                f"`{size.backbone}` takes none; choose a model without `backbone`"
+            )
         taken = {"depth": alignment.depth}
         taken["attention_blocks"] = max(alignment.attention_of, default=0)
         if alignment.cleaner_target:

@@ -138,6 +138,7 @@ class EncoderOptions(NetworkOptions):
         "each takes twice the disk of the tokens",
         "blocks",
     )
+    class_token: bool = option(False, "whether the class token is cached too, for REG")
     batch_size: int = option(64, "images encoded at once", "images", ge=1)
 
 

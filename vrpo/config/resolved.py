@@ -70,6 +70,7 @@ class MilestoneDescription(BaseModel):
     latent_shape: tuple[PositiveInt, PositiveInt, PositiveInt]
     out_channels: PositiveInt
     normalisation: RecordedNormalisation | None = None
+    class_token: PositiveInt | None = None
 
 
 def milestone_fault(description: Mapping[str, Any]) -> str | None:

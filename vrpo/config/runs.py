@@ -15,6 +15,7 @@ FAMILIES = {  # official code: its name in papers
     "repa": "REPA",
     "irepa": "iREPA",
     "haste": "HASTE",
+    "reg": "REG",
 }
 CHECKPOINT_PROCESS = {family: "ddpm" if family == "dit" else "interpolant" for family in FAMILIES}
 
@@ -68,12 +69,12 @@ class RunOptions(Options):
 
 
 class CheckpointOptions(Options):
-    """Weights of the official DiT, SiT, REPA, iREPA or HASTE code, sampled and scored as a run."""
+    """Weights of the official code of `family`, sampled and scored as a run."""
 
     file: WorkflowPlace = option(
         ..., "the `.pt` or `.safetensors` file, e.g. `weights/SiT-XL-2-256.pt`"
     )
-    family: Literal["dit", "sit", "repa", "irepa", "haste"] = option(
+    family: Literal["dit", "sit", "repa", "irepa", "haste", "reg"] = option(
         ..., "whose code wrote it; DiT's are sampled as `ddpm`, the others as `interpolant`"
     )
     model: str = option(..., "size and patch, e.g. `XL/2`, as in `runs`")

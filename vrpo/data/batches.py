@@ -52,19 +52,20 @@ class LatentBatch:
     mean: Tensor  # [B, C, h, w] float32, scaled
     std: Tensor  # [B, C, h, w] float32, scaled
     labels: Tensor  # [B] int64
-    tokens: dict[str, Tensor]  # encoder -> [B, N, D] float32, not normalised
+    tokens: dict[str, Tensor]
+    """Encoder -> [B, N, D] float32, not normalised; [B, 1 + N, D] with the class token first."""
     attention: dict[str, Tensor] = field(default_factory=dict)
     """Encoder -> queries and keys [B, L, 2, heads, N, D / heads] float32 of L blocks."""
 
 
-ORIGIN = ("images", "sha256", "scale", "shift", "image_size", "attention")
+ORIGIN = ("images", "sha256", "scale", "shift", "image_size", "attention", "class_token")
 """Attributes of latents and features that decide their values, except for rounding."""
 
 StoredBatch = dict[str, Tensor]
 """Rows of B images as they are stored.
 
-Keys: `labels`, `mean`, `std`, and for each encoder e `tokens:e` and `attention:e`, with
-`tokens_scale:e` and `attention_scale:e` where int8 or float8.
+Keys: `labels`, `mean`, `std`, and for each encoder e `tokens:e`, `class_token:e` and
+`attention:e`, with `tokens_scale:e` and `attention_scale:e` where int8 or float8.
 """
 
 
@@ -86,7 +87,7 @@ class ComputedFeatures(Protocol):
         ...
 
     def encode(self, pixels: Tensor, name: str) -> Tensor:
-        """`tokens` or `attention` float32 of images uint8 `[B, H, W, 3]`, on their device."""
+        """The values of `shape` float32 of images uint8 `[B, H, W, 3]`, on their device."""
         ...
 
 
@@ -137,11 +138,26 @@ class TrainingData:
         """
         return self.decode(self.read(indices, attention=attention))
 
+    def class_tokens(self, encoder: str, indices: np.ndarray) -> Tensor:
+        """Class tokens [B, D] float32 of the samples `indices` int64 `[B]`, on the CPU.
+
+        Raises:
+            UserError: the encoder's features are not there, or hold none.
+        """
+        if encoder not in self.features or "class_token" not in self.features[encoder]:
+            raise UserError(
+                f"--features: no class tokens of encoder `{encoder}`, which the network denoises; "
+                f"set `encoders.{encoder}.class_token: true`, encode again and give {encoder}=FILE"
+            )
+        wanted = {"encoders": [encoder], "class_token": True}
+        return self.decode(self.read(indices, **wanted)).tokens[encoder][:, 0]
+
     def stored(
         self,
         *,
         encoders: Sequence[str] | None = None,
         attention: bool = False,
+        class_token: bool = False,
         moments: bool = True,
     ) -> dict[str, tuple[StoredArrays, str]]:
         """Arrays that are read for a batch.
@@ -149,6 +165,7 @@ class TrainingData:
         Args:
             encoders: whose features; None: all.
             attention: with the encoders' queries and keys.
+            class_token: with the encoders' class tokens.
             moments: with the latents' `mean` and `std`.
 
         Returns:
@@ -158,7 +175,8 @@ class TrainingData:
         for encoder in self.features if encoders is None else encoders:
             source = self.features[encoder]
             is_stored = isinstance(source, StoredArrays)
-            for name in ("tokens", "attention") if attention else ("tokens",):
+            names = ["tokens", *["attention"] * attention, *["class_token"] * class_token]
+            for name in names:
                 key, scale = f"{name}:{encoder}", scale_name(name)
                 arrays[key] = (source, name) if is_stored else (source.images, "images")
                 if scale in source:
@@ -183,7 +201,7 @@ class TrainingData:
 
     def decode(self, batch: StoredBatch) -> LatentBatch:
         """float32 values of a batch of `read` (with moments), on its device."""
-        decoded: dict[str, dict[str, Tensor]] = {"tokens": {}, "attention": {}}
+        decoded: dict[str, dict[str, Tensor]] = {"tokens": {}, "attention": {}, "class_token": {}}
         for key, values in batch.items():
             name, _, encoder = key.partition(":")
             if name not in decoded:
@@ -191,10 +209,14 @@ class TrainingData:
             source = self.features[encoder]
             if isinstance(source, StoredArrays):
                 scale = batch.get(f"{name}_scale:{encoder}")
-                storage = source.attributes.get("storage", "")
+                stored = source.attributes.get("storage", "")
+                storage = "float16" if name == "class_token" else stored
                 decoded[name][encoder] = decode(values, scale, storage)
             else:
                 decoded[name][encoder] = source.encode(values, name)
+        for encoder, first in decoded.pop("class_token").items():
+            tokens = decoded["tokens"]
+            tokens[encoder] = torch.cat([first[:, None], tokens[encoder]], dim=1)
         return LatentBatch(batch["mean"].float(), batch["std"].float(), batch["labels"], **decoded)
 
 
@@ -220,6 +242,9 @@ def _stored_features(path: Path | str) -> StoredArrays:
             require_form(arrays, name, axes, (STORED_TYPES[storage],))
             if storage != "float16":
                 require_form(arrays, scale_name(name), arrays.shape(name)[:-1], ("float16",))
+    if "class_token" in arrays:
+        count, _, channels = arrays.shape("tokens")
+        require_form(arrays, "class_token", (count, channels), ("float16",))
     return arrays
 
 

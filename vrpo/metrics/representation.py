@@ -78,6 +78,7 @@ def measure_representation(
     normalisation = recorded_normalisation(data.latents.attributes)
     if normalisation is not None:
         check_normalisation(description, normalisation, milestone, str(latents))
+    (of_token, *_) = [*(description.get("alignment") or {}).get("encoders", []), ""]
     blocks = _blocks(options.blocks, len(network.blocks))
     chosen = _chosen(data.count, options.images)
     test = _test_rows(len(chosen), options.test_fraction)
@@ -104,7 +105,9 @@ def measure_representation(
     total = len(options.noise_levels) * len(blocks)
     with full_precision(), tqdm(total=total, desc="representation", unit="block") as bar:
         for level in options.noise_levels:
-            features_of = _hidden(network, process, data, chosen, level, blocks, options.batch_size)
+            features_of = _hidden(
+                network, process, data, chosen, level, blocks, options.batch_size, of_token
+            )
             for block, hidden in features_of.items():
                 measured.append({"noise_level": level, **scores(block, hidden)})
                 bar.update()
@@ -146,9 +149,13 @@ def _hidden(
     level: float,
     blocks: list[int],
     batch_size: int,
+    encoder: str,
 ) -> dict[int, Tensor]:
-    """Features [N, width] on the CPU after each block, of the images `chosen` noised to `level`."""
-    device = next(network.parameters()).device
+    """Features [N, width] on the CPU after each block, of the images `chosen` noised to `level`.
+
+    A network that denoises a class token gets that of `encoder`, noised likewise.
+    """
+    device, joint = next(network.parameters()).device, getattr(network, "joint", None)
     parts: list[list[Tensor]] = []
     for indices in _batches(chosen, batch_size):
         batch = data.gather(indices)
@@ -156,15 +163,21 @@ def _hidden(
         x0 = (batch.mean + batch.std * draws[:, 0]).to(device)
         t = process.at_level(level, len(indices)).to(device)
         x_t = process.corrupt(x0, draws[:, 1].to(device), t)
+        if joint is not None:
+            token = data.class_tokens(encoder, indices).to(device)
+            drawn = [_draws(int(index), (joint.width,), "class-token") for index in indices]
+            noise = torch.stack(drawn)[:, 0].to(device)
+            x_t = joint.noised(x_t, token, noise, t, process.corrupt)
         null = torch.full((len(indices),), network.null_label, device=device)
         _, hidden = network(x_t.float(), process.network_time(t), null, hidden_after=tuple(blocks))
-        parts.append([tokens.float().mean(1).cpu() for tokens in hidden])
+        patches = [tokens[:, joint is not None :] for tokens in hidden]
+        parts.append([tokens.float().mean(1).cpu() for tokens in patches])
     return dict(zip(blocks, map(torch.cat, zip(*parts, strict=True)), strict=True))
 
 
-def _draws(index: int, shape: tuple[int, ...]) -> Tensor:
-    """Draws [2, C, h, w] of an image, the same at all levels and for all networks."""
-    return torch.randn(2, *shape, generator=torch_generator("representation", index))
+def _draws(index: int, shape: tuple[int, ...], *what: str) -> Tensor:
+    """Draws [2, *shape] of an image, the same at all levels and for all networks."""
+    return torch.randn(2, *shape, generator=torch_generator("representation", *what, index))
 
 
 def _encoder_features(data: TrainingData, chosen: np.ndarray, batch_size: int) -> dict[str, Tensor]:

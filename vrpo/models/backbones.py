@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, TypeVar
 
 from torch import nn
 
 from vrpo.config.classes import find_class
 from vrpo.errors import UserError
+from vrpo.models.entangled import EntangledTransformer
 from vrpo.models.transformer import DiffusionTransformer, build_transformer, network_arguments
 
 if TYPE_CHECKING:
@@ -17,20 +19,34 @@ T = TypeVar("T")
 
 
 def build_network(
-    model: ModelOptions, latent_shape: tuple[int, ...] | list[int], out_channels: int
+    model: ModelOptions,
+    latent_shape: tuple[int, ...] | list[int],
+    out_channels: int,
+    class_token: int | None = None,
 ) -> DiffusionTransformer | nn.Module:
     """The network of `model` for latents of shape (C, h, w): the transformer or `model.backbone`.
+
+    With `class_token`, its channels, the transformer denoises one beside the latents (REG).
 
     A custom class takes the keyword arguments of `DiffusionTransformer` and those in
     `model.arguments`. It has `null_label` and, as there, `forward(x, t, labels, hidden_after)`;
     `hidden` where VRPO compares with the averaged network, `traced` where HASTE reads attention.
 
     Raises:
-        UserError: as `build_transformer`, or the class cannot be imported or constructed.
+        UserError: as `build_transformer`, the class cannot be imported or constructed, or is to
+            denoise a class token.
     """
     backbone = getattr(model, "backbone", None)
     if backbone is None:
-        return build_transformer(model, latent_shape, out_channels)
+        network = DiffusionTransformer
+        if class_token is not None:
+            network = functools.partial(EntangledTransformer, class_token=class_token)
+        return build_transformer(model, latent_shape, out_channels, network)
+    if class_token is not None:
+        raise UserError(
+            f"model {model.name}: `{backbone}` denoises no class token, as REG needs; "
+            "take a model without `backbone`, or another alignment"
+        )
     sizes = network_arguments(model, latent_shape, out_channels)
     network_class = import_class(backbone, nn.Module, f"model {model.name}")
     try:

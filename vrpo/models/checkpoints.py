@@ -207,8 +207,9 @@ def load_milestone(
     """
     state, _, description = read_milestone(path)
     model = SimpleNamespace(**description["model"])
+    sizes = description["latent_shape"], description["out_channels"]
     network = build_loaded(
-        lambda: build_network(model, description["latent_shape"], description["out_channels"]),
+        lambda: build_network(model, *sizes, description.get("class_token")),
         state,
         path,
         sized_by_file=not hasattr(model, "backbone"),

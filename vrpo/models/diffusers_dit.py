@@ -72,6 +72,11 @@ def export_pipeline(milestone: Path | str, tokenizer: Tokenizer, output: Path | 
             f"{milestone}: is no DiT with DDPM and linear betas, and diffusers' DiTPipeline "
             "samples no other; give a milestone of DiT"
         )
+    if "class_token" in description:
+        raise UserError(
+            f"{milestone}: denoises a class token (REG), which diffusers' DiTPipeline does not "
+            "know; give a milestone of another alignment"
+        )
     channels, side, _ = description["latent_shape"]
     own = tokenizer.vae.config.latent_channels
     if own != channels:

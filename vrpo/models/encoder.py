@@ -74,6 +74,19 @@ class VisualEncoder(nn.Module):
 
     forward = tokens
 
+    def class_token(self, images: Tensor) -> Tensor:
+        """Class token `[B, D]` float32 of `images` uint8 `[B, 3, H, W]`, after the final norm.
+
+        Raises:
+            UserError: the network has none.
+        """
+        if getattr(self.network, "cls_token", None) is None or not self.prefix:
+            raise UserError(
+                f"encoders: {type(self.network).__name__} has no class token; set `class_token: "
+                "false`, and choose an encoder with one for REG, e.g. DINOv2"
+            )
+        return all_tokens(self.network, self.input(images))[:, 0]
+
     def attention(self, images: Tensor) -> Tensor:
         """Queries and keys `[B, L, 2, heads, T, D / heads]` float32 of patch tokens, in L blocks.
 
@@ -118,10 +131,21 @@ class VisualEncoder(nn.Module):
 
 
 def patch_tokens(network: nn.Module, inputs: Tensor) -> Tensor:
-    """Patch tokens `[B, T, D]` float32 of prepared inputs, after the final norm.
+    """Patch tokens `[B, T, D]` float32 of prepared inputs, as `all_tokens`.
 
-    Class and register tokens are left out. A network that pools before its norm has no `norm` but
-    `fc_norm`, which `forward_features` leaves out: it is applied here.
+    Class and register tokens are left out.
+
+    Raises:
+        UserError: the network gives no row of tokens.
+    """
+    return all_tokens(network, inputs)[:, int(getattr(network, "num_prefix_tokens", 0)) :]
+
+
+def all_tokens(network: nn.Module, inputs: Tensor) -> Tensor:
+    """Tokens `[B, prefix + T, D]` float32 of prepared inputs, after the final norm.
+
+    A network that pools before its norm has no `norm` but `fc_norm`, which `forward_features`
+    leaves out: it is applied here.
 
     Raises:
         UserError: the network gives no row of tokens.
@@ -134,7 +158,7 @@ def patch_tokens(network: nn.Module, inputs: Tensor) -> Tensor:
         )
     if isinstance(getattr(network, "norm", None), nn.Identity):
         tokens = getattr(network, "fc_norm", network.norm)(tokens)
-    return tokens[:, int(getattr(network, "num_prefix_tokens", 0)) :].float()  # (B, T, D)
+    return tokens.float()
 
 
 def create_network(options: NetworkOptions, num_classes: int, **extra: Any) -> nn.Module:

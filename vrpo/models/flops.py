@@ -14,16 +14,24 @@ def vit_flops(tokens: int, width: int, depth: int) -> float:
 
 
 def transformer_flops(
-    *, depth: int, width: int, patch_size: int, side: int, channels: int, out_channels: int
+    *,
+    depth: int,
+    width: int,
+    patch_size: int,
+    side: int,
+    channels: int,
+    out_channels: int,
+    class_token: int = 0,
 ) -> float:
     """One forward pass of a SiT or DiT on a latent [channels, side, side].
 
-    That is a ViT's, 12 D^2 a block for adaLN, and both ends.
+    That is a ViT's, 12 D^2 a block for adaLN, and both ends. `class_token` are the channels of one
+    that is denoised too, 0 where none is.
     """
     tokens, patch = (side // patch_size) ** 2, patch_size**2
-    patches = 2 * tokens * width * patch * (channels + out_channels)
+    patches = 2 * tokens * width * patch * (channels + out_channels) + 4 * width * class_token
     ends = patches + 2 * width * (256 + width) + 4 * width**2
-    return vit_flops(tokens, width, depth) + depth * 12 * width**2 + ends
+    return vit_flops(tokens + (class_token > 0), width, depth) + depth * 12 * width**2 + ends
 
 
 def projector_flops(*, tokens: int, width_in: int, width_hidden: int, width_out: int) -> float:

@@ -1,4 +1,4 @@
-"""Checkpoints of the official DiT, SiT, REPA, iREPA, REPA-E and HASTE code, in and out.
+"""Checkpoints of the official DiT, SiT, REPA, iREPA, REPA-E, HASTE and REG code, in and out.
 
 Their tensors have our names. Differences are converted exactly, so that process and samplers need
 not know where weights come from:
@@ -7,6 +7,7 @@ not know where weights come from:
 - REPA, iREPA, HASTE: nothing; their projectors become the alignment's. Early files of REPA call the
   blocks after the aligned one `decoder_blocks`.
 - REPA-E: nothing; its batch norm of the latents becomes their normalisation.
+- REG: nothing; its position embedding has a row of zeros for the class token, ours has not.
 - SiT: its time runs from noise (0) to data (1), ours the other way, as REPA's, so
   `v(x, t) = -v_SiT(x, 1 - t)`. The sign goes into the last layer. The time enters by cosines and
   sines of `t f`, and those of `(1 - t) f` are a rotation and reflection of them. It goes into the
@@ -29,8 +30,10 @@ from vrpo.config.resolved import PAPER_SIZES
 from vrpo.config.runs import FAMILIES
 from vrpo.errors import UserError
 from vrpo.files import atomic_output, sha256
+from vrpo.models.backbones import build_network
 from vrpo.models.checkpoints import METADATA_KEY, check_state, read_milestone, save_milestone
 from vrpo.models.diffusers_dit import read_transformer
+from vrpo.models.official_class_token import has_class_token, taken_class_token, with_position
 from vrpo.models.official_layout import (
     LAST,
     Layout,
@@ -54,13 +57,13 @@ from vrpo.models.released import (
     released_step,
     taken_normalisation,
 )
-from vrpo.models.transformer import TimeEmbedding, build_transformer, position_embedding
+from vrpo.models.transformer import TimeEmbedding, position_embedding
 from vrpo.models.weights import read_weights
 
-Family = Literal["dit", "sit", "repa", "irepa", "haste"]
-ALIGNED = ("repa", "irepa", "haste")  # one and the same network and process, with projectors
+Family = Literal["dit", "sit", "repa", "irepa", "haste", "reg"]
+ALIGNED = ("repa", "irepa", "haste", "reg")  # one process, with projectors; REG has its network
 
-REMEDY = "give a checkpoint of the official DiT, SiT, REPA, iREPA or HASTE code"
+REMEDY = "give a checkpoint of the official DiT, SiT, REPA, iREPA, HASTE or REG code"
 PATHS = {"linear": "linear", "cosine": "cosine", "Linear": "linear", "GVP": "cosine"}
 
 
@@ -116,6 +119,7 @@ def import_checkpoint(
     state = with_todays_names(released_state(content, weights, path))
     arguments = released_arguments(content)
     normalisation = taken_normalisation(state, path)
+    class_token = taken_class_token(state, path)
     family = _family(family, state, arguments, path)
     projectors = {name: tensor for name, tensor in state.items() if name.startswith(PREFIX)}
     state = {name: tensor for name, tensor in state.items() if name not in projectors}
@@ -138,7 +142,7 @@ def import_checkpoint(
     out_channels = layout.channels * (2 if doubled else 1)
     with torch.device("meta"):
         described = SimpleNamespace(name=name, **sizes)
-        expected = build_transformer(described, latent_shape, out_channels)
+        expected = build_network(described, latent_shape, out_channels, class_token)
     check_state(expected, state, path)
     if family == "sit":
         state = _from_sit(state, layout)
@@ -152,10 +156,12 @@ def import_checkpoint(
         "process": _process(family, arguments, path),
         "latent_shape": latent_shape,
         "out_channels": layout.channels * (2 if family == "dit" else 1),
-        "alignment": describe_alignment(projectors, arguments),
+        "alignment": describe_alignment(projectors, arguments, class_token is not None),
         "config_sha256": None,
         "source": {"file": path.name, "sha256": sha256(path), "family": family, "weights": weights},
     }
+    if class_token is not None:
+        description["class_token"] = class_token
     if normalisation:
         description["normalisation"] = normalisation
     save_milestone(output, state, projectors, description)
@@ -172,8 +178,8 @@ def export_checkpoint(
     Args:
         milestone: safetensors file of a run, or of `import_checkpoint`.
         output: `.pt` file to write.
-        family: whose code is to read it; None: DiT for DDPM, iREPA for a run with its projectors,
-            REPA for one with others, else SiT.
+        family: whose code is to read it; None: DiT for DDPM, REG for a network with a class token,
+            iREPA for a run with its projectors, REPA for one with others, else SiT.
 
     Returns:
         The family.
@@ -185,16 +191,20 @@ def export_checkpoint(
     state, alignment, description = read_milestone(milestone)
     projectors = {name: tensor for name, tensor in alignment.items() if name.startswith(PREFIX)}
     process, convolutional = description["process"]["kind"], is_convolutional(projectors)
-    ddpm = process == "ddpm"
+    ddpm, joint = process == "ddpm", "class_token" in description
     if family is None:
-        aligned = "irepa" if convolutional else "repa"
+        aligned = "reg" if joint else "irepa" if convolutional else "repa"
         family = "dit" if ddpm else aligned if projectors else "sit"
     if ddpm != (family == "dit"):
-        fitting = "dit" if ddpm else "sit, repa, irepa or haste"
+        fitting = "dit" if ddpm else "sit, repa, irepa, haste or reg"
         raise UserError(
             f"--family {family}: {milestone} was trained with the process `{process}`; "
             f"choose {fitting}"
         )
+    if joint != (family == "reg"):
+        has = "a network that denoises a class token, as only REG's" if joint else "no class token"
+        fitting = "choose reg" if joint and not ddpm else "choose another, or another milestone"
+        raise UserError(f"--family {family}: {milestone} has {has}; {fitting}")
     if family in ("repa", "haste") and convolutional:
         raise UserError(
             f"--family {family}: {milestone} has iREPA's projectors, "
@@ -205,7 +215,8 @@ def export_checkpoint(
         state = _to_sit(state, model["patch_size"], latent[0])
     if family in ALIGNED:
         state |= write_projectors(projectors)
-    state["pos_embed"] = position_embedding(model["width"], latent[1] // model["patch_size"])
+    positions = position_embedding(model["width"], latent[1] // model["patch_size"])
+    state["pos_embed"] = with_position(positions) if joint else positions
     buffer = io.BytesIO()  # a file's own name would be written into it
     torch.save({"ema": dict(sorted(state.items()))}, buffer)
     with atomic_output(output) as partial:
@@ -259,6 +270,10 @@ def _family(
         raise UserError(
             f"{path}: DiT's and SiT's checkpoints hold the same tensors, and nothing else in this "
             "file tells which it is; say `--family dit` or `--family sit`"
+        )
+    if given == "reg" and not has_class_token(state):
+        raise UserError(
+            f"--family reg: {path} has no class token; say `--family {found}`, or leave it out"
         )
     # REPA, iREPA and HASTE call their network, which is REPA's, SiT; without arguments nothing
     # tells an MLP of one from another's

@@ -1,6 +1,6 @@
-"""Projectors and arguments of the official REPA, iREPA and HASTE code, in and out.
+"""Projectors and arguments of the official REPA, iREPA, HASTE and REG code, in and out.
 
-Tensors are named `projectors.<encoder>.`. REPA and HASTE have the layers of an MLP there, iREPA a
+Tensors are named `projectors.<encoder>.`. REPA, HASTE and REG have an MLP's layers there, iREPA a
 `projection_layer`: a convolution, an MLP, or a linear map, which is a convolution of kernel 1. Ours
 are REPA's MLP (`Projector`) and the convolution (`ConvolutionalProjector`), without that name.
 """
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from vrpo.errors import UserError
 from vrpo.models.checkpoints import check_state
+from vrpo.models.official_class_token import has_class_token
 from vrpo.models.projector import ConvolutionalProjector, Projector
 
 PREFIX = "projectors."
@@ -56,7 +57,9 @@ def is_convolutional(projectors: Mapping[str, Tensor]) -> bool:
 
 
 def family_of(state: Mapping[str, Tensor], arguments: Mapping[str, Any]) -> str | None:
-    """`repa`, `irepa` or `haste`, as projectors and arguments of a checkpoint tell; else None."""
+    """`repa`, `irepa`, `haste` or `reg`, as tensors and arguments of a checkpoint tell; or None."""
+    if has_class_token(state):
+        return "reg"
     projectors = [name for name in state if name.startswith(PREFIX)]
     layer = re.compile(r"projectors\.\d+\.projection_layer\.weight")
     normalised = arguments.get("spnorm_method", "none") != "none"
@@ -68,11 +71,11 @@ def family_of(state: Mapping[str, Tensor], arguments: Mapping[str, Any]) -> str 
 
 
 def describe_alignment(
-    projectors: Mapping[str, Tensor], arguments: Mapping[str, Any]
+    projectors: Mapping[str, Tensor], arguments: Mapping[str, Any], class_token: bool = False
 ) -> dict[str, Any]:
     """The alignment of a checkpoint, as in a run's description; None: the file does not say.
 
-    `projectors` are those of `read_projectors`.
+    `projectors` are those of `read_projectors`; `class_token`, whether the network denoises one.
     """
     if not projectors:
         return {"kind": "none"}
@@ -87,6 +90,8 @@ def describe_alignment(
         gamma = arguments.get("zscore_alpha") if zscore else None
         return {"kind": "irepa", **shared, "kernel_size": kernel_size, "gamma": gamma}
     shared["projector_width"] = len(projectors["projectors.0.0.bias"])
+    if class_token:
+        return {"kind": "reg", **shared, "class_token_weight": arguments.get("cls")}
     if "attn_coeff" in arguments:
         return {
             "kind": "haste",

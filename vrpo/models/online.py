@@ -61,7 +61,8 @@ class OnlineFeatures:
         return name in self._shapes
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Shape as if stored: `tokens` [N, T, D], `attention` [N, L, 2, heads, T, D / heads].
+        """Shape as if stored: `tokens` [N, T, D], `class_token` [N, D], or `attention`
+        [N, L, 2, heads, T, D / heads].
 
         Raises:
             UserError: there is nothing of this name.
@@ -75,8 +76,8 @@ class OnlineFeatures:
 
     @torch.no_grad()
     def encode(self, pixels: Tensor, name: str) -> Tensor:
-        """`tokens` or `attention` float32 [B, ...] of images uint8 [B, H, W, 3], on that device."""
-        make = self.encoder.tokens if name == "tokens" else self.encoder.attention
+        """The values of `shape` float32 [B, ...] of images uint8 [B, H, W, 3], on that device."""
+        make = getattr(self.encoder, name)
         parts = [
             make(part.to(self._device).permute(0, 3, 1, 2).contiguous())
             for part in pixels.split(self._batch_size)
@@ -115,6 +116,8 @@ def describe_features(
     shapes = {"tokens": list(encoder.tokens(example).shape[1:])}
     if encoder.attention_layers:
         shapes["attention"] = list(encoder.attention(example).shape[1:])
+    if attributes.get("class_token"):
+        shapes["class_token"] = list(encoder.class_token(example).shape[1:])
     content = {
         "kind": KIND,
         "images": _relative(images, path),

@@ -117,14 +117,8 @@ def taken_normalisation(state: dict[str, Tensor], path: Path) -> dict[str, list[
     1 / sqrt(variance) and the shift that are its running statistics.
 
     Raises:
-        UserError: the statistics are incomplete, or the state is that of REG's network.
+        UserError: the statistics are incomplete.
     """
-    if "cls_projectors2.weight" in state:
-        raise UserError(
-            f"{path}: is a checkpoint of REG, whose network denoises a class token beside the "
-            "latents, which no network here does; give one of DiT, SiT, REPA, iREPA, REPA-E or "
-            "HASTE"
-        )
     found = [state.pop(f"bn.running_{name}", None) for name in ("var", "mean")]
     if found == [None, None]:
         return None

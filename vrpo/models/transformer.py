@@ -140,8 +140,12 @@ class FinalLayer(nn.Module):
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
         """Tokens [B,N,W] and activated condition [B,1,W] to patches [B,N,p p out]."""
+        return self.linear(self.normed(x, c))
+
+    def normed(self, x: Tensor, c: Tensor) -> Tensor:
+        """The modulated tokens [B,N,W]."""
         shift, scale = self.adaLN_modulation(c).chunk(2, dim=-1)
-        return self.linear(modulated_norm(x, shift, scale))
+        return modulated_norm(x, shift, scale)
 
 
 class DiffusionTransformer(nn.Module):
@@ -244,7 +248,7 @@ class DiffusionTransformer(nn.Module):
             if index in hidden_after:
                 x, kept = (x, x) if gate is None else gate(x)
                 hidden.append(kept)
-        return self._unpatchify(self.final_layer(x, c)), hidden, attention
+        return self._predict(x, c), hidden, attention
 
     def hidden(self, x: Tensor, t: Tensor, labels: Tensor, after: int) -> Tensor:
         """Hidden tokens [B,N,width] after block `after`, from 1; later blocks do not run."""
@@ -257,6 +261,10 @@ class DiffusionTransformer(nn.Module):
         """Tokens [B,N,W], and the condition [B,1,W] after the SiLU that all adaLNs share."""
         c = F.silu(self.t_embedder(t) + self.y_embedder(labels))
         return self.x_embedder(x) + self.pos_embed, c.unsqueeze(1)
+
+    def _predict(self, x: Tensor, c: Tensor) -> Tensor:
+        """The prediction [B,out,H,W] of the last block's tokens [B,N,W]."""
+        return self._unpatchify(self.final_layer(x, c))
 
     def _unpatchify(self, patches: Tensor) -> Tensor:
         """[B,N,p p out] to [B,out,H,W]."""
@@ -278,9 +286,12 @@ def position_embedding(width: int, grid: int) -> Tensor:
 
 
 def build_transformer(
-    model: ModelOptions, latent_shape: tuple[int, ...] | list[int], out_channels: int
+    model: ModelOptions,
+    latent_shape: tuple[int, ...] | list[int],
+    out_channels: int,
+    network: Callable[..., DiffusionTransformer] = DiffusionTransformer,
 ) -> DiffusionTransformer:
-    """The transformer of `model` for latents of shape (C, h, w).
+    """The transformer of `model` for latents of shape (C, h, w), constructed by `network`.
 
     Raises:
         UserError: as `network_arguments`, or the width is not divisible by 4 and by the heads.
@@ -290,7 +301,7 @@ def build_transformer(
             f"model {model.name}: width {model.width} must be a multiple of 4 "
             f"and of its {model.heads} heads"
         )
-    return DiffusionTransformer(**network_arguments(model, latent_shape, out_channels))
+    return network(**network_arguments(model, latent_shape, out_channels))
 
 
 def network_arguments(

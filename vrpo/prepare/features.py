@@ -44,6 +44,7 @@ def encode_features(
       [N, T] float16.
     - `attention` [N, L, 2, heads, T, D / heads] and `attention_scale`: queries and keys of the L
       blocks of `options.attention`, stored as the tokens are.
+    - `class_token` [N, D] float16, where `options.class_token`.
     - `error` [N, 2] float32: each image's mean and worst 1 - cos between a token and its stored
       value. The attribute `error` has both over all images.
 
@@ -67,6 +68,8 @@ def encode_features(
     shapes = {key: ((count, *values.shape[1:]), kind) for key, values in arrays.items()}
     if options.storage != "float16":
         shapes |= {scale_name(key): (shape[:-1], np.float16) for key, (shape, _) in shapes.items()}
+    if options.class_token:
+        shapes["class_token"] = ((count, *encoder.class_token(example).shape[1:]), np.float16)
     shapes["error"] = ((count, 2), np.float32)
 
     def stored_of(pixels: Tensor) -> dict[str, Tensor]:
@@ -77,6 +80,8 @@ def encode_features(
         if options.attention:
             both = encode(encoder.attention(pixels), options.storage)
             stored["attention"], stored["attention_scale"] = both
+        if options.class_token:
+            stored["class_token"] = encoder.class_token(pixels).half()
         return {key: values for key, values in stored.items() if values is not None}
 
     with ArrayWriter(output, shapes, shard_attributes(output, attributes, {})) as writer:
@@ -105,4 +110,5 @@ def _attributes(
         "storage": options.storage if options.features == "cached" else "online",
         "batch_size": options.batch_size,
         **({"attention": options.attention} if options.attention else {}),
+        **({"class_token": True} if options.class_token else {}),
     }

@@ -141,6 +141,10 @@ class DDPM(Process):
         fraction = (position + 1) / 2
         return row[4] * x0 + row[5] * x_t, fraction * row[7] + (1 - fraction) * row[6]
 
+    def error(self, prediction: Tensor, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """Mean squared error of the noise [B]."""
+        return (prediction.float() - noise).square().flatten(1).mean(1)
+
     def losses(
         self, prediction: Tensor, x0: Tensor, noise: Tensor, x_t: Tensor, t: Tensor
     ) -> tuple[Tensor, Tensor]:
@@ -153,7 +157,7 @@ class DDPM(Process):
         the velocity; with the limit 1 it is DiT's.
         """
         predicted, position = prediction.float().chunk(2, dim=1)
-        error = (predicted - noise).square().flatten(1).mean(1)
+        error = self.error(predicted, x0, noise, t)
         weighted = self._rows(t)[9].flatten() * error
         frozen = torch.cat([predicted.detach(), position], dim=1)
         return weighted + self.variational_bound(frozen, x0, x_t, t), error

@@ -104,11 +104,15 @@ class Interpolant(Process):
         _, _, d_alpha, d_sigma = self.coefficients(per_sample(t))
         return d_alpha * x0 + d_sigma * noise
 
+    def error(self, prediction: Tensor, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """Mean squared error of the velocity [B]."""
+        return (prediction.float() - self.velocity(x0, noise, t)).square().flatten(1).mean(1)
+
     def losses(
         self, prediction: Tensor, x0: Tensor, noise: Tensor, x_t: Tensor, t: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Mean squared error of the velocity [B], twice."""
-        error = (prediction.float() - self.velocity(x0, noise, t)).square().flatten(1).mean(1)
+        error = self.error(prediction, x0, noise, t)
         return error, error
 
     def x0_hat(self, prediction: Tensor, x_t: Tensor, t: Tensor) -> Tensor:

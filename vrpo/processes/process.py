@@ -56,6 +56,10 @@ class Process(nn.Module, ABC):
         """The noised latents x_t."""
 
     @abstractmethod
+    def error(self, prediction: Tensor, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """mean (prediction - target)^2 [B] of predictions [B,C,h,w] without variance."""
+
+    @abstractmethod
     def losses(
         self, prediction: Tensor, x0: Tensor, noise: Tensor, x_t: Tensor, t: Tensor
     ) -> tuple[Tensor, Tensor]:

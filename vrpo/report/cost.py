@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from vrpo.config.alignments import AnyAlignment
 from vrpo.config.experiment import ExperimentConfig
 from vrpo.config.networks import EncoderOptions
 from vrpo.config.resolved import ModelOptions, RunConfig
@@ -82,16 +83,29 @@ def encoder_tokens(encoder: EncoderOptions) -> tuple[int, int, int]:
     return (encoder.image_size // patch) ** 2, width, depth
 
 
-def run_flops(run: RunConfig, side: int, channels: int) -> float:
-    """One forward pass of a run's SiT or DiT on one latent [channels, side, side]."""
-    return network_flops(run.model, run.process.kind, side, channels)
+def run_flops(run: RunConfig, side: int, channels: int, class_token: int = 0) -> float:
+    """One forward pass of a run's SiT or DiT on one latent [channels, side, side].
+
+    With `class_token` of `class_token_of`.
+    """
+    return network_flops(run.model, run.process.kind, side, channels, class_token)
 
 
-def network_flops(model: ModelOptions, process: str, side: int, channels: int) -> float:
+def class_token_of(alignment: AnyAlignment, config: ExperimentConfig) -> int:
+    """Channels of the class token that the network denoises; 0: none."""
+    if not alignment.needs_class_token:
+        return 0
+    return encoder_tokens(config.encoders[alignment.encoders[0]])[1]
+
+
+def network_flops(
+    model: ModelOptions, process: str, side: int, channels: int, class_token: int = 0
+) -> float:
     """As `run_flops`, of a network without a run."""
     size = {"depth": model.depth, "width": model.width, "patch_size": model.patch_size}
     out_channels = 2 * channels if process == "ddpm" else channels
-    return transformer_flops(**size, side=side, channels=channels, out_channels=out_channels)
+    ends = {"channels": channels, "out_channels": out_channels, "class_token": class_token}
+    return transformer_flops(**size, side=side, **ends)
 
 
 def projectors_flops(run: RunConfig, tokens: int, widths: list[int]) -> float:
@@ -121,7 +135,10 @@ def training_flops(run: RunConfig, config: ExperimentConfig) -> dict[str, float]
     shape = channels, side, side
     size = {"width": config.critic.width, "depth": config.critic.depth}
     critics = [critic_flops(latent_shape=shape, tokens=each, **size) for each in tokens]
-    target, forward = run.alignment.cleaner_target, run_flops(run, side, channels)
+    class_token = class_token_of(run.alignment, config)
+    grid += class_token > 0
+    target = run.alignment.cleaner_target
+    forward = run_flops(run, side, channels, class_token)
     averaged = forward * target.depth / run.model.depth if target is not None else 0.0
     return {
         "network": 3 * forward + averaged,
@@ -130,22 +147,27 @@ def training_flops(run: RunConfig, config: ExperimentConfig) -> dict[str, float]
     }
 
 
-def parameters(run: RunConfig, side: int, channels: int) -> int:
-    """Parameters of the transformer, without projector."""
+def parameters(run: RunConfig, side: int, channels: int, class_token: int = 0) -> int:
+    """Parameters of the transformer, without projector; `class_token` of `class_token_of`."""
     width, patch = run.model.width, run.model.patch_size**2 * channels
     out = 2 * patch if run.process.kind == "ddpm" else patch
     attention, mlp = 4 * width**2 + 4 * width, 8 * width**2 + 5 * width
     block = attention + mlp + 6 * width**2 + 6 * width  # with modulation
     time = (256 + 1) * width + (width + 1) * width
     embeddings = (patch + 1) * width + time + (run.model.num_classes + 1) * width
-    return run.model.depth * block + embeddings + 2 * width * (width + 1) + (width + 1) * out
+    token = (class_token + 3) * width + (width + 1) * class_token if class_token else 0
+    ends = embeddings + 2 * width * (width + 1) + (width + 1) * out + token
+    return run.model.depth * block + ends
 
 
 def sampling_flops(config: ExperimentConfig, run: str, sampler: SamplerOptions) -> float:
     """FLOPs of the network, and of the reward that guides it, for one sampled image."""
     side, channels = latent_side(config), config.tokenizer.latent_channels
     model = config.model_of(run)
-    one = network_flops(model, config.process_of(run), side, channels)
+    class_token = 0
+    if run in config.runs:
+        class_token = class_token_of(config.alignments[config.runs[run].alignment], config)
+    one = network_flops(model, config.process_of(run), side, channels, class_token)
     flops, passes = network_evaluations(sampler) * one, reward_passes(sampler)
     if not passes:
         return flops
@@ -206,7 +228,8 @@ def _preparation(config: ExperimentConfig, machine: Machine, count: int) -> Iter
         tokens, width, depth = encoder_tokens(encoder)
         token_bytes = 2 * width if encoder.storage == "float16" else width + 2
         arrays = 1 + 2 * len(encoder.attention)  # queries and keys are as wide as tokens
-        stored = 0 if encoder.features == "online" else tokens * token_bytes * arrays * count
+        bytes_of_image = tokens * token_bytes * arrays + 2 * width * encoder.class_token
+        stored = 0 if encoder.features == "online" else bytes_of_image * count
         flops = vit_flops(tokens, width, depth) * count
         yield _row(f"features of {name}", flops, stored, machine.inference, machine)
 
@@ -223,7 +246,8 @@ def _trainings(config: ExperimentConfig, machine: Machine) -> Iterator[Cost]:
             milestones, batch = config.milestones_of(run.run), run.training.batch_size
             flops += sum(training_flops(run, config).values()) * batch * milestones[-1]
             states = len(milestones) + 4 * KEPT_STATES
-            kept += 4 * parameters(run, side, channels) * states
+            own = parameters(run, side, channels, class_token_of(run.alignment, config))
+            kept += 4 * own * states
         yield _row(f"training {model}, {len(runs)} runs", flops, kept, machine.training, machine)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vrpo.errors import UserError
 from vrpo.processes.process import Process, per_sample
-from vrpo.sampling.draws import ImageDraws
+from vrpo.sampling.draws import ImageDraws, JointDraws
 from vrpo.sampling.network import SamplingNetwork
 from vrpo.sampling.reward import SemanticReward
 
@@ -24,10 +24,10 @@ def best_of(
     process: Process,
     labels: Tensor,
     reward: SemanticReward,
-    draws: ImageDraws,
-    candidate: Callable[[ImageDraws], Tensor],
+    draws: ImageDraws | JointDraws,
+    candidate: Callable[[ImageDraws | JointDraws], Tensor],
 ) -> Tensor:
-    """Latents [B,C,h,w] float32 of the images of `draws`.
+    """Latents [B,C,h,w] float32 of the images of `draws`, or their joint states with class tokens.
 
     A finished latent is given to the network as it is, at the least noise level. The first
     candidate is the image that there is without a choice; of equal ones the first is kept.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from vrpo.models.entangled import JointState
 from vrpo.seeds import torch_generator
 
 
@@ -46,3 +47,22 @@ class ImageDraws:
         for draw, generator in zip(draws, self.generators, strict=True):
             draw.normal_(generator=generator)
         return draws.to(self.device, non_blocking=True)
+
+
+class JointDraws:
+    """Draws [B,C+K,h,w] of latents, equal to those of another network, with a class token."""
+
+    def __init__(self, latents: ImageDraws, joint: JointState) -> None:
+        purpose, seed = latents.key
+        self.latents, self.joint = latents, joint
+        self.tokens = ImageDraws(
+            seed, latents.numbers, (joint.width,), latents.device, f"{purpose}-class-token"
+        )
+
+    def again(self, candidate: int) -> JointDraws:
+        """As of `ImageDraws`."""
+        return JointDraws(self.latents.again(candidate), self.joint)
+
+    def normal(self) -> Tensor:
+        """As of `ImageDraws`; the padding is zero."""
+        return self.joint.pack(self.latents.normal(), self.tokens.normal())

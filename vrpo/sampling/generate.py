@@ -38,7 +38,7 @@ from vrpo.runtime.precision import use_tf32
 from vrpo.sampling.best import best_of
 from vrpo.sampling.collector import Collector, rounds, writer_of_first_rank
 from vrpo.sampling.decoding import DecodedBatch
-from vrpo.sampling.draws import ImageDraws
+from vrpo.sampling.draws import ImageDraws, JointDraws
 from vrpo.sampling.network import SamplingNetwork
 from vrpo.sampling.reward import SemanticReward, load_rewards
 
@@ -156,21 +156,26 @@ def sample_latents(
 ) -> Tensor:
     """Latents [B,C,h,w] float32 of the classes `labels` [B].
 
-    `reward` is that of these images, where the guidance is by the representation.
+    `draws` are of latents, and `reward` is that of these images, where the guidance is by the
+    representation. A class token that the network denoises beside them is drawn here and left out.
     """
     chosen = options.guidance
     free = chosen.free
     denoiser = Guided(network, process, labels, free.scale, free.interval, free.channels)
 
-    def sampled(drawn: ImageDraws) -> Tensor:
+    def sampled(drawn: ImageDraws | JointDraws) -> Tensor:
         return sample(process, options, denoiser, drawn.normal(), drawn.normal)
 
+    joint = network.joint
+    drawn = draws if joint is None else JointDraws(draws, joint)
     if isinstance(chosen, BestOfOptions):
-        return best_of(chosen, network, process, labels, reward, draws, sampled)
-    if isinstance(chosen, RepresentationGuidanceOptions):
-        steering = chosen.scale, chosen.interval, chosen.schedule, chosen.channels
-        denoiser = Steered(denoiser, reward, *steering)
-    return sampled(draws)
+        state = best_of(chosen, network, process, labels, reward, drawn, sampled)
+    else:
+        if isinstance(chosen, RepresentationGuidanceOptions):
+            steering = chosen.scale, chosen.interval, chosen.schedule, chosen.channels
+            denoiser = Steered(denoiser, reward, *steering)
+        state = sampled(drawn)
+    return state if joint is None else joint.split(state)[0].contiguous()
 
 
 def check_channels(channels: int, decoder: Tokenizer, milestone: Path | str) -> None:

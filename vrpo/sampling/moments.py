@@ -93,11 +93,18 @@ def reward_moments(
         tokens = {name: values.to(device) for name, values in batch.tokens.items()}
         reward = SemanticReward(alignment, tokens, None)
         labels = batch.labels.to(device)
+        if called.joint is not None:
+            class_token = data.class_tokens(alignment.options.encoders[0], indices).to(device)
         for number in range(NOISE_BINS):
             draws = torch.stack([_draws(int(index), number, shape) for index in indices])
             x0 = (batch.mean + batch.std * draws[:, 0]).to(device)
             t = process.at_level((number + 0.5) / NOISE_BINS, len(indices)).to(device)
             x_t = process.corrupt(x0, draws[:, 1].to(device), t)
+            if called.joint is not None:
+                size, what = (called.joint.width,), "class-token"
+                noise = [_draws(int(index), number, size, what)[0] for index in indices]
+                noise = torch.stack(noise).to(device)
+                x_t = called.joint.noised(x_t, class_token, noise, t, process.corrupt)
             times = process.network_time(t)
             hidden = called.hidden(x_t, times, labels, reward.depth)
             statistics.observe(reward(hidden)[None], process.noise_level(t))
@@ -107,6 +114,6 @@ def reward_moments(
     log.info("reward: measured on %d images at %d noise levels", len(chosen), NOISE_BINS)
 
 
-def _draws(index: int, level: int, shape: tuple[int, ...]) -> torch.Tensor:
-    """Draws [2,C,h,w] of an image at a noise level: of its latent, and of the noise."""
-    return torch.randn(2, *shape, generator=torch_generator("reward-moments", index, level))
+def _draws(index: int, level: int, shape: tuple[int, ...], *what: str) -> torch.Tensor:
+    """Draws [2,*shape] of an image at a noise level: of its latent, and of the noise."""
+    return torch.randn(2, *shape, generator=torch_generator("reward-moments", *what, index, level))

@@ -22,7 +22,7 @@ class SamplingNetwork:
         precision: Literal["fp32", "tf32", "bf16"] = "fp32",
         compiled: bool = False,
     ) -> None:
-        self.null_label = network.null_label
+        self.null_label, self.joint = network.null_label, getattr(network, "joint", None)
         self.precision = precision
         self.network = self.plain = network
         if compiled:

@@ -29,7 +29,7 @@ class SemanticReward:
     """Mean cosine [B] of projected hidden tokens and each image's target, over tokens, encoders.
 
     The projector is the averaged one of the milestone, and cosines are those of its training:
-    iREPA's targets are normalised as there.
+    iREPA's targets are normalised as there. A class token among the hidden tokens is left out.
 
     Args:
         alignment: with the milestone's projectors.
@@ -45,7 +45,8 @@ class SemanticReward:
 
     def __call__(self, hidden: Tensor) -> Tensor:
         """Rewards [B] of hidden tokens [B,N,W]."""
-        return self.alignment.cosine(hidden, self.tokens)
+        count = next(iter(self.tokens.values())).shape[1]
+        return self.alignment.cosine(hidden[:, -count:], self.tokens)
 
     def unit(self, level: float) -> float:
         """1 over the reward's deviation at a noise level; 0 where it is not known."""

@@ -37,7 +37,7 @@ class MicroBatch:
     labels: Tensor  # [B] int64, dropped ones replaced by the null class
     times: Tensor  # [B]
     draw: Tensor  # [B] int64, which of the step's noise draws belongs to each rollout
-    tokens: dict[str, Tensor]  # encoder -> [B, N, D] float32
+    tokens: dict[str, Tensor]  # encoder -> [B, N, D] float32; REG: [B, 1 + N, D]
     attention: dict[str, Tensor]  # encoder -> [B, L, 2, heads, N, D / heads] float32
 
 
@@ -52,6 +52,7 @@ class Feed:
         device: torch.device,
         encoders: tuple[str, ...],
         attention: bool,
+        class_token: bool,
         null_label: int,
         latents: Literal["auto", "resident", "mapped"] = "auto",
     ) -> None:
@@ -61,6 +62,7 @@ class Feed:
         device: where the micro-batches go.
         encoders: those whose tokens are read.
         attention: whether their queries and keys are, too.
+        class_token: whether their class tokens are, too, as the first tokens.
         null_label: label of dropped classes.
         latents: `resident`, all latents are in the device's memory; `mapped`, they are read for
             each batch; `auto`, as they fit.
@@ -70,6 +72,7 @@ class Feed:
         self.wanted: dict[str, Any] = {
             "encoders": encoders,
             "attention": attention,
+            "class_token": class_token,
             "moments": self.resident is None,
         }
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="feed")

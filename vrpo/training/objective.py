@@ -47,7 +47,7 @@ class Objective(nn.Module):
                     "vrpo/models/transformer.py, or choose an alignment that does without"
                 )
         self.network, self.alignment, self.process = network, alignment, process
-        self.options = options
+        self.options, self.joint = options, getattr(network, "joint", None)
         self.measured = alignment.agreement is not None and hasattr(network, "traced")
         if alignment.agreement is not None and not self.measured:
             kind = type(network).__name__
@@ -65,6 +65,7 @@ class Objective(nn.Module):
         step: Tensor | None = None,
         global_targets: GlobalTargets | None = None,
         cleaner_hidden: Tensor | None = None,
+        token_noise: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss (a mean over the micro-batch) and metrics.
 
@@ -73,21 +74,33 @@ class Objective(nn.Module):
             noise: standard normal [B,C,H,W].
             t: times of the process [B].
             labels: classes [B], dropped ones already replaced by the null class.
-            tokens: encoder tokens [B,N,D] by encoder.
+            tokens: encoder tokens [B,N,D] by encoder; [B,1+N,D] where the network denoises a
+                class token, the first.
             old_cosine: the averaged network's cosines [B], where the alignment needs them.
             encoder_attention: queries and keys [B,L,2,heads,N,D/heads] by encoder, where needed.
             step: optimizer steps done so far, int64 scalar.
             global_targets: encoder tokens of the global batch, where the alignment needs them.
             cleaner_hidden: the averaged network's `cleaner_hidden` [B,N,W], where the alignment
                 needs it.
+            token_noise: standard normal [B,D], where the network denoises a class token.
         """
-        process = self.process
-        x_t = process.corrupt(x0, noise, t)
+        process, token_error = self.process, None
+        x_t = given = process.corrupt(x0, noise, t)
+        if self.joint is not None:
+            (encoder,) = self.alignment.options.encoders
+            token = tokens[encoder][:, 0]  # (B, D)
+            given = self.joint.noised(x_t, token, token_noise, t, process.corrupt)
         noise_level = process.noise_level(t)
         with self._autocast(x0):
             times = process.network_time(t)
-            prediction, hidden, attention = self._predict(x_t, times, labels, noise_level)
+            prediction, hidden, attention = self._predict(given, times, labels, noise_level)
             prediction = prediction.float()
+            if self.joint is not None:
+                prediction, of_token = self.joint.split_prediction(prediction)
+                of_token, token, added = (
+                    values[..., None, None] for values in (of_token, token, token_noise)
+                )
+                token_error = process.error(of_token, token, added, t)
             denoising, error = process.losses(prediction, x0, noise, x_t, t)  # (B), (B)
             batch = AlignmentBatch(
                 hidden=hidden,
@@ -102,6 +115,7 @@ class Objective(nn.Module):
                 encoder_attention=encoder_attention or {},
                 step=step,
                 global_targets=global_targets,
+                class_token_error=token_error,
             )
             aligned = self.alignment(batch)
         loss = denoising.mean() + aligned.loss

@@ -11,6 +11,7 @@ from torch import Tensor
 from vrpo.config.alignments import AnyAlignment
 from vrpo.config.training import TrainingOptions
 from vrpo.data.batches import sample_indices
+from vrpo.models.entangled import JointState
 from vrpo.processes.process import Process
 from vrpo.seeds import torch_generator
 
@@ -60,6 +61,40 @@ def plan_step(
     if alignment.by_noise_level:
         order = process.noise_level(times).argsort(stable=True)
     return StepPlan(indices[order.numpy()], times[order], dropped[order], order)
+
+
+@dataclass(frozen=True)
+class StepDraws:
+    """What is random about a whole global batch of B rollouts beside its plan, in draw order."""
+
+    latent: Tensor
+    """Standard normal noise [B,C,h,w] of the VAE's posterior."""
+    noise: Tensor
+    """Standard normal noise [B,C,h,w] of the process."""
+    token: Tensor | None
+    """Standard normal noise [B,D] of a class token, where the network denoises one."""
+    gaps: Tensor | None
+    """Differences of noise levels [B], where the alignment has a cleaner target."""
+
+
+def step_draws(
+    alignment: AnyAlignment,
+    joint: JointState | None,
+    shape: tuple[int, ...],
+    *,
+    seed: int,
+    step: int,
+    batch_size: int,
+    device: torch.device,
+) -> StepDraws:
+    """The draws of step `step`, for latents (C, h, w); `joint`, as the network has it."""
+    of_step, token, gaps = (seed, step, batch_size), None, None
+    if joint is not None:
+        token = step_noise("class-token", *of_step, (joint.width,), device)
+    if alignment.cleaner_target is not None:
+        gaps = step_gaps(alignment.cleaner_target.noise_gap, *of_step, device)
+    latent, noise = (step_noise(name, *of_step, shape, device) for name in ("latent", "noise"))
+    return StepDraws(latent, noise, token, gaps)
 
 
 def step_gaps(

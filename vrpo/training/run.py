@@ -161,11 +161,13 @@ def _tracked(config: RunConfig, tracking: TrackingOptions, folder: Path, step: i
 
 def _save_averaged(trainer: Trainer, plain: dict[str, Any], milestone: int, output: Path) -> None:
     data, process = trainer.data, trainer.objective.process
+    joint = trainer.objective.joint
     description = {
         "step": milestone,
         "latent_shape": list(data.latent_shape),
         "out_channels": process.prediction_channels(data.latent_shape[0]),
         "config_sha256": config_hash(plain),
+        **({"class_token": joint.width} if joint is not None else {}),
         **{name: plain[name] for name in ("run", "seed", "model", "process", "alignment")},
     }
     normalisation = recorded_normalisation(data.latents.attributes)
@@ -241,10 +243,11 @@ def build_objective(
         tokens={name: data.feature_shapes[name] for name in encoders},
         critics={name: _fitting_critic(path, data, name, device) for name, path in used.items()},
     )
+    class_token = _class_token(config, data) if config.alignment.needs_class_token else None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed("network-weights", config.seed))
         out_channels = process.prediction_channels(data.latent_shape[0])
-        network = build_network(config.model, data.latent_shape, out_channels)
+        network = build_network(config.model, data.latent_shape, out_channels, class_token)
         torch.manual_seed(derive_seed("alignment-weights", config.seed))
         alignment = build_alignment(config.alignment, context)
     wanted = len(alignment.attention_of)
@@ -274,6 +277,18 @@ def _check_features(config: RunConfig, data: TrainingData) -> None:
                 f"--features {name}: {features.path} holds the tokens of encoder `{made_by}`; "
                 f"give those of `{name}`"
             )
+
+
+def _class_token(config: RunConfig, data: TrainingData) -> int:
+    """Channels of the class token of the alignment's encoder."""
+    (name,) = config.alignment.encoders
+    if "class_token" not in data.features[name]:
+        raise UserError(
+            f"--features {name}: {data.features[name].path} holds no class token, which the "
+            f"alignment of run {config.run} denoises; set `encoders.{name}.class_token: true` and "
+            "encode again"
+        )
+    return data.feature_shapes[name][1]
 
 
 def _check_grids(config: RunConfig, data: TrainingData) -> None:

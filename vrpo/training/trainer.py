@@ -24,7 +24,7 @@ from vrpo.training.feed import Feed, MicroBatch, plan_parts
 from vrpo.training.history import TABLES, History, Rows
 from vrpo.training.interrupt import Interrupt
 from vrpo.training.objective import Objective
-from vrpo.training.plan import StepPlan, plan_step, step_gaps, step_noise
+from vrpo.training.plan import StepDraws, StepPlan, plan_step, step_draws
 from vrpo.training.previews import Previews
 from vrpo.training.state import StateStore
 
@@ -106,6 +106,7 @@ class Trainer:
             device=ranks.device,
             encoders=alignment.options.encoders,
             attention=bool(alignment.attention_of),
+            class_token=alignment.options.needs_class_token,
             null_label=network.null_label,
             latents=options.latents,
         )
@@ -152,19 +153,18 @@ class Trainer:
         """One optimiser step on the global batch of step `self.step`."""
         options, ranks = self.options, self.ranks
         batches = self.feed.take(self.step)
-        shape = options.batch_size, self.data.latent_shape
-        latent_noise = step_noise("latent", self.seed, self.step, *shape, ranks.device)
-        noise = step_noise("noise", self.seed, self.step, *shape, ranks.device)
-        target, gaps = self.objective.alignment.options.cleaner_target, None
-        if target is not None:
-            gaps = step_gaps(target.noise_gap, self.seed, self.step, shape[0], ranks.device)
+        wanted = self.objective.alignment.options, self.objective.joint
+        drawn = step_draws(
+            *wanted, self.data.latent_shape,
+            seed=self.seed, step=self.step, batch_size=options.batch_size, device=ranks.device,
+        )  # fmt: skip
         step = torch.full((), self.step, device=ranks.device)
         targets = self._global_targets(batches)
         self.mark("data")
         for micro, batch in enumerate(batches):
             synchronised = ranks.world == 1 or micro == options.accumulation - 1
             with contextlib.nullcontext() if synchronised else self.loss_function.no_sync():
-                self._backward(batch, latent_noise, noise, gaps, step, targets[micro])
+                self._backward(batch, drawn, step, targets[micro])
         self._update()
         self.step += 1
 
@@ -192,19 +192,19 @@ class Trainer:
     def _backward(
         self,
         batch: MicroBatch,
-        latent_noise: Tensor,
-        noise: Tensor,
-        gaps: Tensor | None,
+        drawn: StepDraws,
         step: Tensor,
         targets: GlobalTargets | None,
     ) -> None:
-        x0 = batch.mean + batch.std * latent_noise[batch.draw]  # (B, C, H, W)
-        eps = noise[batch.draw]
-        old_cosine = cleaner_hidden = None
+        x0 = batch.mean + batch.std * drawn.latent[batch.draw]  # (B, C, H, W)
+        eps = drawn.noise[batch.draw]
+        old_cosine = cleaner_hidden = token_noise = None
         if self.objective.alignment.options.needs_old_policy:
             old_cosine = self.ema.cosine(x0, eps, batch.times, batch.labels, batch.tokens)
-        if gaps is not None:
-            gap = gaps[batch.draw]
+        if drawn.token is not None:
+            token_noise = drawn.token[batch.draw]
+        if drawn.gaps is not None:
+            gap = drawn.gaps[batch.draw]
             cleaner_hidden = self.ema.cleaner_hidden(x0, eps, batch.times, batch.labels, gap)
         loss, metrics = self.loss_function(
             x0,
@@ -217,6 +217,7 @@ class Trainer:
             step,
             targets,
             cleaner_hidden,
+            token_noise,
         )
         self.mark("forward")
         (loss / self.options.accumulation).backward()

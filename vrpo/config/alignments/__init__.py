@@ -18,6 +18,7 @@ from vrpo.config.alignments.custom import CustomOptions
 from vrpo.config.alignments.dispersive import DispersiveOptions
 from vrpo.config.alignments.haste import HASTEOptions
 from vrpo.config.alignments.irepa import IREPAOptions
+from vrpo.config.alignments.reg import REGOptions
 from vrpo.config.alignments.relational import RelationalOptions
 from vrpo.config.alignments.repa import REPAOptions
 from vrpo.config.alignments.sra import SRAOptions
@@ -29,6 +30,7 @@ KINDS = (
     VRPOOptions,
     IREPAOptions,
     HASTEOptions,
+    REGOptions,
     ContrastiveOptions,
     DispersiveOptions,
     SRAOptions,

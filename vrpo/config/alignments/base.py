@@ -54,6 +54,8 @@ class Defaults(Options):
     """Whether the latent critic is used."""
     needs_old_policy: ClassVar[bool] = False
     """Whether the averaged network's cosines are used."""
+    needs_class_token: ClassVar[bool] = False
+    """Whether the network denoises the class token of the (only) encoder beside the latents."""
     cleaner_target: ClassVar[CleanerTarget | None] = None
     """Targets that the averaged network gives at less noise; None: none."""
 
