@@ -144,6 +144,7 @@ def _join_queue(workflow: Workflow, results: Path, forced: set[str]) -> None:
     executor = workflow.scheduler.get_executor(jobs[0]) if jobs else None
     if type(executor).__module__ != "snakemake_executor_plugin_slurm":
         return
+    from vrpo.workflow.held import release_held
     from vrpo.workflow.slurm import check_jobs
     from vrpo.workflow.takeover import take_over
 
@@ -154,6 +155,7 @@ def _join_queue(workflow: Workflow, results: Path, forced: set[str]) -> None:
         os.environ[MAY_REQUEUE] = "1"
     check_jobs(executor, {workflow.dag.get_job_group(job) or job for job in jobs})
     take_over(executor, jobs, results, forced)
+    release_held(executor)
 
 
 def _check_machine(
