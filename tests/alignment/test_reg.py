@@ -82,6 +82,14 @@ def test_losses_and_gradients_equal_the_original() -> None:
     torch.testing.assert_close(attention, VALUES["gradient_qkv"], rtol=1e-4, atol=1e-7)
 
 
+def test_a_loss_that_is_no_result_is_named() -> None:
+    """A custom loss may return a tensor by mistake."""
+    own = objective()
+    own.alignment.forward = lambda batch: batch.error.mean()
+    with pytest.raises(UserError, match=r"REG: its `forward` returned a Tensor; return an Align"):
+        own(**inputs([0.3, 0.8]))
+
+
 def test_under_ddpm_the_error_is_that_of_the_noise() -> None:
     """And the latents' loss is that of the same prediction without a class token."""
     own, given = objective("dit", class_token_weight=2.0), inputs([100, 700])
