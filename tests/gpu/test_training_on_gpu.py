@@ -58,6 +58,7 @@ def test_batches_read_ahead_are_those_of_the_cpu(
         device=device,
         encoders=(ENCODER,),
         attention=False,
+        class_token=False,
         null_label=1000,
         latents=latents,
     )

@@ -39,6 +39,7 @@ def feed(toy: Toy, latents: str, encoders: tuple[str, ...] = ("toy",)) -> Feed:
         device=torch.device("cpu"),
         encoders=encoders,
         attention=False,
+        class_token=False,
         null_label=NULL,
         latents=latents,
     )
