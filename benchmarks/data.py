@@ -28,7 +28,7 @@ from vrpo.data.arrays import ArrayWriter
 from vrpo.data.quantisation import STORED_TYPES
 from vrpo.data.shards import StoredArrays, open_arrays
 from vrpo.models.checkpoints import save_network
-from vrpo.models.encoder import create_network
+from vrpo.models.timm_networks import create_network
 from vrpo.models.tokenizer import build_vae, vae_arguments
 from vrpo.prepare.features import encode_features
 from vrpo.prepare.images import write_images

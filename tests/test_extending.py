@@ -27,7 +27,8 @@ from vrpo.data.arrays import Arrays, ArrayWriter
 from vrpo.errors import UserError
 from vrpo.models.checkpoints import load_milestone, save_network
 from vrpo.models.critic import LatentCritic
-from vrpo.models.encoder import VisualEncoder, create_network
+from vrpo.models.encoder import VisualEncoder
+from vrpo.models.timm_networks import create_network
 from vrpo.report import catalogue
 from vrpo.training.run import train
 

@@ -23,7 +23,8 @@ from vrpo.config.reading import read_yaml
 from vrpo.data.arrays import Arrays, ArrayWriter
 from vrpo.data.batches import TrainingData
 from vrpo.errors import UserError
-from vrpo.models.encoder import VisualEncoder, create_network
+from vrpo.models.encoder import VisualEncoder
+from vrpo.models.timm_networks import create_network
 from vrpo.models.transformer import build_transformer
 from vrpo.prepare.features import encode_features
 from vrpo.training.run import train

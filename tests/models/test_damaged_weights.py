@@ -28,8 +28,9 @@ from vrpo.models.checkpoints import (
     save_network,
 )
 from vrpo.models.critic import LatentCritic, load_critic
-from vrpo.models.encoder import create_network, load_classifier, load_encoder
+from vrpo.models.encoder import load_encoder
 from vrpo.models.official import import_checkpoint
+from vrpo.models.timm_networks import create_network, load_classifier
 from vrpo.models.tokenizer import build_vae, load_tokenizer, vae_arguments
 from vrpo.models.transformer import build_transformer
 from vrpo.models.weights import is_finite, read_weights

@@ -7,13 +7,8 @@ from safetensors.torch import save_file
 from vrpo.config.networks import EncoderOptions
 from vrpo.errors import UserError
 from vrpo.models.checkpoints import save_network
-from vrpo.models.encoder import (
-    NetworkInput,
-    VisualEncoder,
-    create_network,
-    load_classifier,
-    load_encoder,
-)
+from vrpo.models.encoder import VisualEncoder, load_encoder
+from vrpo.models.timm_networks import NetworkInput, create_network, load_classifier
 
 VIT = EncoderOptions(
     architecture="test_vit",

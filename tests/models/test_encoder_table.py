@@ -17,14 +17,9 @@ from torch.nn import functional as F
 from vrpo.config.networks import EncoderOptions
 from vrpo.data.arrays import ArrayWriter
 from vrpo.errors import UserError
-from vrpo.models.encoder import (
-    VisualEncoder,
-    create_network,
-    load_encoder,
-    normalisation,
-    patch_tokens,
-)
+from vrpo.models.encoder import VisualEncoder, load_encoder, patch_tokens
 from vrpo.models.encoder_table import ENCODERS, GRID, write_encoder_docs
+from vrpo.models.timm_networks import create_network, normalisation
 from vrpo.training.run import train
 
 from tests.fixtures import ROOT

@@ -20,8 +20,9 @@ from vrpo.errors import UserError
 from vrpo.metrics.networks.loading import load_network
 from vrpo.models.checkpoints import load_milestone, save_network
 from vrpo.models.critic import LatentCritic, load_critic
-from vrpo.models.encoder import create_network, load_encoder
+from vrpo.models.encoder import load_encoder
 from vrpo.models.official import export_checkpoint, import_checkpoint
+from vrpo.models.timm_networks import create_network
 from vrpo.models.tokenizer import build_vae, load_tokenizer, vae_arguments
 from vrpo.models.weights import is_finite, read_weights
 

@@ -13,7 +13,8 @@ from vrpo.config.data import DataOptions
 from vrpo.data.arrays import Arrays
 from vrpo.errors import UserError
 from vrpo.models.checkpoints import read_network, save_network
-from vrpo.models.encoder import create_network, load_encoder
+from vrpo.models.encoder import load_encoder
+from vrpo.models.timm_networks import create_network
 from vrpo.prepare import targets
 from vrpo.prepare.targets import class_tokens, image_tokens
 

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from vrpo.cli import app
 from vrpo.config import merge_configs, parse_experiment
 from vrpo.errors import UserError
-from vrpo.models.encoder import create_network
+from vrpo.models.timm_networks import create_network
 from vrpo.workflow import preflight
 from vrpo.workflow.preflight import (
     Finding,

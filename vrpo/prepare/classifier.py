@@ -15,7 +15,7 @@ from vrpo.data.batches import sample_indices
 from vrpo.data.kinds import IMAGES
 from vrpo.data.shards import StoredArrays, open_arrays
 from vrpo.models.checkpoints import save_network
-from vrpo.models.encoder import NetworkInput, create_network, normalisation
+from vrpo.models.timm_networks import NetworkInput, create_network, normalisation
 from vrpo.prepare.fitting import fit, initial_weights
 from vrpo.prepare.pixels import augment, image_batch
 from vrpo.seeds import torch_generator

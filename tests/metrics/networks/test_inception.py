@@ -18,7 +18,7 @@ from vrpo.errors import UserError
 from vrpo.files import sha256
 from vrpo.metrics.networks.inception import SHA256, URL, InceptionNetwork
 from vrpo.metrics.networks.loading import load_network
-from vrpo.models.encoder import load_classifier
+from vrpo.models.timm_networks import load_classifier
 
 from tests.fixtures.metrics import OPTIONS, make_images, write_classifier, write_inception
 

@@ -12,7 +12,7 @@ from vrpo.errors import UserError
 from vrpo.metrics.exact import full_precision
 from vrpo.metrics.networks.protocol import SPATIAL_CHANNELS, Features
 from vrpo.models.digest import state_sha256
-from vrpo.models.encoder import NetworkInput, load_classifier, normalisation
+from vrpo.models.timm_networks import NetworkInput, load_classifier, normalisation
 
 if TYPE_CHECKING:
     from vrpo.config.networks import NetworkOptions

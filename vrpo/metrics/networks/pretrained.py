@@ -23,7 +23,7 @@ from vrpo.errors import UserError
 from vrpo.metrics.exact import full_precision
 from vrpo.metrics.networks.protocol import Features
 from vrpo.models.digest import state_sha256
-from vrpo.models.encoder import NetworkInput, load_timm, normalisation
+from vrpo.models.timm_networks import NetworkInput, load_timm, normalisation
 
 SCALE_OFFSET = 0.1  # DINOv2's `interpolate_offset`
 
