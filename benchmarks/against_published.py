@@ -167,8 +167,7 @@ def _logging_step(trainer: Trainer) -> Callable[[], None]:
     def step() -> None:
         trainer.train_step()
         if trainer.step % 100 == 0:
-            torch.stack(list(trainer.totals.values())).tolist()
-            trainer.totals = {}
+            trainer.totals.take()
 
     return step
 

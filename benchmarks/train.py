@@ -187,7 +187,7 @@ class _Contender:
         """Train `steps` steps."""
         (seconds,) = seconds_of(lambda: self._steps(steps), self.device, 1)
         self.seconds.append(seconds / steps)
-        self.trainer.totals = {}
+        self.trainer.totals.take()
 
     def measure_memory(self) -> None:
         """Measure the memory of this training alone: between steps, and what a step adds to it."""

@@ -21,12 +21,14 @@ from vrpo.errors import UserError
 from vrpo.models.transformer import DiffusionTransformer
 from vrpo.runtime.distributed import Ranks
 from vrpo.training.feed import Feed, MicroBatch, plan_parts
+from vrpo.training.global_targets import gather_targets
 from vrpo.training.history import TABLES, History, Rows
 from vrpo.training.interrupt import Interrupt
 from vrpo.training.objective import Objective
 from vrpo.training.plan import StepDraws, StepPlan, plan_step, step_draws
 from vrpo.training.previews import Previews
 from vrpo.training.state import StateStore
+from vrpo.training.totals import Totals
 
 if TYPE_CHECKING:
     from vrpo.config.training import TrainingOptions
@@ -78,7 +80,7 @@ class Trainer:
         )
         self.step = 0
         self.tables: dict[str, Rows] = {name: [] for name in TABLES}
-        self.totals: dict[str, Tensor] = {}  # this rank's metrics, summed since the last row
+        self.totals = Totals(ranks)
         self.skipped_in_a_row = torch.zeros((), dtype=torch.int64, device=ranks.device)
         self.last_skipped = torch.full((), -1, dtype=torch.int64, device=ranks.device)
         network, alignment = self.objective.network, self.objective.alignment
@@ -121,7 +123,7 @@ class Trainer:
             "objective": self.objective.state_dict(),
             "ema": self.ema.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "totals": self._gathered_totals(),
+            "totals": self.totals.state_dict(),
             "skipped_in_a_row": self.skipped_in_a_row,
             "last_skipped": self.last_skipped,
             "tables": self.tables,
@@ -134,10 +136,7 @@ class Trainer:
         self.objective.load_state_dict(state["objective"])
         self.ema.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.totals = {
-            name: self._own_total(values.reshape(-1)).to(self.ranks.device)
-            for name, values in state["totals"].items()
-        }
+        self.totals.load_state_dict(state["totals"])
         self.skipped_in_a_row.copy_(state["skipped_in_a_row"])
         self.last_skipped.copy_(state["last_skipped"])
         self.tables = state["tables"]
@@ -159,7 +158,9 @@ class Trainer:
             seed=self.seed, step=self.step, batch_size=options.batch_size, device=ranks.device,
         )  # fmt: skip
         step = torch.full((), self.step, device=ranks.device)
-        targets = self._global_targets(batches)
+        targets: list[GlobalTargets | None] = [None] * len(batches)
+        if self.objective.alignment.needs_global_targets:
+            targets = gather_targets(batches, ranks)
         self.mark("data")
         for micro, batch in enumerate(batches):
             synchronised = ranks.world == 1 or micro == options.accumulation - 1
@@ -167,27 +168,6 @@ class Trainer:
                 self._backward(batch, drawn, step, targets[micro])
         self._update()
         self.step += 1
-
-    def _global_targets(self, batches: list[MicroBatch]) -> list[GlobalTargets | None]:
-        """For each micro-batch, the global batch's encoder tokens, where the alignment uses them.
-
-        `plan_parts` cuts the step by rank, then by micro-batch; so does this, and the candidates
-        have the order of the plan.
-        """
-        alignment, ranks = self.objective.alignment, self.ranks
-        if not alignment.needs_global_targets:
-            return [None] * len(batches)
-
-        def gathered(parts: list[Tensor]) -> Tensor:
-            return ranks.all_gather(torch.cat(parts)).flatten(0, 1)
-
-        tokens = {
-            name: gathered([batch.tokens[name] for batch in batches])
-            for name in alignment.options.encoders
-        }
-        rows = gathered([batch.rows for batch in batches])
-        places = torch.arange(len(rows), device=rows.device).view(ranks.world, len(batches), -1)
-        return [GlobalTargets(tokens, rows, own) for own in places[ranks.rank]]
 
     def _backward(
         self,
@@ -222,7 +202,7 @@ class Trainer:
         self.mark("forward")
         (loss / self.options.accumulation).backward()
         for name, value in metrics.items():
-            self._add(name, value / self.options.accumulation)
+            self.totals.add(name, value / self.options.accumulation)
         self.mark("backward")
 
     def _update(self) -> None:
@@ -244,32 +224,9 @@ class Trainer:
         self.objective.alignment.finish_step(self.ranks.all_reduce, finite)
         self.skipped_in_a_row = torch.where(finite, 0, self.skipped_in_a_row + 1)
         self.last_skipped = torch.where(finite, self.last_skipped, self.step)
-        self._add("grad_norm", grad_norm)
-        self._add("skipped", (~finite).float())
+        self.totals.add("grad_norm", grad_norm)
+        self.totals.add("skipped", (~finite).float())
         self.mark("statistics")
-
-    def _add(self, name: str, value: Tensor) -> None:
-        """Sum a metric on the device until a row is logged."""
-        self.totals[name] = self.totals[name] + value if name in self.totals else value.clone()
-
-    def _gathered_totals(self) -> dict[str, Tensor]:
-        """The sums of every rank, [ranks] each."""
-        if not self.totals:
-            return {}
-        gathered = self.ranks.all_gather(self._stacked_totals()).unbind(dim=1)
-        return {
-            name: values.to(self.totals[name].dtype)
-            for name, values in zip(self.totals, gathered, strict=True)
-        }
-
-    def _stacked_totals(self) -> Tensor:
-        return torch.stack([value.double() for value in self.totals.values()])
-
-    def _own_total(self, values: Tensor) -> Tensor:
-        """This rank's part of the saved ranks' sums: logged rows are means over ranks."""
-        if len(values) == self.ranks.world:
-            return values[self.ranks.rank]
-        return values.double().mean().to(values.dtype)
 
     def train(
         self,
@@ -327,12 +284,10 @@ class Trainer:
             self.ranks.barrier()
 
     def _log_row(self, history: History | None, progress: tqdm, log_every: int) -> None:
-        sums = self.ranks.all_reduce(self._stacked_totals()) / self.ranks.world
         row = {
             name: value if name == "skipped" else value / log_every
-            for name, value in zip(self.totals, sums.tolist(), strict=True)
+            for name, value in self.totals.take().items()
         }
-        self.totals = {}
         by_noise_level = self.objective.alignment.log.take()
         if history is not None:
             rate = history.append(self.step, row, by_noise_level)
