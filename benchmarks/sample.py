@@ -29,7 +29,7 @@ from vrpo.errors import UserError
 from vrpo.processes.guidance import Guided
 from vrpo.processes.registry import build_process
 from vrpo.processes.samplers import check_sampler, sample
-from vrpo.report.cost import run_flops
+from vrpo.report.cost import class_token_of, run_flops
 from vrpo.runtime.precision import use_tf32
 from vrpo.sampling.decoding import DECODE_BATCH, to_uint8
 from vrpo.sampling.draws import ImageDraws
@@ -175,10 +175,10 @@ def _utilisation(
 ) -> dict[str, float]:
     """Share of the matrix peak that forward passes of `rate` images/s take."""
     channels, side, _ = latent_shape(config)
-    peak = matrix_peak(precision, device)
+    peak, class_token = matrix_peak(precision, device), class_token_of(run.alignment, config)
     return {
         "matrix_peak_tflops": peak / 1e12,
-        "utilisation": run_flops(run, side, channels) * rate / peak,
+        "utilisation": run_flops(run, side, channels, class_token) * rate / peak,
     }
 
 

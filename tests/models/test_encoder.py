@@ -60,7 +60,9 @@ def test_trained_encoder(tmp_path):
         everything = network.forward_features((images().float() / 255 - 0.5) / 0.5)
     assert everything.shape[1] == 17  # the class token is the first
     torch.testing.assert_close(tokens, everything[:, 1:])
-    torch.testing.assert_close(encoder.class_token(images()), everything[:, 0])
+    together, class_token = encoder.with_class_token(images())
+    assert torch.equal(together, tokens)
+    torch.testing.assert_close(class_token, everything[:, 0])
     torch.testing.assert_close(
         tokens.mean(-1), torch.zeros(3, 16), atol=1e-5, rtol=0
     )  # a layer norm is the last thing
@@ -83,10 +85,11 @@ def test_prefix_tokens_are_left_out(architecture, arguments, prefix):
     assert prefix is None or encoder.prefix == prefix
     assert encoder.tokens(images(2, 64)).shape[:2] == (2, 16)
     if encoder.network.cls_token is not None:  # test_vit3 has registers alone
-        assert encoder.class_token(images(2, 64)).ndim == 2
+        together, class_token = encoder.with_class_token(images(2, 64))
+        assert together.shape[1] == 16 and class_token.shape == (2, together.shape[2])
     else:
         with pytest.raises(UserError, match="has no class token; set `class_token: false`"):
-            encoder.class_token(images(2, 64))
+            VisualEncoder(encoder.network, options.image_size, class_token=True)
 
 
 def test_local_safetensors_with_another_grid(tmp_path):

@@ -70,12 +70,13 @@ def test_moments_of_static_alignments_are_measured(
         rewards = []
         for index in range(COUNT):
             batch = data.gather(np.array([index]))
-            draws = moments._draws(index, level, data.latent_shape)
+            (draws,) = moments._draws(np.array([index]), level, data.latent_shape)
             t = process_.at_level((level + 0.5) / 20, 1)
             x = process_.corrupt(batch.mean + batch.std * draws[0], draws[1][None], t)
             if kind == "reg":
                 token = data.class_tokens("toy", np.array([index]))
-                (noise, _) = moments._draws(index, level, (token.shape[1],), "class-token")
+                size = (token.shape[1],)
+                ((_, noise),) = moments._draws(np.array([index]), level, size, "class-token")
                 x = network.joint.noised(x, token, noise[None], t, process_.corrupt)
             with torch.no_grad():
                 hidden = network.hidden(x, process_.network_time(t), batch.labels, 1)[:, -4:]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from types import SimpleNamespace
 
 import pytest
@@ -41,7 +40,7 @@ def test_only_failed_launches_of_the_workflow_are_released(
 ) -> None:
     cluster = Cluster(QUEUE)
     monkeypatch.setattr(held, "ask", cluster.ask)
-    held.look(cluster.executor, Counter())
+    held.HeldJobs(cluster.executor).look()
     assert cluster.released == ["11", "12"]
     assert cluster.said == [
         f"SLURM job {number} did not start on its node and was released." for number in (11, 12)
@@ -53,10 +52,11 @@ def test_it_is_said_once_that_a_job_stays_held(
     releases: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After some releases, or where SLURM refuses the first."""
-    cluster, counted = Cluster(QUEUE[:1], releases), Counter()
+    cluster = Cluster(QUEUE[:1], releases)
+    jobs = held.HeldJobs(cluster.executor)
     monkeypatch.setattr(held, "ask", cluster.ask)
     for _ in range(2 * held.RELEASES):
-        held.look(cluster.executor, counted)
+        jobs.look()
     assert len(cluster.released) == (held.RELEASES if releases else 1)
     (last,) = (line for line in cluster.said if "released" not in line)
     assert "SLURM job 11 is held" in last and "`scancel 11` for another try" in last
@@ -65,5 +65,5 @@ def test_it_is_said_once_that_a_job_stays_held(
 def test_without_an_answer_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
     cluster = Cluster(None)
     monkeypatch.setattr(held, "ask", cluster.ask)
-    held.look(cluster.executor, Counter())
+    held.HeldJobs(cluster.executor).look()
     assert not cluster.said

@@ -149,8 +149,11 @@ class TrainingData:
                 f"--features: no class tokens of encoder `{encoder}`, which the network denoises; "
                 f"set `encoders.{encoder}.class_token: true`, encode again and give {encoder}=FILE"
             )
-        wanted = {"encoders": [encoder], "class_token": True}
-        return self.decode(self.read(indices, **wanted)).tokens[encoder][:, 0]
+        source = self.features[encoder]
+        if isinstance(source, StoredArrays):
+            return torch.from_numpy(source.rows("class_token", indices)).float()
+        images = torch.from_numpy(source.images.rows("images", indices))
+        return source.encode(images, "class_token")
 
     def stored(
         self,

@@ -8,6 +8,7 @@ linear probe, and the CKNNA with each encoder's averaged tokens.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -30,6 +31,7 @@ from vrpo.models.normalisation import check_normalisation, recorded_normalisatio
 from vrpo.models.online import open_features
 from vrpo.processes.process import Process
 from vrpo.processes.registry import described_process
+from vrpo.sampling.noised import noised_images
 from vrpo.seeds import numpy_generator, torch_generator
 
 if TYPE_CHECKING:
@@ -159,15 +161,10 @@ def _hidden(
     parts: list[list[Tensor]] = []
     for indices in _batches(chosen, batch_size):
         batch = data.gather(indices)
-        draws = torch.stack([_draws(int(index), data.latent_shape) for index in indices])
-        x0 = (batch.mean + batch.std * draws[:, 0]).to(device)
         t = process.at_level(level, len(indices)).to(device)
-        x_t = process.corrupt(x0, draws[:, 1].to(device), t)
-        if joint is not None:
-            token = data.class_tokens(encoder, indices).to(device)
-            drawn = [_draws(int(index), (joint.width,), "class-token") for index in indices]
-            noise = torch.stack(drawn)[:, 0].to(device)
-            x_t = joint.noised(x_t, token, noise, t, process.corrupt)
+        token = data.class_tokens(encoder, indices) if joint is not None else None
+        draw = functools.partial(_draws, indices)
+        x_t = noised_images(batch, token, process, joint, t, draw)
         null = torch.full((len(indices),), network.null_label, device=device)
         _, hidden = network(x_t.float(), process.network_time(t), null, hidden_after=tuple(blocks))
         patches = [tokens[:, joint is not None :] for tokens in hidden]
@@ -175,9 +172,10 @@ def _hidden(
     return dict(zip(blocks, map(torch.cat, zip(*parts, strict=True)), strict=True))
 
 
-def _draws(index: int, shape: tuple[int, ...], *what: str) -> Tensor:
-    """Draws [2, *shape] of an image, the same at all levels and for all networks."""
-    return torch.randn(2, *shape, generator=torch_generator("representation", *what, index))
+def _draws(indices: np.ndarray, shape: tuple[int, ...], *purpose: str) -> Tensor:
+    """Draws [B, 2, *shape] of images, the same at all levels and for all networks."""
+    generators = [torch_generator("representation", *purpose, int(index)) for index in indices]
+    return torch.stack([torch.randn(2, *shape, generator=each) for each in generators])
 
 
 def _encoder_features(data: TrainingData, chosen: np.ndarray, batch_size: int) -> dict[str, Tensor]:

@@ -26,13 +26,26 @@ class VisualEncoder(nn.Module):
         network: with `forward_features` giving `[B, prefix + T, D]` after the final norm.
         image_size: side of the image fed to it, in pixels.
         attention: blocks, counted from 1, whose queries and keys `attention` gives.
+        class_token: whether `with_class_token` is asked for.
 
     Raises:
-        UserError: there is no such block, or its attention is not timm's plain one.
+        UserError: there is no such block, or its attention is not timm's plain one; or there is no
+            class token.
     """
 
-    def __init__(self, network: nn.Module, image_size: int, attention: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        image_size: int,
+        attention: Sequence[int] = (),
+        class_token: bool = False,
+    ) -> None:
         super().__init__()
+        if class_token and getattr(network, "cls_token", None) is None:
+            raise UserError(
+                f"encoders: {type(network).__name__} has no class token; set `class_token: false`, "
+                "and choose an encoder with one for REG, e.g. DINOv2"
+            )
         self.network = network
         self.input = NetworkInput(image_size, *normalisation(network))
         self.prefix = int(getattr(network, "num_prefix_tokens", 0))
@@ -49,18 +62,10 @@ class VisualEncoder(nn.Module):
 
     forward = tokens
 
-    def class_token(self, images: Tensor) -> Tensor:
-        """Class token `[B, D]` float32 of `images` uint8 `[B, 3, H, W]`, after the final norm.
-
-        Raises:
-            UserError: the network has none.
-        """
-        if getattr(self.network, "cls_token", None) is None or not self.prefix:
-            raise UserError(
-                f"encoders: {type(self.network).__name__} has no class token; set `class_token: "
-                "false`, and choose an encoder with one for REG, e.g. DINOv2"
-            )
-        return all_tokens(self.network, self.input(images))[:, 0]
+    def with_class_token(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Patch tokens `[B, T, D]` as `tokens`, and class token `[B, D]`, in one pass."""
+        everything = all_tokens(self.network, self.input(images))
+        return everything[:, self.prefix :], everything[:, 0]
 
     def attention(self, images: Tensor) -> Tensor:
         """Queries and keys `[B, L, 2, heads, T, D / heads]` float32 of patch tokens, in L blocks.
@@ -155,5 +160,5 @@ def load_encoder(
         network.reset_classifier(0)
     else:
         network = load_timm(options)
-    encoder = VisualEncoder(network, options.image_size, options.attention)
+    encoder = VisualEncoder(network, options.image_size, options.attention, options.class_token)
     return encoder.to(device).eval().requires_grad_(False)

@@ -42,7 +42,8 @@ class OnlineFeatures:
         weights = content["weights"] and self.path.parent / content["weights"]
         from vrpo.models.encoder import load_encoder  # stored features do without timm
 
-        options = SimpleNamespace(**content["options"])
+        # files of earlier versions do not name the class token
+        options = SimpleNamespace(**{"class_token": False, **content["options"]})
         self.encoder = load_encoder(options, weights, device)
         self.attributes: dict[str, Any] = content["attributes"]
         count = self.images.shape("images")[0]
@@ -77,7 +78,12 @@ class OnlineFeatures:
     @torch.no_grad()
     def encode(self, pixels: Tensor, name: str) -> Tensor:
         """The values of `shape` float32 [B, ...] of images uint8 [B, H, W, 3], on that device."""
-        make = getattr(self.encoder, name)
+        makers = {
+            "tokens": self.encoder.tokens,
+            "attention": self.encoder.attention,
+            "class_token": lambda images: self.encoder.with_class_token(images)[1],
+        }
+        make = makers[name]
         parts = [
             make(part.to(self._device).permute(0, 3, 1, 2).contiguous())
             for part in pixels.split(self._batch_size)
@@ -117,7 +123,7 @@ def describe_features(
     if encoder.attention_layers:
         shapes["attention"] = list(encoder.attention(example).shape[1:])
     if attributes.get("class_token"):
-        shapes["class_token"] = list(encoder.class_token(example).shape[1:])
+        shapes["class_token"] = list(encoder.with_class_token(example)[1].shape[1:])
     content = {
         "kind": KIND,
         "images": _relative(images, path),

@@ -61,27 +61,28 @@ def encode_features(
         return
     part = shard_rows(data.shape("images")[0], output, options.batch_size)
     example = image_batch(data, slice(0, 1), device)
-    arrays = {"tokens": encoder.tokens(example)}
+    tokens, class_token = _tokens(encoder, example, options.class_token)
+    arrays = {"tokens": tokens}
     if options.attention:
         arrays["attention"] = encoder.attention(example)
     count, kind = part.stop - part.start, STORED_TYPES[options.storage]
     shapes = {key: ((count, *values.shape[1:]), kind) for key, values in arrays.items()}
     if options.storage != "float16":
         shapes |= {scale_name(key): (shape[:-1], np.float16) for key, (shape, _) in shapes.items()}
-    if options.class_token:
-        shapes["class_token"] = ((count, *encoder.class_token(example).shape[1:]), np.float16)
+    if class_token is not None:
+        shapes["class_token"] = ((count, *class_token.shape[1:]), np.float16)
     shapes["error"] = ((count, 2), np.float32)
 
     def stored_of(pixels: Tensor) -> dict[str, Tensor]:
-        tokens = encoder.tokens(pixels)
+        tokens, class_token = _tokens(encoder, pixels, options.class_token)
         values, scale = encode(tokens, options.storage)
         error = storage_error(tokens, decode(values, scale, options.storage))
         stored = {"tokens": values, "scale": scale, "error": error}
         if options.attention:
             both = encode(encoder.attention(pixels), options.storage)
             stored["attention"], stored["attention_scale"] = both
-        if options.class_token:
-            stored["class_token"] = encoder.class_token(pixels).half()
+        if class_token is not None:
+            stored["class_token"] = class_token.half()
         return {key: values for key, values in stored.items() if values is not None}
 
     with ArrayWriter(output, shapes, shard_attributes(output, attributes, {})) as writer:
@@ -93,6 +94,12 @@ def encode_features(
     size = "x".join(map(str, arrays["tokens"].shape[1:]))
     stored = f"{count} x {size} tokens as {options.storage}"
     log.info("%s: %s, 1 - cos: mean %.1e, worst %.1e", name, stored, mean, worst)
+
+
+def _tokens(
+    encoder: VisualEncoder, images: Tensor, class_token: bool
+) -> tuple[Tensor, Tensor | None]:
+    return encoder.with_class_token(images) if class_token else (encoder.tokens(images), None)
 
 
 def _attributes(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +20,7 @@ from vrpo.models.normalisation import check_normalisation, recorded_normalisatio
 from vrpo.models.online import open_features
 from vrpo.processes.registry import described_process
 from vrpo.sampling.network import SamplingNetwork
+from vrpo.sampling.noised import noised_images
 from vrpo.sampling.reward import SemanticReward, load_projectors
 from vrpo.seeds import numpy_generator, torch_generator
 
@@ -84,7 +86,7 @@ def reward_moments(
     normalisation = recorded_normalisation(data.latents.attributes)
     if normalisation is not None:
         check_normalisation(description, normalisation, milestone, str(latents))
-    called, shape = SamplingNetwork(network), data.latent_shape
+    called = SamplingNetwork(network)
     statistics = NoiseLevelStatistics(1, decay=0.0).to(device)
     chosen = np.sort(numpy_generator("reward-moments").permutation(data.count)[:IMAGES])
     for start in range(0, len(chosen), BATCH):
@@ -93,18 +95,13 @@ def reward_moments(
         tokens = {name: values.to(device) for name, values in batch.tokens.items()}
         reward = SemanticReward(alignment, tokens, None)
         labels = batch.labels.to(device)
+        class_token = None
         if called.joint is not None:
-            class_token = data.class_tokens(alignment.options.encoders[0], indices).to(device)
+            class_token = data.class_tokens(alignment.options.encoders[0], indices)
         for number in range(NOISE_BINS):
-            draws = torch.stack([_draws(int(index), number, shape) for index in indices])
-            x0 = (batch.mean + batch.std * draws[:, 0]).to(device)
             t = process.at_level((number + 0.5) / NOISE_BINS, len(indices)).to(device)
-            x_t = process.corrupt(x0, draws[:, 1].to(device), t)
-            if called.joint is not None:
-                size, what = (called.joint.width,), "class-token"
-                noise = [_draws(int(index), number, size, what)[0] for index in indices]
-                noise = torch.stack(noise).to(device)
-                x_t = called.joint.noised(x_t, class_token, noise, t, process.corrupt)
+            draw = functools.partial(_draws, indices, number)
+            x_t = noised_images(batch, class_token, process, called.joint, t, draw)
             times = process.network_time(t)
             hidden = called.hidden(x_t, times, labels, reward.depth)
             statistics.observe(reward(hidden)[None], process.noise_level(t))
@@ -114,6 +111,8 @@ def reward_moments(
     log.info("reward: measured on %d images at %d noise levels", len(chosen), NOISE_BINS)
 
 
-def _draws(index: int, level: int, shape: tuple[int, ...], *what: str) -> torch.Tensor:
-    """Draws [2,*shape] of an image at a noise level: of its latent, and of the noise."""
-    return torch.randn(2, *shape, generator=torch_generator("reward-moments", *what, index, level))
+def _draws(indices: np.ndarray, level: int, shape: tuple[int, ...], *purpose: str) -> torch.Tensor:
+    """Draws [B,2,*shape] of images at a noise level."""
+    key = "reward-moments", *purpose
+    generators = [torch_generator(*key, int(index), level) for index in indices]
+    return torch.stack([torch.randn(2, *shape, generator=each) for each in generators])

@@ -65,7 +65,7 @@ def plan_step(
 
 @dataclass(frozen=True)
 class StepDraws:
-    """What is random about a whole global batch of B rollouts beside its plan, in draw order."""
+    """Random tensors of a global batch of B rollouts, indexed by `StepPlan.draw`."""
 
     latent: Tensor
     """Standard normal noise [B,C,h,w] of the VAE's posterior."""

@@ -24,29 +24,39 @@ RELEASES = 5  # of one job: a launch that fails again and again has a cause of i
 
 def release_held(executor: Executor) -> None:
     """Release the workflow's held jobs, in a thread that ends with the process."""
-    released: Counter[str] = Counter()
+    held = HeldJobs(executor)
 
     def watch() -> None:
         while True:
             time.sleep(EVERY)
-            look(executor, released)
+            held.look()
 
     threading.Thread(target=watch, name="held-jobs", daemon=True).start()
 
 
-def look(executor: Executor, released: Counter[str]) -> None:
-    """Release each held job of the workflow, at most `RELEASES` times; `released` counts them."""
-    prefix = executor.run_uuid.rpartition("_")[0]
-    for number in held_jobs(prefix):
-        released[number] += 1
-        if released[number] > RELEASES + 1:
-            continue
-        given_up = released[number] > RELEASES
-        if not given_up and ask("scontrol", "release", number) is not None:
-            executor.logger.info(f"SLURM job {number} did not start on its node and was released.")
-            continue
-        released[number] = RELEASES + 1  # said once
-        executor.logger.warning(
+class HeldJobs:
+    """A workflow's held jobs: each is released at most `RELEASES` times, then named once."""
+
+    def __init__(self, executor: Executor) -> None:
+        self.logger = executor.logger
+        self.prefix = executor.run_uuid.rpartition("_")[0]
+        self.releases: Counter[str] = Counter()
+        self.named: set[str] = set()
+
+    def look(self) -> None:
+        """Release the jobs that are held now."""
+        for number in held_jobs(self.prefix):
+            if number not in self.named:
+                self._release(number)
+
+    def _release(self, number: str) -> None:
+        tries_left = self.releases[number] < RELEASES
+        if tries_left and ask("scontrol", "release", number) is not None:
+            self.releases[number] += 1
+            self.logger.info(f"SLURM job {number} did not start on its node and was released.")
+            return
+        self.named.add(number)
+        self.logger.warning(
             f"SLURM job {number} is held, because it did not start on its node, and waits until "
             f"you release or end it: `scontrol release {number}`, or `scancel {number}` for "
             f"another try; `scontrol show job {number}` names the node"
