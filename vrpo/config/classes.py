@@ -22,7 +22,11 @@ def find_class(target: str, base: type[T]) -> type[T]:
     except Exception as error:  # whatever the module raises
         file = f"{module.split('.')[0]}.py"
         missing = isinstance(error, ModuleNotFoundError) and error.name == module.split(".")[0]
-        remedy = f"put {file} beside the Snakefile" if missing else f"correct {file}"
+        remedy = (
+            f"put {file} beside the Snakefile, or correct the name"
+            if missing
+            else f"correct {file}"
+        )
         raise ValueError(f"`{target}` cannot be imported ({error}); {remedy}") from error
     if not (isinstance(found, type) and issubclass(found, base)):
         raise ValueError(

@@ -8,7 +8,7 @@ from pydantic import ValidationError, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from vrpo.config.alignments.base import ProjectedOptions
-from vrpo.config.base import Options, option, shown
+from vrpo.config.base import Names, Options, option, shown
 from vrpo.config.classes import CLASS, find_class
 from vrpo.config.messages import nearest
 
@@ -17,6 +17,9 @@ class CustomOptions(ProjectedOptions):
     """A custom alignment loss, in a module beside the Snakefile (docs/extending.md)."""
 
     kind: Literal["custom"] = option(..., "a custom loss")
+    encoders: Names = option(
+        ..., "keys of `encoders`: their tokens are given to the loss", min_length=1
+    )
     loss: str = option(
         ..., "`module:Class`, a subclass of `vrpo.alignment.base.ProjectedAlignment`", pattern=CLASS
     )
