@@ -80,7 +80,8 @@ def measure_representation(
     normalisation = recorded_normalisation(data.latents.attributes)
     if normalisation is not None:
         check_normalisation(description, normalisation, milestone, str(latents))
-    (of_token, *_) = [*(description.get("alignment") or {}).get("encoders", []), ""]
+    encoders_of_run = (description.get("alignment") or {}).get("encoders", [])
+    of_token = encoders_of_run[0] if encoders_of_run else ""
     blocks = _blocks(options.blocks, len(network.blocks))
     chosen = _chosen(data.count, options.images)
     test = _test_rows(len(chosen), options.test_fraction)
