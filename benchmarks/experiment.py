@@ -10,13 +10,14 @@ import torch
 from torch import nn
 
 from vrpo.config.experiment import ExperimentConfig
+from vrpo.config.geometry import latent_side
 from vrpo.config.messages import require_known
 from vrpo.config.resolved import RunConfig
 from vrpo.data.batches import TrainingData
 from vrpo.errors import UserError
 from vrpo.models.backbones import build_network
 from vrpo.processes.registry import build_process
-from vrpo.report.cost import encoder_tokens, latent_side
+from vrpo.report.cost import encoder_tokens
 from vrpo.seeds import derive_seed
 from vrpo.training.objective import Objective
 from vrpo.training.run import build_objective

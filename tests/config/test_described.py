@@ -32,9 +32,16 @@ FOREIGN = (
 )
 
 
+def fit_encoders(content, resolution):
+    """Let encoders have as many tokens as the networks on images of `resolution` have."""
+    for encoder in content["encoders"].values():
+        encoder["image_size"] = encoder["image_size"] * resolution // content["data"]["resolution"]
+
+
 def experiment(name="mini", data=OWN, **sections):
     """An own config file over one of the project's."""
     content = read_yaml(ROOT / f"config/{name}.yaml")
+    fit_encoders(content, data.get("resolution", content["data"]["resolution"]))
     merged = {
         **content,
         **{
@@ -147,12 +154,9 @@ def test_titles_name_what_is_compared():
         run: {"model": "mini/2", "process": process, "alignment": alignment}
         for run, (process, alignment) in runs.items()
     }
-    content = {
-        **read_yaml(ROOT / "config/mini.yaml"),
-        "alignments": alignments,
-        "runs": rows,
-        "data": OWN,
-    }
+    content = read_yaml(ROOT / "config/mini.yaml")
+    fit_encoders(content, OWN["resolution"])
+    content |= {"alignments": alignments, "runs": rows, "data": OWN}
     assert (
         described_report(parse_experiment(content, "test")).title
         == "iREPA and soft on SiT, flowers/train 64x64"

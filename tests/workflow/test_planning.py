@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from vrpo.config import load_experiment, merge_configs, parse_experiment
+from vrpo.config.geometry import latent_side
 from vrpo.config.strict_yaml import dump_yaml
 from vrpo.plan.jobs import evaluations
-from vrpo.report.cost import costs, encoder_tokens, latent_side
+from vrpo.report.cost import costs, encoder_tokens
 
 from tests.fixtures import ROOT
 from tests.fixtures.workflow import TINY, plan, snakemake, stats, whole
@@ -223,7 +224,7 @@ def test_extreme_but_accepted_options_are_planned(tmp_path: Path) -> None:
         "results": str(tmp_path / "é results"),
         "seeds": [seed],
         "milestones": [1, 9_999_999, 10_000_000, step],
-        "runs": {longest: {"model": "tiny/4", "process": "no", "alignment": "vrpo"}},
+        "runs": {longest: {"model": "tiny/2", "process": "no", "alignment": "vrpo"}},
         "processes": {"no": {"kind": "interpolant"}},
         "samplers": {longest: {"kind": "ode-euler", "images": 2**63 - 1}},
         "resources": {

@@ -19,12 +19,12 @@ def write_images(root: Path) -> Path:
     for number in range(6):
         file = root / "ab"[number % 2] / f"{number}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.full((16, 16, 3), 40 * number, dtype=np.uint8)).save(file)
+        Image.fromarray(np.full((32, 32, 3), 40 * number, dtype=np.uint8)).save(file)
     return root
 
 
 def data(root: Path, **other: object) -> str:
-    data = {"source": "folder", "root": str(root), "num_classes": 2, "resolution": 16, **other}
+    data = {"source": "folder", "root": str(root), "num_classes": 2, "resolution": 32, **other}
     return f"data={json.dumps(data)}"
 
 

@@ -10,6 +10,7 @@ from vrpo.config.alignments import AnyAlignment, VRPOOptions
 from vrpo.config.base import Ascending, Name, Options, Seeds, WorkflowPlace, option
 from vrpo.config.benchmark import BenchmarkOptions
 from vrpo.config.data import DataOptions
+from vrpo.config.geometry import check_geometry
 from vrpo.config.messages import require_known
 from vrpo.config.networks import CriticOptions, EncoderOptions, TokenizerOptions
 from vrpo.config.processes import ProcessOptions
@@ -102,10 +103,11 @@ class ExperimentConfig(Options):
             self._check_checkpoint(name, checkpoint)
         self.tracking.check(self.data.num_classes, self.processes.values())
         self._check_decoders()
-        self._check_geometry()
+        self._check_measured_blocks()
         self._check_published()
         for encoder in (self.representation.encoders or []) if self.representation else []:
             require_known("representation.encoders", encoder, self.encoders, "encoders")
+        check_geometry(self)
         return self
 
     def _check_benchmark(self, benchmark: BenchmarkOptions) -> None:
@@ -137,25 +139,7 @@ class ExperimentConfig(Options):
                     "trained tokenizer; set `decoder: null` beside the preset"
                 )
 
-    def _check_geometry(self) -> None:
-        """Refuse sides that do not divide, where weights from elsewhere do not decide, and blocks
-        that no network has."""
-        resolution, levels = self.data.resolution, len(self.tokenizer.block_channels)
-        downsampling = 2 ** min(levels - 1, 64)
-        known = self.tokenizer.weights == "trained"
-        if known and resolution % downsampling:
-            raise ValueError(
-                f"tokenizer.block_channels: {levels} levels divide by {downsampling}, "
-                f"images of {resolution} pixels cannot be; give fewer levels"
-            )
-        side = resolution // downsampling
-        for name in [*self.runs, *self.checkpoints]:
-            patch = self.model_of(name).patch_size
-            if known and side % patch:
-                raise ValueError(
-                    f"{self._section_of(name)}.{name}.model: latents with a side of {side} cannot "
-                    f"be cut into patches of {patch}; choose another patch or data.resolution"
-                )
+    def _check_measured_blocks(self) -> None:
         blocks = (self.representation.blocks if self.representation else None) or []
         for name in self.runs:
             depth = self.model_of(name).depth

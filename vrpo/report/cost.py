@@ -6,12 +6,12 @@ vrpo/models/flops.py defines a FLOP; a backward pass takes twice its forward pas
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from vrpo.config.alignments import AnyAlignment
 from vrpo.config.experiment import ExperimentConfig
+from vrpo.config.geometry import encoder_patch, latent_side
 from vrpo.config.networks import EncoderOptions
 from vrpo.config.resolved import ModelOptions, RunConfig
 from vrpo.config.scoring import SamplerOptions
@@ -56,14 +56,6 @@ class Cost:
     bytes: float
 
 
-def latent_side(config: ExperimentConfig) -> int:
-    """Side of the latent: a trained VAE halves the image at all levels but the last."""
-    tokenizer, resolution = config.tokenizer, config.data.resolution
-    if tokenizer.weights == "trained":
-        return resolution // 2 ** (len(tokenizer.block_channels) - 1)
-    return resolution // tokenizer.downsampling
-
-
 def encoder_tokens(encoder: EncoderOptions) -> tuple[int, int, int]:
     """Tokens, width and depth of a ViT, from its arguments or else from its timm name.
 
@@ -71,7 +63,7 @@ def encoder_tokens(encoder: EncoderOptions) -> tuple[int, int, int]:
         UserError: the name does not tell them.
     """
     arguments = encoder.arguments
-    patch = arguments.get("patch_size") or _number(r"patch(\d+)", encoder.architecture)
+    patch = encoder_patch(encoder)
     named = [size for name, size in VIT_SIZES.items() if f"_{name}_" in encoder.architecture]
     depth, width = named[0] if named else (None, None)
     depth, width = arguments.get("depth", depth), arguments.get("embed_dim", width)
@@ -288,11 +280,6 @@ def describe_cost(
 
 def _row(what: str, flops: float, n_bytes: float, utilisation: float, machine: Machine) -> Cost:
     return Cost(what, flops, flops / (machine.peak * utilisation) / 3600, n_bytes)
-
-
-def _number(pattern: str, text: str) -> int | None:
-    match = re.search(pattern, text)
-    return int(match[1]) if match else None
 
 
 def _text(value: float) -> str:

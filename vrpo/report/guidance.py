@@ -7,7 +7,8 @@ from pathlib import Path
 import pandas as pd
 
 from vrpo.config.experiment import ExperimentConfig
-from vrpo.report.cost import latent_side, network_flops, sampling_flops
+from vrpo.config.geometry import latent_side
+from vrpo.report.cost import network_flops, sampling_flops
 from vrpo.report.formatting import Table, cell, count_text
 from vrpo.report.results import last_milestone, read_metrics
 
