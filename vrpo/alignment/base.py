@@ -16,6 +16,7 @@ from vrpo.alignment.moments import Moments
 from vrpo.alignment.spatial import spatial_normalisation
 from vrpo.config.alignments import AnyAlignment
 from vrpo.config.alignments.base import NOISE_BINS
+from vrpo.errors import UserError
 from vrpo.models.projector import ConvolutionalProjector, Projector
 
 Critic = Callable[[Tensor], Tensor]
@@ -89,6 +90,37 @@ class AlignmentResult:
 
     loss: Tensor
     metrics: dict[str, Tensor] = field(default_factory=dict)
+
+
+RESERVED = ("step", "loss", "denoising", "grad_norm", "skipped")
+"""Columns of train.csv that the trainer fills."""
+
+
+def checked_result(alignment: nn.Module, result: object) -> AlignmentResult:
+    """`result` of an alignment's `forward`.
+
+    Raises:
+        UserError: it is no `AlignmentResult`, or its loss or a metric is not a scalar tensor, or a
+            metric has a name of the trainer's own.
+    """
+    where = f"{type(alignment).__name__}: its `forward` returned"
+    if not isinstance(result, AlignmentResult):
+        raise UserError(
+            f"{where} a {type(result).__name__}; return an AlignmentResult(loss, metrics)"
+        )
+    for name, value in (("loss", result.loss), *result.metrics.items()):
+        if not isinstance(value, Tensor):
+            raise UserError(f"{where} `{name}` as a {type(value).__name__}; return a scalar tensor")
+        if value.ndim:
+            raise UserError(
+                f"{where} `{name}` of shape {list(value.shape)}; return its mean, a scalar"
+            )
+    for name in RESERVED:
+        if name in result.metrics:
+            raise UserError(
+                f"{where} a metric `{name}`, which the trainer logs itself; give it another name"
+            )
+    return result
 
 
 class Alignment(nn.Module):

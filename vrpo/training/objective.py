@@ -8,7 +8,7 @@ import logging
 import torch
 from torch import Tensor, nn
 
-from vrpo.alignment.base import Alignment, AlignmentBatch, AlignmentResult, GlobalTargets
+from vrpo.alignment.base import Alignment, AlignmentBatch, GlobalTargets, checked_result
 from vrpo.config.training import TrainingOptions
 from vrpo.errors import UserError
 from vrpo.models.transformer import DiffusionTransformer
@@ -117,12 +117,7 @@ class Objective(nn.Module):
                 global_targets=global_targets,
                 class_token_error=token_error,
             )
-            aligned = self.alignment(batch)
-            if not isinstance(aligned, AlignmentResult):
-                raise UserError(
-                    f"{type(self.alignment).__name__}: its `forward` returned a "
-                    f"{type(aligned).__name__}; return an AlignmentResult(loss, metrics)"
-                )
+            aligned = checked_result(self.alignment, self.alignment(batch))
         loss = denoising.mean() + aligned.loss
         metrics = {"loss": loss.detach(), "denoising": denoising.detach().mean()}
         return loss, {**metrics, **aligned.metrics}

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from vrpo.config.experiment import ExperimentConfig
+from vrpo.config.geometry import latent_side
 from vrpo.config.networks import SpaceOptions
 from vrpo.config.resolved import RunConfig
 from vrpo.errors import UserError
@@ -91,19 +92,20 @@ def weight_checks(config: ExperimentConfig, *, fetch: bool) -> Iterator[Check]:
 
 
 def class_checks(config: ExperimentConfig) -> Iterator[Check]:
-    """Find the trackers, import the custom losses of runs, and construct custom networks."""
+    """Find the trackers, try the custom losses of runs, and construct custom networks."""
     if config.tracking.trackers:
         yield "trackers", partial(_trackers, config.tracking.trackers)
-    for name in dict.fromkeys(run.alignment for run in config.runs.values()):
-        if config.alignments[name].kind == "custom":
-            yield f"loss of {name}", partial(_loss, config, name)
-    networks = {}
-    for run in config.runs:
+    losses, networks = {}, {}
+    for run, row in config.runs.items():
         resolved = config.run_config(run, config.seeds_of(run)[0])
+        if resolved.alignment.kind == "custom":
+            losses.setdefault(f"loss of {row.alignment}", resolved)
         if getattr(resolved.model, "backbone", None):
-            networks.setdefault(resolved.model.name, resolved)
-    for name, resolved in networks.items():
-        yield f"network {name}", partial(_network, config, resolved)
+            networks.setdefault(f"network {resolved.model.name}", resolved)
+    for what, resolved in losses.items():
+        yield what, partial(_loss, config, resolved)
+    for what, resolved in networks.items():
+        yield what, partial(_network, config, resolved)
 
 
 def _trackers(names: list[str]) -> str:
@@ -113,12 +115,29 @@ def _trackers(names: list[str]) -> str:
     return f"{', '.join(names)} can be imported"
 
 
-def _loss(config: ExperimentConfig, name: str) -> str:
-    from vrpo.alignment.base import Alignment
+def _loss(config: ExperimentConfig, run: RunConfig) -> str:
+    """Try a custom loss on random values, where the encoders' widths are known."""
+    from vrpo.alignment.base import Alignment, AlignmentContext
+    from vrpo.alignment.trial import try_loss
     from vrpo.models.backbones import import_class
+    from vrpo.report.cost import encoder_tokens
 
-    found = import_class(config.alignments[name].loss, Alignment, f"alignments.{name}.loss")
-    return f"{found.__name__} can be imported"
+    options, model, side = run.alignment, run.model, latent_side(config)
+    found = import_class(options.loss, Alignment, "alignments").__name__
+    count = (side // model.patch_size) ** 2
+    try:
+        widths = [encoder_tokens(config.encoders[name])[1] for name in options.encoders]
+    except UserError:
+        return f"{found} can be imported; it was not tried, as its encoder's width is not known"
+    context = AlignmentContext(
+        latent_shape=(config.tokenizer.latent_channels, side, side),
+        width=model.width,
+        tokens={name: (count, each) for name, each in zip(options.encoders, widths, strict=True)},
+    )
+    settings = {"heads": model.heads, "precision": run.training.precision}
+    trained = try_loss(options, context, tokens=count, **settings)
+    gradient = f"has a gradient for {', '.join(trained)}" if trained else "trains no network"
+    return f"{found} runs on random values, and {gradient}"
 
 
 def _network(config: ExperimentConfig, run: RunConfig) -> str:
@@ -126,7 +145,6 @@ def _network(config: ExperimentConfig, run: RunConfig) -> str:
 
     from vrpo.models.backbones import build_network
     from vrpo.processes.registry import build_process
-    from vrpo.report.cost import latent_side
 
     channels, side = config.tokenizer.latent_channels, latent_side(config)
     out = build_process(run.process).prediction_channels(channels)

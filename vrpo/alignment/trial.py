@@ -1,0 +1,118 @@
+"""An alignment loss tried on random values, so that its mistakes show before the first job."""
+
+from __future__ import annotations
+
+import traceback
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from vrpo.alignment.base import (
+    Alignment,
+    AlignmentBatch,
+    AlignmentContext,
+    GlobalTargets,
+    checked_result,
+)
+from vrpo.config.alignments import AnyAlignment
+from vrpo.errors import UserError
+from vrpo.models.backbones import import_class
+
+ROLLOUTS = 4  # of one micro-batch
+Inputs = dict[str, list[Tensor]]
+
+
+def try_loss(
+    options: AnyAlignment, context: AlignmentContext, *, tokens: int, heads: int, precision: str
+) -> list[str]:
+    """Build a loss, and run it forward and backward as one step of a training does.
+
+    Args:
+        options: of the loss.
+        context: of its run, without critics.
+        tokens: hidden tokens N of the network.
+        heads: attention heads of the network.
+        precision: `training.precision`.
+
+    Returns:
+        What of the network the loss has a gradient for, of `hidden tokens`, `error`, `x0_hat` and
+        `attention`; nothing: it trains none.
+
+    Raises:
+        UserError: it cannot be imported, fails, or returns what the trainer cannot use.
+    """
+    loss_class = import_class(options.loss, Alignment, "alignments")
+    half = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        torch.manual_seed(0)
+        try:
+            alignment = loss_class(options, context)
+            batch, inputs = _random_batch(alignment, tokens, heads)
+            with half:
+                loss = checked_result(alignment, alignment(batch)).loss
+            if loss.requires_grad:
+                loss.backward()
+            alignment.finish_step(lambda values: values, torch.tensor(True))
+        except UserError:
+            raise
+        except Exception as error:  # whatever a custom loss raises
+            raise UserError(_failure(loss_class, error)) from error
+    return [
+        name
+        for name, values in inputs.items()
+        if any(value.grad is not None and bool(value.grad.any()) for value in values)
+    ]
+
+
+def _random_batch(alignment: Alignment, tokens: int, heads: int) -> tuple[AlignmentBatch, Inputs]:
+    """A micro-batch, and those of its tensors that come from the network."""
+    options, context = alignment.options, alignment.context
+    rollouts, width = ROLLOUTS * options.group, context.width
+    blocks = len(alignment.attention_of)
+
+    def leaf(*shape: int) -> Tensor:
+        return torch.randn(rollouts, *shape).requires_grad_()
+
+    heads_shape = (heads, tokens, width // heads)
+    queries_keys = [(leaf(*heads_shape), leaf(*heads_shape)) for _ in range(blocks)]
+    inputs: Inputs = {
+        "hidden tokens": [leaf(tokens, width) for _ in alignment.hidden_after],
+        "error": [leaf()],
+        "x0_hat": [leaf(*context.latent_shape)],
+        "attention": [each for pair in queries_keys for each in pair],
+    }
+    shapes = context.tokens.items()
+    encoded = {name: torch.randn(rollouts, count, channels) for name, (count, channels) in shapes}
+    everywhere = GlobalTargets(encoded, torch.arange(rollouts), torch.arange(rollouts))
+    return AlignmentBatch(
+        hidden=inputs["hidden tokens"],
+        tokens=encoded,
+        noise_level=torch.rand(rollouts),
+        error=inputs["error"][0],
+        x0=torch.randn(rollouts, *context.latent_shape),
+        x0_hat=lambda: inputs["x0_hat"][0],
+        attention=queries_keys,
+        encoder_attention={
+            name: torch.randn(rollouts, blocks, 2, 1, count, channels)
+            for name, (count, channels) in shapes
+        },
+        step=torch.tensor(0),
+        global_targets=everywhere if alignment.needs_global_targets else None,
+    ), inputs
+
+
+def _failure(loss_class: type[Alignment], error: Exception) -> str:
+    """What went wrong, and the last line of the loss's own file that was reached."""
+    module = loss_class.__module__
+    frames = traceback.walk_tb(error.__traceback__)
+    own = [(frame, line) for frame, line in frames if frame.f_globals.get("__name__") == module]
+    text = " ".join(str(error).split())[:200]
+    place = ""
+    if own:
+        frame, line = own[-1]
+        place = f", {Path(frame.f_code.co_filename).name} line {line}"
+    return (
+        f"{loss_class.__name__}: fails on random values of the run's shapes "
+        f"({type(error).__name__}: {text}{place}); correct it"
+    )
