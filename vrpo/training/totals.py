@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from vrpo.errors import UserError
 from vrpo.runtime.distributed import Ranks
 
 
@@ -14,9 +15,25 @@ class Totals:
     def __init__(self, ranks: Ranks) -> None:
         self.ranks = ranks
         self.sums: dict[str, Tensor] = {}
+        self.names: tuple[str, ...] = ()
+
+    def add_metrics(self, metrics: dict[str, Tensor], parts: int) -> None:
+        """Add the metrics of one of `parts` micro-batches of a step.
+
+        Raises:
+            UserError: they are not those of the step before: rows would not be means over steps.
+        """
+        self.names = self.names or tuple(metrics)
+        if tuple(metrics) != self.names:
+            raise UserError(
+                f"the alignment: it returned the metrics {', '.join(self.names)}, and then "
+                f"{', '.join(metrics)}; return the same ones, in the same order, in every step"
+            )
+        for name, value in metrics.items():
+            self.add(name, value / parts)
 
     def add(self, name: str, value: Tensor) -> None:
-        """Add one step's value, or a micro-batch's part of it."""
+        """Add one step's value."""
         self.sums[name] = self.sums[name] + value if name in self.sums else value.clone()
 
     def take(self) -> dict[str, float]:

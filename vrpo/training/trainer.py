@@ -201,8 +201,7 @@ class Trainer:
         )
         self.mark("forward")
         (loss / self.options.accumulation).backward()
-        for name, value in metrics.items():
-            self.totals.add(name, value / self.options.accumulation)
+        self.totals.add_metrics(metrics, self.options.accumulation)
         self.mark("backward")
 
     def _update(self) -> None:

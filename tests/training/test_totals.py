@@ -1,0 +1,40 @@
+"""Metrics between two rows of train.csv."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from vrpo.errors import UserError
+from vrpo.training.totals import Totals
+
+
+@pytest.fixture
+def totals() -> Totals:
+    alone = SimpleNamespace(world=1, device=torch.device("cpu"), all_reduce=lambda values: values)
+    return Totals(alone)
+
+
+def metrics(**values: float) -> dict[str, torch.Tensor]:
+    return {name: torch.tensor(value) for name, value in values.items()}
+
+
+def test_micro_batches_count_by_their_part_of_the_step(totals: Totals) -> None:
+    for value in (1.0, 3.0):
+        totals.add_metrics(metrics(loss=value), parts=2)
+    totals.add("skipped", torch.tensor(1.0))
+    assert totals.take() == {"loss": 2.0, "skipped": 1.0}
+    assert totals.sums == {}
+
+
+@pytest.mark.parametrize(
+    "later", [{"loss": 1.0}, {"loss": 1.0, "other": 2.0}, {"share": 2.0, "loss": 1.0}, {}]
+)
+def test_metrics_that_change_between_steps_are_refused(
+    totals: Totals, later: dict[str, float]
+) -> None:
+    """Their columns would shift, and their means be of fewer steps than the row says."""
+    totals.add_metrics(metrics(loss=1.0, share=2.0), parts=1)
+    totals.take()
+    with pytest.raises(UserError, match=r"returned the metrics loss, share, and then .*; return"):
+        totals.add_metrics(metrics(**later), parts=1)
