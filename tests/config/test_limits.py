@@ -174,6 +174,10 @@ def row(**options: Any) -> dict[str, Any]:
         ({"runs": {"ab" * 25: MINI["runs"]["sit-none"]}}, ["runs.abab", "repeats `ab`"]),
         ({"encoders": {"a b": VIT}}, ["encoders.a b", "file names"]),
         ({"experiment": "-x"}, ["experiment", "begin with"]),
+        (
+            {"evaluation": {"extra_networks": {"s": MINI["evaluation"]["trained"]}}},
+            ["evaluation", "extra_networks.s", "choose another name"],
+        ),
         (row(model="mini/0"), ["runs.sit-repa.model", "'mini/0'", "SIZE/PATCH"]),
         (row(model="mini/٢"), ["runs.sit-repa.model", "SIZE/PATCH"]),
         (row(model="mini/3"), ["runs.sit-repa.model", "side of 8", "patches of 3"]),

@@ -152,6 +152,11 @@ class EvaluationOptions(Options):
                 "`evaluation.trained` must describe the network "
                 "when `evaluation.network` is `trained`; add it"
             )
+        if "s" in self.extra_networks:  # `mu_s` of a reference is the mean of sFID's features
+            raise ValueError(
+                "`extra_networks.s`: references keep sFID's statistics under `s`; "
+                "choose another name"
+            )
         return self
 
     def network_of(self, section: str) -> NetworkOptions:
