@@ -1,6 +1,6 @@
 """Jobs that start as forks of a process that has imported PyTorch and the other libraries.
 
-These imports take longer than many a job of a small experiment: 4 to 14 seconds of a CPU. A
+These imports take longer than many a job of a small experiment: several seconds of a CPU. A
 workflow on this machine's CPU starts one such process, and `vrpo --gpus 0 STAGE` asks it for a
 fork. The fork has the caller's arguments, environment, folder, streams and signals, and ends as
 any other process. Without the process, or before it is ready, a stage starts by itself.

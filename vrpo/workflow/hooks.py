@@ -135,7 +135,9 @@ def _start_warm(workflow: Workflow, experiment: ExperimentConfig, due: list[str]
     short = [name for name in due if name in IMPORTS]
     if here and len(short) >= FEWEST:
         modules = dict.fromkeys(module for name in sorted({*short}) for module in IMPORTS[name])
-        start_warm_process([*modules], experiment.resources.threads, os.environ[JOBS_PATH])
+        start_warm_process(
+            ["vrpo.cli", *modules], experiment.resources.threads, os.environ[JOBS_PATH]
+        )
 
 
 def _join_queue(workflow: Workflow, results: Path, forced: set[str]) -> None:
