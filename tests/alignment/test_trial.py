@@ -169,7 +169,7 @@ def test_losses_of_this_package_pass(kind: str) -> None:
             "Constant",
             "ok       loss of mine  Constant runs on random values, and trains no network",
         ),
-        ("NoMean", "missing  loss of mine  NoMean: its `forward` returned"),
+        ("NoMean", "missing  loss of mine  alignments.mine.loss: NoMean: its `forward` returned"),
     ],
 )
 def test_the_check_of_an_experiment_tries_its_losses(name: str, words: str, tmp_path: Path) -> None:

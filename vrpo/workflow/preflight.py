@@ -99,11 +99,11 @@ def class_checks(config: ExperimentConfig) -> Iterator[Check]:
     for run, row in config.runs.items():
         resolved = config.run_config(run, config.seeds_of(run)[0])
         if resolved.alignment.kind == "custom":
-            losses.setdefault(f"loss of {row.alignment}", resolved)
+            losses.setdefault(row.alignment, resolved)
         if getattr(resolved.model, "backbone", None):
             networks.setdefault(f"network {resolved.model.name}", resolved)
-    for what, resolved in losses.items():
-        yield what, partial(_loss, config, resolved)
+    for name, resolved in losses.items():
+        yield f"loss of {name}", partial(_loss, config, f"alignments.{name}.loss", resolved)
     for what, resolved in networks.items():
         yield what, partial(_network, config, resolved)
 
@@ -115,27 +115,28 @@ def _trackers(names: list[str]) -> str:
     return f"{', '.join(names)} can be imported"
 
 
-def _loss(config: ExperimentConfig, run: RunConfig) -> str:
-    """Try a custom loss on random values, where the encoders' widths are known."""
+def _loss(config: ExperimentConfig, where: str, run: RunConfig) -> str:
+    """Try a custom loss, named at `where`, on random values, if its encoders' widths are known."""
     from vrpo.alignment.base import Alignment, AlignmentContext
     from vrpo.alignment.trial import try_loss
     from vrpo.models.backbones import import_class
     from vrpo.report.cost import encoder_tokens
 
     options, model, side = run.alignment, run.model, latent_side(config)
-    found = import_class(options.loss, Alignment, "alignments").__name__
+    found = import_class(options.loss, Alignment, where).__name__
     count = (side // model.patch_size) ** 2
     try:
         widths = [encoder_tokens(config.encoders[name])[1] for name in options.encoders]
     except UserError:
         return f"{found} can be imported; it was not tried, as its encoder's width is not known"
-    context = AlignmentContext(
-        latent_shape=(config.tokenizer.latent_channels, side, side),
-        width=model.width,
-        tokens={name: (count, each) for name, each in zip(options.encoders, widths, strict=True)},
-    )
+    shapes = {name: (count, each) for name, each in zip(options.encoders, widths, strict=True)}
+    latent_shape = config.tokenizer.latent_channels, side, side
+    context = AlignmentContext(latent_shape, model.width, shapes)
     settings = {"heads": model.heads, "precision": run.training.precision}
-    trained = try_loss(options, context, tokens=count, **settings)
+    try:
+        trained = try_loss(options, context, tokens=count, **settings)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
     gradient = f"has a gradient for {', '.join(trained)}" if trained else "trains no network"
     return f"{found} runs on random values, and {gradient}"
 
