@@ -68,11 +68,3 @@ def test_runs_that_cannot_be_compared_are_refused(small: ExperimentConfig) -> No
 def test_a_batch_that_groups_do_not_divide_is_refused(configs: list) -> None:
     with pytest.raises(UserError, match="groups of 8 rollouts do not divide the 4 samples"):
         read_experiment(configs, ["training.accumulation=2"])
-
-
-def test_an_encoder_with_another_number_of_tokens_is_refused(
-    configs: list, cpu: torch.device
-) -> None:
-    config = read_experiment(configs, ["encoders.dinov2-b.image_size=448"])
-    with pytest.raises(UserError, match=r"set encoders.dinov2-b.image_size to 224"):
-        bench_train(config, ["repa"], cpu, steps=1, rounds=1, samples=8)

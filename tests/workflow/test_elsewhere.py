@@ -200,7 +200,7 @@ def test_weights_that_cannot_be_had_end_the_workflow_before_its_first_job(
         "--cores",
         "1",
         "--config",
-        "tokenizer={weights: nobody/no-such-vae}",
+        "tokenizer={weights: nobody/no-such-vae, downsampling: 4}",
         "--",
         "prepare",
     )
