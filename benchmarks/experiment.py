@@ -19,8 +19,8 @@ from vrpo.models.backbones import build_network
 from vrpo.processes.registry import build_process
 from vrpo.report.cost import encoder_tokens
 from vrpo.seeds import derive_seed
+from vrpo.training.building import build_objective
 from vrpo.training.objective import Objective
-from vrpo.training.run import build_objective
 
 Network = TypeVar("Network", bound=nn.Module)
 

@@ -17,9 +17,9 @@ from vrpo.config import RunConfig
 from vrpo.config.messages import validate
 from vrpo.config.training import TrainingOptions
 from vrpo.data.batches import TrainingData
+from vrpo.training.building import build_objective
 from vrpo.training.objective import Objective
 from vrpo.training.plan import plan_step
-from vrpo.training.run import build_objective
 
 from tests.fixtures.training import LATENT, Toy
 

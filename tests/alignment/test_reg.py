@@ -29,8 +29,8 @@ from vrpo.processes.samplers import sample
 from vrpo.sampling.draws import ImageDraws, JointDraws
 from vrpo.sampling.generate import sample_latents
 from vrpo.sampling.network import SamplingNetwork
+from vrpo.training.building import build_objective
 from vrpo.training.objective import Objective
-from vrpo.training.run import build_objective
 
 from tests.fixtures import ROOT, golden
 from tests.fixtures.training import (

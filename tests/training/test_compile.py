@@ -15,9 +15,9 @@ from vrpo.config.messages import validate
 from vrpo.config.training import TrainingOptions
 from vrpo.data.arrays import ArrayWriter
 from vrpo.data.batches import TrainingData
+from vrpo.training.building import build_objective
 from vrpo.training.objective import Objective
 from vrpo.training.plan import plan_step, step_gaps, step_noise
-from vrpo.training.run import build_objective
 
 from tests.fixtures.training import ALIGNMENTS, COUNT, LATENT, TOKENS, Toy
 

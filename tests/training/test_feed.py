@@ -14,9 +14,10 @@ import torch
 from vrpo.data.batches import TrainingData
 from vrpo.errors import UserError
 from vrpo.models.checkpoints import read_network
+from vrpo.training.building import build_objective
 from vrpo.training.feed import Feed
 from vrpo.training.plan import StepPlan
-from vrpo.training.run import build_objective, train
+from vrpo.training.run import train
 
 from tests.fixtures.training import Toy, milestone_file
 

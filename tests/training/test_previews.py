@@ -18,8 +18,8 @@ from vrpo.data.batches import TrainingData
 from vrpo.errors import UserError
 from vrpo.sampling.preview import PreviewSampler
 from vrpo.training import previews
+from vrpo.training.building import build_objective
 from vrpo.training.previews import GAP, tiled
-from vrpo.training.run import build_objective
 
 from tests.fixtures.tracking import Recorder, use
 from tests.fixtures.training import Toy, assert_same_results
