@@ -63,6 +63,26 @@ def test_a_failure_is_one_line(
 
 
 @pytest.mark.parametrize(
+    ("says", "line"),
+    [
+        ("vrpo: stopped at step 4\nsrun: error: n1: task 0: Exited", "vrpo: stopped at step 4"),
+        (
+            "srun: error: n2: task 1: Exited with exit code 75",
+            "vrpo: error: n2: task 1: Exited with exit code 75; the same command resumes",
+        ),
+    ],
+)
+def test_an_interruption_says_why(
+    says: str, line: str, srun: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Where no rank did, it says what SLURM said."""
+    srun.setenv("SAY", says)
+    srun.setenv("STATUS", "75")
+    assert run_on_nodes(2, 0, ["train"]) == INTERRUPTED
+    assert capfd.readouterr().err == f"{line}\n"
+
+
+@pytest.mark.parametrize(
     ("says", "reason", "requeued"),
     [
         ("Exited with exit code 75", "a node of the job does not answer", True),

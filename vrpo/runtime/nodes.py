@@ -32,6 +32,7 @@ STEP = (
     "--input=none",
 )
 ENDS_WITHIN = 35  # seconds, of the other nodes after the first that failed; KillWait is 30
+SAYS = PREFIX.partition(" ")[0]  # begins what a command says of its own end
 MEET_WITHIN = 300  # seconds from the start of a node's process to that of the last one
 ENDED = re.compile(r"srun: error: (.*: tasks? .*|Node failure on .*)|srun: .*|slurmstepd: .*")
 
@@ -74,7 +75,8 @@ def run_on_nodes(nodes: int, gpus: int, arguments: Sequence[str]) -> int:
     )
     status = step.wait()
     late.cancel()
-    if not said and status not in (0, INTERRUPTED):
+    refused = any(line.startswith(PREFIX) for line in said)
+    if status and not refused and not (said and status == INTERRUPTED):
         print(f"{PREFIX}{_reason(status, ended)}", file=sys.stderr)
     return INTERRUPTED if status < 0 else status
 
@@ -91,20 +93,20 @@ def _reason(status: int, ended: list[str]) -> str:
 
 
 def pass_on(lines: Iterable[str], on_end: Callable[[], None]) -> tuple[set[str], list[str]]:
-    """Write lines to stderr, those of errors once, and those of SLURM on ended tasks never.
+    """Write lines to stderr, those that say why once, and those of SLURM on ended tasks never.
 
     Args:
         lines: what `srun` and the tasks say.
         on_end: called when SLURM says the first time that a task has ended.
 
     Returns:
-        The errors, and what SLURM says of ended tasks and nodes.
+        Errors and reasons of an interruption, and what SLURM says of ended tasks and nodes.
     """
     said, ended = set(), []
     for line in lines:
         if line in said:
             continue
-        if line.startswith(PREFIX):
+        if line.startswith(SAYS):
             said.add(line)
         elif found := ENDED.match(line):
             if found[1] and not ended:
