@@ -32,16 +32,26 @@ class Good(ProjectedAlignment):
 class OfAll(Good):
     needs_global_targets = True
 
-    @property
-    def attention_of(self):
-        return (1,)
-
     def forward(self, batch):
-        (q, k), = batch.attention
-        whole = batch.global_targets.tokens["vit"][batch.global_targets.places]
-        own = batch.encoder_attention["vit"][:, 0]
-        loss = (q * k).mean() + batch.x0_hat().square().mean() + batch.error.mean()
-        return AlignmentResult(loss * whole.mean() * own.std())
+        whole, places = batch.global_targets.tokens["vit"], batch.global_targets.places
+        assert torch.equal(whole[places], batch.tokens["vit"]) and len(whole) > len(places)
+        assert batch.encoder_attention == {}
+        loss = batch.x0_hat().square().mean() + batch.error.mean()
+        return AlignmentResult(loss * whole.std())
+
+
+class OfEights(Good):
+    def forward(self, batch):
+        groups = batch.hidden[0].unflatten(0, (-1, 8))
+        return AlignmentResult(groups.mean(dim=1).square().mean())
+
+
+class Attentive(Good):
+    attention_of = (1,)
+
+
+class TooDeep(Good):
+    hidden_after = (9,)
 
 
 class Constant(Good):
@@ -101,18 +111,21 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(tmp_path)
 
 
-def attempt(name: str, precision: str = "fp32") -> list[str]:
+def attempt(name: str, precision: str = "fp32", batch: int = 16) -> list[str] | None:
     options = CustomOptions(
         kind="custom", loss=f"tried_losses:{name}", encoders=["vit"], depth=1, projector_width=16
     )
     context = AlignmentContext((4, 8, 8), 12, {"vit": (16, 6)})
-    return try_loss(options, context, tokens=16, heads=3, precision=precision)
+    settings = {"tokens": 16, "depth": 2, "precision": precision}
+    return try_loss(options, context, batch=batch, **settings)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_loss_that_works_names_what_it_trains(precision: str) -> None:
     assert attempt("Good", precision) == ["hidden tokens"]
-    assert attempt("OfAll", precision) == ["error", "x0_hat", "attention"]
+    assert attempt("OfAll", precision) == ["error", "x0_hat"]
+    assert attempt("OfEights", precision) == ["hidden tokens"]
+    assert attempt("Attentive", precision) is None
     assert attempt("Constant", precision) == []
 
 
@@ -130,10 +143,11 @@ def test_random_numbers_of_the_caller_stay() -> None:
         ("Missing", "`tried_losses:Missing` cannot be imported"),
         ("Unbuilt", r"Unbuilt: fails .* \(RuntimeError: no more, tried_losses.py line \d+\)"),
         ("Misshapen", r"Misshapen: fails .* size of tensor .* tried_losses.py line \d+\); correct"),
-        ("NoMean", r"NoMean: its `forward` returned `loss` of shape \[4\]; return its mean"),
+        ("NoMean", r"NoMean: its `forward` returned `loss` of shape \[16\]; return its mean"),
         ("Number", "Number: its `forward` returned `share` as a float; return a scalar tensor"),
-        ("Vector", r"Vector: its `forward` returned `share` of shape \[4\]; return its mean"),
+        ("Vector", r"Vector: its `forward` returned `share` of shape \[16\]; return its mean"),
         ("Taken", "a metric `denoising`, which the trainer logs itself; give it another name"),
+        ("TooDeep", "takes block 9, but the network has 2 blocks; correct `hidden_after`"),
         ("NotOne", "NotOne: its `forward` returned a Tensor; return an AlignmentResult"),
         ("Ending", r"Ending: fails .* no attribute 'nothing', tried_losses.py line \d+"),
         ("Asking", r"Asking: fails .* 'NoneType' object has no attribute 'mean'"),
@@ -155,7 +169,8 @@ def test_losses_of_this_package_pass(kind: str) -> None:
     """The random values are what the trainer gives."""
     options = KINDS_BY_NAME[kind](kind=kind, encoders=["vit"], depth=1)
     context = AlignmentContext((4, 8, 8), 12, {"vit": (16, 6)})
-    assert "hidden tokens" in try_loss(options, context, tokens=16, heads=3, precision="fp32")
+    trained = try_loss(options, context, tokens=16, depth=12, precision="fp32")
+    assert trained == (None if options.attention_of else ["hidden tokens"])
 
 
 @pytest.mark.parametrize(
@@ -167,7 +182,7 @@ def test_losses_of_this_package_pass(kind: str) -> None:
         ),
         (
             "Constant",
-            "ok       loss of mine  Constant runs on random values, and trains no network",
+            "ok       loss of mine  Constant runs on random values, and has no gradient for the",
         ),
         ("NoMean", "missing  loss of mine  alignments.mine.loss: NoMean: its `forward` returned"),
     ],

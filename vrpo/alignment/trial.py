@@ -24,31 +24,64 @@ Inputs = dict[str, list[Tensor]]
 
 
 def try_loss(
-    options: AnyAlignment, context: AlignmentContext, *, tokens: int, heads: int, precision: str
-) -> list[str]:
+    options: AnyAlignment,
+    context: AlignmentContext,
+    *,
+    tokens: int,
+    depth: int,
+    precision: str,
+    batch: int = ROLLOUTS,
+) -> list[str] | None:
     """Build a loss, and run it forward and backward as one step of a training does.
 
     Args:
         options: of the loss.
         context: of its run, without critics.
         tokens: hidden tokens N of the network.
-        heads: attention heads of the network.
+        depth: blocks of the network.
         precision: `training.precision`.
+        batch: rollouts of the run's micro-batch, tried where a few of them fail.
 
     Returns:
-        What of the network the loss has a gradient for, of `hidden tokens`, `error`, `x0_hat` and
-        `attention`; nothing: it trains none.
+        What of the network the loss has a gradient for, of `hidden tokens`, `error` and `x0_hat`;
+        None: it was only built, because it reads attention.
 
     Raises:
         UserError: it cannot be imported, fails, or returns what the trainer cannot use.
     """
+    settings = {"tokens": tokens, "depth": depth, "precision": precision}
+    try:
+        return _try_with(ROLLOUTS, options, context, **settings)
+    except UserError:
+        if batch == ROLLOUTS:
+            raise
+        return _try_with(batch, options, context, **settings)
+
+
+def _try_with(
+    rollouts: int,
+    options: AnyAlignment,
+    context: AlignmentContext,
+    *,
+    tokens: int,
+    depth: int,
+    precision: str,
+) -> list[str] | None:
     loss_class = import_class(options.loss, Alignment, "alignments")
     half = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(0)
         try:
             alignment = loss_class(options, context)
-            batch, inputs = _random_batch(alignment, tokens, heads)
+            last = max((*alignment.hidden_after, *alignment.attention_of), default=0)
+            if last > depth:
+                raise UserError(
+                    f"{loss_class.__name__}: takes block {last}, but the network has {depth} "
+                    "blocks; correct `hidden_after` or `attention_of`"
+                )
+            if alignment.attention_of:
+                return None
+            batch, inputs = _random_batch(alignment, rollouts, tokens)
             with half:
                 loss = checked_result(alignment, alignment(batch)).loss
             if loss.requires_grad:
@@ -65,40 +98,32 @@ def try_loss(
     ]
 
 
-def _random_batch(alignment: Alignment, tokens: int, heads: int) -> tuple[AlignmentBatch, Inputs]:
-    """A micro-batch, and those of its tensors that come from the network."""
-    options, context = alignment.options, alignment.context
-    rollouts, width = ROLLOUTS * options.group, context.width
-    blocks = len(alignment.attention_of)
+def _random_batch(
+    alignment: Alignment, rollouts: int, tokens: int
+) -> tuple[AlignmentBatch, Inputs]:
+    """A micro-batch, half of the global one, and those of its tensors that the network gives."""
+    context = alignment.context
 
     def leaf(*shape: int) -> Tensor:
         return torch.randn(rollouts, *shape).requires_grad_()
 
-    heads_shape = (heads, tokens, width // heads)
-    queries_keys = [(leaf(*heads_shape), leaf(*heads_shape)) for _ in range(blocks)]
     inputs: Inputs = {
-        "hidden tokens": [leaf(tokens, width) for _ in alignment.hidden_after],
+        "hidden tokens": [leaf(tokens, context.width) for _ in alignment.hidden_after],
         "error": [leaf()],
         "x0_hat": [leaf(*context.latent_shape)],
-        "attention": [each for pair in queries_keys for each in pair],
     }
-    shapes = context.tokens.items()
-    encoded = {name: torch.randn(rollouts, count, channels) for name, (count, channels) in shapes}
-    everywhere = GlobalTargets(encoded, torch.arange(rollouts), torch.arange(rollouts))
+    everywhere = {name: torch.randn(2 * rollouts, *shape) for name, shape in context.tokens.items()}
+    places = torch.arange(rollouts, 2 * rollouts)
+    targets = GlobalTargets(everywhere, torch.arange(2 * rollouts), places)
     return AlignmentBatch(
         hidden=inputs["hidden tokens"],
-        tokens=encoded,
+        tokens={name: values[places] for name, values in everywhere.items()},
         noise_level=torch.rand(rollouts),
         error=inputs["error"][0],
         x0=torch.randn(rollouts, *context.latent_shape),
         x0_hat=lambda: inputs["x0_hat"][0],
-        attention=queries_keys,
-        encoder_attention={
-            name: torch.randn(rollouts, blocks, 2, 1, count, channels)
-            for name, (count, channels) in shapes
-        },
         step=torch.tensor(0),
-        global_targets=everywhere if alignment.needs_global_targets else None,
+        global_targets=targets if alignment.needs_global_targets else None,
     ), inputs
 
 

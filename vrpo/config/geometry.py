@@ -30,7 +30,7 @@ def encoder_patch(encoder: EncoderOptions) -> int | None:
     """Side of a ViT's patch in pixels, from its arguments or else its timm name; None: unknown."""
     named = re.search(r"patch(\d+)", encoder.architecture)
     given = encoder.arguments.get("patch_size", named and int(named[1]))
-    return given if isinstance(given, int) and given > 0 else None
+    return given if type(given) is int and given > 0 else None
 
 
 def check_geometry(config: ExperimentConfig) -> None:
@@ -57,6 +57,8 @@ def check_geometry(config: ExperimentConfig) -> None:
                 )
     for name, run in config.runs.items():
         model = config.model_of(name)
+        if side % model.patch_size:  # a pretrained VAE decides
+            continue
         for encoder in config.alignments[run.alignment].encoders:
             _check_tokens(config, encoder, f"{model.name} of run {name}", side // model.patch_size)
 
@@ -67,7 +69,7 @@ def _check_tokens(config: ExperimentConfig, name: str, network: str, wanted: int
     if patch is None or encoder.image_size // patch == wanted:
         return
     found = encoder.image_size // patch
-    remedy = f"set it to {wanted * patch}"
+    remedy = f"set it to {wanted * patch}, or align this run to an encoder that has it"
     if tokenizer.weights != "trained":
         remedy += f", or tokenizer.downsampling, {tokenizer.downsampling} here, to that of the VAE"
     raise ValueError(

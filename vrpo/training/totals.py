@@ -30,7 +30,7 @@ class Totals:
                 f"{', '.join(metrics)}; return the same ones, in the same order, in every step"
             )
         for name, value in metrics.items():
-            self.add(name, value / parts)
+            self.add(name, value.detach() / parts)
 
     def add(self, name: str, value: Tensor) -> None:
         """Add one step's value."""

@@ -132,13 +132,16 @@ def _loss(config: ExperimentConfig, where: str, run: RunConfig) -> str:
     shapes = {name: (count, each) for name, each in zip(options.encoders, widths, strict=True)}
     latent_shape = config.tokenizer.latent_channels, side, side
     context = AlignmentContext(latent_shape, model.width, shapes)
-    settings = {"heads": model.heads, "precision": run.training.precision}
+    settings = {"depth": model.depth, "precision": run.training.precision}
+    settings["batch"] = run.training.micro_batch(1, options.group)
     try:
         trained = try_loss(options, context, tokens=count, **settings)
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
-    gradient = f"has a gradient for {', '.join(trained)}" if trained else "trains no network"
-    return f"{found} runs on random values, and {gradient}"
+    if trained is None:
+        return f"{found} can be built; it was not tried, as it reads attention"
+    gradient = f"a gradient for {', '.join(trained)}" if trained else "no gradient for the network"
+    return f"{found} runs on random values, and has {gradient}"
 
 
 def _network(config: ExperimentConfig, run: RunConfig) -> str:
