@@ -1,19 +1,19 @@
 """Metrics between two rows of train.csv."""
 
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from vrpo.errors import UserError
-from vrpo.training.history import History
 from vrpo.training.totals import Totals
 
 
 @pytest.fixture
 def totals() -> Totals:
-    alone = SimpleNamespace(world=1, device=torch.device("cpu"), all_reduce=lambda values: values)
+    alone = SimpleNamespace(
+        world=1, rank=0, device=torch.device("cpu"), all_reduce=lambda values: values
+    )
     return Totals(alone)
 
 
@@ -38,7 +38,7 @@ def test_metrics_that_change_between_steps_are_refused(
     """Their columns would shift, and their means be of fewer steps than the row says."""
     totals.add_metrics(metrics(loss=1.0, share=2.0), parts=1)
     totals.take()
-    with pytest.raises(UserError, match=r"returned the metrics loss, share, and then .*; return"):
+    with pytest.raises(UserError, match=r"returned the metrics share, and then .*; return"):
         totals.add_metrics(metrics(**later), parts=1)
 
 
@@ -47,10 +47,16 @@ def test_a_metric_keeps_no_graph(totals: Totals) -> None:
     assert not totals.sums["loss"].requires_grad
 
 
-def test_columns_that_change_after_a_resume_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("columns", "sums"),
+    [(["step", "loss", "share", "grad_norm", "skipped"], []), ([], ["loss", "share", "skipped"])],
+    ids=["at a row", "before the first"],
+)
+def test_metrics_that_change_after_a_resume_are_refused(
+    columns: list[str], sums: list[str], totals: Totals
+) -> None:
     """The loss's file was edited in between."""
-    tables = {"train": [{"step": "1", "loss": "0.5"}], "diagnostics": []}
-    history = History(tmp_path, batch_size=8, step=1, tables=tables)
-    with pytest.raises(UserError, match=r"train.csv: its columns are step, loss, and the loss now"):
-        history.append(2, {"loss": 0.4, "share": 0.1}, {})
-    assert (tmp_path / "train.csv").read_text() == "step,loss\n1,0.5\n"
+    totals.load_state_dict({name: torch.zeros(1) for name in sums}, columns)
+    totals.add_metrics(metrics(loss=1.0, share=2.0), parts=1)
+    with pytest.raises(UserError, match=r"returned the metrics share, and then none; return"):
+        totals.add_metrics(metrics(loss=1.0), parts=1)

@@ -8,7 +8,6 @@ import math
 import time
 from pathlib import Path
 
-from vrpo.errors import UserError
 from vrpo.files import write_text
 from vrpo.tracking.trackers import Row, Trackers
 
@@ -75,12 +74,6 @@ class History:
 
     def _add(self, name: str, rows: Rows) -> None:
         header = not self.tables[name]
-        if rows and not header and list(rows[0]) != list(self.tables[name][0]):
-            had, has = (", ".join(each) for each in (self.tables[name][0], rows[0]))
-            raise UserError(
-                f"{self.folder / name}.csv: its columns are {had}, and the loss now gives {has}; "
-                "restore the loss, or remove the folder to begin the training anew"
-            )
         self.tables[name] += rows
         with open(self.folder / f"{name}.csv", "a", encoding="utf-8") as file:
             file.write(_text(rows, header))

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
+from vrpo.alignment.base import RESERVED
 from vrpo.errors import UserError
 from vrpo.runtime.distributed import Ranks
+
+ADDED = ("step", "grad_norm", "skipped")  # columns of a row beside the metrics
 
 
 class Totals:
@@ -21,13 +26,17 @@ class Totals:
         """Add the metrics of one of `parts` micro-batches of a step.
 
         Raises:
-            UserError: they are not those of the step before: rows would not be means over steps.
+            UserError: they are not those of earlier steps: rows would not be means over steps.
         """
         self.names = self.names or tuple(metrics)
         if tuple(metrics) != self.names:
+            before, now = (
+                ", ".join(name for name in names if name not in RESERVED) or "none"
+                for names in (self.names, metrics)
+            )
             raise UserError(
-                f"the alignment: it returned the metrics {', '.join(self.names)}, and then "
-                f"{', '.join(metrics)}; return the same ones, in the same order, in every step"
+                f"the alignment: it returned the metrics {before}, and then {now}; return the same "
+                "ones, in the same order, in every step"
             )
         for name, value in metrics.items():
             self.add(name, value.detach() / parts)
@@ -53,8 +62,12 @@ class Totals:
             for name, values in zip(self.sums, gathered, strict=True)
         }
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take this rank's part of `state_dict()`; of another number of ranks, the mean."""
+    def load_state_dict(self, state: dict[str, Tensor], columns: Iterable[str]) -> None:
+        """Take this rank's part of `state_dict()`; of another number of ranks, the mean.
+
+        `columns` are those of the rows logged so far, if there are any.
+        """
+        self.names = tuple(name for name in [*columns] or state if name not in ADDED)
         self.sums = {
             name: self._own(values.reshape(-1)).to(self.ranks.device)
             for name, values in state.items()

@@ -136,7 +136,8 @@ class Trainer:
         self.objective.load_state_dict(state["objective"])
         self.ema.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.totals.load_state_dict(state["totals"])
+        rows = state["tables"]["train"]
+        self.totals.load_state_dict(state["totals"], rows[-1] if rows else ())
         self.skipped_in_a_row.copy_(state["skipped_in_a_row"])
         self.last_skipped.copy_(state["last_skipped"])
         self.tables = state["tables"]
