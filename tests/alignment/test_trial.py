@@ -9,11 +9,12 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from vrpo.alignment.base import AlignmentContext
+from vrpo.alignment.base import Alignment, AlignmentContext
 from vrpo.alignment.trial import try_loss
 from vrpo.cli import app
 from vrpo.config.alignments import KINDS, CustomOptions
 from vrpo.errors import UserError
+from vrpo.models.backbones import import_class
 
 from tests.fixtures import ROOT
 
@@ -116,8 +117,9 @@ def attempt(name: str, precision: str = "fp32", batch: int = 16) -> list[str] | 
         kind="custom", loss=f"tried_losses:{name}", encoders=["vit"], depth=1, projector_width=16
     )
     context = AlignmentContext((4, 8, 8), 12, {"vit": (16, 6)})
-    settings = {"tokens": 16, "depth": 2, "precision": precision}
-    return try_loss(options, context, batch=batch, **settings)
+    loss_class = import_class(options.loss, Alignment, "alignments")
+    settings = {"tokens": 16, "depth": 2, "precision": precision, "batch": batch}
+    return try_loss(loss_class, options, context, **settings)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -169,7 +171,9 @@ def test_losses_of_this_package_pass(kind: str) -> None:
     """The random values are what the trainer gives."""
     options = KINDS_BY_NAME[kind](kind=kind, encoders=["vit"], depth=1)
     context = AlignmentContext((4, 8, 8), 12, {"vit": (16, 6)})
-    trained = try_loss(options, context, tokens=16, depth=12, precision="fp32")
+    loss_class = import_class(options.loss, Alignment, "alignments")
+    settings = {"tokens": 16, "depth": 12, "precision": "fp32", "batch": 4}
+    trained = try_loss(loss_class, options, context, **settings)
     assert trained == (None if options.attention_of else ["hidden tokens"])
 
 

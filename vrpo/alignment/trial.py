@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -17,80 +19,66 @@ from vrpo.alignment.base import (
 )
 from vrpo.config.alignments import AnyAlignment
 from vrpo.errors import UserError
-from vrpo.models.backbones import import_class
 
-ROLLOUTS = 4  # of one micro-batch
+FEW = 4  # rollouts
 Inputs = dict[str, list[Tensor]]
 
 
 def try_loss(
+    loss_class: type[Alignment],
     options: AnyAlignment,
     context: AlignmentContext,
     *,
     tokens: int,
     depth: int,
     precision: str,
-    batch: int = ROLLOUTS,
+    batch: int,
 ) -> list[str] | None:
     """Build a loss, and run it forward and backward as one step of a training does.
 
     Args:
+        loss_class: of the loss.
         options: of the loss.
         context: of its run, without critics.
         tokens: hidden tokens N of the network.
         depth: blocks of the network.
         precision: `training.precision`.
-        batch: rollouts of the run's micro-batch, tried where a few of them fail.
+        batch: rollouts of the run's micro-batch, with which a loss is tried that fails with a few.
 
     Returns:
         What of the network the loss has a gradient for, of `hidden tokens`, `error` and `x0_hat`;
         None: it was only built, because it reads attention.
 
     Raises:
-        UserError: it cannot be imported, fails, or returns what the trainer cannot use.
+        UserError: it fails, or returns what the trainer cannot use.
     """
-    settings = {"tokens": tokens, "depth": depth, "precision": precision}
-    try:
-        return _try_with(ROLLOUTS, options, context, **settings)
-    except UserError:
-        if batch == ROLLOUTS:
-            raise
-        return _try_with(batch, options, context, **settings)
-
-
-def _try_with(
-    rollouts: int,
-    options: AnyAlignment,
-    context: AlignmentContext,
-    *,
-    tokens: int,
-    depth: int,
-    precision: str,
-) -> list[str] | None:
-    loss_class = import_class(options.loss, Alignment, "alignments")
-    half = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(0)
-        try:
+        with _told_in_one_line(loss_class):
             alignment = loss_class(options, context)
-            last = max((*alignment.hidden_after, *alignment.attention_of), default=0)
-            if last > depth:
-                raise UserError(
-                    f"{loss_class.__name__}: takes block {last}, but the network has {depth} "
-                    "blocks; correct `hidden_after` or `attention_of`"
-                )
-            if alignment.attention_of:
-                return None
-            batch, inputs = _random_batch(alignment, rollouts, tokens)
-            with half:
-                loss = checked_result(alignment, alignment(batch)).loss
-            if loss.requires_grad:
-                loss.backward()
-            alignment.finish_step(lambda values: values, torch.tensor(True))
-        except UserError:
-            raise
-        except Exception as error:  # whatever a custom loss raises
-            raise UserError(_failure(loss_class, error)) from error
+        last = max((*alignment.hidden_after, *alignment.attention_of), default=0)
+        if last > depth:
+            raise UserError(
+                f"{loss_class.__name__}: takes block {last}, but the network has {depth} blocks; "
+                "correct `hidden_after` or `attention_of`"
+            )
+        if alignment.attention_of:
+            return None
+        try:
+            return _try_step(alignment, FEW, tokens, precision)
+        except UserError:  # it may need whole groups of rollouts
+            return _try_step(alignment, batch, tokens, precision)
+
+
+def _try_step(alignment: Alignment, rollouts: int, tokens: int, precision: str) -> list[str]:
+    """Run one step; returns what it has a gradient for."""
+    batch, inputs = _random_batch(alignment, rollouts, tokens)
+    with _told_in_one_line(type(alignment)):
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            loss = checked_result(alignment, alignment(batch)).loss
+        if loss.requires_grad:
+            loss.backward()
+        alignment.finish_step(lambda values: values, torch.tensor(True))
     return [
         name
         for name, values in inputs.items()
@@ -127,17 +115,20 @@ def _random_batch(
     ), inputs
 
 
-def _failure(loss_class: type[Alignment], error: Exception) -> str:
-    """What went wrong, and the last line of the loss's own file that was reached."""
-    module = loss_class.__module__
-    frames = traceback.walk_tb(error.__traceback__)
-    own = [(frame, line) for frame, line in frames if frame.f_globals.get("__name__") == module]
-    text = " ".join(str(error).split())[:200]
-    place = ""
-    if own:
-        frame, line = own[-1]
-        place = f", {Path(frame.f_code.co_filename).name} line {line}"
-    return (
-        f"{loss_class.__name__}: fails on random values of the run's shapes "
-        f"({type(error).__name__}: {text}{place}); correct it"
-    )
+@contextlib.contextmanager
+def _told_in_one_line(loss_class: type[Alignment]) -> Iterator[None]:
+    """Turn whatever a loss raises into a `UserError` that names a line of the loss's own file."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        module, place = loss_class.__module__, ""
+        for frame, line in traceback.walk_tb(error.__traceback__):  # the last one is the cause
+            if frame.f_globals.get("__name__") == module:
+                place = f", {Path(frame.f_code.co_filename).name} line {line}"
+        text = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{loss_class.__name__}: fails on random values of the run's shapes "
+            f"({type(error).__name__}: {text}{place}); correct it"
+        ) from error

@@ -33,6 +33,7 @@ def check(
     """Check an experiment's needs: Snakemake, images, weights, disk, locks, GPUs, compiler."""
     from vrpo.config.reading import read_experiment
     from vrpo.workflow import preflight
+    from vrpo.workflow.class_checks import class_checks
 
     experiment = read_experiment(config, settings or [])
     if not fetch:
@@ -40,7 +41,7 @@ def check(
     chosen = preflight.all_checks(experiment, fetch=fetch)
     if weights_only:
         loaded = preflight.weight_checks(experiment, fetch=fetch)
-        chosen = chain(loaded, preflight.class_checks(experiment))
+        chosen = chain(loaded, class_checks(experiment))
     rows = preflight.findings(chosen)
     if rows:
         typer.echo(preflight.table(rows))

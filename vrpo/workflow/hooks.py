@@ -18,8 +18,9 @@ from vrpo.runtime.launch import require_gpus
 from vrpo.runtime.queue import MAY_REQUEUE
 from vrpo.runtime.warm import start_warm_process
 from vrpo.workflow import KEEP
+from vrpo.workflow.class_checks import class_checks
 from vrpo.workflow.environment import JOBS_PATH, run_check
-from vrpo.workflow.preflight import class_checks, weight_checks
+from vrpo.workflow.preflight import weight_checks
 from vrpo.workflow.requests import asked_gpus, own_rules, require_queue
 from vrpo.workflow.restore import keep_results
 

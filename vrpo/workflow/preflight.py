@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from vrpo.config.experiment import ExperimentConfig
-from vrpo.config.geometry import latent_side
 from vrpo.config.networks import SpaceOptions
-from vrpo.config.resolved import RunConfig
 from vrpo.errors import UserError
 from vrpo.files import FileLock, existing_folder, file_system
 from vrpo.plan.paths import Paths
+from vrpo.workflow.class_checks import class_checks
 
 OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")
 
@@ -89,72 +88,6 @@ def weight_checks(config: ExperimentConfig, *, fetch: bool) -> Iterator[Check]:
     for name, checkpoint in config.checkpoints.items():
         option = f"checkpoints.{name}.file"
         yield f"checkpoint {name}", partial(_file, option, Path(checkpoint.file))
-
-
-def class_checks(config: ExperimentConfig) -> Iterator[Check]:
-    """Find the trackers, try the custom losses of runs, and construct custom networks."""
-    if config.tracking.trackers:
-        yield "trackers", partial(_trackers, config.tracking.trackers)
-    losses, networks = {}, {}
-    for run, row in config.runs.items():
-        resolved = config.run_config(run, config.seeds_of(run)[0])
-        if resolved.alignment.kind == "custom":
-            losses.setdefault(row.alignment, resolved)
-        if getattr(resolved.model, "backbone", None):
-            networks.setdefault(f"network {resolved.model.name}", resolved)
-    for name, resolved in losses.items():
-        yield f"loss of {name}", partial(_loss, config, f"alignments.{name}.loss", resolved)
-    for what, resolved in networks.items():
-        yield what, partial(_network, config, resolved)
-
-
-def _trackers(names: list[str]) -> str:
-    from vrpo.tracking.backends import require_installed
-
-    require_installed(names)
-    return f"{', '.join(names)} can be imported"
-
-
-def _loss(config: ExperimentConfig, where: str, run: RunConfig) -> str:
-    """Try a custom loss, named at `where`, on random values, if its encoders' widths are known."""
-    from vrpo.alignment.base import Alignment, AlignmentContext
-    from vrpo.alignment.trial import try_loss
-    from vrpo.models.backbones import import_class
-    from vrpo.report.cost import encoder_tokens
-
-    options, model, side = run.alignment, run.model, latent_side(config)
-    found = import_class(options.loss, Alignment, where).__name__
-    count = (side // model.patch_size) ** 2
-    try:
-        widths = [encoder_tokens(config.encoders[name])[1] for name in options.encoders]
-    except UserError:
-        return f"{found} can be imported; it was not tried, as its encoder's width is not known"
-    shapes = {name: (count, each) for name, each in zip(options.encoders, widths, strict=True)}
-    latent_shape = config.tokenizer.latent_channels, side, side
-    context = AlignmentContext(latent_shape, model.width, shapes)
-    settings = {"depth": model.depth, "precision": run.training.precision}
-    settings["batch"] = run.training.micro_batch(1, options.group)
-    try:
-        trained = try_loss(options, context, tokens=count, **settings)
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from error
-    if trained is None:
-        return f"{found} can be built; it was not tried, as it reads attention"
-    gradient = f"a gradient for {', '.join(trained)}" if trained else "no gradient for the network"
-    return f"{found} runs on random values, and has {gradient}"
-
-
-def _network(config: ExperimentConfig, run: RunConfig) -> str:
-    import torch
-
-    from vrpo.models.backbones import build_network
-    from vrpo.processes.registry import build_process
-
-    channels, side = config.tokenizer.latent_channels, latent_side(config)
-    out = build_process(run.process).prediction_channels(channels)
-    with torch.device("meta"):  # shapes, no memory
-        build_network(run.model, (channels, side, side), out)
-    return "can be built"
 
 
 def _tokenizer_checks(config: ExperimentConfig) -> Iterator[Check]:
