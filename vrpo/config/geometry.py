@@ -9,12 +9,12 @@ if TYPE_CHECKING:
     from vrpo.config.experiment import ExperimentConfig
     from vrpo.config.networks import EncoderOptions, TokenizerOptions
 
-MOST_LEVELS = 64  # of a trained VAE, in messages about too many
+MOST_HALVINGS = 64  # of a side; more give a number too long for a message
 
 
 def trained_downsampling(tokenizer: TokenizerOptions) -> int:
     """Pixels along a trained VAE's latent pixel: all its levels but the last halve the image."""
-    return 2 ** min(len(tokenizer.block_channels) - 1, MOST_LEVELS)
+    return 2 ** min(len(tokenizer.block_channels) - 1, MOST_HALVINGS)
 
 
 def latent_side(config: ExperimentConfig) -> int:

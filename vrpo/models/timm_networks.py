@@ -45,9 +45,9 @@ class NetworkInput(nn.Module):
 def create_network(options: NetworkOptions, num_classes: int, **extra: Any) -> nn.Module:
     """timm's network for inputs of `options.image_size`.
 
-    Weights are drawn from the global generator unless `extra` says `pretrained`. Networks of a
-    fixed input size (vision transformers) are told it, so that timm resamples pretrained position
-    embeddings to its grid.
+    Weights are drawn from the global generator unless `extra` says `pretrained`. A network of fixed
+    input size, such as a vision transformer, is built for `options.image_size`: timm resamples
+    pretrained position embeddings to that size.
 
     Raises:
         UserError: no such architecture, unknown arguments, or an image size that the patches do

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from vrpo.config.geometry import trained_downsampling
 from vrpo.data.batches import sample_indices
 from vrpo.data.kinds import IMAGES
 from vrpo.data.shards import StoredArrays, open_arrays
@@ -43,7 +44,7 @@ def fit_tokenizer(
     """
     data = open_arrays(images, IMAGES)
     count, side = data.shape("images")[:2]
-    downsampling = 2 ** (len(options.block_channels) - 1)
+    downsampling = trained_downsampling(options)
     if side % downsampling:
         raise UserError(
             f"tokenizer.block_channels: {len(options.block_channels)} levels divide by "
