@@ -291,6 +291,20 @@ def test_a_config_too_long_for_a_command_is_refused_when_planned() -> None:
         Plan.of(parse_experiment(changed(runs=many), "mini"))
 
 
+def test_rows_that_are_null_are_left_out() -> None:
+    """So an over-file can drop rows; what another row needs stays needed."""
+    dropped = changed(runs={"sit-none": None}, samplers={"unused": None}, encoders={"x": None})
+    config = parse_experiment(dropped, "mini")
+    assert list(config.runs) == [name for name in MINI["runs"] if name != "sit-none"]
+    assert {"unused", "x"}.isdisjoint([*config.samplers, *config.encoders])
+    scores = {"extra_networks": {"judge": None}}
+    assert parse_experiment(changed(evaluation=scores), "mini").evaluation.extra_networks == {}
+    assert "runs.sit-repa.alignment" in refusal(changed(alignments={"repa": None}))
+    assert "runs: dictionary should have at least 1" in refusal(
+        changed(runs=dict.fromkeys(MINI["runs"]))
+    )
+
+
 def test_a_run_depends_on_nothing_else() -> None:
     base, other = (
         parse_experiment(changed(), "a"),

@@ -8,7 +8,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import core_schema
 
 GREATEST = 2**63 - 1
 LONGEST_NAME = 100  # file names are at most 255 bytes, and some hold two names
@@ -145,8 +155,32 @@ def _ascending(values: list[T]) -> list[T]:
     return values
 
 
+class _NullLeavesOut:
+    """A row that is null is left out; a later config file drops those of an earlier one so."""
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> core_schema.CoreSchema:
+        return core_schema.no_info_before_validator_function(_given, handler(source))
+
+    def __get_pydantic_json_schema__(
+        self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        rows = handler(schema)
+        row = rows["additionalProperties"]
+        return {**rows, "additionalProperties": {"anyOf": [row, {"type": "null"}]}}
+
+
+def _given(rows: Any) -> Any:
+    if not isinstance(rows, dict):
+        return rows
+    return {name: row for name, row in rows.items() if row is not None}
+
+
 Name = Annotated[str, AfterValidator(_name)]
 """Name that becomes part of file names, e.g. of a run, a sampler or an experiment."""
+Rows = Annotated[dict[Name, T], _NullLeavesOut()]
+"""Rows by name, of which those that are null are left out."""
 Place = Annotated[str, AfterValidator(_place)]
 """A file or folder, in which a leading `~` is the home folder, or the name of published weights."""
 WorkflowPlace = Annotated[Place, AfterValidator(_without_braces)]

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from vrpo.config.base import Label, Name, Options, WorkflowPlace, option
+from vrpo.config.base import Label, Options, Rows, WorkflowPlace, option
 
 
 class ReportOptions(Options):
@@ -18,7 +18,7 @@ class ReportOptions(Options):
     metric_space: str | None = option(
         None, "feature space, shown beside every score; null: as data and evaluation say"
     )
-    labels: dict[Name, Label] = option(
+    labels: Rows[Label] = option(
         dict,
         "{alignment: what tables and figures call it}; without one: its kind's name in papers, and "
         "for a reduced VRPO a generated one, e.g. `VRPO (fidelity only)`",

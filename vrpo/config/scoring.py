@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import model_validator
 
-from vrpo.config.base import Distinct, Name, Names, Options, Place, option
+from vrpo.config.base import Distinct, Names, Options, Place, Rows, option
 from vrpo.config.guidance import AnyGuidance, GuidanceOptions, with_preset
 from vrpo.config.networks import NetworkOptions, SpaceOptions
 from vrpo.errors import UserError
@@ -117,7 +117,7 @@ class EvaluationOptions(Options):
     trained: NetworkOptions | None = option(
         None, "architecture and training of the network that is fitted on the images"
     )
-    extra_networks: dict[Name, SpaceOptions] = option(
+    extra_networks: Rows[SpaceOptions] = option(
         dict,
         "further feature spaces by name, for the scores `fd_<name>`, `kd_<name>`, `cmmd_<name>`: "
         "pooled features of a timm network (`dinov2` with ViT-L/14: EDM2's FD-DINOv2), or, with "
