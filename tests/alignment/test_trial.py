@@ -21,7 +21,7 @@ from tests.fixtures import ROOT
 CODE = """
 import torch
 
-from vrpo.alignment.base import AlignmentResult, ProjectedAlignment
+from vrpo.alignment.base import Alignment, AlignmentResult, ProjectedAlignment
 
 
 class Good(ProjectedAlignment):
@@ -30,7 +30,7 @@ class Good(ProjectedAlignment):
         return AlignmentResult(loss, {"alignment": loss.detach()})
 
 
-class OfAll(Good):
+class OfAll(Alignment):
     needs_global_targets = True
 
     def forward(self, batch):
@@ -41,7 +41,9 @@ class OfAll(Good):
         return AlignmentResult(loss * whole.std())
 
 
-class OfEights(Good):
+class OfEights(Alignment):
+    hidden_after = (1,)
+
     def forward(self, batch):
         groups = batch.hidden[0].unflatten(0, (-1, 8))
         return AlignmentResult(groups.mean(dim=1).square().mean())
@@ -55,7 +57,7 @@ class TooDeep(Good):
     hidden_after = (9,)
 
 
-class Constant(Good):
+class Constant(Alignment):
     def forward(self, batch):
         return AlignmentResult(batch.error.new_ones(()))
 
@@ -98,6 +100,16 @@ class NotOne(Good):
 class Ending(Good):
     def finish_step(self, all_reduce, valid):
         all_reduce(self.nothing)
+
+
+class Unused(Good):
+    def forward(self, batch):
+        return AlignmentResult(batch.hidden[0].square().mean())
+
+
+class NoGradient(Good):
+    def forward(self, batch):
+        return AlignmentResult(self.cosine(batch.hidden[0], batch.tokens).mean().detach())
 
 
 class Asking(Good):
@@ -152,6 +164,8 @@ def test_random_numbers_of_the_caller_stay() -> None:
         ("TooDeep", "takes block 9, but the network has 2 blocks; correct `hidden_after`"),
         ("NotOne", "NotOne: its `forward` returned a Tensor; return an AlignmentResult"),
         ("Ending", r"Ending: fails .* no attribute 'nothing', tried_losses.py line \d+"),
+        ("Unused", r"Unused: its parameter `projectors.0.0.weight` has no gradient.*; use it in"),
+        ("NoGradient", r"NoGradient: its parameter `projectors.0.0.weight` has no gradient"),
         ("Asking", r"Asking: fails .* 'NoneType' object has no attribute 'mean'"),
     ],
 )
@@ -178,26 +192,28 @@ def test_losses_of_this_package_pass(kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "words"),
+    ("name", "state", "words"),
     [
-        (
-            "Good",
-            "ok       loss of mine  Good runs on random values, and has a gradient for hidden",
-        ),
-        (
-            "Constant",
-            "ok       loss of mine  Constant runs on random values, and has no gradient for the",
-        ),
-        ("NoMean", "missing  loss of mine  alignments.mine.loss: NoMean: its `forward` returned"),
+        ("Good", "ok", "Good runs on random values, and has a gradient for hidden tokens"),
+        ("Constant", "ok", "Constant runs on random values, and has no gradient for the network"),
+        ("NoMean", "missing", "alignments.mine.loss: NoMean: its `forward` returned"),
     ],
 )
-def test_the_check_of_an_experiment_tries_its_losses(name: str, words: str, tmp_path: Path) -> None:
+def test_the_check_of_an_experiment_tries_its_losses(
+    name: str, state: str, words: str, tmp_path: Path
+) -> None:
+    """With each network that it trains."""
     config = tmp_path / "mine.yaml"
     config.write_text(
         "alignments: {mine: {kind: custom, encoders: [vit], depth: 2, projector_width: 16, "
         f"loss: 'tried_losses:{name}'}}}}\n"
-        "runs: {sit-mine: {model: mini/2, process: sit, alignment: mine}}\n"
+        "runs:\n"
+        "  sit-mine: {model: mini/2, process: sit, alignment: mine}\n"
+        "  deep-mine: {model: deep/2, process: sit, alignment: mine}\n"
+        "sizes: {deep: {depth: 4, width: 48, heads: 2}}\n"
     )
     files = [f"--config={ROOT / 'config/mini.yaml'}", f"--config={config}"]
     result = CliRunner().invoke(app, ["check", "--weights-only", *files])
-    assert words in result.output
+    told = " ".join(result.output.split())
+    for network in ("SiT-mini/2", "SiT-deep/2"):
+        assert f"{state} loss of mine, {network} {words}" in told

@@ -20,6 +20,7 @@ from vrpo.errors import UserError
 from vrpo.models.encoder import VisualEncoder, load_encoder, patch_tokens
 from vrpo.models.encoder_table import ENCODERS, GRID, write_encoder_docs
 from vrpo.models.timm_networks import create_network, normalisation
+from vrpo.report.cost import encoder_tokens
 from vrpo.training.run import train
 
 from tests.fixtures import ROOT
@@ -38,6 +39,7 @@ def test_shapes_are_those_of_the_table(encoder) -> None:
         tokens = patch_tokens(network, torch.empty(2, 3, options.image_size, options.image_size))
     assert tokens.shape == (2, GRID**2, encoder.width)
     assert network.num_prefix_tokens == encoder.prefix
+    assert encoder_tokens(options) == (GRID**2, encoder.width, len(network.blocks))
     assert network.patch_embed.patch_size == (encoder.patch, encoder.patch)
     assert normalisation(network) == encoder.normalisation
 

@@ -79,6 +79,13 @@ def _try_step(alignment: Alignment, rollouts: int, tokens: int, precision: str) 
         if loss.requires_grad:
             loss.backward()
         alignment.finish_step(lambda values: values, torch.tensor(True))
+    for name, parameter in alignment.named_parameters():
+        if parameter.requires_grad and parameter.grad is None:
+            raise UserError(
+                f"{type(alignment).__name__}: its parameter `{name}` has no gradient, which a "
+                "training on several GPUs needs; use it in the loss, multiplied by 0 while it has "
+                "no part, or delete it"
+            )
     return [
         name
         for name, values in inputs.items()

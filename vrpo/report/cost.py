@@ -27,12 +27,17 @@ DIGITS = 1_797
 # Per pixel: Stable Diffusion's VAE at 256x256, counted by torch.utils.flop_counter.
 ENCODE_FLOPS, DECODE_FLOPS = 272.7e9 / 256**2, 622.2e9 / 256**2
 INCEPTION_FLOPS = 11.4e9  # per image, at 299x299
-VIT_SIZES = {  # depth, width of timm's ViTs
+VIT_SIZES = {  # depth, width of timm's ViTs, by a part of the name
+    "tiny": (12, 192),
     "small": (12, 384),
     "base": (12, 768),
     "large": (24, 1024),
-    "giant": (40, 1536),
+    "huge": (32, 1280),
+    "so400m": (27, 1152),
+    "giant": (40, 1408),
+    "gigantic": (48, 1664),
 }
+DINOV2_GIANT = 40, 1536
 
 
 @dataclass(frozen=True)
@@ -64,8 +69,10 @@ def encoder_tokens(encoder: EncoderOptions) -> tuple[int, int, int]:
     """
     arguments = encoder.arguments
     patch = encoder_patch(encoder)
-    named = [size for name, size in VIT_SIZES.items() if f"_{name}_" in encoder.architecture]
-    depth, width = named[0] if named else (None, None)
+    words = encoder.architecture.split(".")[0].split("_")
+    depth, width = next((VIT_SIZES[word] for word in words if word in VIT_SIZES), (None, None))
+    if {"giant", "dinov2"} <= set(words):
+        depth, width = DINOV2_GIANT
     depth, width = arguments.get("depth", depth), arguments.get("embed_dim", width)
     if not (patch and depth and width):
         raise UserError(

@@ -19,11 +19,12 @@ def class_checks(config: ExperimentConfig) -> Iterator[tuple[str, Callable[[], s
     for run, row in config.runs.items():
         resolved = config.run_config(run, config.seeds_of(run)[0])
         if resolved.alignment.kind == "custom":
-            losses.setdefault(row.alignment, resolved)
+            losses.setdefault((row.alignment, resolved.model.name), resolved)
         if getattr(resolved.model, "backbone", None):
             networks.setdefault(f"network {resolved.model.name}", resolved)
-    for name, resolved in losses.items():
-        yield f"loss of {name}", partial(_loss, config, f"alignments.{name}.loss", resolved)
+    for (name, model), resolved in losses.items():
+        what = f"loss of {name}, {model}"
+        yield what, partial(_loss, config, f"alignments.{name}.loss", resolved)
     for what, resolved in networks.items():
         yield what, partial(_network, config, resolved)
 
