@@ -88,12 +88,18 @@ def reward_moments(
     return output
 
 
-@app.command("guidance-table", rich_help_panel="Report")
-def guidance_table(config: Configs, collected: Collected, output: Output) -> list[Path]:
-    """Write scores and network evaluations of all samplers (.csv, .md and .tex)."""
+@app.command("guidance", rich_help_panel="Report")
+def guidance(
+    config: Configs,
+    collected: Collected,
+    output_folder: Annotated[Path, typer.Option(help="folder of the table and figures")],
+) -> Path:
+    """Write a table and figures of all samplers: scores, evaluations, scales and samples."""
     from vrpo.config import load_experiment
-    from vrpo.report.formatting import write_table
-    from vrpo.report.guidance import guidance_table as make
+    from vrpo.report.catalogue import guidance_entries
+    from vrpo.report.draw import write
 
-    write_table(make(load_experiment(*config), collected), output)
-    return [output.with_suffix(end) for end in (".csv", ".md", ".tex")]
+    experiment = load_experiment(*config)
+    for entry in guidance_entries(experiment.guided_processes):
+        write(entry, output_folder / entry.files[0], experiment, collected)
+    return output_folder

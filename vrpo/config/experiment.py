@@ -266,6 +266,17 @@ class ExperimentConfig(Options):
         """Whether `run` has projectors to encoders of this config."""
         return run in self.runs and bool(self.alignments[self.runs[run].alignment].encoders)
 
+    def is_guided(self, run: str) -> bool:
+        """Whether a sampler of `run` is guided by its representation."""
+        return any(self.samplers[name].guidance.rewarded for name in self.samplers_of(run))
+
+    @property
+    def guided_processes(self) -> list[str]:
+        """Processes of the runs that are guided by their representation."""
+        return list(
+            dict.fromkeys(self.runs[run].process for run in self.runs if self.is_guided(run))
+        )
+
     def model_of(self, name: str) -> ModelOptions:
         """The network of a run or of an external checkpoint."""
         section = self._section_of(name)

@@ -69,3 +69,14 @@ def shown(config: ExperimentConfig) -> Iterator[tuple[str, int, int, str]]:
     for run in compared or config.runs:
         last = config.milestones_of(run)[-1]
         yield run, config.seeds_of(run)[0], last, config.samplers_of(run)[0]
+
+
+def guided(config: ExperimentConfig, process: str) -> Iterator[tuple[str, int, int, str]]:
+    """The (run, seed, milestone, sampler) in the figure of guided samples of a process.
+
+    The first seed, last milestone and all samplers of its last run that the representation guides.
+    """
+    runs = [run for run, row in config.runs.items() if row.process == process]
+    for run in [run for run in runs if config.is_guided(run)][-1:]:
+        for sampler in config.samplers_of(run):
+            yield run, config.seeds_of(run)[0], config.milestones_of(run)[-1], sampler

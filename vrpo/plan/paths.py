@@ -145,8 +145,8 @@ class Paths:
 
     @property
     def guidance(self) -> Path:
-        """Table of the samplers."""
-        return self.folder / "guidance/guidance.csv"
+        """Folder of the table and figures of the samplers."""
+        return self.folder / "guidance"
 
     @property
     def benchmark(self) -> Path:

@@ -31,7 +31,8 @@ class Entry:
     """A figure or a table.
 
     A figure's function returns `(Figure, data behind it)`, a table's a `Table`. Both are called
-    with `(ReportOptions, folder of collected results)`, those of the benchmark with a `Benchmark`.
+    with `(ReportOptions, folder of collected results)`, those of the benchmark with a `Benchmark`,
+    those of guidance with the `ExperimentConfig` in the place of the first.
     """
 
     kind: Literal["figure", "table"]
@@ -41,7 +42,7 @@ class Entry:
     caption: str = ""
     needs: tuple[str, ...] = ("metrics.csv",)  # of `COLLECTED`
     asks: str = "chosen"  # benchmark: the option without which it is not made
-    each_process: bool = False  # benchmark: one for each process
+    each_process: bool = False  # benchmark, guidance: one for each process
     process: str | None = None  # its process, which the function is given
 
     @property
@@ -170,6 +171,21 @@ BENCHMARK = [
         each_process=True,
     ),
 ]
+GUIDANCE = [
+    table("guidance", "Samplers at the last milestone", "vrpo.report.guidance:guidance_table"),
+    figure(
+        "scales",
+        "FID against the scale of guidance",
+        "vrpo.report.guidance_figures:scales",
+    ),
+    figure(
+        "samples",
+        "Samples of every sampler",
+        "vrpo.report.guidance_figures:samples",
+        "Of one run, all from the same noise and labels.",
+        each_process=True,
+    ),
+]
 
 
 def report_entries(kind: str) -> list[Entry]:
@@ -193,12 +209,20 @@ def benchmark_entries(options: BenchmarkOptions) -> list[Entry]:
     """The figures and tables of a method benchmark with these options."""
     wanted = {"candidates": options.candidates, "chosen": options.chosen}
     wanted["ablations"] = options.chosen and options.ablations
-    entries = []
-    for entry in BENCHMARK:
-        if wanted[entry.asks]:
-            processes = options.processes if entry.each_process else [None]
-            entries += [entry.on(process) for process in processes]
-    return entries
+    return _for_each([entry for entry in BENCHMARK if wanted[entry.asks]], options.processes)
+
+
+def guidance_entries(processes: list[str]) -> list[Entry]:
+    """The figures and tables of guidance by the representation, for these processes."""
+    return _for_each(GUIDANCE, processes)
+
+
+def _for_each(entries: list[Entry], processes: list[str]) -> list[Entry]:
+    return [
+        entry.on(process)
+        for entry in entries
+        for process in (processes if entry.each_process else [None])
+    ]
 
 
 if __name__ == "__main__":

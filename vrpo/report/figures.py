@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from vrpo.config.report import ReportOptions
 from vrpo.report import style
 from vrpo.report.curves import curves, say_seeds
+from vrpo.report.grid import image_grid
 from vrpo.report.results import main_sampler, over_seeds, read_metrics, read_samples, read_training
 
 REWARDS = {
@@ -70,27 +71,11 @@ def samples(options: ReportOptions, collected: Path) -> tuple[Figure, pd.DataFra
     grid, metrics = read_samples(collected), read_metrics(collected)
     first = metrics.groupby("run", sort=False)[["model", "label"]].first()
     tints = style.colours(metrics["label"])
-    rows, runs = [*grid["images"], grid["real"]], [*map(str, grid["runs"]), None]
-    count = len(grid["real"])
-    side = min(0.62, (style.WIDTH - 1.0) / count)
-    width, height = 1.0 + side * count, side * len(rows) + 0.30
-    figure = Figure(figsize=(width, height))
-    for index, (images, run) in enumerate(zip(rows, runs, strict=True)):
-        top = height - 0.22 - side * (index + 1) - (0.06 if run is None else 0)
-        title, colour = "real", "black"
-        if run is not None:
-            model, label = first.loc[run]
-            title, colour = f"{model}\n{label}", tints[label]
-        place = 0.93 / width, (top + side / 2) / height
-        figure.text(*place, title, ha="right", va="center", fontsize=7, color=colour)
-        size = side * 0.96 / width, side * 0.96 / height
-        for column, image in enumerate(images):
-            axis = figure.add_axes(((1.0 + side * column) / width, top / height, *size))
-            axis.imshow(image, interpolation="nearest" if image.shape[0] < 64 else "antialiased")
-            axis.set_axis_off()
-            if index == 0:
-                look = {"fontsize": 6.5, "fontweight": "normal", "color": style.FAINT}
-                axis.set_title(str(grid["labels"][0][column]), loc="center", pad=2, **look)
+    rows = []
+    for run, images in zip(map(str, grid["runs"]), grid["images"], strict=True):
+        model, label = first.loc[run]
+        rows.append((f"{model}\n{label}", tints[label], images))
+    figure = image_grid(rows, grid["labels"][0], grid["real"])
     names = ("runs", "seeds", "steps", "samplers")
     data = pd.DataFrame({name.removesuffix("s"): grid[name] for name in names})
     labels = [" ".join(map(str, row)) for row in grid["labels"].tolist()]

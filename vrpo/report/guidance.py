@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from math import nan
 from pathlib import Path
 
 import pandas as pd
+from pandas.core.groupby import DataFrameGroupBy
 
 from vrpo.config.experiment import ExperimentConfig
 from vrpo.config.geometry import latent_side
+from vrpo.report.compare import Paired, by_seed, interval_note, paired_gain
 from vrpo.report.cost import network_flops, sampling_flops
-from vrpo.report.formatting import Table, cell, count_text
+from vrpo.report.formatting import Table, cell, count_text, intervals
 from vrpo.report.results import last_milestone, read_metrics
 
 SCORES = {  # name: title, digits, sign of better
@@ -20,10 +23,11 @@ SCORES = {  # name: title, digits, sign of better
 
 
 def guidance_table(config: ExperimentConfig, collected: Path) -> Table:
-    """Scores, mean and standard deviation over seeds, of each run and sampler.
+    """Scores, mean and standard deviation over seeds, of each run and sampler, and gains of FID.
 
-    Evaluations are those of an image, in forward passes of the network: its FLOPs with those of
-    the reward, over the FLOPs of one.
+    `gain` is the FID without guidance minus this one, `gain_on_first` that of the model's first run
+    with the same sampler minus this one. Evaluations are those of an image, in forward passes of
+    the network: its FLOPs with those of the reward, over the FLOPs of one.
 
     Args:
         config: the experiment.
@@ -52,13 +56,43 @@ def guidance_table(config: ExperimentConfig, collected: Path) -> Table:
         best = (better * data[name]).groupby(data["run"]).transform("max").eq(better * data[name])
         rows = zip(data[name], data[f"{name}_std"], best, strict=True)
         shown[title] = [cell(mean, std, digits, bold) for mean, std, bold in rows]
+    without = _without_guidance(data)
+    first = data.groupby("model")["run"].transform("first")
+    shown["FID gained"] = _gains(data, grouped, "gain", data["run"], without)
+    if not first.eq(data["run"]).all():
+        shown["on the first"] = _gains(data, grouped, "gain_on_first", first, data["sampler"])
     shown["seeds"] = data["seeds"].map(count_text)
     several = "Mean ± standard deviation over seeds. " if data["seeds"].max() > 1 else ""
     note = (
         f"{several}Bold: best of its run. Evaluations: forward passes of the network that an image "
-        "costs, the reward's gradient included."
+        "costs, the reward's gradient included. FID gained: against the run's samples without "
+        "guidance; on the first: against the model's first alignment with the same sampler. "
+        f"{interval_note(data['seeds'].max())}"
     )
-    return Table(pd.DataFrame(data), shown, note)
+    return Table(data, shown, note)
+
+
+def _without_guidance(data: pd.DataFrame) -> pd.Series:
+    """For each row its run's first sampler without guidance; NaN: it has none."""
+    plain = data[data["guidance"] == "none"].groupby("run")["sampler"].first()
+    return data["run"].map(plain)
+
+
+def _gains(
+    data: pd.DataFrame, grouped: DataFrameGroupBy, name: str, run: pd.Series, sampler: pd.Series
+) -> list[str]:
+    """Add columns: the FID of (`run`, `sampler`) minus each row's, paired by seed; their text."""
+    rows = {(key[2], key[3]): by_seed(group, "fid") for key, group in grouped}
+    gains = []
+    for own, base in zip(
+        zip(data["run"], data["sampler"], strict=True), zip(run, sampler, strict=True), strict=True
+    ):
+        known = base != own and base in rows
+        gain = paired_gain(rows[own], rows[base]) if known else Paired(nan, nan, nan, 0)
+        gains.append(gain.columns(name))
+    columns = pd.DataFrame(gains)
+    data[columns.columns] = columns
+    return intervals(data, name)
 
 
 def _evaluations(config: ExperimentConfig, run: str, sampler: str) -> float:

@@ -1,4 +1,6 @@
-# The table of a comparison of samplers (config/guidance.yaml).
+# Table and figures of a comparison of samplers (config/guidance.yaml).
+from vrpo.report.catalogue import guidance_entries
+
 NO_GUIDANCE = (
     "guidance: no sampler of this config is guided by the representation; "
     "add some: --configfile config/mini.yaml config/guidance.yaml"
@@ -12,17 +14,27 @@ if GUIDED:
             samplers=[PATHS.config(f"samplers/{name}") for name in EXPERIMENT.samplers],
             experiment=ancient(PATHS.config("experiment")),
             collected=COLLECTED,
+            samples=[
+                PATHS.samples(*key)
+                for process in EXPERIMENT.guided_processes
+                for key in jobs.guided(EXPERIMENT, process)
+            ],
         output:
-            [PATHS.guidance.with_suffix(ending) for ending in (".csv", ".md", ".tex")],
+            [
+                PATHS.guidance / file
+                for entry in guidance_entries(EXPERIMENT.guided_processes)
+                for file in entry.files
+            ],
         log:
             PATHS.log("guidance"),
         conda:
             REPORT_ENV
         params:
             collected=lambda wildcards, input: str(Path(input.collected[0]).parent),
+            folder=lambda wildcards, output: str(Path(output[0]).parent),
         shell:
-            "vrpo guidance-table --config {input.experiment:q} --collected {params.collected:q}"
-            " --output {output[0]:q} &> {log:q}"
+            "vrpo guidance --config {input.experiment:q} --collected {params.collected:q}"
+            " --output-folder {params.folder:q} &> {log:q}"
 
 else:
 

@@ -1,0 +1,76 @@
+"""Figures of guidance: FID against its scale, and samples of every sampler."""
+
+from __future__ import annotations
+
+from itertools import product
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from vrpo.config.experiment import ExperimentConfig
+from vrpo.config.guidance import RepresentationGuidanceOptions
+from vrpo.data.kinds import SAMPLES
+from vrpo.data.shards import open_arrays
+from vrpo.plan.jobs import guided
+from vrpo.plan.paths import Paths
+from vrpo.report import style
+from vrpo.report.curves import lines, say_seeds
+from vrpo.report.grid import image_grid
+from vrpo.report.results import last_milestone, over_seeds, read_metrics
+
+FREE, STEERED = "classifier-free guidance", "guidance by representation"
+WITHOUT = {FREE: 1.0, STEERED: 0.0}  # the scale that is no guidance
+BY = ["model", "process", "run", "label", "guidance", "scale"]
+
+
+def scales(config: ExperimentConfig, collected: Path) -> tuple[Figure, pd.DataFrame]:
+    """FID against the scale: a row for each model, a column for each kind of guidance.
+
+    Of samplers whose guidance differs in its scale alone; the table has the others, too.
+    """
+    metrics = last_milestone(read_metrics(collected)).drop(columns="guidance")
+    data = over_seeds(metrics.merge(_points(config), on="sampler"), BY, "fid")
+    data = data.sort_values("scale", kind="stable", ignore_index=True)
+    models = list(dict.fromkeys(metrics["model"]))
+    places = list(product(models, WITHOUT))
+    figure, axes = style.panels(len(places), columns=2)
+    say_seeds(figure, data)
+    for index, (axis, (model, kind)) in enumerate(zip(axes, places, strict=True)):
+        of_model = data[data["model"] == model]
+        rows = of_model[of_model["guidance"] == kind]
+        axis.set(title=style.model_title(model) if index % 2 == 0 else "", ylabel="FID")
+        axis.set_xlabel(f"scale of {kind}")
+        style.value_axis(axis, of_model["least"].min(), of_model["greatest"].max())
+        axis.set_ylim(0.9 * of_model["least"].min(), 1.1 * of_model["greatest"].max())
+        style.label_ends(axis, lines(axis, rows, "scale", marker="o"))
+    return figure, data
+
+
+def samples(config: ExperimentConfig, collected: Path, process: str) -> tuple[Figure, pd.DataFrame]:
+    """A row for each sampler of a process's last aligned run, from the same noise and labels."""
+    rows, data = [], []
+    for run, seed, step, sampler in guided(config, process):
+        arrays = open_arrays(Paths.of(config).samples(run, seed, step, sampler), SAMPLES)
+        first = slice(0, config.report.grid_images)
+        labels = arrays.rows("labels", first)
+        name = config.samplers[sampler].guidance.name
+        rows.append((name.replace(", ", ",\n"), "black", arrays.rows("images", first)))
+        data.append((run, seed, step, sampler, " ".join(map(str, labels))))
+    figure = image_grid(rows, labels, real=None)
+    return figure, pd.DataFrame(data, columns=["run", "seed", "step", "sampler", "labels"])
+
+
+def _points(config: ExperimentConfig) -> pd.DataFrame:
+    """Kind and scale of each sampler that belongs into the figure of scales."""
+    points, others = [], {}
+    for name, sampler in config.samplers.items():
+        guidance = sampler.guidance
+        if guidance.name == "none":
+            points += [(name, kind, scale) for kind, scale in WITHOUT.items()]
+        elif not guidance.rewarded or isinstance(guidance, RepresentationGuidanceOptions):
+            kind = STEERED if guidance.rewarded else FREE
+            options = guidance.model_dump(exclude={"scale"})
+            if others.setdefault((sampler.kind, kind), options) == options:
+                points.append((name, kind, guidance.scale))
+    return pd.DataFrame(points, columns=["sampler", "guidance", "scale"])
