@@ -51,6 +51,13 @@ def test_each_node_gets_one_process_and_the_same_meeting_point(
         ("srun: error: n2: task 1: Killed", "n2: task 1: Killed; the same command resumes"),
         ("vrpo: error: a\nvrpo: error: a\nsrun: error: n1: task 0: Exited", "a"),
         ("", "srun ended with exit status 9; the same command resumes"),
+        (
+            "srun: error: Task launch for StepId=3.0 failed on node n2: Zero Bytes were sent\n"
+            "srun: Job step aborted: Waiting up to 32 seconds for job step to finish.\n"
+            "slurmstepd: error: *** STEP 3.0 ON n1 CANCELLED ***",
+            "Task launch for StepId=3.0 failed on node n2: Zero Bytes were sent; "
+            "*** STEP 3.0 ON n1 CANCELLED ***; the same command resumes",
+        ),
     ],
 )
 def test_a_failure_is_one_line(
@@ -112,7 +119,7 @@ def test_a_step_that_does_not_end_is_left(
 
 def test_other_lines_are_passed_on(capsys: pytest.CaptureFixture[str]) -> None:
     lines = ["12:00:00 step 4\n", "12:00:00 step 4\n", "srun: got SIGCONT\n"]
-    assert pass_on(lines, pytest.fail) == (set(), [])
+    assert pass_on(lines, pytest.fail) == (set(), [], [])
     assert capsys.readouterr().err == "12:00:00 step 4\n" * 2
 
 

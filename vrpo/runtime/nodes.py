@@ -34,7 +34,8 @@ STEP = (
 ENDS_WITHIN = 35  # seconds, of the other nodes after the first that failed; KillWait is 30
 SAYS = PREFIX.partition(" ")[0]  # begins what a command says of its own end
 MEET_WITHIN = 300  # seconds from the start of a node's process to that of the last one
-ENDED = re.compile(r"srun: error: (.*: tasks? .*|Node failure on .*)|srun: .*|slurmstepd: .*")
+OF_SLURM = re.compile(r"(?:srun|slurmstepd): (error: )?(.*)")
+ENDED = re.compile(r".*: tasks? .*|Node failure on .*")
 
 
 def run_on_nodes(nodes: int, gpus: int, arguments: Sequence[str]) -> int:
@@ -70,52 +71,59 @@ def run_on_nodes(nodes: int, gpus: int, arguments: Sequence[str]) -> int:
     late = threading.Timer(ENDS_WITHIN, step.kill)
     late.daemon = True
     # a progress bar's lines end in \r, and stay so
-    said, ended = pass_on(
+    said, ended, errors = pass_on(
         io.TextIOWrapper(step.stderr, errors="replace", newline=""), on_end=late.start
     )
     status = step.wait()
     late.cancel()
     refused = any(line.startswith(PREFIX) for line in said)
     if status and not refused and not (said and status == INTERRUPTED):
-        print(f"{PREFIX}{_reason(status, ended)}", file=sys.stderr)
+        print(f"{PREFIX}{_reason(status, ended, errors)}", file=sys.stderr)
     return INTERRUPTED if status < 0 else status
 
 
-def _reason(status: int, ended: list[str]) -> str:
+def _reason(status: int, ended: list[str], errors: list[str]) -> str:
     """Why a step ended that said nothing itself; where a node is lost, the job is put back."""
     if status == -signal.SIGKILL and all("Exited with" in line for line in ended):
         reason = "a node of the job does not answer"
         if put_back(by_itself=True):
             return f"{reason}; SLURM runs this job again"
     else:
-        reason = "; ".join(dict.fromkeys(ended)) or f"srun ended with exit status {status}"
+        reason = "; ".join(dict.fromkeys([*errors, *ended]))
+        reason = reason or f"srun ended with exit status {status}"
     return f"{reason}; the same command resumes"
 
 
-def pass_on(lines: Iterable[str], on_end: Callable[[], None]) -> tuple[set[str], list[str]]:
-    """Write lines to stderr, those that say why once, and those of SLURM on ended tasks never.
+def pass_on(
+    lines: Iterable[str], on_end: Callable[[], None]
+) -> tuple[set[str], list[str], list[str]]:
+    """Write lines to stderr, those that say why once, and those of SLURM never.
 
     Args:
         lines: what `srun` and the tasks say.
         on_end: called when SLURM says the first time that a task has ended.
 
     Returns:
-        Errors and reasons of an interruption, and what SLURM says of ended tasks and nodes.
+        Errors and reasons of an interruption, what SLURM says of ended tasks and nodes, and its
+        other errors.
     """
-    said, ended = set(), []
+    said, ended, errors = set(), [], []
     for line in lines:
         if line in said:
             continue
         if line.startswith(SAYS):
             said.add(line)
-        elif found := ENDED.match(line):
-            if found[1] and not ended:
-                on_end()
-            ended += filter(None, [found[1]])
+        elif found := OF_SLURM.match(line):
+            if found[1] and ENDED.match(found[2]):
+                if not ended:
+                    on_end()
+                ended.append(found[2])
+            elif found[1]:
+                errors.append(found[2])
             continue
         sys.stderr.write(line)
         sys.stderr.flush()
-    return said, ended
+    return said, ended, errors
 
 
 def _free_port() -> int:
