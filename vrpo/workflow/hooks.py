@@ -41,6 +41,7 @@ IMPORTS = {  # what jobs of short stages import, so that they can start warm
     "representation_of_run": ("vrpo.metrics.representation",),
 }
 FEWEST = 3  # jobs that are worth a warm process
+DEFAULT_RATE = 100, 1  # jobs and seconds of `--max-jobs-per-timespan`
 LOCKS = contextlib.ExitStack()
 
 
@@ -114,6 +115,7 @@ def start(workflow: Workflow, rules: Rules, plan: Plan) -> None:
     require_queue(workflow, due.values())
     if workflow.local_exec and not workflow.touch:
         _check_machine(workflow, plan.experiment, due, in_environments)
+        leave_out_default_rate(workflow)
     results = Paths.of(plan.experiment).folder
     LOCKS.enter_context(exclusive_lock(results / ".lock", "a workflow on these results"))
     if not workflow.local_exec:
@@ -139,6 +141,17 @@ def _start_warm(workflow: Workflow, experiment: ExperimentConfig, due: list[str]
         start_warm_process(
             ["vrpo.cli", *modules], experiment.resources.threads, os.environ[JOBS_PATH]
         )
+
+
+def leave_out_default_rate(workflow: Workflow) -> None:
+    """Let Snakemake select jobs when one ends, without its default limit of 100 jobs a second.
+
+    With a limit, version 9.27 selects again a second after each selection, for as long as jobs are
+    ready, and each job that ends begins another such chain: hundreds of jobs take half a core.
+    """
+    limit = workflow.scheduling_settings.max_jobs_per_timespan
+    if limit and (limit.max_jobs, limit.timespan) == DEFAULT_RATE:
+        workflow.scheduler.job_rate_limiter = None
 
 
 def _join_queue(workflow: Workflow, results: Path, forced: set[str]) -> None:
