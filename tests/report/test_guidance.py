@@ -81,7 +81,8 @@ def test_gains_are_paired_by_seed(config: ExperimentConfig, collected: Path) -> 
     assert np.isnan(data.loc["sit-repa", "ode"]["gain"])
     assert data.loc["sit-repa"]["gain_on_first"].isna().all()
     assert list(data.loc["sit-vrpo"]["gain_on_first"]) == [0.5] * len(FIDS)
-    assert "+0.50 [+0.50, +0.50]" in markdown(table)
+    text = markdown(table)
+    assert "+0.50 [+0.50, +0.50]" in text and "| gained on none | gained on REPA |" in text
 
 
 def test_only_the_scale_differs_in_the_figure_of_scales(

@@ -58,15 +58,17 @@ def guidance_table(config: ExperimentConfig, collected: Path) -> Table:
         shown[title] = [cell(mean, std, digits, bold) for mean, std, bold in rows]
     without = _without_guidance(data)
     first = data.groupby("model")["run"].transform("first")
-    shown["FID gained"] = _gains(data, grouped, "gain", data["run"], without)
+    shown["gained on none"] = _gains(data, grouped, "gain", data["run"], without)
     if not first.eq(data["run"]).all():
-        shown["on the first"] = _gains(data, grouped, "gain_on_first", first, data["sampler"])
+        on_first = _gains(data, grouped, "gain_on_first", first, data["sampler"])
+        bases = set(data.groupby("model")["label"].first())
+        shown[f"gained on {'/'.join(sorted(bases))}"] = on_first
     shown["seeds"] = data["seeds"].map(count_text)
     several = "Mean ± standard deviation over seeds. " if data["seeds"].max() > 1 else ""
     note = (
         f"{several}Bold: best of its run. Evaluations: forward passes of the network that an image "
-        "costs, the reward's gradient included. FID gained: against the run's samples without "
-        "guidance; on the first: against the model's first alignment with the same sampler. "
+        "costs, the reward's gradient included. Gained: decrease of FID, on the run's samples "
+        "without guidance, and on the model's first alignment with the same sampler. "
         f"{interval_note(data['seeds'].max())}"
     )
     return Table(data, shown, note)

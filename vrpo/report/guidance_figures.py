@@ -55,7 +55,8 @@ def samples(config: ExperimentConfig, collected: Path, process: str) -> tuple[Fi
         first = slice(0, config.report.grid_images)
         labels = arrays.rows("labels", first)
         name = config.samplers[sampler].guidance.name
-        rows.append((name.replace(", ", ",\n"), "black", arrays.rows("images", first)))
+        title = name.replace(", ", ",\n").replace(" (", "\n(")
+        rows.append((title, "black", arrays.rows("images", first)))
         data.append((run, seed, step, sampler, " ".join(map(str, labels))))
     figure = image_grid(rows, labels, real=None)
     return figure, pd.DataFrame(data, columns=["run", "seed", "step", "sampler", "labels"])
