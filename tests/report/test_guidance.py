@@ -18,7 +18,7 @@ from vrpo.report.catalogue import guidance_entries
 from vrpo.report.draw import write
 from vrpo.report.formatting import markdown
 from vrpo.report.guidance import guidance_table
-from vrpo.report.guidance_figures import FREE, STEERED
+from vrpo.report.guidance_figures import FREE, STEERED, scales
 
 from tests.fixtures import ROOT
 
@@ -88,9 +88,9 @@ def test_gains_are_paired_by_seed(config: ExperimentConfig, collected: Path) -> 
 def test_only_the_scale_differs_in_the_figure_of_scales(
     config: ExperimentConfig, collected: Path, tmp_path: Path
 ) -> None:
-    scales = next(entry for entry in guidance_entries(["sit"]) if entry.name == "scales")
+    entry = next(entry for entry in guidance_entries(["sit"]) if entry.name == "scales")
     for place in ("a", "b"):
-        write(scales, tmp_path / place / "scales.png", config, collected)
+        write(entry, tmp_path / place / "scales.png", config, collected)
     data = pd.read_csv(tmp_path / "a/scales.csv")
     points = data[data["run"] == "sit-repa"].set_index(["guidance", "scale"])["mean"]
     assert points.to_dict() == {
@@ -100,6 +100,17 @@ def test_only_the_scale_differs_in_the_figure_of_scales(
     first, second = ((tmp_path / place / "scales.png").read_bytes() for place in ("a", "b"))
     assert first == second
     assert np.asarray(Image.open(tmp_path / "a/scales.png").convert("L")).std() > 5
+
+
+def test_without_scales_the_figure_says_so(
+    config: ExperimentConfig, collected: Path, tmp_path: Path
+) -> None:
+    rows = pd.read_csv(collected / "metrics.csv")
+    rows[rows["sampler"] == "ode-best"].to_csv(collected / "metrics.csv", index=False)
+    figure, data = scales(config, collected)
+    assert data.empty and "no samplers differ" in figure.axes[0].texts[0].get_text()
+    table = guidance_table(config, collected)
+    assert table.data["gain"].isna().all() and list(table.data["gain_on_first"])[1] == 0.5
 
 
 def test_samples_of_the_last_aligned_run(

@@ -29,11 +29,13 @@ def scales(config: ExperimentConfig, collected: Path) -> tuple[Figure, pd.DataFr
 
     Of samplers whose guidance differs in its scale alone; the table has the others, too.
     """
-    metrics = last_milestone(read_metrics(collected)).drop(columns="guidance")
+    metrics = last_milestone(read_metrics(collected)).drop(columns="guidance", errors="ignore")
     data = over_seeds(metrics.merge(_points(config), on="sampler"), BY, "fid")
     data = data.sort_values("scale", kind="stable", ignore_index=True)
-    models = list(dict.fromkeys(metrics["model"]))
-    places = list(product(models, WITHOUT))
+    places = list(product(dict.fromkeys(metrics["model"]), WITHOUT))
+    places = [place for place in places if place[0] in set(data["model"])]
+    if not places:
+        return style.nothing("no samplers differ in the scale of their guidance alone"), data
     figure, axes = style.panels(len(places), columns=2)
     say_seeds(figure, data)
     for index, (axis, (model, kind)) in enumerate(zip(axes, places, strict=True)):
