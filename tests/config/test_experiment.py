@@ -292,7 +292,7 @@ def test_a_config_too_long_for_a_command_is_refused_when_planned() -> None:
 
 
 def test_rows_that_are_null_are_left_out() -> None:
-    """So an over-file can drop rows; what another row needs stays needed."""
+    """So a later file can drop rows; what another row needs stays needed."""
     dropped = changed(runs={"sit-none": None}, samplers={"unused": None}, encoders={"x": None})
     config = parse_experiment(dropped, "mini")
     assert list(config.runs) == [name for name in MINI["runs"] if name != "sit-none"]

@@ -82,7 +82,18 @@ def test_gains_are_paired_by_seed(config: ExperimentConfig, collected: Path) -> 
     assert data.loc["sit-repa"]["gain_on_first"].isna().all()
     assert list(data.loc["sit-vrpo"]["gain_on_first"]) == [0.5] * len(FIDS)
     text = markdown(table)
-    assert "+0.50 [+0.50, +0.50]" in text and "| gained on none | gained on REPA |" in text
+    assert "+0.50 [+0.50, +0.50]" in text
+    assert "| gain by guidance | gain on first alignment |" in text
+
+
+def test_runs_without_a_common_milestone_have_no_gain(
+    config: ExperimentConfig, collected: Path
+) -> None:
+    rows = pd.read_csv(collected / "metrics.csv")
+    rows.loc[(rows["run"] == "sit-repa") & (rows["step"] == 1500), "step"] = 7000
+    rows.to_csv(collected / "metrics.csv", index=False)
+    data = guidance_table(config, collected).data
+    assert data["gain_on_first"].isna().all() and data["gain"].notna().sum() == 2 * len(FIDS) - 2
 
 
 def test_only_the_scale_differs_in_the_figure_of_scales(

@@ -52,6 +52,13 @@ def test_each_node_gets_one_process_and_the_same_meeting_point(
         ("vrpo: error: a\nvrpo: error: a\nsrun: error: n1: task 0: Exited", "a"),
         ("", "srun ended with exit status 9; the same command resumes"),
         (
+            "srun: error: n2: task 1: Killed\n"
+            "slurmstepd: error: *** STEP 3.0 ON n1 CANCELLED ***\n"
+            "srun: error: n1: task 0: Terminated",
+            "n2: task 1: Killed; *** STEP 3.0 ON n1 CANCELLED ***; n1: task 0: Terminated; "
+            "the same command resumes",
+        ),
+        (
             "srun: error: Task launch for StepId=3.0 failed on node n2: Zero Bytes were sent\n"
             "srun: Job step aborted: Waiting up to 32 seconds for job step to finish.\n"
             "slurmstepd: error: *** STEP 3.0 ON n1 CANCELLED ***",

@@ -73,6 +73,7 @@ def try_loss(
 def _try_step(alignment: Alignment, rollouts: int, tokens: int, precision: str) -> list[str]:
     """Run one step; returns what it has a gradient for."""
     batch, inputs = _random_batch(alignment, rollouts, tokens)
+    alignment.zero_grad(set_to_none=True)
     with _told_in_one_line(type(alignment)):
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
             loss = checked_result(alignment, alignment(batch)).loss
@@ -84,7 +85,7 @@ def _try_step(alignment: Alignment, rollouts: int, tokens: int, precision: str) 
             raise UserError(
                 f"{type(alignment).__name__}: its parameter `{name}` has no gradient, which a "
                 "training on several GPUs needs; use it in the loss, multiplied by 0 while it has "
-                "no part, or delete it"
+                "no part, or delete it, e.g. by deriving from `Alignment`, without projectors"
             )
     return [
         name

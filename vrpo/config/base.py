@@ -156,7 +156,7 @@ def _ascending(values: list[T]) -> list[T]:
 
 
 class _NullLeavesOut:
-    """A row that is null is left out; a later config file drops those of an earlier one so."""
+    """A row that is null is left out, so that a later file can drop rows of an earlier one."""
 
     def __get_pydantic_core_schema__(
         self, source: Any, handler: GetCoreSchemaHandler

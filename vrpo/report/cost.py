@@ -70,6 +70,8 @@ def encoder_tokens(encoder: EncoderOptions) -> tuple[int, int, int]:
     arguments = encoder.arguments
     patch = encoder_patch(encoder)
     words = encoder.architecture.split(".")[0].split("_")
+    if {"aimv2", "pe"} & set(words):  # their sizes have the same names and other numbers
+        words = []
     depth, width = next((VIT_SIZES[word] for word in words if word in VIT_SIZES), (None, None))
     if {"giant", "dinov2"} <= set(words):
         depth, width = DINOV2_GIANT

@@ -6,11 +6,11 @@ from math import nan
 from pathlib import Path
 
 import pandas as pd
-from pandas.core.groupby import DataFrameGroupBy
+from pandas.api.typing import DataFrameGroupBy
 
 from vrpo.config.experiment import ExperimentConfig
 from vrpo.config.geometry import latent_side
-from vrpo.report.compare import Paired, by_seed, interval_note, paired_gain
+from vrpo.report.compare import Paired, by_seed, common, interval_note, paired_gain
 from vrpo.report.cost import network_flops, sampling_flops
 from vrpo.report.formatting import Table, cell, count_text, intervals
 from vrpo.report.results import last_milestone, read_metrics
@@ -56,28 +56,27 @@ def guidance_table(config: ExperimentConfig, collected: Path) -> Table:
         best = (better * data[name]).groupby(data["run"]).transform("max").eq(better * data[name])
         rows = zip(data[name], data[f"{name}_std"], best, strict=True)
         shown[title] = [cell(mean, std, digits, bold) for mean, std, bold in rows]
-    without = _without_guidance(data)
+    without = _without_guidance(data, [sampler.kind for sampler in samplers])
     first = data.groupby("model")["run"].transform("first")
-    shown["gained on none"] = _gains(data, grouped, "gain", data["run"], without)
+    shown["gain by guidance"] = _gains(data, grouped, "gain", data["run"], without)
     if not first.eq(data["run"]).all():
         on_first = _gains(data, grouped, "gain_on_first", first, data["sampler"])
-        bases = set(data.groupby("model")["label"].first())
-        shown[f"gained on {'/'.join(sorted(bases))}"] = on_first
+        shown["gain on first alignment"] = on_first
     shown["seeds"] = data["seeds"].map(count_text)
     several = "Mean ± standard deviation over seeds. " if data["seeds"].max() > 1 else ""
     note = (
         f"{several}Bold: best of its run. Evaluations: forward passes of the network that an image "
-        "costs, the reward's gradient included. Gained: decrease of FID, on the run's samples "
-        "without guidance, and on the model's first alignment with the same sampler. "
+        "costs, the reward's gradient included. Gains: by how much FID is lower than without "
+        "guidance, and than that of the model's first alignment with the same sampler. "
         f"{interval_note(data['seeds'].max())}"
     )
     return Table(data, shown, note)
 
 
-def _without_guidance(data: pd.DataFrame) -> pd.Series:
-    """For each row its run's first sampler without guidance; NaN: it has none."""
-    plain = data[data["guidance"] == "none"].groupby("run")["sampler"].first()
-    return data["run"].map(plain)
+def _without_guidance(data: pd.DataFrame, kinds: list[str]) -> pd.Series:
+    """For each row its run's first sampler of the same kind without guidance; NaN: none."""
+    of_kind = data["run"] + " " + pd.Series(kinds, data.index)
+    return of_kind.map(data[data["guidance"] == "none"].groupby(of_kind)["sampler"].first())
 
 
 def _gains(
@@ -89,7 +88,7 @@ def _gains(
     for own, base in zip(
         zip(data["run"], data["sampler"], strict=True), zip(run, sampler, strict=True), strict=True
     ):
-        known = base != own and base in rows
+        known = base != own and base in rows and not common(rows[own], rows[base])[0].empty
         gain = paired_gain(rows[own], rows[base]) if known else Paired(nan, nan, nan, 0)
         gains.append(gain.columns(name))
     columns = pd.DataFrame(gains)

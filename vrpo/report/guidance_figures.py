@@ -60,14 +60,20 @@ def samples(config: ExperimentConfig, collected: Path, process: str) -> tuple[Fi
         title = name.replace(", ", ",\n").replace(" (", "\n(")
         rows.append((title, "black", arrays.rows("images", first)))
         data.append((run, seed, step, sampler, " ".join(map(str, labels))))
-    figure = image_grid(rows, labels, real=None)
+    least = min(len(images) for _, _, images in rows)
+    rows = [(title, colour, images[:least]) for title, colour, images in rows]
+    figure = image_grid(rows, labels[:least], real=None)
     return figure, pd.DataFrame(data, columns=["run", "seed", "step", "sampler", "labels"])
 
 
 def _points(config: ExperimentConfig) -> pd.DataFrame:
-    """Kind and scale of each sampler that belongs into the figure of scales."""
+    """Kind and scale of each sampler that belongs in the figure of scales.
+
+    Of the kind of a process's first sampler that the representation guides; one for each scale.
+    """
     points, others = [], {}
-    for name, sampler in config.samplers.items():
+    for name in _of_one_kind(config):
+        sampler = config.samplers[name]
         guidance = sampler.guidance
         if guidance.name == "none":
             points += [(name, kind, scale) for kind, scale in WITHOUT.items()]
@@ -76,4 +82,18 @@ def _points(config: ExperimentConfig) -> pd.DataFrame:
             options = guidance.model_dump(exclude={"scale"})
             if others.setdefault((sampler.kind, kind), options) == options:
                 points.append((name, kind, guidance.scale))
-    return pd.DataFrame(points, columns=["sampler", "guidance", "scale"])
+    data = pd.DataFrame(points, columns=["sampler", "guidance", "scale"])
+    kinds = [config.samplers[name].kind for name in data["sampler"]]
+    return data[~data.assign(kind=kinds).duplicated(["kind", "guidance", "scale"])]
+
+
+def _of_one_kind(config: ExperimentConfig) -> list[str]:
+    names = []
+    for process in dict.fromkeys(options.kind for options in config.processes.values()):
+        served = [name for name, each in config.samplers.items() if each.serves(process, True)]
+        kinds = [config.samplers[name].kind for name in served]
+        guided = [config.samplers[name].guidance.rewarded for name in served]
+        if any(guided):
+            chosen = kinds[guided.index(True)]
+            names += [name for name, kind in zip(served, kinds, strict=True) if kind == chosen]
+    return names

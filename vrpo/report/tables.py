@@ -62,7 +62,8 @@ def epochs_to_reach(targets: list[float], collected: Path) -> pd.DataFrame:
             "`report.epochs_to_fid` needs; collect the results again"
         )
     scores = main_sampler(read_metrics(collected))
-    scores = scores[scores["guidance"].eq(1)].dropna(subset=["fid"])
+    scales = pd.to_numeric(scores["guidance"], errors="coerce")  # beside names, they are text
+    scores = scores[scales.eq(1)].dropna(subset=["fid"])
     rows = []
     for (model, label, run), of_run in scores.groupby(["model", "label", "run"], sort=False):
         row = {"model": model, "label": label, "run": run}

@@ -89,7 +89,7 @@ def _reason(status: int, ended: list[str], errors: list[str]) -> str:
         if put_back(by_itself=True):
             return f"{reason}; SLURM runs this job again"
     else:
-        reason = "; ".join(dict.fromkeys([*errors, *ended]))
+        reason = "; ".join(dict.fromkeys(errors))
         reason = reason or f"srun ended with exit status {status}"
     return f"{reason}; the same command resumes"
 
@@ -104,8 +104,8 @@ def pass_on(
         on_end: called when SLURM says the first time that a task has ended.
 
     Returns:
-        Errors and reasons of an interruption, what SLURM says of ended tasks and nodes, and its
-        other errors.
+        Errors and reasons of an interruption, what SLURM says of ended tasks and nodes, and all of
+        its errors, in their order.
     """
     said, ended, errors = set(), [], []
     for line in lines:
@@ -114,11 +114,11 @@ def pass_on(
         if line.startswith(SAYS):
             said.add(line)
         elif found := OF_SLURM.match(line):
-            if found[1] and ENDED.match(found[2]):
+            if found[2] and line.startswith("srun") and ENDED.match(found[2]):
                 if not ended:
                     on_end()
                 ended.append(found[2])
-            elif found[1]:
+            if found[1]:
                 errors.append(found[2])
             continue
         sys.stderr.write(line)
