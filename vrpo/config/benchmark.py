@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import Any, Literal
 
-from pydantic import field_validator, model_validator
+from pydantic import model_validator
 
-from vrpo.config.base import LONGEST_NAME, Name, Options, Seed, option
+from vrpo.config.base import LONGEST_NAME, Name, Options, Rows, Seed, option
 
 LEAST_VERDICT_SEEDS = 5
 SEARCH = "search-"  # how the names of the search's runs begin
@@ -31,12 +31,12 @@ class BenchmarkOptions(Options):
         "null: no search",
     )
     held_out: str = option("fid", "score that the verdict is about; the search never sees it")
-    candidates: dict[Name, list[Name]] | None = option(
+    candidates: Rows[list[Name]] | None = option(
         None,
         "{kind: alignments of this kind}, what the search chooses from, the simplest first, "
         "equally many of each kind; null: no search, `chosen` is given",
     )
-    chosen: dict[Name, Name | None] | None = option(
+    chosen: Rows[Name] | None = option(
         None,
         "{kind: alignment} that stands for each searched kind, `repa` and `vrpo` among them: what "
         "the rule gave, written down after the search; null: only the search is run; null for a "
@@ -57,11 +57,6 @@ class BenchmarkOptions(Options):
     ablation_milestones: Literal["all", "last"] = option(
         "last", "milestones at which ablations are scored; their table is about the last"
     )
-
-    @field_validator("chosen")
-    @classmethod
-    def _without_null(cls, chosen: dict[Name, Name | None] | None) -> dict[Name, Name] | None:
-        return chosen and {kind: name for kind, name in chosen.items() if name is not None}
 
     @model_validator(mode="after")
     def _fair(self) -> BenchmarkOptions:
