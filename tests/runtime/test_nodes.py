@@ -126,7 +126,7 @@ def test_a_step_that_does_not_end_is_left(
 
 def test_other_lines_are_passed_on(capsys: pytest.CaptureFixture[str]) -> None:
     lines = ["12:00:00 step 4\n", "12:00:00 step 4\n", "srun: got SIGCONT\n"]
-    assert pass_on(lines, pytest.fail) == (set(), [], [])
+    assert pass_on(lines, pytest.fail) == (set(), [])
     assert capsys.readouterr().err == "12:00:00 step 4\n" * 2
 
 

@@ -65,9 +65,11 @@ def try_loss(
         if alignment.attention_of:
             return None
         try:
-            return _try_step(alignment, FEW, tokens, precision)
+            trained = _try_step(alignment, FEW, tokens, precision)
         except UserError:  # it may need whole groups of rollouts
-            return _try_step(alignment, batch, tokens, precision)
+            trained = _try_step(alignment, batch, tokens, precision)
+    _require_gradients(alignment)
+    return trained
 
 
 def _try_step(alignment: Alignment, rollouts: int, tokens: int, precision: str) -> list[str]:
@@ -80,6 +82,14 @@ def _try_step(alignment: Alignment, rollouts: int, tokens: int, precision: str) 
         if loss.requires_grad:
             loss.backward()
         alignment.finish_step(lambda values: values, torch.tensor(True))
+    return [
+        name
+        for name, values in inputs.items()
+        if any(value.grad is not None and bool(value.grad.any()) for value in values)
+    ]
+
+
+def _require_gradients(alignment: Alignment) -> None:
     for name, parameter in alignment.named_parameters():
         if parameter.requires_grad and parameter.grad is None:
             raise UserError(
@@ -87,11 +97,6 @@ def _try_step(alignment: Alignment, rollouts: int, tokens: int, precision: str) 
                 "training on several GPUs needs; use it in the loss, multiplied by 0 while it has "
                 "no part, or delete it, e.g. by deriving from `Alignment`, without projectors"
             )
-    return [
-        name
-        for name, values in inputs.items()
-        if any(value.grad is not None and bool(value.grad.any()) for value in values)
-    ]
 
 
 def _random_batch(

@@ -182,7 +182,6 @@ GUIDANCE = [
         "samples",
         "Samples of every sampler",
         "vrpo.report.guidance_figures:samples",
-        "Of one run, all from the same noise and labels.",
         each_process=True,
     ),
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -50,19 +51,21 @@ def scales(config: ExperimentConfig, collected: Path) -> tuple[Figure, pd.DataFr
 
 
 def samples(config: ExperimentConfig, collected: Path, process: str) -> tuple[Figure, pd.DataFrame]:
-    """A row for each sampler of a process's last aligned run, from the same noise and labels."""
-    rows, data = [], []
-    for run, seed, step, sampler in guided(config, process):
-        arrays = open_arrays(Paths.of(config).samples(run, seed, step, sampler), SAMPLES)
-        first = slice(0, config.report.grid_images)
-        labels = arrays.rows("labels", first)
-        name = config.samplers[sampler].guidance.name
+    """A row for each sampler of a process's last aligned run, of those with the first's labels."""
+    keys = list(guided(config, process))
+    least = min(config.report.grid_images, *(config.samplers[key[3]].images for key in keys))
+    rows, data, shown = [], [], None
+    for key in keys:
+        arrays = open_arrays(Paths.of(config).samples(*key), SAMPLES)
+        labels = arrays.rows("labels", slice(0, least)).tolist()
+        shown = shown or labels
+        if labels != shown:
+            continue
+        name = config.samplers[key[3]].guidance.name
         title = name.replace(", ", ",\n").replace(" (", "\n(")
-        rows.append((title, "black", arrays.rows("images", first)))
-        data.append((run, seed, step, sampler, " ".join(map(str, labels))))
-    least = min(len(images) for _, _, images in rows)
-    rows = [(title, colour, images[:least]) for title, colour, images in rows]
-    figure = image_grid(rows, labels[:least], real=None)
+        rows.append((title, "black", arrays.rows("images", slice(0, least))))
+        data.append((*key, " ".join(map(str, labels))))
+    figure = image_grid(rows, shown, real=None)
     return figure, pd.DataFrame(data, columns=["run", "seed", "step", "sampler", "labels"])
 
 
@@ -71,24 +74,24 @@ def _points(config: ExperimentConfig) -> pd.DataFrame:
 
     Of the kind of a process's first sampler that the representation guides; one for each scale.
     """
-    points, others = [], {}
+    points: dict[tuple[str, str, float], str] = {}
+    others: dict[tuple[str, str], Any] = {}
     for name in _of_one_kind(config):
-        sampler = config.samplers[name]
-        guidance = sampler.guidance
+        solver, guidance = config.samplers[name].kind, config.samplers[name].guidance
         if guidance.name == "none":
-            points += [(name, kind, scale) for kind, scale in WITHOUT.items()]
+            for kind, scale in WITHOUT.items():
+                points.setdefault((solver, kind, scale), name)
         elif not guidance.rewarded or isinstance(guidance, RepresentationGuidanceOptions):
             kind = STEERED if guidance.rewarded else FREE
             options = guidance.model_dump(exclude={"scale"})
-            if others.setdefault((sampler.kind, kind), options) == options:
-                points.append((name, kind, guidance.scale))
-    data = pd.DataFrame(points, columns=["sampler", "guidance", "scale"])
-    kinds = [config.samplers[name].kind for name in data["sampler"]]
-    return data[~data.assign(kind=kinds).duplicated(["kind", "guidance", "scale"])]
+            if others.setdefault((solver, kind), options) == options:
+                points.setdefault((solver, kind, guidance.scale), name)
+    rows = [(name, kind, scale) for (_, kind, scale), name in points.items()]
+    return pd.DataFrame(rows, columns=["sampler", "guidance", "scale"])
 
 
 def _of_one_kind(config: ExperimentConfig) -> list[str]:
-    names = []
+    names: list[str] = []
     for process in dict.fromkeys(options.kind for options in config.processes.values()):
         served = [name for name, each in config.samplers.items() if each.serves(process, True)]
         kinds = [config.samplers[name].kind for name in served]

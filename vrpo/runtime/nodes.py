@@ -71,59 +71,55 @@ def run_on_nodes(nodes: int, gpus: int, arguments: Sequence[str]) -> int:
     late = threading.Timer(ENDS_WITHIN, step.kill)
     late.daemon = True
     # a progress bar's lines end in \r, and stay so
-    said, ended, errors = pass_on(
+    said, errors = pass_on(
         io.TextIOWrapper(step.stderr, errors="replace", newline=""), on_end=late.start
     )
     status = step.wait()
     late.cancel()
     refused = any(line.startswith(PREFIX) for line in said)
     if status and not refused and not (said and status == INTERRUPTED):
-        print(f"{PREFIX}{_reason(status, ended, errors)}", file=sys.stderr)
+        print(f"{PREFIX}{_reason(status, errors)}", file=sys.stderr)
     return INTERRUPTED if status < 0 else status
 
 
-def _reason(status: int, ended: list[str], errors: list[str]) -> str:
+def _reason(status: int, errors: list[str]) -> str:
     """Why a step ended that said nothing itself; where a node is lost, the job is put back."""
+    ended = [line for line in errors if ENDED.match(line)]
     if status == -signal.SIGKILL and all("Exited with" in line for line in ended):
         reason = "a node of the job does not answer"
         if put_back(by_itself=True):
             return f"{reason}; SLURM runs this job again"
     else:
-        reason = "; ".join(dict.fromkeys(errors))
-        reason = reason or f"srun ended with exit status {status}"
+        reason = "; ".join(dict.fromkeys(errors)) or f"srun ended with exit status {status}"
     return f"{reason}; the same command resumes"
 
 
-def pass_on(
-    lines: Iterable[str], on_end: Callable[[], None]
-) -> tuple[set[str], list[str], list[str]]:
-    """Write lines to stderr, those that say why once, and those of SLURM never.
+def pass_on(lines: Iterable[str], on_end: Callable[[], None]) -> tuple[set[str], list[str]]:
+    """Write lines to stderr, those that say why once, and SLURM's own never.
 
     Args:
         lines: what `srun` and the tasks say.
         on_end: called when SLURM says the first time that a task has ended.
 
     Returns:
-        Errors and reasons of an interruption, what SLURM says of ended tasks and nodes, and all of
-        its errors, in their order.
+        Errors and reasons of an interruption, and SLURM's own errors in their order.
     """
-    said, ended, errors = set(), [], []
+    said, errors, running = set(), [], True
     for line in lines:
         if line in said:
             continue
         if line.startswith(SAYS):
             said.add(line)
         elif found := OF_SLURM.match(line):
-            if found[2] and line.startswith("srun") and ENDED.match(found[2]):
-                if not ended:
-                    on_end()
-                ended.append(found[2])
             if found[1]:
                 errors.append(found[2])
+            if running and found[1] and line.startswith("srun") and ENDED.match(found[2]):
+                running = False
+                on_end()
             continue
         sys.stderr.write(line)
         sys.stderr.flush()
-    return said, ended, errors
+    return said, errors
 
 
 def _free_port() -> int:

@@ -2,12 +2,12 @@
 from vrpo.report.catalogue import guidance_entries
 
 NO_GUIDANCE = (
-    "guidance: no sampler of this config is guided by the representation; "
+    "guidance: no sampler of this config is guided by the representation of a run; "
     "add some: --configfile config/mini.yaml config/guidance.yaml"
 )
 
 
-if GUIDED:
+if EXPERIMENT.guided_processes:
 
     rule guidance:
         input:
