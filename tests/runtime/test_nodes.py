@@ -50,6 +50,12 @@ def test_each_node_gets_one_process_and_the_same_meeting_point(
     [
         ("srun: error: n2: task 1: Killed", "n2: task 1: Killed; the same command resumes"),
         ("vrpo: error: a\nvrpo: error: a\nsrun: error: n1: task 0: Exited", "a"),
+        (
+            "slurmstepd: error: Detected 1 oom_kill event in StepId=3.0.\n"
+            "srun: error: n2: task 1: Out Of Memory\nvrpo: error: a\n"
+            "slurmstepd: error: *** STEP 3.0 ON n1 CANCELLED ***",
+            "a\nvrpo: error: Detected 1 oom_kill event in StepId=3.0.",
+        ),
         ("", "srun ended with exit status 9; the same command resumes"),
         (
             "srun: error: n2: task 1: Killed\n"
@@ -67,7 +73,7 @@ def test_each_node_gets_one_process_and_the_same_meeting_point(
         ),
     ],
 )
-def test_a_failure_is_one_line(
+def test_a_failure_says_why_once(
     says: str, line: str, srun: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     srun.setenv("SAY", says)
