@@ -19,6 +19,7 @@ from vrpo.report.draw import write
 from vrpo.report.formatting import markdown
 from vrpo.report.guidance import guidance_table
 from vrpo.report.guidance_figures import FREE, STEERED, scales
+from vrpo.report.guidance_page import write_guidance
 
 from tests.fixtures import ROOT
 
@@ -124,9 +125,11 @@ def test_without_scales_the_figure_says_so(
     assert table.data["gain"].isna().all() and list(table.data["gain_on_first"])[1] == 0.5
 
 
-def test_samples_of_the_last_aligned_run(
+def test_the_folder_shows_all_and_samples_of_the_last_aligned_run(
     config: ExperimentConfig, collected: Path, tmp_path: Path
 ) -> None:
+    runs = {name: run for name, run in config.runs.items() if run.process == "sit"}
+    config = config.model_copy(update={"runs": runs})
     keys = list(guided(config, "sit"))
     assert {key[:3] for key in keys} == {("sit-vrpo", 0, 1500)}
     assert [key[3] for key in keys] == [name for name in config.samplers if name[:3] == "ode"]
@@ -135,12 +138,17 @@ def test_samples_of_the_last_aligned_run(
         path = Paths.of(config).samples(*key)
         images = np.full((10, 32, 32, 3), 20 * number, np.uint8)
         write_samples(path, images, labels)
-    entry = next(entry for entry in guidance_entries(["sit"]) if entry.name == "samples_sit")
-    write(entry, tmp_path / "samples_sit.png", config, collected)
-    data = pd.read_csv(tmp_path / "samples_sit.csv")
+    write_guidance(config, collected, tmp_path / "page")
+    text = (tmp_path / "page/README.md").read_text()
+    assert "# Samplers and guidance\n\nGenerated from" in text
+    assert (tmp_path / "page/guidance.md").read_text() in text
+    for entry in guidance_entries(["sit"])[1:]:
+        assert f"## {entry.title}\n\n{entry.caption}\n\n![{entry.title}]({entry.files[0]})" in text
+        assert all((tmp_path / "page" / file).is_file() for file in entry.files)
+    data = pd.read_csv(tmp_path / "page/samples_sit.csv")
     assert list(data["sampler"]) == [key[3] for key in keys]
     assert set(data["labels"]) == {" ".join(map(str, labels))}
-    assert np.asarray(Image.open(tmp_path / "samples_sit.png").convert("L")).std() > 5
+    assert np.asarray(Image.open(tmp_path / "page/samples_sit.png").convert("L")).std() > 5
 
 
 def write_samples(path: Path, images: np.ndarray, labels: np.ndarray) -> None:

@@ -96,10 +96,7 @@ def guidance(
 ) -> Path:
     """Write a table and figures of all samplers: scores, evaluations, scales and samples."""
     from vrpo.config import load_experiment
-    from vrpo.report.catalogue import guidance_entries
-    from vrpo.report.draw import write
+    from vrpo.report.guidance_page import write_guidance
 
-    experiment = load_experiment(*config)
-    for entry in guidance_entries(experiment.guided_processes):
-        write(entry, output_folder / entry.files[0], experiment, collected)
+    write_guidance(load_experiment(*config), collected, output_folder)
     return output_folder

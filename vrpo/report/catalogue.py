@@ -177,11 +177,13 @@ GUIDANCE = [
         "scales",
         "FID against the scale of guidance",
         "vrpo.report.guidance_figures:scales",
+        "Without guidance the scale is 1 (classifier-free) or 0 (by representation).",
     ),
     figure(
         "samples",
         "Samples of every sampler",
         "vrpo.report.guidance_figures:samples",
+        "Of one seed, all from the same noise and labels.",
         each_process=True,
     ),
 ]

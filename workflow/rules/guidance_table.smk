@@ -20,6 +20,7 @@ if EXPERIMENT.guided_processes:
                 for key in jobs.guided(EXPERIMENT, process)
             ],
         output:
+            PATHS.guidance / "README.md",
             [
                 PATHS.guidance / file
                 for entry in guidance_entries(EXPERIMENT.guided_processes)
