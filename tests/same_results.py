@@ -53,13 +53,17 @@ def different_tables(a: Path, b: Path) -> list[Path]:
     return changed
 
 
-def main() -> None:
-    """Compare the two folders that the command line names."""
-    a, b = map(Path, sys.argv[1:3])
+def same(a: Path, b: Path) -> bool:
+    """Whether all numbers of `a` are in `b`; prints what differs."""
     changed = different(a, b, "*.safetensors", tensors) + different(a, b, "*.h5", arrays)
     changed += different_tables(a, b)
     print(*changed, sep="\n")
-    sys.exit(bool(changed))
+    return not changed
+
+
+def main() -> None:
+    """Compare the two folders that the command line names."""
+    sys.exit(not same(*map(Path, sys.argv[1:3])))
 
 
 if __name__ == "__main__":

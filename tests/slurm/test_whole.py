@@ -1,15 +1,13 @@
 """The whole tiny experiment as SLURM jobs: requests, overhead and results."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from vrpo.report.catalogue import CATALOGUE
 
-from tests.fixtures import ROOT
 from tests.fixtures.slurm import Flow, jobs, jobs_of, small
+from tests.same_results import same
 
 
 @pytest.mark.usefixtures("cluster")
@@ -32,17 +30,4 @@ def test_requests_are_as_configured_and_results_those_of_a_local_run(
     (drawn,) = [job for job in jobs().values() if job.get("Comment", "").startswith("rule_report_")]
     assert drawn["MinMemoryNode"] == "2000M" and drawn["NumCPUs"] == "1"
     assert not any(jobs_of(tmp_path, entry.name) for entry in CATALOGUE if entry.name != "report")
-    compared = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "tests.same_results",
-            local / "results/tiny",
-            tmp_path / "results/tiny",
-        ],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert compared.returncode == 0, compared.stdout + compared.stderr
+    assert same(local / "results/tiny", tmp_path / "results/tiny")
