@@ -6,9 +6,9 @@ import torch
 
 from vrpo.errors import UserError
 from vrpo.models.checkpoints import load_milestone, read_network
+from vrpo.models.embeddings import TimeEmbedding
 from vrpo.models.official import export_checkpoint, import_checkpoint, reverse_time
 from vrpo.models.projector import Projector
-from vrpo.models.transformer import TimeEmbedding
 
 from tests.fixtures import golden
 from tests.fixtures.weights import REPA_ALIGNMENT, official_state

@@ -13,9 +13,9 @@ from torch import Tensor
 from vrpo.errors import UserError
 from vrpo.models.backbones import build_network
 from vrpo.models.checkpoints import load_milestone
+from vrpo.models.embeddings import position_embedding
 from vrpo.models.official import export_checkpoint, import_checkpoint
 from vrpo.models.projector import Projector
-from vrpo.models.transformer import position_embedding
 from vrpo.sampling.reward import load_projectors
 
 from tests.fixtures import golden

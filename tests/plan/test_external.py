@@ -15,8 +15,9 @@ from vrpo.config.reading import read_yaml
 from vrpo.config.resolved import PAPER_SIZES
 from vrpo.errors import UserError
 from vrpo.models.checkpoints import load_milestone
+from vrpo.models.embeddings import position_embedding
 from vrpo.models.official import import_checkpoint
-from vrpo.models.transformer import build_transformer, position_embedding
+from vrpo.models.transformer import build_transformer
 from vrpo.plan.jobs import evaluations, shown
 from vrpo.report.collect import _names
 from vrpo.report.cost import costs

@@ -19,9 +19,9 @@ from torch import Tensor
 from vrpo.errors import UserError
 from vrpo.files import clear_os_errors, partial_path
 from vrpo.models.checkpoints import read_milestone
+from vrpo.models.embeddings import position_embedding
 from vrpo.models.normalisation import check_normalisation
 from vrpo.models.tokenizer import Tokenizer
-from vrpo.models.transformer import position_embedding
 from vrpo.models.weights import read_weights
 
 if TYPE_CHECKING:

@@ -33,6 +33,7 @@ from vrpo.files import atomic_output, sha256
 from vrpo.models.backbones import build_network
 from vrpo.models.checkpoints import METADATA_KEY, check_state, read_milestone, save_milestone
 from vrpo.models.diffusers_dit import read_transformer
+from vrpo.models.embeddings import TimeEmbedding, position_embedding
 from vrpo.models.official_class_token import has_class_token, taken_class_token, with_position
 from vrpo.models.official_layout import (
     LAST,
@@ -57,7 +58,6 @@ from vrpo.models.released import (
     released_step,
     taken_normalisation,
 )
-from vrpo.models.transformer import TimeEmbedding, position_embedding
 from vrpo.models.weights import read_weights
 
 Family = Literal["dit", "sit", "repa", "irepa", "haste", "reg"]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vrpo.config.resolved import PAPER_SIZES
 from vrpo.errors import UserError
-from vrpo.models.transformer import position_embedding
+from vrpo.models.embeddings import position_embedding
 
 INCOMPLETE = "it is not a whole checkpoint of DiT, SiT, REPA, iREPA or HASTE"
 POSITION_TOLERANCE = 1e-2  # averaging a constant in float32 for millions of steps moves it a little
