@@ -54,8 +54,10 @@ def test_each_node_gets_one_process_and_the_same_meeting_point(
             "slurmstepd: error: Detected 1 oom_kill event in StepId=3.0.\n"
             "srun: error: n2: task 1: Out Of Memory\nvrpo: error: a\n"
             "slurmstepd: error: *** STEP 3.0 ON n1 CANCELLED ***",
-            "a\nvrpo: error: Detected 1 oom_kill event in StepId=3.0.",
+            "a\nvrpo: error: Detected 1 oom_kill event in StepId=3.0.; n2: task 1: Out Of Memory; "
+            "the same command resumes",
         ),
+        ("vrpo: error: a\nsrun: error: Timed out waiting for job step to complete", "a"),
         ("", "srun ended with exit status 9; the same command resumes"),
         (
             "srun: error: n2: task 1: Killed\n"

@@ -36,7 +36,7 @@ SAYS = PREFIX.partition(" ")[0]  # begins what a command says of its own end
 MEET_WITHIN = 300  # seconds from the start of a node's process to that of the last one
 OF_SLURM = re.compile(r"(?:srun|slurmstepd): (error: )?(.*)")
 ENDED = re.compile(r".*: tasks? .*|Node failure on .*")
-FOLLOWS = re.compile(rf"{ENDED.pattern}|\*\*\* .*")  # what SLURM says when a rank has failed
+CAUSE = re.compile("oom_kill|Out Of Memory|Node failure")  # which no rank can say
 
 
 def run_on_nodes(nodes: int, gpus: int, arguments: Sequence[str]) -> int:
@@ -78,10 +78,10 @@ def run_on_nodes(nodes: int, gpus: int, arguments: Sequence[str]) -> int:
     status = step.wait()
     late.cancel()
     refused = any(line.startswith(PREFIX) for line in said)
-    if status and refused:  # ranks that lost another one speak; SLURM may know why, as of memory
-        for line in dict.fromkeys(line for line in errors if not FOLLOWS.match(line)):
-            print(f"{PREFIX}{line}", file=sys.stderr)
-    elif status and not (said and status == INTERRUPTED):
+    causes = dict.fromkeys(line for line in errors if CAUSE.search(line))
+    if status and refused and causes:  # ranks that lost another one have spoken
+        print(f"{PREFIX}{'; '.join(causes)}; the same command resumes", file=sys.stderr)
+    elif status and not refused and not (said and status == INTERRUPTED):
         print(f"{PREFIX}{_reason(status, errors)}", file=sys.stderr)
     return INTERRUPTED if status < 0 else status
 
