@@ -44,7 +44,7 @@ def on_gpus(amounts: dict[str, str], arguments: list[str]) -> None:
                 raise UserError(f"{option}: `{text}` is no number of {what}; give {least} or more")
         nodes, gpus = int(amounts.get("--nodes", "1")), int(amounts.get("--gpus", "0"))
         if restore(arguments):
-            release_log()
+            release_log(restored=True)
         elif nodes > 1:
             status = run_on_nodes(nodes, gpus, arguments)
             if not status:

@@ -21,7 +21,7 @@ def run(folder: Path, code: str, **changes: str) -> None:
 
 
 def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
+    return sorted(path.name for path in folder.iterdir() if path.suffix != ".done")
 
 
 def test_each_failed_try_keeps_its_log(tmp_path: Path) -> None:
@@ -31,6 +31,24 @@ def test_each_failed_try_keeps_its_log(tmp_path: Path) -> None:
     assert names(tmp_path) == ["step8.log", "step8.log.1", "step8.log.2"]
     said = [(tmp_path / name).read_text().strip() for name in names(tmp_path)]
     assert said == ["three", "one", "two"]
+
+
+def test_a_job_that_is_done_anew_has_one_log(tmp_path: Path) -> None:
+    run(tmp_path, "print('one'); release_log()")
+    run(tmp_path, "print('two'); release_log()")
+    assert names(tmp_path) == ["step8.log"]
+    assert (tmp_path / "step8.log").read_text().strip() == "two"
+
+
+def test_the_log_of_the_job_that_made_a_restored_result_is_kept(tmp_path: Path) -> None:
+    """Of a job that was ended between its success and Snakemake's notice of it."""
+    run(tmp_path, "print('one'); exit(1)")
+    run(tmp_path, "print('made'); release_log()")
+    run(tmp_path, "print('restored'); release_log(restored=True)")
+    run(tmp_path, "print('again'); release_log(restored=True)")
+    assert names(tmp_path) == ["step8.log", "step8.log.1", "step8.log.2"]
+    said = [(tmp_path / name).read_text().strip() for name in names(tmp_path)]
+    assert said == ["again", "one", "made"]
 
 
 def test_a_log_of_a_try_that_still_runs_is_kept_whole(tmp_path: Path) -> None:
@@ -51,4 +69,4 @@ def test_a_log_of_a_try_that_still_runs_is_kept_whole(tmp_path: Path) -> None:
 @pytest.mark.parametrize("changes", [{"VRPO_KEEP": ""}])
 def test_outside_a_workflow_nothing_is_kept(changes: dict[str, str], tmp_path: Path) -> None:
     run(tmp_path, "print('one'); exit(1)", **changes)
-    assert names(tmp_path) == ["step8.log"]
+    assert [path.name for path in tmp_path.iterdir()] == ["step8.log"]

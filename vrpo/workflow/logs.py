@@ -1,8 +1,10 @@
 """Logs of a job's earlier tries, which Snakemake deletes when the job starts again.
 
-While a job runs, its log `NAME.log` has a second name, `.NAME.log.running`. A job that succeeds
-removes it. If it is there when the job starts again, the try before has failed or still runs, and
-its log becomes `NAME.log.1`, the one of the next `NAME.log.2`, and so on.
+While a job runs, its log `NAME.log` has a second name, `.NAME.log.running`. If that is there when
+the job starts again, the try before has failed or still runs, and its log becomes `NAME.log.1`, the
+one of the next `NAME.log.2`, and so on. In a job that succeeds the second name becomes
+`.NAME.log.done`. Where its result is later found to be there and only restored, that log becomes
+the next of these, too.
 """
 
 from __future__ import annotations
@@ -26,18 +28,26 @@ def keep_log() -> None:
         if second.exists():
             if second.samefile(log):  # a process that became another one by exec
                 return
-            names = (log.with_name(f"{log.name}.{n}") for n in itertools.count(1))
-            second.rename(next(name for name in names if not name.exists()))
+            second.rename(_next_name(log))
         os.link(log, second)
 
 
-def release_log() -> None:
-    """Remove the second name, at the end of a job that succeeded."""
+def release_log(*, restored: bool = False) -> None:
+    """Note that the job succeeded.
+
+    Args:
+        restored: an earlier job made the result; its log is kept.
+    """
     log = _log()
     if log is not None:
         with contextlib.suppress(OSError):
             if _second_name(log).samefile(log):
+                done = log.with_name(f".{log.name}.done")
+                if not restored:
+                    _second_name(log).replace(done)
+                    return
                 _second_name(log).unlink()
+                done.rename(_next_name(log))
 
 
 def _log() -> Path | None:
@@ -48,6 +58,11 @@ def _log() -> Path | None:
         if log.suffix == ".log" and stat.S_ISREG(log.stat().st_mode):
             return log
     return None
+
+
+def _next_name(log: Path) -> Path:
+    names = (log.with_name(f"{log.name}.{n}") for n in itertools.count(1))
+    return next(name for name in names if not name.exists())
 
 
 def _second_name(log: Path) -> Path:
