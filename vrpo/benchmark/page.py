@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from vrpo.benchmark.numbers import Benchmark
 from vrpo.benchmark.verdict import verdict
 from vrpo.config.benchmark import BenchmarkOptions
@@ -13,6 +11,7 @@ from vrpo.config.report import ReportOptions
 from vrpo.files import write_text
 from vrpo.report.catalogue import Entry, benchmark_entries
 from vrpo.report.draw import write
+from vrpo.report.pages import page
 
 
 def write_benchmark(
@@ -34,13 +33,12 @@ def write_entries(benchmark: Benchmark, wanted: list[Entry], folder: Path) -> No
     for entry in wanted:
         write(entry, folder / entry.files[0], benchmark)
     options = benchmark.options
-    loader = PackageLoader("vrpo.benchmark", "templates")
-    blocks = {"trim_blocks": True, "lstrip_blocks": True}
-    environment = Environment(loader=loader, undefined=StrictUndefined, **blocks)
     entries = benchmark_entries(options)
     tables = [entry for entry in entries if entry.kind == "table"]
     texts = {entry.name: (folder / f"{entry.name}.md").read_text("utf-8") for entry in tables}
-    text = environment.get_template("README.md").render(
+    text = page(
+        "vrpo.benchmark",
+        "README.md",
         options=options,
         report=benchmark.report,
         disagreements=benchmark.disagreements,

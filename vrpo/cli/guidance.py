@@ -94,7 +94,7 @@ def guidance(
     collected: Collected,
     output_folder: Annotated[Path, typer.Option(help="folder of the table and figures")],
 ) -> Path:
-    """Write a table and figures of all samplers: scores, evaluations, scales and samples."""
+    """Write a table and figures of all samplers, and README.md, which shows them."""
     from vrpo.config import load_experiment
     from vrpo.report.guidance_page import write_guidance
 

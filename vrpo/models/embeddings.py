@@ -1,4 +1,4 @@
-"""What the diffusion transformer reads: patches, time, label and position, as in DiT."""
+"""Embeddings of patches, time, label and position, as in DiT (arXiv:2212.09748)."""
 
 from __future__ import annotations
 

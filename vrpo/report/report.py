@@ -6,8 +6,6 @@ import base64
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from vrpo.config.report import ReportOptions
 from vrpo.errors import UserError
 from vrpo.files import write_text
@@ -18,6 +16,7 @@ from vrpo.report.catalogue import report_entries
 from vrpo.report.comparison import OURS
 from vrpo.report.formatting import Table, is_numeric
 from vrpo.report.making import making
+from vrpo.report.pages import page
 from vrpo.report.results import read_metrics, read_protocol
 
 PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"  # its first bytes; width and height follow
@@ -33,15 +32,9 @@ def write_report(options: ReportOptions, folder: Path, output: Path) -> None:
     figures, tables = report_entries("figure"), report_entries("table")
     metrics, comparable = read_metrics(collected), options.published is not None
     protocol = read_protocol(collected)
-    environment = Environment(
-        loader=PackageLoader("vrpo.report", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    pages = {name: environment.get_template(name) for name in ("report.html", "README.md")}
-    text = pages["report.html"].render(
+    text = page(
+        "vrpo.report",
+        "report.html",
         options=options,
         comparable=comparable,
         answer=answer(metrics),
@@ -54,7 +47,7 @@ def write_report(options: ReportOptions, folder: Path, output: Path) -> None:
     )
     write_text(output, text)
     drawn = {"figures": figures, "tables": tables}
-    readme = pages["README.md"].render(options=options, folder=folder.name, **drawn)
+    readme = page("vrpo.report", "README.md", options=options, folder=folder.name, **drawn)
     write_text(output.with_name("README.md"), readme)
 
 

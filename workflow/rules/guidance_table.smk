@@ -1,4 +1,4 @@
-# Table and figures of a comparison of samplers (config/guidance.yaml).
+# Table, figures and README.md of a comparison of samplers (config/guidance.yaml).
 from vrpo.report.catalogue import guidance_entries
 
 NO_GUIDANCE = (
