@@ -42,7 +42,7 @@ def test_every_milestone_arrives_and_no_step_is_lost(
         assert flow.process.wait(3 * WAIT) == 0, flow.text
     assert done.total() == TIMES, "the trainings were too short"
     for run in RUNS:
-        assert_no_step_is_lost(prepared, run, [path for path in MILESTONES if path.parent == run])
+        assert_no_step_is_lost(prepared, [path for path in MILESTONES if path.parent == run])
     undisturbed = tmp_path_factory.mktemp("undisturbed")
     shutil.copytree(latents / "results", undisturbed / "results")
     result = snakemake(undisturbed, "--cores", "1", "--", *map(str, MILESTONES), config=CONFIGS)

@@ -3,6 +3,7 @@
 About an hour and a half on two cores; only `VRPO_SLURM_WEEK=1 make test-slurm` runs it.
 """
 
+import contextlib
 import os
 import random
 import time
@@ -45,30 +46,31 @@ def of_flow(folder: Path) -> list[dict[str, str]]:
 
 def disturbed(folder: Path) -> pd.DataFrame:
     """Run it to its end while jobs, and now and then Snakemake, end at random; what was seen."""
-    choose, seen = random.Random(0), []
-    flow, began = start(folder), time.monotonic()
+    choose, seen, began = random.Random(0), [], time.monotonic()
     due = began + choose.uniform(0.0, 2 * EVERY)
-    while flow.process.poll() is None:
-        time.sleep(5)
-        of_state = Counter(job["JobState"] for job in of_flow(folder))
-        row = {"minutes": (time.monotonic() - began) / 60, "event": ""}
-        row |= {"running": of_state["RUNNING"], "waiting": of_state["PENDING"]}
-        row["milestones"] = len([*(folder / RESULTS).glob("runs/*/*/step*.safetensors")])
-        row["scores"] = len([*(folder / RESULTS).glob("metrics/*/*/*/*.json")])
-        seen.append(row)
-        running = [job["JobId"] for job in of_flow(folder) if job["JobState"] == "RUNNING"]
-        if time.monotonic() < due or not running or flow.process.poll() is not None:
-            continue
-        due = time.monotonic() + choose.uniform(0.0, 2 * EVERY)
-        way = choose.choice(WAYS)
-        if way == KILLED:
-            flow.process.kill()
-            flow.process.wait()
-            flow = start(folder)
-            row["event"] = way
-        elif DISTURBANCES[way](choose.choice(running)):
-            row["event"] = way
-    assert flow.process.returncode == 0, flow.text
+    with contextlib.ExitStack() as flows:
+        flow = flows.enter_context(start(folder))
+        while flow.process.poll() is None:
+            time.sleep(5)
+            of_state = {job["JobId"]: job["JobState"] for job in of_flow(folder)}
+            running = [number for number, state in of_state.items() if state == "RUNNING"]
+            row = {"minutes": round((time.monotonic() - began) / 60, 2), "event": ""}
+            row |= {"running": len(running), "waiting": [*of_state.values()].count("PENDING")}
+            row["milestones"] = len([*(folder / RESULTS).glob("runs/*/*/step*.safetensors")])
+            row["scores"] = len([*(folder / RESULTS).glob("metrics/*/*/*/*.json")])
+            seen.append(row)
+            if time.monotonic() < due or not running or flow.process.poll() is not None:
+                continue
+            due = time.monotonic() + choose.uniform(0.0, 2 * EVERY)
+            way = choose.choice(WAYS)
+            if way == KILLED:
+                flow.process.kill()
+                flow.process.wait()
+                flow = flows.enter_context(start(folder))
+                row["event"] = way
+            elif DISTURBANCES[way](choose.choice(running)):
+                row["event"] = way
+        assert flow.process.returncode == 0, flow.text
     return pd.DataFrame(seen)
 
 
@@ -97,10 +99,11 @@ def test_a_week_on_a_busy_cluster(tmp_path: Path, tmp_path_factory: pytest.TempP
     for run in experiment.runs:
         folder = RESULTS / f"runs/{run}/seed0"
         steps = [folder / f"step{step:07d}.safetensors" for step in experiment.milestones]
-        assert_no_step_is_lost(tmp_path, folder, steps)
+        assert_no_step_is_lost(tmp_path, steps)
     submitted = Counter(job["Comment"] for job in of_flow(tmp_path))
     again = sum(int(job["Restarts"]) for job in of_flow(tmp_path))
     events = seen.loc[seen["event"] != "", "event"].value_counts().to_dict()
+    assert set(events) == set(WAYS) and again > 0 and submitted.total() > len(submitted)
     print(f"{seen['minutes'].max():.0f} minutes, {events}: {len(submitted)} jobs of the plan were")
     print(f"{submitted.total()} jobs of SLURM, which ran again {again} times;")
     print(f"most jobs for one of the plan: {submitted.most_common(3)}")
