@@ -26,40 +26,42 @@ def unused() -> torch.Tensor:
     raise AssertionError("an ODE needs no noise")
 
 
-@pytest.mark.parametrize(("name", "rtol", "bound"), [("loose", 1e-3, 5e-3), ("tight", 1e-5, 1e-4)])
-def test_images_equal_the_originals(name: str, rtol: float, bound: float) -> None:
-    """To the solver's own tolerance: processors round the network differently and so take
-    other steps. `loose` has a float64 state on both sides; `tight` is against SiT's float32.
-    """
-    process = interpolant()
-    latents = sample(
-        process, dopri5(rtol), Guided(Mixed(process, 4), process, golden.LABELS), START, unused
-    )
-    assert (latents - golden.load("dopri5")[name]).abs().max() < bound
-
-
-def test_images_equal_the_originals_call_on_this_processor() -> None:
-    """The call of torchdiffeq by SiT's `ode` class, made here: to 1e-6 on every processor."""
-    process = interpolant()
-    model = Mixed(process, 4)
+def original(rtol: float) -> torch.Tensor:
+    """SiT's `ode` class calls torchdiffeq so, image by image; its network, on this processor."""
+    model = Mixed(interpolant(), 4)
     times = torch.tensor([1.0, 0.0], dtype=torch.float64)
+    images = []
     for index in range(len(START)):
         rows = slice(index, index + 1)
 
         def drift(t: torch.Tensor, x: torch.Tensor, rows: slice = rows) -> torch.Tensor:
             return model(x.float(), torch.ones(1) * t.float(), golden.LABELS[rows])[0].double()
 
-        expected = odeint(
-            drift, START[rows].double(), times, method="dopri5", atol=1e-6, rtol=1e-3
-        )[-1]
-        ours = sample(
-            process,
-            dopri5(),
-            Guided(Mixed(process, 4), process, golden.LABELS[rows]),
-            START[rows],
-            unused,
-        )
-        assert (ours - expected).abs().max() < 1e-6
+        start = START[rows].double()
+        images.append(odeint(drift, start, times, method="dopri5", atol=1e-6, rtol=rtol)[-1])
+    return torch.cat(images)
+
+
+def ours(rtol: float) -> torch.Tensor:
+    process = interpolant()
+    model = Guided(Mixed(process, 4), process, golden.LABELS)
+    return sample(process, dopri5(rtol), model, START, unused)
+
+
+def test_images_equal_the_originals() -> None:
+    """To 1e-6: those of its call here, and the golden ones where that call gives them.
+
+    Other processors round the network differently and so take other steps; there the call itself
+    differs from the golden images by the solver's own tolerance.
+    """
+    images, here, stored = ours(1e-3), original(1e-3), golden.load("dopri5")["loose"]
+    apart = (here - stored).abs().max()
+    assert (images - here).abs().max() < 1e-6 and apart < 5e-3
+    assert apart >= 1e-6 or (images - stored).abs().max() < 1e-6
+
+
+def test_images_with_a_small_tolerance_equal_those_of_sits_float32() -> None:
+    assert (ours(1e-5) - golden.load("dopri5")["tight"]).abs().max() < 1e-4
 
 
 def test_an_image_depends_on_no_other() -> None:
