@@ -42,13 +42,17 @@ def different(a: Path, b: Path, pattern: str, read: Callable[[Path], dict[str, s
 
 
 def different_tables(a: Path, b: Path) -> list[Path]:
-    """Collected tables whose common columns differ."""
+    """Collected tables that one lacks, or whose common columns differ."""
     changed = []
     for name in TABLES:
-        first, second = (pd.read_csv(folder / "collected" / name) for folder in (a, b))
+        path = Path("collected", name)
+        if not (a / path).is_file() or not (b / path).is_file():
+            changed.append(path)
+            continue
+        first, second = (pd.read_csv(folder / path) for folder in (a, b))
         columns = [name for name in first if name in second and not name.endswith("sha256")]
         if not first[columns].equals(second[columns]):
-            changed.append(Path("collected", name))
+            changed.append(path)
     print(f"tables: {len(TABLES)} files, {len(changed)} different")
     return changed
 

@@ -17,6 +17,7 @@ from tests.fixtures.slurm import (
     jobs,
     jobs_of,
     paused,
+    preempt,
     slurm,
     small,
     until,
@@ -36,8 +37,7 @@ def test_requeued_preempted_cancelled_and_without_its_controller(
         slurm("scontrol", "requeue", job)
         second, again = paused(prepared, flow, first)
         assert again == job
-        all_nodes = ["-p", "urgent", "--nodes=2", "--exclusive", "--output=/dev/null"]
-        urgent = slurm("sbatch", "--parsable", *all_nodes, "--wrap", "sleep 1")
+        urgent = preempt()
         third, again = paused(prepared, flow, second)
         assert again == job and jobs()[job]["Restarts"] == "2"
         assert jobs()[urgent]["JobState"] == "COMPLETED"

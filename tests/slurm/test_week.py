@@ -19,7 +19,7 @@ from vrpo.report import style
 
 from tests.fixtures import ROOT
 from tests.fixtures.disturbances import DISTURBANCES, assert_no_step_is_lost
-from tests.fixtures.slurm import Flow, jobs, small
+from tests.fixtures.slurm import Flow, jobs_in, small
 from tests.fixtures.workflow import snakemake, whole
 from tests.same_results import same
 
@@ -39,11 +39,6 @@ def start(folder: Path) -> Flow:
     return Flow(folder, "--retries", "100", *small(), config=CONFIGS)
 
 
-def of_flow(folder: Path) -> list[dict[str, str]]:
-    """Its SLURM jobs so far."""
-    return [job for job in jobs().values() if job["WorkDir"] == str(folder)]
-
-
 def disturbed(folder: Path) -> pd.DataFrame:
     """Run it to its end while jobs, and now and then Snakemake, end at random; what was seen."""
     choose, seen, began = random.Random(0), [], time.monotonic()
@@ -52,7 +47,7 @@ def disturbed(folder: Path) -> pd.DataFrame:
         flow = flows.enter_context(start(folder))
         while flow.process.poll() is None:
             time.sleep(5)
-            of_state = {job["JobId"]: job["JobState"] for job in of_flow(folder)}
+            of_state = {number: job["JobState"] for number, job in jobs_in(folder).items()}
             running = [number for number, state in of_state.items() if state == "RUNNING"]
             row = {"minutes": round((time.monotonic() - began) / 60, 2), "event": ""}
             row |= {"running": len(running), "waiting": [*of_state.values()].count("PENDING")}
@@ -100,8 +95,9 @@ def test_a_week_on_a_busy_cluster(tmp_path: Path, tmp_path_factory: pytest.TempP
         folder = RESULTS / f"runs/{run}/seed0"
         steps = [folder / f"step{step:07d}.safetensors" for step in experiment.milestones]
         assert_no_step_is_lost(tmp_path, steps)
-    submitted = Counter(job["Comment"] for job in of_flow(tmp_path))
-    again = sum(int(job["Restarts"]) for job in of_flow(tmp_path))
+    known = jobs_in(tmp_path).values()
+    submitted = Counter(job["Comment"] for job in known)
+    again = sum(int(job["Restarts"]) for job in known)
     events = seen.loc[seen["event"] != "", "event"].value_counts().to_dict()
     assert set(events) == set(WAYS) and again > 0 and submitted.total() > len(submitted)
     print(f"{seen['minutes'].max():.0f} minutes, {events}: {len(submitted)} jobs of the plan were")
