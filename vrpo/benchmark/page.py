@@ -11,7 +11,7 @@ from vrpo.config.report import ReportOptions
 from vrpo.files import write_text
 from vrpo.report.catalogue import Entry, benchmark_entries
 from vrpo.report.draw import write
-from vrpo.report.pages import page
+from vrpo.report.pages import page, texts_of
 
 
 def write_benchmark(
@@ -34,8 +34,6 @@ def write_entries(benchmark: Benchmark, wanted: list[Entry], folder: Path) -> No
         write(entry, folder / entry.files[0], benchmark)
     options = benchmark.options
     entries = benchmark_entries(options)
-    tables = [entry for entry in entries if entry.kind == "table"]
-    texts = {entry.name: (folder / f"{entry.name}.md").read_text("utf-8") for entry in tables}
     text = page(
         "vrpo.benchmark",
         "README.md",
@@ -44,6 +42,6 @@ def write_entries(benchmark: Benchmark, wanted: list[Entry], folder: Path) -> No
         disagreements=benchmark.disagreements,
         verdict=verdict(benchmark) if options.chosen else [],
         entries=entries,
-        texts=texts,
+        texts=texts_of(entries, folder),
     )
     write_text(folder / "README.md", text)

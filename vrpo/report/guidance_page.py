@@ -8,7 +8,7 @@ from vrpo.config.experiment import ExperimentConfig
 from vrpo.files import write_text
 from vrpo.report.catalogue import guidance_entries
 from vrpo.report.draw import write
-from vrpo.report.pages import page
+from vrpo.report.pages import page, texts_of
 
 
 def write_guidance(experiment: ExperimentConfig, collected: Path, folder: Path) -> None:
@@ -20,8 +20,7 @@ def write_guidance(experiment: ExperimentConfig, collected: Path, folder: Path) 
     entries = guidance_entries(experiment.guided_processes)
     for entry in entries:
         write(entry, folder / entry.files[0], experiment, collected)
-    tables = [entry.name for entry in entries if entry.kind == "table"]
-    texts = {name: (folder / f"{name}.md").read_text("utf-8") for name in tables}
+    texts = texts_of(entries, folder)
     values = {"report": experiment.report, "entries": entries, "texts": texts}
     text = page("vrpo.report", "guidance.md", **values)
     write_text(folder / "README.md", text)

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+
+from vrpo.report.catalogue import Entry
+
+
+def texts_of(entries: list[Entry], folder: Path) -> dict[str, str]:
+    """{name: Markdown} of the tables among `entries`, which are in `folder`."""
+    names = [entry.name for entry in entries if entry.kind == "table"]
+    return {name: (folder / f"{name}.md").read_text("utf-8") for name in names}
 
 
 def page(package: str, template: str, **values: object) -> str:
