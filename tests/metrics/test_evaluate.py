@@ -30,7 +30,7 @@ from vrpo.metrics.features import extract
 from vrpo.metrics.inputs import open_images
 from vrpo.metrics.networks.loading import load_network
 from vrpo.metrics.networks.protocol import Features
-from vrpo.metrics.reference import load_reference
+from vrpo.metrics.read_reference import load_reference
 
 from tests.fixtures.metrics import (
     ATTRIBUTES,

@@ -12,10 +12,10 @@ from PIL import Image
 
 from vrpo.config.data import DataOptions
 from vrpo.errors import UserError
+from vrpo.metrics.compute_reference import compute_reference
 from vrpo.metrics.evaluate import evaluate
 from vrpo.metrics.folders import natural_order
 from vrpo.metrics.inputs import open_images, open_real_images
-from vrpo.metrics.reference import compute_reference
 from vrpo.prepare.images import write_images
 
 from tests.fixtures.metrics import OPTIONS, make_images, write_reference

@@ -14,7 +14,7 @@ from vrpo.metrics.evaluate import evaluate
 from vrpo.metrics.inputs import open_images
 from vrpo.metrics.networks.loading import load_network
 from vrpo.metrics.npz import NpzFile
-from vrpo.metrics.reference import load_reference
+from vrpo.metrics.read_reference import load_reference
 from vrpo.report.results import read_samples
 
 from tests.fixtures.metrics import OPTIONS, make_images, write_reference

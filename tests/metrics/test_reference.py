@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from vrpo.errors import UserError
+from vrpo.metrics.compute_reference import compute_reference
 from vrpo.metrics.evaluate import evaluate, summary
 from vrpo.metrics.networks.loading import load_network
-from vrpo.metrics.reference import compute_reference, load_reference, subset_indices
+from vrpo.metrics.read_reference import load_reference
+from vrpo.metrics.reference import subset_indices
 
 from tests.fixtures.metrics import OPTIONS, make_images, write_classifier, write_h5, write_reference
 

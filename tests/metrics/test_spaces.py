@@ -10,9 +10,9 @@ from pydantic import ValidationError
 from safetensors.torch import save_file
 
 from vrpo.config.networks import SpaceOptions
+from vrpo.metrics.compute_reference import compute_reference
 from vrpo.metrics.evaluate import evaluate, summary
 from vrpo.metrics.networks.pretrained import PretrainedNetwork
-from vrpo.metrics.reference import compute_reference
 
 from tests.fixtures.metrics import OPTIONS, make_images, write_classifier, write_h5
 

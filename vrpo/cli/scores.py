@@ -45,7 +45,7 @@ def reference(
     """Compute the reference statistics of the training images, or of other real images."""
     from vrpo.config import load_resolved
     from vrpo.config.scoring import EvaluationOptions
-    from vrpo.metrics.reference import compute_reference
+    from vrpo.metrics.compute_reference import compute_reference
 
     options = load_resolved(EvaluationOptions, config)
     extra, chosen = pairs_of("--extra-weights", extra_weights or []), chosen_device(device, threads)

@@ -23,7 +23,8 @@ from vrpo.metrics.distances.neighbours import PrecisionRecall, precision_recall
 from vrpo.metrics.features import FeatureSet, extract
 from vrpo.metrics.inputs import ArrayImages, open_images
 from vrpo.metrics.networks.loading import load_network
-from vrpo.metrics.reference import Reference, load_reference, require_enough, with_extra
+from vrpo.metrics.read_reference import load_reference
+from vrpo.metrics.reference import Reference, require_enough, with_extra
 from vrpo.metrics.spaces import frechet_score, mean_ratio, score_spaces
 
 if TYPE_CHECKING:

@@ -7,11 +7,11 @@ from typer.testing import CliRunner
 from vrpo.cli import app
 from vrpo.config.networks import SpaceOptions
 from vrpo.errors import UserError
+from vrpo.metrics.compute_reference import compute_reference
 from vrpo.metrics.distances.frechet import frechet_distance
 from vrpo.metrics.evaluate import evaluate, summary
 from vrpo.metrics.networks.classifier import ClassifierNetwork
 from vrpo.metrics.networks.loading import extra_networks
-from vrpo.metrics.reference import compute_reference
 from vrpo.metrics.statistics import gaussian_of
 
 from tests.fixtures.metrics import ATTRIBUTES, OPTIONS, make_images, write_classifier, write_h5

@@ -9,10 +9,10 @@ from safetensors.torch import load_file, save_file
 
 from vrpo.config.networks import SpaceOptions
 from vrpo.errors import UserError
+from vrpo.metrics.compute_reference import compute_reference
 from vrpo.metrics.distances.frechet import frechet_distance
 from vrpo.metrics.evaluate import evaluate, summary
 from vrpo.metrics.networks.pretrained import PretrainedNetwork, resize_positions
-from vrpo.metrics.reference import compute_reference
 from vrpo.metrics.statistics import gaussian_of
 
 from tests.fixtures.metrics import (
