@@ -1,11 +1,15 @@
-"""How PyTorch computes on this machine: TensorFloat-32, attention's kernel, and their record."""
+"""How PyTorch computes a training: TensorFloat-32, attention's kernel, compilation, ranks."""
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
+from vrpo.errors import UserError
 from vrpo.models.attention import choose_attention
 from vrpo.models.transformer import DiffusionTransformer
 from vrpo.runtime.distributed import Ranks
@@ -15,6 +19,11 @@ from vrpo.runtime.precision import use_tf32
 if TYPE_CHECKING:
     from vrpo.config.training import TrainingOptions
     from vrpo.training.objective import Objective
+
+_OPTIONS = inspect.signature(DistributedDataParallel).parameters
+_NEW = "forward_sync_buffers"  # `broadcast_buffers` in earlier versions of torch
+BUFFERS_STAY = {_NEW if _NEW in _OPTIONS else "broadcast_buffers": False}
+"""Option of `DistributedDataParallel`: each rank has its own sums until the step ends."""
 
 
 def configure_backend(
@@ -47,3 +56,27 @@ def configure_backend(
         "compiled": options.compile,
         "activation_checkpointing": options.activation_checkpointing,
     }
+
+
+def loss_function(objective: Objective, options: TrainingOptions, ranks: Ranks) -> nn.Module:
+    """`objective` as the options have it: with activation checkpointing, compiled, on all ranks.
+
+    Raises:
+        UserError: the network has no activation checkpointing, and the options ask for it.
+    """
+    network = objective.network
+    if options.activation_checkpointing:
+        if not hasattr(network, "activation_checkpointing"):
+            raise UserError(
+                f"training.activation_checkpointing: {type(network).__name__} does not know it; "
+                "set it to false"
+            )
+        network.activation_checkpointing = True
+    function: nn.Module = objective
+    if options.compile:  # one graph, static shapes; a custom network may break the graph
+        function = torch.compile(
+            objective, fullgraph=isinstance(network, DiffusionTransformer), dynamic=False
+        )
+    if ranks.world > 1:
+        function = DistributedDataParallel(function, **BUFFERS_STAY, gradient_as_bucket_view=True)
+    return function

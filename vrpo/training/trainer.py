@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import inspect
 import logging
 import sys
 from collections.abc import Callable
@@ -12,14 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from vrpo.alignment.base import GlobalTargets
 from vrpo.data.batches import TrainingData
 from vrpo.errors import UserError
-from vrpo.models.transformer import DiffusionTransformer
 from vrpo.runtime.distributed import Ranks
+from vrpo.training.backend import loss_function
 from vrpo.training.feed import Feed, MicroBatch, plan_parts
 from vrpo.training.global_targets import gather_targets
 from vrpo.training.history import TABLES, History, Rows
@@ -34,10 +32,6 @@ if TYPE_CHECKING:
     from vrpo.config.training import TrainingOptions
 
 log = logging.getLogger(__name__)
-_OPTIONS = inspect.signature(DistributedDataParallel).parameters
-_NEW = "forward_sync_buffers"  # `broadcast_buffers` in earlier versions of torch
-BUFFERS_STAY = {_NEW if _NEW in _OPTIONS else "broadcast_buffers": False}
-"""Option of `DistributedDataParallel`: each rank has its own sums until the step ends."""
 
 
 class Trainer:
@@ -84,23 +78,8 @@ class Trainer:
         self.skipped_in_a_row = torch.zeros((), dtype=torch.int64, device=ranks.device)
         self.last_skipped = torch.full((), -1, dtype=torch.int64, device=ranks.device)
         network, alignment = self.objective.network, self.objective.alignment
-        if options.activation_checkpointing:
-            if not hasattr(network, "activation_checkpointing"):
-                raise UserError(
-                    f"training.activation_checkpointing: {type(network).__name__} does not know "
-                    "it; set it to false"
-                )
-            network.activation_checkpointing = True
         self.warned: set[str] = set()
-        self.loss_function: nn.Module = self.objective
-        if options.compile:  # one graph, static shapes; a custom network may break the graph
-            self.loss_function = torch.compile(
-                self.objective, fullgraph=isinstance(network, DiffusionTransformer), dynamic=False
-            )
-        if ranks.world > 1:
-            self.loss_function = DistributedDataParallel(
-                self.loss_function, **BUFFERS_STAY, gradient_as_bucket_view=True
-            )
+        self.loss_function = loss_function(self.objective, options, ranks)
         cut = {"rank": ranks.rank, "world": ranks.world, "accumulation": options.accumulation}
         self.feed = Feed(
             data,
