@@ -6,12 +6,11 @@ from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
-from vrpo.config.alignments import AnyAlignment, VRPOOptions
+from vrpo.config.alignments import AnyAlignment
 from vrpo.config.base import Ascending, Name, Options, Rows, Seeds, WorkflowPlace, option
 from vrpo.config.benchmark import BenchmarkOptions
+from vrpo.config.consistency import check_consistency
 from vrpo.config.data import DataOptions
-from vrpo.config.geometry import check_geometry
-from vrpo.config.messages import require_known
 from vrpo.config.networks import CriticOptions, EncoderOptions, TokenizerOptions
 from vrpo.config.processes import ProcessOptions
 from vrpo.config.report import ReportOptions
@@ -25,7 +24,6 @@ from vrpo.config.resolved import (
 from vrpo.config.resources import ResourceOptions
 from vrpo.config.runs import CHECKPOINT_PROCESS, AnySize, CheckpointOptions, CustomSize, RunOptions
 from vrpo.config.scoring import (
-    SAMPLER_PROCESS,
     EvaluationOptions,
     RepresentationOptions,
     SamplerOptions,
@@ -86,157 +84,8 @@ class ExperimentConfig(Options):
 
     @model_validator(mode="after")
     def _consistent(self) -> ExperimentConfig:
-        try:
-            self.training.micro_batch(1)
-        except ValueError as error:
-            raise ValueError(f"training.batch_size: {error}") from None
-        for name, alignment in self.alignments.items():
-            self._check_alignment(name, alignment)
-        if self.benchmark:
-            self._check_benchmark(self.benchmark)
-        for name, label in self.report.labels.items():
-            require_known("report.labels", name, self.alignments, "alignments")
-            self._check_label(f"report.labels.{name}", label, name)
-        for name, run in self.runs.items():
-            self._check_run(name, run)
-        for name, checkpoint in self.checkpoints.items():
-            self._check_checkpoint(name, checkpoint)
-        self.tracking.check(self.data.num_classes, self.processes.values())
-        self._check_decoders()
-        self._check_measured_blocks()
-        self._check_published()
-        for encoder in (self.representation.encoders or []) if self.representation else []:
-            require_known("representation.encoders", encoder, self.encoders, "encoders")
-        check_geometry(self)
+        check_consistency(self)
         return self
-
-    def _check_benchmark(self, benchmark: BenchmarkOptions) -> None:
-        self._split_model("benchmark.model", benchmark.model)
-        for process in benchmark.processes:
-            require_known("benchmark.processes", process, self.processes, "processes")
-        for option_name, name, kind in benchmark.named():
-            require_known(f"benchmark.{option_name}", name, self.alignments, "alignments")
-            if kind and self.alignments[name].kind != kind:
-                raise ValueError(
-                    f"benchmark.{option_name}: `{name}` is an alignment of kind "
-                    f"`{self.alignments[name].kind}`, this must be one of kind `{kind}`"
-                )
-        for label, name in (benchmark.diagnosed or {}).items():
-            self._check_label("benchmark.diagnosed", label, name)
-        spaces = self.evaluation.extra_networks.items()
-        scores = dict.fromkeys(["fid", *(f"fd_{name}" for name, at in spaces if "fd" in at.scores)])
-        known = "fid, fd_<each of evaluation.extra_networks>"
-        for option_name in ("validation", "held_out"):
-            score = getattr(benchmark, option_name)
-            if score is not None:
-                require_known(f"benchmark.{option_name}", score, scores, known)
-
-    def _check_decoders(self) -> None:
-        for name, sampler in self.samplers.items():
-            if sampler.decoder and self.tokenizer.weights == "trained":
-                raise ValueError(
-                    f"samplers.{name}.decoder: `{sampler.decoder}` does not decode latents of a "
-                    "trained tokenizer; set `decoder: null` beside the preset"
-                )
-
-    def _check_measured_blocks(self) -> None:
-        blocks = (self.representation.blocks if self.representation else None) or []
-        for name in self.runs:
-            depth = self.model_of(name).depth
-            if max(blocks, default=0) > depth:
-                raise ValueError(
-                    f"representation.blocks: {blocks}, but run {name} has {depth} blocks; "
-                    "leave it out to measure all"
-                )
-
-    def _check_published(self) -> None:
-        data, network = self.data, self.evaluation.network
-        found = data.num_classes, data.resolution, network
-        if self.report.published and found != (1000, 256, "inception"):
-            raise ValueError(
-                f"report.published: {self.report.published} holds scores of ImageNet's 1,000 "
-                f"classes at 256x256 by Inception, here are {data.num_classes:,} at "
-                f"{data.resolution}x{data.resolution} by `{network}`; "
-                "set `report: {published: null}`"
-            )
-
-    def _check_alignment(self, name: str, alignment: AnyAlignment) -> None:
-        where, blocks = f"alignments.{name}", alignment.attention_of
-        for encoder in alignment.encoders:
-            require_known(f"{where}.encoders", encoder, self.encoders, "encoders")
-            cached = self.encoders[encoder].attention
-            if blocks and len(cached) != len(blocks):
-                raise ValueError(
-                    f"{where}.attention_blocks: {blocks} are {len(blocks)} blocks, encoder "
-                    f"`{encoder}` caches the attention of {len(cached)}; "
-                    f"name as many of its blocks in `encoders.{encoder}.attention`"
-                )
-            if alignment.needs_class_token and not self.encoders[encoder].class_token:
-                raise ValueError(
-                    f"{where}.encoders: `{alignment.kind}` denoises the class token of "
-                    f"`{encoder}`, which is not cached; set `encoders.{encoder}.class_token: true`"
-                )
-        try:
-            self.training.micro_batch(1, alignment.group)
-        except ValueError as error:
-            raise ValueError(f"{where}.group_size: {error}") from None
-        try:
-            alignment.check(self.training)
-        except ValueError as error:
-            raise ValueError(f"{where}.{error}") from None
-
-    def _check_label(self, where: str, label: str, name: str) -> None:
-        """Refuse the name of the full form for another one."""
-        alignment, full = self.alignments[name], VRPOOptions.title
-        if label.strip().casefold() != full.casefold():
-            return
-        if alignment.kind != "vrpo" or alignment.missing:
-            parts = " and no ".join(alignment.missing)
-            lack = f"has no {parts}" if parts else f"is of kind `{alignment.kind}`"
-            raise ValueError(
-                f"{where}: `{label}` is the name of the full form, and alignment `{name}` {lack}; "
-                f"give another label, e.g. `{alignment.name or name}`"
-            )
-
-    def _check_run(self, name: str, run: RunOptions) -> None:
-        require_known(f"runs.{name}.process", run.process, self.processes, "processes")
-        require_known(f"runs.{name}.alignment", run.alignment, self.alignments, "alignments")
-        size, _ = self._split_model(f"runs.{name}.model", run.model)
-        alignment = self.alignments[run.alignment]
-        if alignment.needs_class_token and isinstance(size, CustomSize):
-            raise ValueError(
-                f"runs.{name}: alignment `{run.alignment}` adds a class token to the network, and "
-                f"`{size.backbone}` takes none; choose a model without `backbone`"
-            )
-        taken = {"depth": alignment.depth}
-        taken["attention_blocks"] = max(alignment.attention_of, default=0)
-        if alignment.cleaner_target:
-            taken["target_depth"] = alignment.cleaner_target.depth
-        for option_name, block in taken.items():
-            if block > size.depth:
-                raise ValueError(
-                    f"runs.{name}: alignment `{run.alignment}` takes block {block}, "
-                    f"but {run.model} has {size.depth} blocks; "
-                    f"lower `alignments.{run.alignment}.{option_name}`"
-                )
-        self._check_samplers(f"runs.{name}", name)
-
-    def _check_checkpoint(self, name: str, checkpoint: CheckpointOptions) -> None:
-        if name in self.runs:
-            raise ValueError(f"checkpoints.{name}: a run has this name; choose another")
-        self._split_model(f"checkpoints.{name}.model", checkpoint.model)
-        self._check_samplers(f"checkpoints.{name}", name)
-
-    def _check_samplers(self, where: str, name: str) -> None:
-        if not self.samplers_of(name):
-            kind = self.process_of(name)
-            kinds = ", ".join(name for name, owner in SAMPLER_PROCESS.items() if owner == kind)
-            raise ValueError(
-                f"{where}: no sampler belongs to its process `{kind}`, but those for aligned runs; "
-                f"add one of {kinds} to `samplers`"
-            )
-
-    # ---- options derived from others ------------------------------------------------------------
 
     def label_of(self, alignment: str) -> str:
         """Name of an alignment in tables and figures."""
@@ -281,7 +130,7 @@ class ExperimentConfig(Options):
         """The network of a run or of an external checkpoint."""
         section = self._section_of(name)
         row = getattr(self, section)[name]
-        size, patch = self._split_model(f"{section}.{name}.model", row.model)
+        size, patch = self.size_of(f"{section}.{name}.model", row.model)
         family = {"interpolant": "SiT", "ddpm": "DiT"}[self.process_of(name)]
         options = CustomModelOptions if isinstance(size, CustomSize) else ModelOptions
         return options(
@@ -303,8 +152,9 @@ class ExperimentConfig(Options):
             training=self.training,
         )
 
+    def size_of(self, where: str, model: str) -> tuple[AnySize, int]:
+        """Size and patch size of `model`, e.g. `XL/2`, which the option `where` names."""
+        return split_model(where, model, {**PAPER_SIZES, **self.sizes})
+
     def _section_of(self, name: str) -> str:
         return "checkpoints" if name in self.checkpoints else "runs"
-
-    def _split_model(self, where: str, name: str) -> tuple[AnySize, int]:
-        return split_model(where, name, {**PAPER_SIZES, **self.sizes})
