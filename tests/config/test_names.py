@@ -179,8 +179,9 @@ def test_diagnosed_forms_are_called_by_their_names() -> None:
     content["benchmark"]["diagnosed"] = {"VRPO": "reduced"}
     with pytest.raises(UserError, match=r"benchmark.diagnosed: `VRPO` .* has no policy term"):
         parse_experiment(content, "benchmark")
-    content["benchmark"]["diagnosed"] = {"VRPO (without)": "reduced"}
-    parse_experiment(content, "benchmark")
+    kept = {"VRPO (without)": "reduced"}
+    content["benchmark"]["diagnosed"] = {"VRPO": None, **kept}
+    assert parse_experiment(content, "benchmark").benchmark.diagnosed == kept
 
 
 @pytest.mark.parametrize("label", ["", " a", "a|b", "a\nb", "$a$", "a" * 61])

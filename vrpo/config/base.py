@@ -181,6 +181,8 @@ Name = Annotated[str, AfterValidator(_name)]
 """Name that becomes part of file names, e.g. of a run, a sampler or an experiment."""
 Rows = Annotated[dict[Name, T], _NullLeavesOut()]
 """Rows by name, of which those that are null are left out."""
+Labelled = Annotated[dict[str, str], _NullLeavesOut()]
+"""Names by label, of which those that are null are left out."""
 Place = Annotated[str, AfterValidator(_place)]
 """A file or folder, in which a leading `~` is the home folder, or the name of published weights."""
 WorkflowPlace = Annotated[Place, AfterValidator(_without_braces)]

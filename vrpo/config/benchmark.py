@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import model_validator
 
-from vrpo.config.base import LONGEST_NAME, Name, Options, Rows, Seed, option
+from vrpo.config.base import LONGEST_NAME, Labelled, Name, Options, Rows, Seed, option
 
 LEAST_VERDICT_SEEDS = 5
 SEARCH = "search-"  # how the names of the search's runs begin
@@ -49,7 +49,7 @@ class BenchmarkOptions(Options):
     ablation_processes: list[Name] | None = option(
         None, "keys of `processes` for the ablations; null: all of `processes`", min_length=1
     )
-    diagnosed: dict[str, str] | None = option(
+    diagnosed: Labelled | None = option(
         None,
         "{label: alignment}, of `compared` and `ablations`, in the figures "
         "`diagnostics_<process>`; null: the chosen REPA and VRPO",
