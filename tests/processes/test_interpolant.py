@@ -96,10 +96,8 @@ def test_velocity_of_gaussian_data_is_what_regression_finds(path):
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_log_snr_and_noise_level(path):
+def test_noise_level_is_the_time(path):
     process = interpolant(path)
-    alpha, sigma, _, _ = process.coefficients(TIMES.double())
-    torch.testing.assert_close(process.log_snr(TIMES.double()), 2 * torch.log(alpha / sigma))
     assert torch.equal(process.noise_level(TIMES), TIMES)
     assert torch.equal(process.network_time(TIMES), TIMES)
     assert process.prediction_channels(4) == 4
@@ -117,7 +115,8 @@ def test_distribution_of_times(path, time):
         assert abs(t.mean() - 0.5) < 0.005
         assert abs(t.var() - 1 / 12) < 0.001
     else:
-        normal = torch.logit(t) if time == "logit-normal" else -process.log_snr(t) / 2
+        alpha, sigma, _, _ = process.coefficients(t)
+        normal = torch.logit(t) if time == "logit-normal" else torch.log(sigma / alpha)
         assert abs(normal.mean()) < 0.02
         assert abs(normal.std() - 1) < 0.02
     assert torch.equal(t, process.sample_times(100_000, torch.Generator().manual_seed(0)))

@@ -58,7 +58,6 @@ class DDPM(Process):
             (1 - before) * (1 - betas).sqrt() / rest,
             log_variance,  # range of the log variance: 6 to 7
             betas.log(),
-            (self.alpha_bars / rest).log(),  # log-SNR
             (1 / self.alpha_bars).clamp(max=options.loss_weight_limit),  # of the noise's error
         )
         self.register_buffer("table", torch.stack(columns, dim=1).float(), persistent=False)
@@ -107,10 +106,6 @@ class DDPM(Process):
         noise = prediction[:, :channels] - row[1] * row[0] * push
         return torch.cat([noise, prediction[:, channels:]], dim=1)
 
-    def log_snr(self, t: Tensor) -> Tensor:
-        """log(alpha_bar / (1 - alpha_bar)) [B]."""
-        return self._rows(t)[8].flatten()
-
     def prediction_channels(self, latent_channels: int) -> int:
         """Noise, and as many channels for the variance."""
         return 2 * latent_channels
@@ -158,7 +153,7 @@ class DDPM(Process):
         """
         predicted, position = prediction.float().chunk(2, dim=1)
         error = self.error(predicted, x0, noise, t)
-        weighted = self._rows(t)[9].flatten() * error
+        weighted = self._rows(t)[8].flatten() * error
         frozen = torch.cat([predicted.detach(), position], dim=1)
         return weighted + self.variational_bound(frozen, x0, x_t, t), error
 

@@ -84,10 +84,6 @@ class Interpolant(Process):
         _, sigma, _, _ = self.coefficients(per_sample(t.to(push)))
         return prediction - self.determinant * sigma * push
 
-    def log_snr(self, t: Tensor) -> Tensor:
-        """2 log(alpha / sigma) [B]."""
-        return -2 * torch.logit(t) if self.linear else -2 * torch.log(torch.tan(HALF_PI * t))
-
     def prediction_channels(self, latent_channels: int) -> int:
         """As many as the latent has."""
         return latent_channels

@@ -44,10 +44,6 @@ class Process(nn.Module, ABC):
         """The prediction whose score is higher by alpha `push`, with `push` [B,C,h,w]."""
 
     @abstractmethod
-    def log_snr(self, t: Tensor) -> Tensor:
-        """Logarithm of the signal-to-noise ratio alpha^2 / sigma^2 [B]."""
-
-    @abstractmethod
     def prediction_channels(self, latent_channels: int) -> int:
         """Channels of the network's prediction."""
 
