@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.profiler import ProfilerActivity, profile
 
 from vrpo.files import write_text
 from vrpo.runtime.machine import processor
@@ -105,28 +104,6 @@ def tensor_bytes(tree: object) -> int:
 
     visit(tree)
     return sum(storages.values())
-
-
-def peak_of(work: Callable[[], object], device: torch.device) -> int:
-    """Most bytes of tensors that were alive at once during `work`, above those before it.
-
-    They are those of the GPU's allocator, or of the CPU as the profiler saw it.
-    """
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        work()
-        torch.cuda.synchronize(device)
-        return torch.cuda.max_memory_allocated(device) - before
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
-        work()
-    changes = (
-        event.nbytes()
-        for event in profiled.profiler.kineto_results.events()
-        if event.name() == "[memory]"
-    )
-    return max(itertools.accumulate(changes, initial=0))
 
 
 def peak_memory(device: torch.device) -> float:

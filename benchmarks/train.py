@@ -18,7 +18,6 @@ from benchmarks.measure import (
     machine,
     machine_text,
     matrix_peak,
-    peak_of,
     seconds_of,
     tensor_bytes,
     write_record,
@@ -30,6 +29,7 @@ from vrpo.data.batches import TrainingData
 from vrpo.errors import UserError
 from vrpo.report.cost import training_flops
 from vrpo.runtime.distributed import Ranks
+from vrpo.runtime.memory import peak_of
 from vrpo.training.backend import configure_backend
 from vrpo.training.trainer import Trainer
 

@@ -14,6 +14,9 @@ from benchmarks.train import bench_train, comparable_runs, table
 from vrpo.config.experiment import ExperimentConfig
 from vrpo.config.reading import read_experiment
 from vrpo.errors import UserError
+from vrpo.runtime.distributed import Ranks
+from vrpo.training.memory import measured_need
+from vrpo.training.trainer import Trainer
 
 RUNS = ["none", "repa", "vrpo", "perceptual"]
 
@@ -38,7 +41,10 @@ def test_training_bench(small: ExperimentConfig, cpu: torch.device, tmp_path: Pa
 def test_the_memory_of_a_training_does_not_hold_the_others(
     small: ExperimentConfig, cpu: torch.device, tmp_path: Path
 ) -> None:
-    """All are in memory at once when one is measured. A few bytes differ, as threads read ahead."""
+    """All are in memory at once when one is measured. A few bytes differ, as threads read ahead.
+
+    What a training is predicted to need from a few samples is about what it takes.
+    """
     once = {"steps": 1, "rounds": 1, "samples": 16}
     together = bench_train(small, RUNS, cpu, **once)["runs"]
     alone = bench_train(small, ["perceptual"], cpu, **once)["runs"]["perceptual"]
@@ -55,6 +61,11 @@ def test_the_memory_of_a_training_does_not_hold_the_others(
         # weights, their average, two moments; small buffers
         assert measured["state_bytes"] == pytest.approx(4 * gradients, rel=0.2)
         assert measured["step_bytes"] > gradients
+        run = timed_run(small, name)
+        trainer = Trainer(objective, data, run.training, seed=0, ranks=Ranks(0, 1, cpu))
+        whole = measured["state_bytes"] + measured["step_bytes"]
+        assert measured_need(trainer).of(run.training.batch_size) == pytest.approx(whole, rel=0.3)
+        trainer.feed.close()
 
 
 def test_runs_that_cannot_be_compared_are_refused(small: ExperimentConfig) -> None:

@@ -19,7 +19,9 @@ from vrpo.config.experiment import ExperimentConfig
 from vrpo.config.reading import read_experiment
 from vrpo.models.attention import SWITCHES, choose_attention
 from vrpo.runtime.distributed import Ranks
+from vrpo.runtime.memory import is_out_of_memory, memory_of, wanted_text
 from vrpo.training.feed import Feed
+from vrpo.training.memory import measured_need, too_little_memory
 from vrpo.training.plan import StepPlan
 from vrpo.training.state import Snapshot
 from vrpo.training.trainer import Trainer
@@ -156,6 +158,27 @@ def test_a_step_waits_for_nothing_on_the_host(device: torch.device, tmp_path: Pa
     finally:
         torch.cuda.set_sync_debug_mode("default")
         one.feed.close()
+
+
+def test_a_step_that_gets_no_memory_is_told_what_it_needs(
+    device: torch.device, tmp_path: Path
+) -> None:
+    hungry = trainer(device, tmp_path, "vrpo", batch_size=64)
+    need = measured_need(hungry)
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(need.of(16) / memory_of(device), device)
+    try:
+        with pytest.raises(torch.OutOfMemoryError) as failed:
+            hungry.train_step()
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0, device)
+    assert is_out_of_memory(failed.value) and wanted_text(str(failed.value))
+    del failed
+    assert "for 64 samples at a time" in too_little_memory(hungry, "")
+    torch.cuda.reset_peak_memory_stats(device)
+    hungry.train_step()
+    hungry.feed.close()
+    assert torch.cuda.max_memory_allocated(device) == pytest.approx(need.of(64), rel=0.3)
 
 
 def test_attention_is_chosen_by_measurement(device: torch.device) -> None:

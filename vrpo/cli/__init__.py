@@ -33,6 +33,19 @@ app = typer.Typer(
     help=HELP,
     result_callback=lambda written, **_: announce(written),
 )
+BATCHES = {
+    "fit-tokenizer": "tokenizer.training.batch_size",
+    "fit-classifier": "training.batch_size of the network",
+    "fit-critic": "critic.training.batch_size",
+    "encode-latents": "tokenizer.batch_size",
+    "encode-features": "batch_size of the encoder",
+    "train": "training.batch_size",
+    "sample": "batch_size of the sampler",
+    "reference": "evaluation.batch_size",
+    "evaluate": "evaluation.batch_size",
+    "representation": "representation.batch_size",
+}
+"""Options that a command's memory depends on."""
 for commands in (status, experiment, prepare, runs, guidance, scores, results, checkpoints):
     app.add_typer(commands.app)
 
@@ -59,7 +72,8 @@ def main() -> None:
         refuse_empty(arguments)
         made_from = _inputs_of(arguments)
         try:
-            app(arguments, prog_name="vrpo")
+            with _enough_memory(arguments):
+                app(arguments, prog_name="vrpo")
         except SystemExit as ended:  # how a command always ends
             if made_from and not ended.code:
                 from vrpo.workflow.restore import note_result
@@ -80,6 +94,27 @@ def show_user_errors() -> Iterator[None]:
         sys.exit(_fail(f"{PREFIX}{error}", BAD_INPUT))
     except InterruptionError as error:
         sys.exit(_fail(f"vrpo: {error}", INTERRUPTED))
+
+
+@contextmanager
+def _enough_memory(arguments: Sequence[str]) -> Iterator[None]:
+    """Say which option to lower where PyTorch gets too little memory.
+
+    Raises:
+        UserError: it does.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        from vrpo.runtime.memory import is_out_of_memory, wanted_text
+
+        if not is_out_of_memory(error):
+            raise
+        option = BATCHES.get(arguments[0], f"vrpo {arguments[0]}")
+        raise UserError(
+            f"{option}: there is too little memory{wanted_text(str(error))}; "
+            "lower it, or end what else uses the memory"
+        ) from error
 
 
 def refuse_empty(arguments: Sequence[str]) -> None:

@@ -34,7 +34,7 @@ from vrpo.processes.samplers import check_sampler, sample
 from vrpo.processes.steering import Steered
 from vrpo.runtime.compiler import require_compiler
 from vrpo.runtime.distributed import Ranks
-from vrpo.runtime.precision import use_tf32
+from vrpo.runtime.precision import require_precision, use_tf32
 from vrpo.sampling.best import best_of
 from vrpo.sampling.collector import Collector, rounds, writer_of_first_rank
 from vrpo.sampling.decoding import DecodedBatch
@@ -95,6 +95,7 @@ def sample_images(
     """
     device = torch.device(device)
     ranks = ranks or Ranks(0, 1, device)
+    require_precision(options.precision, device, "samplers.<name>.precision")
     if options.compile:
         require_compiler(device, "samplers.<name>.compile")
     if options.decoder:

@@ -110,12 +110,13 @@ class Feed:
             self._in_use[half].synchronize()  # its copies of two steps ago are done
         with torch.cuda.stream(self._stream) if self._on_gpu else contextlib.nullcontext():
             parts = enumerate(self.plans(step))
-            batches = [self._micro_batch(part, (half, micro)) for micro, part in parts]
+            batches = [self.micro_batch(part, (half, micro)) for micro, part in parts]
             if self._on_gpu:
                 self._copied = self._in_use[half] = self._stream.record_event()
         return batches
 
-    def _micro_batch(self, part: StepPlan, place: tuple[int, int]) -> MicroBatch:
+    def micro_batch(self, part: StepPlan, place: tuple[int, int]) -> MicroBatch:
+        """Read `part` through the pinned memory of `place`, which belongs to parts of its size."""
         buffers = self._buffers(place, len(part.indices))
         stored = self.data.read(part.indices, buffers, **self.wanted)
         stored = {name: self._moved(values) for name, values in stored.items()}

@@ -23,6 +23,8 @@ from vrpo.models.normalisation import recorded_normalisation
 from vrpo.models.online import open_features
 from vrpo.runtime.compiler import require_compiler
 from vrpo.runtime.distributed import Ranks, joined_ranks
+from vrpo.runtime.memory import is_out_of_memory
+from vrpo.runtime.precision import require_precision
 from vrpo.tracking.backends import require_installed
 from vrpo.tracking.runs import TrackedRun
 from vrpo.tracking.trackers import Trackers, follow_training
@@ -30,6 +32,7 @@ from vrpo.training.backend import configure_backend
 from vrpo.training.building import build_objective
 from vrpo.training.history import History, tracked_rows
 from vrpo.training.interrupt import Interrupt
+from vrpo.training.memory import too_little_memory
 from vrpo.training.previews import Draw, Previews
 from vrpo.training.state import StateStore, config_differences, config_hash
 from vrpo.training.trainer import Trainer
@@ -79,7 +82,8 @@ def train(
 
     Raises:
         UserError: inputs that do not fit each other, a training of this run already under way, a
-            state of another version, a full disk, a tracker that is not installed.
+            state of another version, a full disk, a tracker that is not installed, too little
+            memory.
     """
     started = time.monotonic()
     tracking = tracking or TrackingOptions()
@@ -90,6 +94,7 @@ def train(
             micro_batch = options.micro_batch(ranks.world, config.alignment.group)
         except ValueError as error:
             raise UserError(f"training.batch_size: {error}") from None
+        require_precision(options.precision, ranks.device, "training.precision")
         if options.compile:
             require_compiler(ranks.device, "training.compile")
         data = _open_data(latents, features, ranks)
@@ -128,10 +133,18 @@ def train(
             ranks, save_minutes=save_minutes, max_minutes=max_minutes, since=started
         )
         with contextlib.closing(trackers):
-            trainer.train(
-                milestone, store, history, interrupt,
-                log_every=log_every, max_skipped=max_skipped, previews=previews,
-            )  # fmt: skip
+            failure = None
+            try:
+                trainer.train(
+                    milestone, store, history, interrupt,
+                    log_every=log_every, max_skipped=max_skipped, previews=previews,
+                )  # fmt: skip
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                failure = str(error)
+            if failure is not None:  # and the step's tensors are gone
+                raise UserError(too_little_memory(trainer, failure))
             if ranks.is_main:
                 _save_averaged(trainer, plain, milestone, output)
 

@@ -132,12 +132,7 @@ class Trainer:
         """One optimiser step on the global batch of step `self.step`."""
         options, ranks = self.options, self.ranks
         batches = self.feed.take(self.step)
-        wanted = self.objective.alignment.options, self.objective.joint
-        drawn = step_draws(
-            *wanted, self.data.latent_shape,
-            seed=self.seed, step=self.step, batch_size=options.batch_size, device=ranks.device,
-        )  # fmt: skip
-        step = torch.full((), self.step, device=ranks.device)
+        drawn = self.draws()
         targets: list[GlobalTargets | None] = [None] * len(batches)
         if self.objective.alignment.needs_global_targets:
             targets = gather_targets(batches, ranks)
@@ -145,17 +140,29 @@ class Trainer:
         for micro, batch in enumerate(batches):
             synchronised = ranks.world == 1 or micro == options.accumulation - 1
             with contextlib.nullcontext() if synchronised else self.loss_function.no_sync():
-                self._backward(batch, drawn, step, targets[micro])
+                loss, metrics = self.loss(self.loss_function, batch, drawn, targets[micro])
+                self.mark("forward")
+                (loss / options.accumulation).backward()
+                self.totals.add_metrics(metrics, options.accumulation)
+                self.mark("backward")
         self._update()
         self.step += 1
 
-    def _backward(
+    def draws(self) -> StepDraws:
+        """The random tensors of step `self.step`."""
+        wanted = self.objective.alignment.options, self.objective.joint, self.data.latent_shape
+        size, device = self.options.batch_size, self.ranks.device
+        return step_draws(*wanted, seed=self.seed, step=self.step, batch_size=size, device=device)
+
+    def loss(
         self,
+        function: nn.Module,
         batch: MicroBatch,
         drawn: StepDraws,
-        step: Tensor,
         targets: GlobalTargets | None,
-    ) -> None:
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss of a micro-batch, a mean, and metrics; `function` is the objective, or wraps it."""
+        step = torch.full((), self.step, device=self.ranks.device)
         x0 = batch.mean + batch.std * drawn.latent[batch.draw]  # (B, C, H, W)
         eps = drawn.noise[batch.draw]
         old_cosine = cleaner_hidden = token_noise = None
@@ -166,7 +173,7 @@ class Trainer:
         if drawn.gaps is not None:
             gap = drawn.gaps[batch.draw]
             cleaner_hidden = self.ema.cleaner_hidden(x0, eps, batch.times, batch.labels, gap)
-        loss, metrics = self.loss_function(
+        return function(
             x0,
             eps,
             batch.times,
@@ -179,10 +186,6 @@ class Trainer:
             cleaner_hidden,
             token_noise,
         )
-        self.mark("forward")
-        (loss / self.options.accumulation).backward()
-        self.totals.add_metrics(metrics, self.options.accumulation)
-        self.mark("backward")
 
     def _update(self) -> None:
         """Clip, step, average.

@@ -218,7 +218,19 @@ def _gpus(config: ExperimentConfig) -> str:
         return f"{here}; jobs ask SLURM for theirs"
     if device == "cuda":
         require_gpus(1)
+    if offered.devices:
+        _require_precisions(config)
     return here if offered.devices else f"{here}; everything is computed on the CPU"
+
+
+def _require_precisions(config: ExperimentConfig) -> None:
+    from vrpo.runtime.distributed import choose_device
+    from vrpo.runtime.precision import require_precision
+
+    device = choose_device(config.resources.device)
+    require_precision(config.training.precision, device, "training.precision")
+    for name, sampler in config.samplers.items():
+        require_precision(sampler.precision, device, f"samplers.{name}.precision")
 
 
 def _compiler(config: ExperimentConfig) -> str:

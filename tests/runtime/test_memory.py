@@ -1,0 +1,87 @@
+"""Too little memory is one line that names an option; peaks of memory, by hand."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+import torch
+
+from vrpo import cli
+from vrpo.errors import UserError
+from vrpo.prepare import latents
+from vrpo.runtime.memory import is_out_of_memory, peak_of, wanted_text
+from vrpo.runtime.precision import require_precision
+
+MORE_THAN_THERE_IS = 1 << 50
+ON_A_GPU = (
+    "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 23.65 GiB of "
+    "which 1.31 GiB is free. Process 1 has 22.30 GiB memory in use."
+)
+
+
+def test_peak_of_tensors_by_hand() -> None:
+    def work() -> None:
+        a = torch.zeros(1000, 250)
+        b = a + 1
+        del a
+        del b
+
+    assert peak_of(work, torch.device("cpu")) == pytest.approx(2 * 4 * 1000 * 250, rel=0.1)
+
+
+def test_failed_allocations_are_told_from_other_errors() -> None:
+    with pytest.raises(RuntimeError) as failed:
+        torch.empty(MORE_THAN_THERE_IS)
+    assert is_out_of_memory(failed.value)
+    assert wanted_text(str(failed.value)) == " (4,194,304.00 GiB more were wanted)"
+    assert is_out_of_memory(torch.OutOfMemoryError(ON_A_GPU))
+    assert wanted_text(ON_A_GPU) == " (2.50 GiB more were wanted, of 23.65 GiB)"
+    assert is_out_of_memory(RuntimeError("cuBLAS: CUBLAS_STATUS_ALLOC_FAILED when calling ..."))
+    assert not is_out_of_memory(RuntimeError("shapes do not match"))
+    assert wanted_text("shapes do not match") == ""
+
+
+def test_a_commands_option_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path
+) -> None:
+    config = tmp_path / "tokenizer.yaml"
+    config.write_text("{}")
+    monkeypatch.setattr(latents, "encode_latents", lambda *_: torch.empty(MORE_THAN_THERE_IS))
+    files = ["--images", "images.h5", "--output", "latents.h5"]
+    arguments = ["vrpo", "encode-latents", "--config", str(config), *files]
+    monkeypatch.setattr(sys, "argv", arguments)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == (
+        "vrpo: error: tokenizer.batch_size: there is too little memory "
+        "(4,194,304.00 GiB more were wanted); lower it, or end what else uses the memory\n"
+    )
+
+
+def test_other_errors_stay_what_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(RuntimeError, match="shapes"), cli._enough_memory(["sample"]):
+        raise RuntimeError("shapes do not match")
+
+
+def test_options_are_those_of_commands() -> None:
+    commands = {each.name for group in cli.app.registered_groups
+                for each in group.typer_instance.registered_commands}  # fmt: skip
+    assert cli.BATCHES.keys() <= commands
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_bf16_that_a_gpu_only_emulates_is_refused(
+    native: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: native)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
+    gpu, option = torch.device("cuda", 0), "training.precision"
+    require_precision("fp32", gpu, option)
+    require_precision("bf16", torch.device("cpu"), option)
+    if native:
+        require_precision("bf16", gpu, option)
+    else:
+        with pytest.raises(UserError, match=r"precision: Tesla T4 .* bf16; set it to fp32"):
+            require_precision("bf16", gpu, option)

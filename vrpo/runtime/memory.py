@@ -1,0 +1,70 @@
+"""Memory of a device, what work takes of it, and what PyTorch says where there is too little."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+from collections.abc import Callable
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+GIB = 1 << 30
+FAILED = re.compile(r"can't allocate memory|ALLOC_FAILED")  # without a class of its own
+WANTED = re.compile(r"[Tt]ried to allocate ([\d.]+) ?([A-Za-z]+)")
+TOTAL = re.compile(r"total capacity of ([\d.]+ [A-Za-z]+)")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether PyTorch could not allocate memory, of a GPU or of the machine."""
+    named = isinstance(error, torch.OutOfMemoryError)
+    return named or (isinstance(error, RuntimeError) and bool(FAILED.search(str(error))))
+
+
+def memory_of(device: torch.device) -> int:
+    """Bytes of memory that `device` has."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def peak_of(work: Callable[[], object], device: torch.device) -> int:
+    """Most bytes of tensors that were alive at once during `work`, above those before it.
+
+    They are those of the GPU's allocator, or of the CPU as the profiler saw it.
+    """
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        work()
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device) - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        work()
+    changes = (
+        event.nbytes()
+        for event in profiled.profiler.kineto_results.events()
+        if event.name() == "[memory]"
+    )
+    return max(itertools.accumulate(changes, initial=0))
+
+
+def memory_text(device: torch.device) -> str:
+    """The memory of `device` for people, e.g. `the memory of NVIDIA L4, 22.0 GiB`."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "this machine"
+    return f"the memory of {name}, {memory_of(device) / GIB:.1f} GiB,"
+
+
+def wanted_text(failure: str) -> str:
+    """What a failed allocation asked for, from PyTorch's words for it, after a space; or nothing.
+
+    E.g. ` (2.00 GiB more were wanted, of 23.65 GiB)`.
+    """
+    wanted, total = WANTED.search(failure), TOTAL.search(failure)
+    if wanted is None:
+        return ""
+    number, unit = wanted.groups()
+    size = f"{float(number) / GIB:,.2f} GiB" if unit == "bytes" else f"{number} {unit}"
+    return f" ({size} more were wanted{f', of {total[1]}' if total else ''})"
