@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 from vrpo import cli
+from vrpo.config.reading import read_experiment
+from vrpo.config.scoring import SamplerOptions
 from vrpo.errors import UserError
 from vrpo.prepare import latents
+from vrpo.runtime import gpus, precision
+from vrpo.runtime.gpus import Gpu, Gpus
 from vrpo.runtime.memory import is_out_of_memory, peak_of, wanted_text
 from vrpo.runtime.precision import require_precision
+from vrpo.sampling import generate
+from vrpo.sampling.generate import sample_images
+from vrpo.training import run
+from vrpo.workflow import preflight
+
+from tests.fixtures import ROOT
+from tests.fixtures.training import Toy
 
 MORE_THAN_THERE_IS = 1 << 50
+WANTED = " (4,194,304.00 GiB more were wanted)"
 ON_A_GPU = (
     "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 23.65 GiB of "
     "which 1.31 GiB is free. Process 1 has 22.30 GiB memory in use."
@@ -34,15 +48,37 @@ def test_failed_allocations_are_told_from_other_errors() -> None:
     with pytest.raises(RuntimeError) as failed:
         torch.empty(MORE_THAN_THERE_IS)
     assert is_out_of_memory(failed.value)
-    assert wanted_text(str(failed.value)) == " (4,194,304.00 GiB more were wanted)"
+    assert wanted_text(str(failed.value)) == WANTED
     assert is_out_of_memory(torch.OutOfMemoryError(ON_A_GPU))
     assert wanted_text(ON_A_GPU) == " (2.50 GiB more were wanted, of 23.65 GiB)"
-    assert is_out_of_memory(RuntimeError("cuBLAS: CUBLAS_STATUS_ALLOC_FAILED when calling ..."))
+    for text in (
+        "CUDA error: out of memory",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "NCCL error: unhandled cuda error\nCuda failure 2 'out of memory'",
+        f"backend='inductor' raised:\nOutOfMemoryError: {ON_A_GPU}",
+    ):
+        assert is_out_of_memory(RuntimeError(text), torch.device("cuda"))
+        assert not is_out_of_memory(RuntimeError(text), torch.device("cpu"))
+    assert not is_out_of_memory(failed.value, torch.device("cuda"))
+    assert is_out_of_memory(failed.value, torch.device("cpu")) and is_out_of_memory(MemoryError())
     assert not is_out_of_memory(RuntimeError("shapes do not match"))
     assert wanted_text("shapes do not match") == ""
 
 
-def test_a_commands_option_is_named(
+@pytest.mark.parametrize(
+    ("command", "line"),
+    [
+        ("encode-latents", "tokenizer.batch_size: there is too little memory{}; lower it, or "),
+        ("train", "vrpo train: there is too little memory{}; use a machine or GPU with more, or "),
+    ],
+)
+def test_the_option_of_a_command_is_named(command: str, line: str) -> None:
+    with pytest.raises(UserError) as refused, cli._enough_memory([command, "--output", "x"]):
+        torch.empty(MORE_THAN_THERE_IS)
+    assert str(refused.value) == line.format(WANTED) + "end what else uses it"
+
+
+def test_a_command_ends_with_the_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path
 ) -> None:
     config = tmp_path / "tokenizer.yaml"
@@ -55,8 +91,8 @@ def test_a_commands_option_is_named(
         cli.main()
     assert ended.value.code == 2
     assert capsys.readouterr().err == (
-        "vrpo: error: tokenizer.batch_size: there is too little memory "
-        "(4,194,304.00 GiB more were wanted); lower it, or end what else uses the memory\n"
+        f"vrpo: error: tokenizer.batch_size: there is too little memory{WANTED}; "
+        "lower it, or end what else uses it\n"
     )
 
 
@@ -69,6 +105,26 @@ def test_options_are_those_of_commands() -> None:
     commands = {each.name for group in cli.app.registered_groups
                 for each in group.typer_instance.registered_commands}  # fmt: skip
     assert cli.BATCHES.keys() <= commands
+
+
+def test_stages_and_the_check_before_them_ask_for_their_precision(
+    toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(precision: str, device: torch.device, option: str) -> None:
+        raise UserError(f"{option}: {precision} is refused")
+
+    for module in (run, generate, precision):
+        monkeypatch.setattr(module, "require_precision", refused)
+    with pytest.raises(UserError, match=r"^training.precision: bf16 is refused"):
+        toy.train_to(toy.config(precision="bf16"), tmp_path, 1)
+    sampler = SamplerOptions(kind="sde", images=4, precision="tf32")
+    with pytest.raises(UserError, match=r"^samplers.<name>.precision: tf32 is refused"):
+        sample_images(sampler, tmp_path / "no", None, None, tmp_path / "out.h5", "cpu")
+    one = Gpus((Gpu("0", "00"),), "")
+    monkeypatch.setattr(gpus, "visible_gpus", lambda: one)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(UserError, match=r"^training.precision: fp32 is refused"):
+        preflight._gpus(read_experiment([ROOT / "config/mini.yaml"], ["resources.device=auto"]))
 
 
 @pytest.mark.parametrize("native", [True, False])

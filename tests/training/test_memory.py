@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from vrpo.config import RunConfig
+from vrpo.config.messages import validate
 from vrpo.data.batches import TrainingData
 from vrpo.errors import UserError
 from vrpo.runtime.distributed import Ranks
+from vrpo.runtime.memory import peak_of
 from vrpo.training import memory
 from vrpo.training.building import build_objective
 from vrpo.training.memory import Need, fitting, measured_need, too_little_memory
@@ -54,7 +56,7 @@ def test_the_step_that_gets_no_memory_is_told_and_loses_nothing(
         toy.train_to(config, tmp_path / "failed", 20)
     text = str(refused.value)
     assert text.startswith("training.batch_size: the memory of this machine, ")
-    assert "is too small for 8 samples at a time, which take about 0.0 GiB" in text
+    assert "is too small for 8 samples at a time, which take about " in text
     assert "(4,194,304.00 GiB more were wanted); end what else uses that memory" in text
     assert "\n" not in text
     toy.train_to(config, tmp_path / "failed", 20)
@@ -76,27 +78,65 @@ def test_other_failures_are_not_called_too_little_memory(
 def test_a_remedy_that_fits_is_named(
     toy: Toy, alignment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = toy.config(alignment, batch_size=32)
-    trainer = trainer_of(toy, config)
+    trainer = trainer_of(toy, toy.config(alignment, batch_size=32))
     need = measured_need(trainer)
-    assert need.fixed > 0 and need.sample > 0
-    room = need.of(16)  # for half of the samples at a time
-    monkeypatch.setattr(memory, "memory_of", lambda device: round(room / memory.USABLE) + 1)
-    assert "set training.accumulation: 2 (about" in too_little_memory(trainer, "")
-    states = need.fixed / memory.USABLE
-    monkeypatch.setattr(memory, "memory_of", lambda device: round(states))
+    for samples, remedy in (
+        (32, "end what else uses that memory, or set training.activation_checkpointing: true"),
+        (16, "set training.accumulation: 2 (about 0.0 GiB), or set training.activation_check"),
+    ):
+        room = 1.01 * need.of(samples) / memory.USABLE
+        monkeypatch.setattr(memory, "memory_of", lambda device, room=room: round(room))
+        assert f"; {remedy}" in too_little_memory(trainer, "")
+    monkeypatch.setattr(memory, "memory_of", lambda device: need.fixed)
     text = too_little_memory(trainer, "")
-    assert "accumulation" not in text
-    assert text.endswith("; set training.activation_checkpointing: true, or use more GPUs than 1")
+    assert text.endswith("; train a smaller model, or use a device with more memory")
     trainer.feed.close()
 
 
-def test_a_measurement_without_memory_says_so(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("alignment", "batch"), [("none", 1), ("vrpo", 4)])
+def test_the_need_of_one_group_is_that_of_a_step(toy: Toy, alignment: str, batch: int) -> None:
+    """It cannot be compared with that of two. Weights take more than activations here."""
+    content = toy.config(alignment, batch_size=batch).model_dump(mode="json")
+    content["model"] |= {"width": 256, "heads": 4}
+    trainer = trainer_of(toy, validate(RunConfig, content, "wide"))
+    for _ in range(2):
+        trainer.train_step()
+    taken = peak_of(trainer.train_step, CPU)
+    weights = 4 * sum(each.numel() for each in trainer.objective.parameters())
+    need = measured_need(trainer)
+    trainer.feed.close()
+    assert need.of(batch) == pytest.approx(4 * weights + taken, rel=0.3)
+
+
+@pytest.mark.parametrize(("least", "words"), [(4, ", and even for 4; train"), (8, "take about")])
+def test_a_measurement_that_gets_no_memory(
+    toy: Toy, least: int, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of one group of four rollouts: nothing fits. Of two: one was measured."""
+    measured = memory._measured
+
+    def failing(trainer: Trainer, samples: int) -> tuple[int, float]:
+        if samples >= least:
+            torch.empty(MORE_THAN_THERE_IS)
+        return measured(trainer, samples)
+
     trainer = trainer_of(toy, toy.config())
-    monkeypatch.setattr(memory, "peak_of", lambda *_: torch.empty(MORE_THAN_THERE_IS))
-    text = too_little_memory(trainer, "")
-    assert "for 8 samples at a time, and even for 4; end what else" in text
+    monkeypatch.setattr(memory, "_measured", failing)
+    assert words in too_little_memory(trainer, "")
     trainer.feed.close()
+
+
+def test_states_that_do_not_fit_are_not_called_damaged(
+    toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy.train_to(toy.config(), tmp_path, 3)
+    with monkeypatch.context() as patched:
+        patched.setattr(torch, "load", lambda *_, **__: torch.empty(MORE_THAN_THERE_IS))
+        with pytest.raises(RuntimeError, match="can't allocate memory"):
+            toy.train_to(toy.config(), tmp_path, 5)
+    monkeypatch.setattr(Trainer, "load_state_dict", lambda *_: torch.empty(MORE_THAN_THERE_IS))
+    with pytest.raises(RuntimeError, match="can't allocate memory"):
+        toy.train_to(toy.config(), tmp_path, 5)
 
 
 def test_sizes_that_fit_are_whole_groups() -> None:

@@ -35,12 +35,11 @@ app = typer.Typer(
 )
 BATCHES = {
     "fit-tokenizer": "tokenizer.training.batch_size",
-    "fit-classifier": "training.batch_size of the network",
+    "fit-classifier": "<network>.training.batch_size",
     "fit-critic": "critic.training.batch_size",
     "encode-latents": "tokenizer.batch_size",
-    "encode-features": "batch_size of the encoder",
-    "train": "training.batch_size",
-    "sample": "batch_size of the sampler",
+    "encode-features": "encoders.<name>.batch_size",
+    "sample": "samplers.<name>.batch_size",
     "reference": "evaluation.batch_size",
     "evaluate": "evaluation.batch_size",
     "representation": "representation.batch_size",
@@ -98,22 +97,23 @@ def show_user_errors() -> Iterator[None]:
 
 @contextmanager
 def _enough_memory(arguments: Sequence[str]) -> Iterator[None]:
-    """Say which option to lower where PyTorch gets too little memory.
+    """Say which option to lower where there is too little memory.
 
     Raises:
         UserError: it does.
     """
     try:
         yield
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
         from vrpo.runtime.memory import is_out_of_memory, wanted_text
 
         if not is_out_of_memory(error):
             raise
-        option = BATCHES.get(arguments[0], f"vrpo {arguments[0]}")
+        option, command = BATCHES.get(arguments[0]), f"vrpo {arguments[0]}"
+        remedy = "lower it" if option else "use a machine or GPU with more"
         raise UserError(
-            f"{option}: there is too little memory{wanted_text(str(error))}; "
-            "lower it, or end what else uses the memory"
+            f"{option or command}: there is too little memory{wanted_text(str(error))}; "
+            f"{remedy}, or end what else uses it"
         ) from error
 
 

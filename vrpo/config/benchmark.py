@@ -104,7 +104,7 @@ class BenchmarkOptions(Options):
             )
 
     def _check_diagnosed(self) -> None:
-        if self.diagnosed is None:
+        if not self.diagnosed:
             return
         diagnosed = {*self.diagnosed.values()}
         if stray := sorted(diagnosed - {*self.compared, *self.ablations}):

@@ -139,7 +139,7 @@ def subset_indices(count: int, wanted: int) -> np.ndarray:
 
 
 def describe_subset(subset: np.ndarray, images: Images) -> dict[str, Any]:
-    """Which of `images` features are kept of, for a reference's description."""
+    """Number and seed of the images whose features are kept, for a reference's description."""
     seed = SUBSET_SEED if len(subset) < images.count else None
     return {"images": len(subset), "of": images.count, "seed": seed}
 

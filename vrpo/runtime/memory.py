@@ -11,15 +11,20 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 GIB = 1 << 30
-FAILED = re.compile(r"can't allocate memory|ALLOC_FAILED")  # without a class of its own
+OF_HOST = re.compile(r"can't allocate memory")
+OF_GPU = re.compile(r"(CUDA|HIP).*out of memory|Cuda failure.*out of memory|ALLOC_FAILED")
 WANTED = re.compile(r"[Tt]ried to allocate ([\d.]+) ?([A-Za-z]+)")
 TOTAL = re.compile(r"total capacity of ([\d.]+ [A-Za-z]+)")
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether PyTorch could not allocate memory, of a GPU or of the machine."""
-    named = isinstance(error, torch.OutOfMemoryError)
-    return named or (isinstance(error, RuntimeError) and bool(FAILED.search(str(error))))
+def is_out_of_memory(error: BaseException, device: torch.device | None = None) -> bool:
+    """Whether an allocation failed, of the memory of `device`; None: of any memory."""
+    text = str(error)
+    of_host = isinstance(error, MemoryError) or bool(OF_HOST.search(text))
+    of_gpu = isinstance(error, torch.OutOfMemoryError) or bool(OF_GPU.search(text))
+    if device is None:
+        return of_host or of_gpu
+    return of_gpu if device.type == "cuda" else of_host
 
 
 def memory_of(device: torch.device) -> int:

@@ -94,7 +94,7 @@ class Feed:
             stream = torch.cuda.current_stream(self.device)
             stream.wait_event(self._copied)
             for batch in batches:
-                for tensor in _tensors(batch):
+                for tensor in tensors_of(batch):
                     tensor.record_stream(stream)
         self._due = (step + 1, self._thread.submit(self._read, step + 1))
         return batches
@@ -185,7 +185,8 @@ def _latent_bytes(data: TrainingData) -> int:
     return sum(latents.dtype(name).itemsize * math.prod(latents.shape(name)) for name in MOMENTS)
 
 
-def _tensors(batch: MicroBatch) -> list[Tensor]:
+def tensors_of(batch: MicroBatch) -> list[Tensor]:
+    """All tensors of a micro-batch."""
     plain = [batch.mean, batch.std, batch.rows, batch.labels, batch.times, batch.draw]
     return [*plain, *batch.tokens.values(), *batch.attention.values()]
 

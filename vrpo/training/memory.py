@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import dataclass
+
+import torch
 
 from vrpo.runtime.distributed import Ranks
 from vrpo.runtime.memory import (
@@ -13,20 +16,19 @@ from vrpo.runtime.memory import (
     peak_of,
     wanted_text,
 )
-from vrpo.training.feed import plan_parts
+from vrpo.training.feed import tensors_of
 from vrpo.training.global_targets import gather_targets
 from vrpo.training.trainer import Trainer
 
 USABLE = 0.9  # share of a device's memory; the rest is fragments and workspaces of kernels
-OTHERS = "end what else uses that memory"
 
 
 @dataclass(frozen=True)
 class Need:
     """Bytes of a training on one rank, without compilation, which needs less."""
 
-    fixed: int  # weights, their averages and gradients, AdamW's moments
-    sample: float  # of a step, for each sample at a time
+    fixed: int  # weights, their averages and gradients, AdamW's moments, data of two steps
+    sample: float  # of the forward and backward pass, for each sample at a time
 
     def of(self, samples: int) -> float:
         """Bytes with `samples` at a time."""
@@ -34,50 +36,50 @@ class Need:
 
 
 def measured_need(trainer: Trainer) -> Need:
-    """Measure steps of one group of rollouts, and of two where they divide the batch."""
-    group, batch = trainer.objective.alignment.options.group, trainer.options.batch_size
-    weights = sum(
-        each.numel() * each.element_size()
-        for module in (trainer.objective, trainer.ema)
-        for each in (*module.parameters(), *module.buffers())
-    )
-    trained = sum(each.numel() * each.element_size() for each in trainer.parameters)
-    one, first, second = 0, group, 2 * group
-    if batch % second:
-        first, second = 0, group
-    else:
-        one = _step_peak(trainer, first)
-    sample = (_step_peak(trainer, second) - one) / (second - first)
-    return Need(weights + 3 * trained, sample)
+    """Measure a micro-batch of one group of rollouts, and one of two if it has the memory.
+
+    The trainer cannot go on training after this.
+    """
+    options, group = trainer.options, trainer.objective.alignment.options.group
+    own = options.batch_size // trainer.ranks.world
+    trainer.loss_function = trainer.objective  # hooks and buckets of several ranks are gone
+    gc.collect()
+    for parameter in trainer.parameters:  # so that what is measured holds no gradients
+        parameter.grad = torch.zeros_like(parameter)
+    peaks, data = [], 0.0
+    for groups in range(1, min(2, own // group) + 1):
+        try:
+            peak, data = _measured(trainer, groups * group)
+        except RuntimeError as error:
+            if groups == 1 or not is_out_of_memory(error):
+                raise
+        else:
+            peaks.append(peak)
+    sample = (peaks[-1] - (peaks[0] if len(peaks) > 1 else 0)) / group
+    return Need(_states(trainer) + round(2 * own * data), sample)
 
 
 def too_little_memory(trainer: Trainer, failure: str) -> str:
     """The line about a step that got no memory: what it needs, and which option to change.
 
     Args:
-        trainer: whose step failed.
+        trainer: whose step failed; it cannot go on training after this.
         failure: what PyTorch said.
     """
     options, device, world = trainer.options, trainer.ranks.device, trainer.ranks.world
     group = trainer.objective.alignment.options.group
-    held, memory, more = options.micro_batch(world, group), memory_of(device), wanted_text(failure)
+    held, more = options.micro_batch(world, group), wanted_text(failure)
     start = f"training.batch_size: {memory_text(device)} is too small for {held} samples at a time"
     try:
         need = measured_need(trainer)
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
-        return f"{start}, and even for {group}{more}; {OTHERS}, or train a smaller model"
-    remedies = [f"use more GPUs than {world}"]
-    if not options.activation_checkpointing:
-        remedies.insert(0, "set training.activation_checkpointing: true")
-    if need.of(held) <= USABLE * memory:
-        remedies.insert(0, OTHERS)
-    elif size := fitting(need, held, group, USABLE * memory):
-        parts = options.accumulation * (held // size)
-        remedies.insert(0, f"set training.accumulation: {parts} (about {_gib(need.of(size))})")
-    what = f"about {_gib(need.of(held))}, {_gib(need.fixed)} of it for weights and their states"
-    return f"{start}, which take {what}{more}; {', or '.join(remedies)}"
+        even = f", and even for {group}" if group < held else ""
+        return f"{start}{even}{more}; {_or(_for_states(trainer))}"
+    fixed = f"{_gib(need.fixed)} of it for weights, states and data"
+    start += f", which take about {_gib(need.of(held))}, {fixed}{more}"
+    return f"{start}; {_or(_remedies(trainer, need, held, USABLE * memory_of(device)))}"
 
 
 def fitting(need: Need, held: int, group: int, room: float) -> int | None:
@@ -86,26 +88,65 @@ def fitting(need: Need, held: int, group: int, room: float) -> int | None:
     return next((size for size in sizes if need.of(size) <= room), None)
 
 
+def _remedies(trainer: Trainer, need: Need, held: int, room: float) -> list[str]:
+    """What gives a step of `held` samples the memory, of which a device has `room` bytes."""
+    options, group = trainer.options, trainer.objective.alignment.options.group
+    if need.fixed > room:
+        return _for_states(trainer)
+    remedies = ["end what else uses that memory"] if need.of(held) <= room else []
+    size = fitting(need, held, group, room)
+    if size is not None and size < held:
+        parts = options.accumulation * (held // size)
+        remedies.append(f"set training.accumulation: {parts} (about {_gib(need.of(size))})")
+    known = hasattr(trainer.objective.network, "activation_checkpointing")
+    if known and not options.activation_checkpointing:
+        remedies.append("set training.activation_checkpointing: true")
+    if trainer.ranks.device.type == "cuda" and held > group:
+        remedies.append(f"use more GPUs than {trainer.ranks.world}")
+    return remedies or _for_states(trainer)
+
+
+def _for_states(trainer: Trainer) -> list[str]:
+    """What helps where weights and their states leave no room."""
+    latents = ["set training.latents: mapped"] if trainer.feed.resident is not None else []
+    return [*latents, "train a smaller model", "use a device with more memory"]
+
+
+def _or(remedies: list[str]) -> str:
+    return ", or ".join(remedies)
+
+
 def _gib(size: float) -> str:
     return f"{size / GIB:.1f} GiB"
 
 
-def _step_peak(trainer: Trainer, samples: int) -> int:
-    """Most bytes that the forward and backward pass of `samples` add, with their gradients."""
-    parts = trainer.options.batch_size // samples
-    part = plan_parts(trainer.plan(trainer.step), rank=0, world=1, accumulation=parts)[0]
-    alone = Ranks(0, 1, trainer.ranks.device)
+def _states(trainer: Trainer) -> int:
+    """Bytes that are held between steps, once all gradients and AdamW's moments are there."""
+    device = trainer.ranks.device
+    trained = sum(each.numel() * each.element_size() for each in trainer.parameters)
+    moments = 0 if trainer.optimizer.state else 2 * trained
+    if device.type == "cuda":  # with latents, critics and online encoders
+        return torch.cuda.memory_allocated(device) + moments
+    weights = sum(
+        each.numel() * each.element_size()
+        for module in (trainer.objective, trainer.ema)
+        for each in (*module.parameters(), *module.buffers())
+    )
+    return weights + 3 * trained
+
+
+def _measured(trainer: Trainer, samples: int) -> tuple[int, float]:
+    """Bytes that forward and backward pass of `samples` add, and bytes of one sample's data."""
+    part = trainer.plan(trainer.step).part_of(slice(samples))
+    place = (-samples, 0)  # the feed's own places are not negative
+    batch, alone = trainer.feed.micro_batch(part, place), Ranks(0, 1, trainer.ranks.device)
+    targets = None
+    if trainer.objective.alignment.needs_global_targets:
+        (targets,) = gather_targets([batch], alone)
+    drawn = trainer.draws()
 
     def step() -> None:
-        # those of the next step are read while this one computes
-        batch, _ahead = (trainer.feed.micro_batch(part, (-samples, turn)) for turn in range(2))
-        targets = None
-        if trainer.objective.alignment.needs_global_targets:
-            (targets,) = gather_targets([batch], alone)
-        loss, _ = trainer.loss(trainer.objective, batch, trainer.draws(), targets)
-        loss.backward()
+        trainer.loss(trainer.objective, batch, drawn, targets)[0].backward()
 
-    trainer.optimizer.zero_grad(set_to_none=True)
-    peak = peak_of(step, alone.device)
-    trainer.optimizer.zero_grad(set_to_none=True)
-    return peak
+    data = sum(each.numel() * each.element_size() for each in tensors_of(batch))
+    return peak_of(step, alone.device), data / samples

@@ -32,7 +32,10 @@ class StepPlan:
     def part(self, index: int, parts: int) -> StepPlan:
         """The `index`-th of `parts` equal parts."""
         size = len(self.indices) // parts
-        cut = slice(index * size, (index + 1) * size)
+        return self.part_of(slice(index * size, (index + 1) * size))
+
+    def part_of(self, cut: slice) -> StepPlan:
+        """The rollouts in `cut`."""
         return StepPlan(self.indices[cut], self.times[cut], self.dropped[cut], self.draw[cut])
 
 

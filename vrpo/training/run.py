@@ -140,7 +140,7 @@ def train(
                     log_every=log_every, max_skipped=max_skipped, previews=previews,
                 )  # fmt: skip
             except RuntimeError as error:
-                if not is_out_of_memory(error):
+                if not is_out_of_memory(error, ranks.device):
                     raise
                 failure = str(error)
             if failure is not None:  # and the step's tensors are gone
@@ -203,6 +203,8 @@ def _go_on_from(trainer: Trainer, state: dict[str, Any], store: StateStore) -> N
     try:
         trainer.load_state_dict(state)
     except (KeyError, RuntimeError, ValueError) as error:
+        if is_out_of_memory(error):
+            raise
         found = " ".join(str(error).split())[-200:]
         raise UserError(
             f"{store.folder}: its states were written by another version of vrpo ({found}); "

@@ -25,6 +25,7 @@ from vrpo.config.training import KEPT_STATES, WITHOUT_EFFECT
 from vrpo.errors import UserError
 from vrpo.files import atomic_output, require_free_space, write_text
 from vrpo.models.weights import check_archive, check_finite
+from vrpo.runtime.memory import is_out_of_memory
 
 log = logging.getLogger(__name__)
 CHECKED = ("objective", "ema", "optimizer")  # parts of a state that must be finite
@@ -82,9 +83,9 @@ class StateStore:
                 parts = {name: state[name] for name in CHECKED if name in state}
                 check_finite(parts, path, "it is not used")
                 return state
-            except MemoryError:
-                raise
             except Exception as error:  # a damaged file raises errors of almost any kind
+                if is_out_of_memory(error):
+                    raise
                 reason = " ".join(str(error).split())[:200]
                 log.warning("%s: damaged (%s), falling back to the state before it", path, reason)
         return None
