@@ -88,24 +88,6 @@ def matrix_peak(precision: str, device: torch.device) -> float:
     return 2 * side**3 / min(seconds_of(lambda: a @ b, device, 12)[2:])
 
 
-def tensor_bytes(tree: object) -> int:
-    """Bytes of all tensors in nested mappings and sequences; shared memory is counted once."""
-    storages: dict[int, int] = {}
-
-    def visit(node: object) -> None:
-        if isinstance(node, torch.Tensor):
-            storages[node.untyped_storage().data_ptr()] = node.untyped_storage().nbytes()
-        elif isinstance(node, Mapping):
-            for value in node.values():
-                visit(value)
-        elif isinstance(node, (list, tuple)):
-            for value in node:
-                visit(value)
-
-    visit(tree)
-    return sum(storages.values())
-
-
 def peak_memory(device: torch.device) -> float:
     """Most bytes in use at once: of the GPU since the last reset, or of this process."""
     if device.type == "cuda":

@@ -19,7 +19,6 @@ from benchmarks.measure import (
     machine_text,
     matrix_peak,
     seconds_of,
-    tensor_bytes,
     write_record,
 )
 from benchmarks.synthetic import write_critics, write_training_data
@@ -29,7 +28,7 @@ from vrpo.data.batches import TrainingData
 from vrpo.errors import UserError
 from vrpo.report.cost import training_flops
 from vrpo.runtime.distributed import Ranks
-from vrpo.runtime.memory import peak_of
+from vrpo.runtime.memory import peak_of, tensor_bytes
 from vrpo.training.backend import configure_backend
 from vrpo.training.trainer import Trainer
 

@@ -1,17 +1,11 @@
-"""Clock and bytes, by hand."""
+"""The clock of steps, by hand."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from benchmarks.measure import StepClock, tensor_bytes
-
-
-def test_bytes_of_tensors_by_hand() -> None:
-    kept = torch.zeros(10, 100)
-    nested = {"whole": kept, "parts": [kept[:5], (kept[5:],)], "other": 3}
-    assert tensor_bytes(nested) == 4 * 10 * 100
+from benchmarks.measure import StepClock
 
 
 def test_parts_of_steps_are_medians_of_the_clock(

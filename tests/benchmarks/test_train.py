@@ -9,14 +9,13 @@ import pytest
 import torch
 
 from benchmarks.experiment import random_objective, timed_run
-from benchmarks.measure import tensor_bytes
 from benchmarks.synthetic import write_critics, write_training_data
 from benchmarks.train import bench_train, comparable_runs, table
 from vrpo.config.experiment import ExperimentConfig
 from vrpo.config.reading import read_experiment
 from vrpo.errors import UserError
 from vrpo.runtime.distributed import Ranks
-from vrpo.runtime.memory import peak_of
+from vrpo.runtime.memory import peak_of, tensor_bytes
 from vrpo.training.memory import measured_need
 from vrpo.training.trainer import Trainer
 

@@ -24,7 +24,7 @@ def test_every_row_of_the_project_has_its_source_and_setting() -> None:
 
 
 def test_at_imagenet_scale_haste_is_before_irepa_and_repa() -> None:
-    """What docs/findings.md says of other papers' order is in the file."""
+    """The file holds the orders of other papers that docs/findings.md names."""
     rows = read_published(ROOT / "config/published.csv")
     rare = {
         row["method"]: row["fid"]

@@ -20,7 +20,7 @@ from vrpo.config.experiment import ExperimentConfig
 from vrpo.config.reading import read_experiment
 from vrpo.models.attention import SWITCHES, choose_attention
 from vrpo.runtime.distributed import Ranks
-from vrpo.runtime.memory import is_out_of_memory, memory_of, peak_of, wanted_text
+from vrpo.runtime.memory import failed_size, is_out_of_memory, memory_of, peak_of
 from vrpo.training import memory
 from vrpo.training.feed import Feed
 from vrpo.training.memory import measured_need, too_little_memory
@@ -179,7 +179,7 @@ def test_a_step_that_gets_no_memory_is_told_what_it_needs(
             hungry.train_step()
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0, device)
-    assert is_out_of_memory(failed.value) and wanted_text(str(failed.value))
+    assert is_out_of_memory(failed.value) and failed_size(str(failed.value))
     del failed
     monkeypatch.setattr(memory, "memory_of", lambda device: round(1.1 * need.of(32)))
     assert "; set training.accumulation: 2 (about" in too_little_memory(hungry, "")

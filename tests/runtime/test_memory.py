@@ -16,7 +16,7 @@ from vrpo.errors import UserError
 from vrpo.prepare import latents
 from vrpo.runtime import gpus, precision
 from vrpo.runtime.gpus import Gpu, Gpus
-from vrpo.runtime.memory import is_out_of_memory, peak_of, wanted_text
+from vrpo.runtime.memory import failed_size, is_out_of_memory, peak_of, tensor_bytes
 from vrpo.runtime.precision import require_precision
 from vrpo.sampling import generate
 from vrpo.sampling.generate import sample_images
@@ -27,7 +27,7 @@ from tests.fixtures import ROOT
 from tests.fixtures.training import Toy
 
 MORE_THAN_THERE_IS = 1 << 50
-WANTED = " (4,194,304.00 GiB more were wanted)"
+WANTED = " (could not allocate 4,194,304.00 GiB)"
 ON_A_GPU = (
     "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 23.65 GiB of "
     "which 1.31 GiB is free. Process 1 has 22.30 GiB memory in use."
@@ -44,13 +44,19 @@ def test_peak_of_tensors_by_hand() -> None:
     assert peak_of(work, torch.device("cpu")) == pytest.approx(2 * 4 * 1000 * 250, rel=0.1)
 
 
+def test_bytes_of_tensors_by_hand() -> None:
+    kept = torch.zeros(10, 100)
+    nested = {"whole": kept, "parts": [kept[:5], (kept[5:],)], "other": 3}
+    assert tensor_bytes(nested) == 4 * 10 * 100
+
+
 def test_failed_allocations_are_told_from_other_errors() -> None:
     with pytest.raises(RuntimeError) as failed:
         torch.empty(MORE_THAN_THERE_IS)
     assert is_out_of_memory(failed.value)
-    assert wanted_text(str(failed.value)) == WANTED
+    assert failed_size(str(failed.value)) == WANTED
     assert is_out_of_memory(torch.OutOfMemoryError(ON_A_GPU))
-    assert wanted_text(ON_A_GPU) == " (2.50 GiB more were wanted, of 23.65 GiB)"
+    assert failed_size(ON_A_GPU) == " (could not allocate 2.50 GiB of 23.65 GiB)"
     for text in (
         "CUDA error: out of memory",
         "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
@@ -62,7 +68,7 @@ def test_failed_allocations_are_told_from_other_errors() -> None:
     assert not is_out_of_memory(failed.value, torch.device("cuda"))
     assert is_out_of_memory(failed.value, torch.device("cpu")) and is_out_of_memory(MemoryError())
     assert not is_out_of_memory(RuntimeError("shapes do not match"))
-    assert wanted_text("shapes do not match") == ""
+    assert failed_size("shapes do not match") == ""
 
 
 @pytest.mark.parametrize(
@@ -75,7 +81,7 @@ def test_failed_allocations_are_told_from_other_errors() -> None:
 def test_the_option_of_a_command_is_named(command: str, line: str) -> None:
     with pytest.raises(UserError) as refused, cli._enough_memory([command, "--output", "x"]):
         torch.empty(MORE_THAN_THERE_IS)
-    assert str(refused.value) == line.format(WANTED) + "end what else uses it"
+    assert str(refused.value) == line.format(WANTED) + "stop other programs that use it"
 
 
 def test_a_command_ends_with_the_line(
@@ -92,7 +98,7 @@ def test_a_command_ends_with_the_line(
     assert ended.value.code == 2
     assert capsys.readouterr().err == (
         f"vrpo: error: tokenizer.batch_size: there is too little memory{WANTED}; "
-        "lower it, or end what else uses it\n"
+        "lower it, or stop other programs that use it\n"
     )
 
 

@@ -57,7 +57,7 @@ def test_the_step_that_gets_no_memory_is_told_and_loses_nothing(
     text = str(refused.value)
     assert text.startswith("training.batch_size: the memory of this machine, ")
     assert "is too small for 8 samples at a time, which take about " in text
-    assert "(4,194,304.00 GiB more were wanted); end what else uses that memory" in text
+    assert "(could not allocate 4,194,304.00 GiB); stop other programs that use it" in text
     assert "\n" not in text
     toy.train_to(config, tmp_path / "failed", 20)
     assert_same_results(tmp_path / "whole", tmp_path / "failed", 20)
@@ -81,7 +81,7 @@ def test_a_remedy_that_fits_is_named(
     trainer = trainer_of(toy, toy.config(alignment, batch_size=32))
     need = measured_need(trainer)
     for samples, remedy in (
-        (32, "end what else uses that memory, or set training.activation_checkpointing: true"),
+        (32, "stop other programs that use it, or set training.activation_checkpointing: true"),
         (16, "set training.accumulation: 2 (about 0.0 GiB), or set training.activation_check"),
     ):
         room = 1.01 * need.of(samples) / memory.USABLE

@@ -11,7 +11,7 @@ from tests.fixtures import ROOT
 
 
 def run(folder: Path, code: str, **changes: str) -> None:
-    """What Snakemake does for each try: delete the log, run the command into it."""
+    """Do as Snakemake for each try: delete the log, run the command into it."""
     log = folder / "step8.log"
     log.unlink(missing_ok=True)
     code = f"from vrpo.workflow.logs import keep_log, release_log; keep_log(); {code}"
@@ -21,7 +21,7 @@ def run(folder: Path, code: str, **changes: str) -> None:
 
 
 def logs(folder: Path) -> dict[str, str]:
-    """What each log says, by name."""
+    """Texts of the logs, by name."""
     files = [path for path in folder.iterdir() if path.suffix != ".done"]
     return {path.name: path.read_text().strip() for path in files}
 

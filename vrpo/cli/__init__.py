@@ -26,13 +26,6 @@ HELP = """Representation alignment for diffusion transformers: one command for e
 `vrpo --gpus N STAGE ...` runs a stage on N GPUs, `vrpo --nodes M --gpus N train ...` in a SLURM job
 on N GPUs of each of M nodes.
 """
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    help=HELP,
-    result_callback=lambda written, **_: announce(written),
-)
 BATCHES = {
     "fit-tokenizer": "tokenizer.training.batch_size",
     "fit-classifier": "<network>.training.batch_size",
@@ -44,7 +37,14 @@ BATCHES = {
     "evaluate": "evaluation.batch_size",
     "representation": "representation.batch_size",
 }
-"""Options that a command's memory depends on."""
+"""Option that a command's memory depends on, by command."""
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help=HELP,
+    result_callback=lambda written, **_: announce(written),
+)
 for commands in (status, experiment, prepare, runs, guidance, scores, results, checkpoints):
     app.add_typer(commands.app)
 
@@ -105,15 +105,15 @@ def _enough_memory(arguments: Sequence[str]) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        from vrpo.runtime.memory import is_out_of_memory, wanted_text
+        from vrpo.runtime.memory import failed_size, is_out_of_memory
 
         if not is_out_of_memory(error):
             raise
         option, command = BATCHES.get(arguments[0]), f"vrpo {arguments[0]}"
         remedy = "lower it" if option else "use a machine or GPU with more"
         raise UserError(
-            f"{option or command}: there is too little memory{wanted_text(str(error))}; "
-            f"{remedy}, or end what else uses it"
+            f"{option or command}: there is too little memory{failed_size(str(error))}; "
+            f"{remedy}, or stop other programs that use it"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""Checks of a whole experiment: what one section asks of another is there, and fits."""
+"""Checks of an experiment's sections against each other."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ SHOWN_DIGITS = 12  # of a hash
 
 
 def making(folder: Path, metrics: pd.DataFrame, protocol: dict[str, Any]) -> dict[str, Any]:
-    """What the section shows. Links are relative to the report, which is in `folder`.
+    """Contents of the section. Links are relative to the report, which is in `folder`.
 
     Args:
         folder: results of the experiment.

@@ -1,11 +1,11 @@
-"""Memory of a device, what work takes of it, and what PyTorch says where there is too little."""
+"""Memory: its size, the bytes of tensors, the peak of some work, and failed allocations."""
 
 from __future__ import annotations
 
 import itertools
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -32,6 +32,24 @@ def memory_of(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def tensor_bytes(tree: object) -> int:
+    """Bytes of all tensors in nested mappings and sequences; shared memory is counted once."""
+    storages: dict[int, int] = {}
+
+    def visit(node: object) -> None:
+        if isinstance(node, torch.Tensor):
+            storages[node.untyped_storage().data_ptr()] = node.untyped_storage().nbytes()
+        elif isinstance(node, Mapping):
+            for value in node.values():
+                visit(value)
+        elif isinstance(node, (list, tuple)):
+            for value in node:
+                visit(value)
+
+    visit(tree)
+    return sum(storages.values())
 
 
 def peak_of(work: Callable[[], object], device: torch.device) -> int:
@@ -62,14 +80,14 @@ def memory_text(device: torch.device) -> str:
     return f"the memory of {name}, {memory_of(device) / GIB:.1f} GiB,"
 
 
-def wanted_text(failure: str) -> str:
-    """What a failed allocation asked for, from PyTorch's words for it, after a space; or nothing.
+def failed_size(message: str) -> str:
+    """Size of a failed allocation, from PyTorch's message: text in parentheses, or nothing.
 
-    E.g. ` (2.00 GiB more were wanted, of 23.65 GiB)`.
+    E.g. ` (could not allocate 2.00 GiB of 23.65 GiB)`, with the space.
     """
-    wanted, total = WANTED.search(failure), TOTAL.search(failure)
+    wanted, total = WANTED.search(message), TOTAL.search(message)
     if wanted is None:
         return ""
     number, unit = wanted.groups()
     size = f"{float(number) / GIB:,.2f} GiB" if unit == "bytes" else f"{number} {unit}"
-    return f" ({size} more were wanted{f', of {total[1]}' if total else ''})"
+    return f" (could not allocate {size}{f' of {total[1]}' if total else ''})"

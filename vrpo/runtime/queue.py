@@ -70,7 +70,7 @@ def _is_preempted(job: str) -> bool:
 
 
 def ask(*command: str) -> str | None:
-    """What a command of SLURM prints; None where it fails. Times are in ISO format."""
+    """Output of a command of SLURM; None if it fails. Times are in ISO format."""
     environment: Mapping[str, str] = {**os.environ, "SLURM_TIME_FORMAT": "standard"}
     try:
         return subprocess.run(

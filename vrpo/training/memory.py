@@ -1,4 +1,4 @@
-"""Memory that a training needs, and what to change where there is too little."""
+"""Memory that a training needs, and remedies for too little of it."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import torch
 from vrpo.runtime.distributed import Ranks
 from vrpo.runtime.memory import (
     GIB,
+    failed_size,
     is_out_of_memory,
     memory_of,
     memory_text,
     peak_of,
-    wanted_text,
+    tensor_bytes,
 )
 from vrpo.training.feed import tensors_of
 from vrpo.training.global_targets import gather_targets
@@ -60,15 +61,15 @@ def measured_need(trainer: Trainer) -> Need:
 
 
 def too_little_memory(trainer: Trainer, failure: str) -> str:
-    """The line about a step that got no memory: what it needs, and which option to change.
+    """Error message for a step that ran out of memory: its need, and the options to change.
 
     Args:
         trainer: whose step failed; it cannot go on training after this.
-        failure: what PyTorch said.
+        failure: PyTorch's message.
     """
     options, device, world = trainer.options, trainer.ranks.device, trainer.ranks.world
     group = trainer.objective.alignment.options.group
-    held, more = options.micro_batch(world, group), wanted_text(failure)
+    held, more = options.micro_batch(world, group), failed_size(failure)
     start = f"training.batch_size: {memory_text(device)} is too small for {held} samples at a time"
     try:
         need = measured_need(trainer)
@@ -89,11 +90,11 @@ def fitting(need: Need, held: int, group: int, room: float) -> int | None:
 
 
 def _remedies(trainer: Trainer, need: Need, held: int, room: float) -> list[str]:
-    """What gives a step of `held` samples the memory, of which a device has `room` bytes."""
+    """Remedies for a step of `held` samples on a device with `room` bytes."""
     options, group = trainer.options, trainer.objective.alignment.options.group
     if need.fixed > room:
         return _for_states(trainer)
-    remedies = ["end what else uses that memory"] if need.of(held) <= room else []
+    remedies = ["stop other programs that use it"] if need.of(held) <= room else []
     size = fitting(need, held, group, room)
     if size is not None and size < held:
         parts = options.accumulation * (held // size)
@@ -107,7 +108,7 @@ def _remedies(trainer: Trainer, need: Need, held: int, room: float) -> list[str]
 
 
 def _for_states(trainer: Trainer) -> list[str]:
-    """What helps where weights and their states leave no room."""
+    """Remedies if weights and their states fill the memory."""
     latents = ["set training.latents: mapped"] if trainer.feed.resident is not None else []
     return [*latents, "train a smaller model", "use a device with more memory"]
 
@@ -123,16 +124,12 @@ def _gib(size: float) -> str:
 def _states(trainer: Trainer) -> int:
     """Bytes that are held between steps, once all gradients and AdamW's moments are there."""
     device = trainer.ranks.device
-    trained = sum(each.numel() * each.element_size() for each in trainer.parameters)
+    trained = tensor_bytes(trainer.parameters)
     moments = 0 if trainer.optimizer.state else 2 * trained
     if device.type == "cuda":  # with latents, critics and online encoders
         return torch.cuda.memory_allocated(device) + moments
-    weights = sum(
-        each.numel() * each.element_size()
-        for module in (trainer.objective, trainer.ema)
-        for each in (*module.parameters(), *module.buffers())
-    )
-    return weights + 3 * trained
+    weights = tensor_bytes([trainer.objective.state_dict(), trainer.ema.state_dict()])
+    return weights + 3 * trained  # gradients and two moments
 
 
 def _measured(trainer: Trainer, samples: int) -> tuple[int, float]:
@@ -148,5 +145,4 @@ def _measured(trainer: Trainer, samples: int) -> tuple[int, float]:
     def step() -> None:
         trainer.loss(trainer.objective, batch, drawn, targets)[0].backward()
 
-    data = sum(each.numel() * each.element_size() for each in tensors_of(batch))
-    return peak_of(step, alone.device), data / samples
+    return peak_of(step, alone.device), tensor_bytes(tensors_of(batch)) / samples
