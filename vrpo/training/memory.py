@@ -43,20 +43,18 @@ def measured_need(trainer: Trainer) -> Need:
     """
     options, group = trainer.options, trainer.objective.alignment.options.group
     own = options.batch_size // trainer.ranks.world
-    trainer.loss_function = trainer.objective  # hooks and buckets of several ranks are gone
+    trainer.loss_function = trainer.objective  # drops DDP's hooks and buckets
     gc.collect()
-    for parameter in trainer.parameters:  # so that what is measured holds no gradients
+    for parameter in trainer.parameters:  # gradients are fixed, so not measured
         parameter.grad = torch.zeros_like(parameter)
-    peaks, data = [], 0.0
-    for groups in range(1, min(2, own // group) + 1):
+    peak, data = _measured(trainer, group)
+    sample = peak / group
+    if own >= 2 * group:
         try:
-            peak, data = _measured(trainer, groups * group)
-        except RuntimeError as error:
-            if groups == 1 or not is_out_of_memory(error):
+            sample = (_measured(trainer, 2 * group)[0] - peak) / group
+        except RuntimeError as error:  # the first value, which is higher, serves
+            if not is_out_of_memory(error):
                 raise
-        else:
-            peaks.append(peak)
-    sample = (peaks[-1] - (peaks[0] if len(peaks) > 1 else 0)) / group
     return Need(_states(trainer) + round(2 * own * data), sample)
 
 
